@@ -1,0 +1,44 @@
+# One command per task. `make demo` and `make test` set everything up by themselves.
+.PHONY: help setup demo test test-long lint format bench sanitize clean
+SHELL := /bin/bash
+PYTHON := .venv/bin/python
+
+help:
+	@echo 'make demo       set up, start a local mesh, deploy examples/digits, send requests, stop'
+	@echo 'make test       set up and run all tests (C++ and Python)'
+	@echo 'make test-long  chaos and soak runs'
+	@echo 'make lint       ruff, mypy --strict, clang-format, clang-tidy'
+	@echo 'make bench      benchmarks against peers; table in benchmarks/README.md'
+	@echo 'make sanitize   C++ tests under AddressSanitizer and ThreadSanitizer'
+	@echo 'make clean      remove what was built (not .venv)'
+
+setup:
+	@scripts/setup
+
+demo: setup
+	@$(PYTHON) -m examples.digits.demo
+
+test: setup
+	@scripts/test
+
+test-long: setup
+	@scripts/test --long
+
+lint:
+	@scripts/setup --lint
+	@scripts/lint
+
+format:
+	@scripts/setup --lint
+	@scripts/lint --fix
+
+bench: setup
+	@$(PYTHON) -m benchmarks
+
+sanitize: setup
+	@scripts/sanitize
+
+clean:
+	rm -rf build serving/_lib serving/_native*.so serving/_proto/*_pb2* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+	rm -f .venv/.proto

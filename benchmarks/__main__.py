@@ -1,0 +1,46 @@
+"""`make bench`: runs the benchmarks and prints their tables. `python -m benchmarks --help` for one of them."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+import time
+from pathlib import Path
+
+from serving.errors import MeshError
+
+BENCHMARKS = {"ingress": "benchmarks.ingress", "mesh": "benchmarks.mesh_timings"}
+
+
+def machine() -> str:
+    model = next(
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
+        "unknown CPU",
+    )
+    return f"{os.cpu_count()} × {model}, load {os.getloadavg()[0]:.1f}, {time.strftime('%Y-%m-%d')}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", help=f"which ones; all by default: {', '.join(BENCHMARKS)}")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, for a look")
+    options = parser.parse_args()
+    unknown = sorted(set(options.names) - set(BENCHMARKS))
+    if unknown:
+        parser.error(f"no benchmark {', '.join(unknown)}; there are: {', '.join(BENCHMARKS)}")
+    print(f"Machine: {machine()}\n", flush=True)
+    for name in options.names or BENCHMARKS:
+        try:
+            run = importlib.import_module(BENCHMARKS[name]).run
+            table = run(options.quick, lambda text: print(f"  {text}", file=sys.stderr, flush=True))
+        except MeshError as error:
+            print(f"benchmark {name}: {error}", file=sys.stderr)
+            return 1
+        print(f"## {name}\n\n{table}\n", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

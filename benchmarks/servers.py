@@ -1,0 +1,103 @@
+"""The two servers that are compared: our ingress, and the `tritonserver` binary of the same wheel."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import grpc
+from tritonclient.grpc import service_pb2 as kserve
+
+from serving.deployment.libraries import find_triton
+from serving.errors import FailedPrecondition
+from serving.local.ports import free_ports
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+_START_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A server that answers, and its process."""
+
+    name: str
+    address: str
+    pid: int
+
+    def requests(self, model: str) -> int:
+        """How many inference requests the model has answered, as the server itself counts them."""
+        path = "/inference.GRPCInferenceService/ModelStatistics"
+        with grpc.insecure_channel(self.address) as channel:
+            raw = channel.unary_unary(path)(kserve.ModelStatisticsRequest(name=model).SerializeToString(), timeout=10)
+        statistics = kserve.ModelStatisticsResponse.FromString(raw)
+        return sum(int(entry.inference_stats.success.count) for entry in statistics.model_stats)
+
+
+@contextlib.contextmanager
+def running(name: str, repository: Path, backends: Path, cpu: int) -> Iterator[Server]:
+    """Starts `mesh` or `tritonserver`, pinned to one CPU, and ends it. Raises `FailedPrecondition`."""
+    port, http, metrics = free_ports(3)
+    triton = find_triton()
+    if name == "mesh":
+        command = _mesh_command(repository, backends, triton.library, port)
+    else:
+        command = _tritonserver_command(repository, backends, port, http, metrics)
+    log_file = ROOT / "build" / "logs" / f"bench-{name}.log"
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    env = {**os.environ, "LD_LIBRARY_PATH": ":".join(str(folder) for folder in triton.search_path)}
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(["taskset", "-c", str(cpu), *command], stdout=log, stderr=log, env=env)
+    try:
+        _wait_ready(process, f"127.0.0.1:{port}", log_file)
+        yield Server(name, f"127.0.0.1:{port}", process.pid)
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _mesh_command(repository: Path, backends: Path, library: Path, port: int) -> list[str]:
+    build = Path(os.environ.get("MESH_BUILD_DIR", "build/cmake"))
+    binary = (ROOT / build / "cpp_ext" / "tests" / "ingress" / "ingress_server").resolve()
+    if not binary.exists():
+        raise FailedPrecondition(f"{binary} is missing: run `make setup`")
+    command = [str(binary), f"--library={library}", f"--repository={repository}"]
+    return [*command, f"--backends={backends}", f"--port={port}"]
+
+
+def _tritonserver_command(repository: Path, backends: Path, port: int, http: int, metrics: int) -> list[str]:
+    import importlib.util
+
+    spec = importlib.util.find_spec("pytriton")
+    if spec is None or spec.origin is None:
+        raise FailedPrecondition("nvidia-pytriton is not installed: run `make setup`")
+    binary = Path(spec.origin).parent / "tritonserver" / "bin" / "tritonserver"
+    command = [str(binary), "--model-repository", str(repository), "--backend-directory", str(backends)]
+    command += ["--grpc-port", str(port), "--http-port", str(http), "--metrics-port", str(metrics)]
+    return [*command, "--grpc-address", "127.0.0.1", "--http-address", "127.0.0.1"]
+
+
+def _wait_ready(process: subprocess.Popen[bytes], address: str, log_file: Path) -> None:
+    deadline = time.monotonic() + _START_S
+    path = "/inference.GRPCInferenceService/ServerReady"
+    while True:
+        if process.poll() is not None:
+            raise FailedPrecondition(f"{process.args} ended with {process.returncode}; see {log_file}")
+        try:
+            with grpc.insecure_channel(address) as channel:
+                raw = channel.unary_unary(path)(b"", timeout=1)
+            if kserve.ServerReadyResponse.FromString(raw).ready:
+                return
+        except grpc.RpcError as error:
+            if time.monotonic() > deadline:
+                raise FailedPrecondition(f"{process.args} does not answer: {error.code()}; see {log_file}") from error
+        time.sleep(0.1)

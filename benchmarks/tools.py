@@ -1,0 +1,102 @@
+"""perf_analyzer, Triton's own load generator: fetched, made runnable, run, and read."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from serving.errors import FailedPrecondition
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+TOOLS: Final = ROOT / "build" / "tools"
+# The last release whose wheel carries the binary.
+_WHEEL: Final = "tritonclient==2.50.0"
+_LIBRARIES: Final = {"libb64.so.0d": "libb64-*.so.0d", "libcudart.so.12": "libcudart-*.so.12*"}
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What perf_analyzer saw. Latencies in microseconds."""
+
+    requests_per_s: float
+    p50_us: float
+    p99_us: float
+
+
+def perf_analyzer() -> Path:
+    """The binary, fetched from the package index on first use. Raises `FailedPrecondition`."""
+    binary = TOOLS / "perf_analyzer"
+    if binary.exists():
+        return binary
+    TOOLS.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    command += ["--platform", "manylinux1_x86_64", "--dest", str(TOOLS), _WHEEL]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise FailedPrecondition(f"perf_analyzer: `{' '.join(command)}` failed: {done.stderr.strip()[-400:]}")
+    wheel = next(TOOLS.glob("tritonclient-*.whl"))
+    with zipfile.ZipFile(wheel) as archive:
+        member = next(name for name in archive.namelist() if name.endswith("/perf_analyzer"))
+        with archive.open(member) as source, (TOOLS / "perf_analyzer.part").open("wb") as target:
+            shutil.copyfileobj(source, target)
+    os.chmod(TOOLS / "perf_analyzer.part", 0o755)
+    os.replace(TOOLS / "perf_analyzer.part", binary)
+    wheel.unlink()
+    return binary
+
+
+def _library_path() -> str:
+    """A folder with the libraries that the binary wants, under the names that it wants; the Triton wheel has them."""
+    import importlib.util
+
+    spec = importlib.util.find_spec("pytriton")
+    if spec is None or spec.origin is None:
+        raise FailedPrecondition("nvidia-pytriton is not installed: run `make setup`")
+    source = Path(spec.origin).parent.parent / "nvidia_pytriton.libs"
+    folder = TOOLS / "lib"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, pattern in _LIBRARIES.items():
+        found = sorted(source.glob(pattern))
+        if not found:
+            raise FailedPrecondition(f"{source} has no {pattern}, which perf_analyzer needs")
+        link = folder / name
+        link.unlink(missing_ok=True)
+        link.symlink_to(found[0])
+    return str(folder)
+
+
+def run_load(
+    address: str,
+    model: str,
+    *,
+    clients: int,
+    requests: int,
+    shapes: dict[str, str],
+    cpu: int | None,
+    data: Path | None = None,
+) -> Load:
+    """Closed-loop load over gRPC: `clients` requests in flight, `requests` per window. Raises `FailedPrecondition`."""
+    report = TOOLS / f"report-{os.getpid()}.csv"
+    command = [] if cpu is None else ["taskset", "-c", str(cpu)]
+    command += [str(perf_analyzer()), "-m", model, "-u", address, "-i", "grpc", "--concurrency-range", str(clients)]
+    command += ["--measurement-mode", "count_windows", "--measurement-request-count", str(requests)]
+    command += ["--max-trials", "3", "--stability-percentage", "999", "-f", str(report)]
+    for name, shape in shapes.items():
+        command += ["--shape", f"{name}:{shape}"]
+    if data is not None:
+        command += ["--input-data", str(data)]
+    env = {**os.environ, "LD_LIBRARY_PATH": _library_path()}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False, timeout=300)
+    if done.returncode != 0 or not report.exists():
+        raise FailedPrecondition(f"`{' '.join(command)}` failed: {(done.stdout + done.stderr)[-600:]}")
+    with report.open(newline="") as file:
+        row = next(csv.DictReader(file))
+    report.unlink()
+    return Load(float(row["Inferences/Second"]), float(row["p50 latency"]), float(row["p99 latency"]))

@@ -1,0 +1,20 @@
+// What Ray finds in the library: a factory and the methods of its actor, under the names that Python gives to
+// ray.cross_language.cpp_actor_class("CreateDeploymentActor", "DeploymentActor").
+//
+// Ray's headers keep the registry of such functions in inline statics, which must be the same objects here and in
+// libray_api: they are the one thing that is not compiled with hidden visibility (see exports.map).
+#pragma GCC visibility push(default)
+#include <ray/api.h>
+#pragma GCC visibility pop
+
+#include <string>
+
+#include "actor/deployment_actor.h"
+
+using mesh::actor::DeploymentActor;
+
+// By value: Ray decodes the arguments into the types of this signature.
+// NOLINTNEXTLINE(performance-unnecessary-value-param)
+static DeploymentActor* CreateDeploymentActor(std::string config_json) { return new DeploymentActor(config_json); }
+
+RAY_REMOTE(CreateDeploymentActor, &DeploymentActor::Status, &DeploymentActor::Drain, &DeploymentActor::Stop);

@@ -1,0 +1,81 @@
+// Requests, inputs and responses of Triton as C++ objects that clean up after themselves.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "backends/common/backend_api.h"
+#include "common/status.h"
+
+namespace mesh::backend {
+
+// What one request sends for one input. Borrowed from the request: valid until it is released.
+struct InputView {
+  TRITONBACKEND_Input* handle = nullptr;
+  const char* name = nullptr;
+  TRITONSERVER_DataType datatype = TRITONSERVER_TYPE_INVALID;
+  const std::int64_t* shape = nullptr;
+  std::uint32_t dims_count = 0;
+  std::uint64_t byte_size = 0;
+  std::uint32_t buffer_count = 0;
+};
+
+// NOT_FOUND where the request does not have it.
+Result<InputView> FindInput(TRITONBACKEND_Request* request, const std::string& name);
+
+// The whole input where it lies in one piece of host memory; null where it is in several pieces.
+Result<const void*> ContiguousInput(const InputView& input);
+
+// Copies the pieces of an input one after another to `target`, which has `byte_size` bytes.
+Status CopyInput(const InputView& input, void* target);
+
+// The names of the outputs that the request asks for; Triton fills in all of the model's where it named none.
+Result<std::vector<std::string>> RequestedOutputs(TRITONBACKEND_Request* request);
+
+bool IsCancelled(TRITONBACKEND_Request* request);
+
+// The one response of a request: sent once, or deleted.
+class Response {
+ public:
+  Response() = default;
+  ~Response();
+  Response(Response&& other) noexcept;
+  Response& operator=(Response&& other) noexcept;
+  Response(const Response&) = delete;
+  Response& operator=(const Response&) = delete;
+
+  static Result<Response> New(TRITONBACKEND_Request* request);
+
+  // A buffer of `byte_size` bytes of host memory for an output tensor; may be null for 0 bytes.
+  Result<void*> Output(const std::string& name, TRITONSERVER_DataType datatype, const std::vector<std::int64_t>& shape,
+                       std::uint64_t byte_size);
+
+  // The answer, or the error where `status` is one. Nothing happens when it was sent already.
+  void Send(const Status& status);
+
+ private:
+  explicit Response(TRITONBACKEND_Response* handle) : handle_(handle) {}
+  TRITONBACKEND_Response* handle_ = nullptr;
+};
+
+// Nanoseconds of the clock that Triton's statistics use.
+std::uint64_t SteadyNs();
+
+// The four moments of one execution, in SteadyNs.
+struct Timeline {
+  std::uint64_t exec_start = 0;
+  std::uint64_t compute_start = 0;
+  std::uint64_t compute_end = 0;
+  std::uint64_t exec_end = 0;
+};
+
+// Reports a request's statistics, sends its response and releases it, in this order, so that a client that has its
+// answer finds it counted.
+void Finish(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request, Response* response,
+            const Status& status, const Timeline& times);
+
+// Counts one execution of `batch_size` rows.
+void ReportBatch(TRITONBACKEND_ModelInstance* instance, std::uint64_t batch_size, const Timeline& times);
+
+}  // namespace mesh::backend

@@ -1,0 +1,170 @@
+#include "deployment/replica_config.h"
+
+#include <algorithm>
+#include <cmath>
+#include <thread>
+
+#include "common/json.h"
+
+namespace mesh::deployment {
+namespace {
+
+using nlohmann::json;
+
+constexpr int kDefaultTtlS = 5;
+constexpr double kDefaultDrainS = 30;
+constexpr double kMaxDrainS = 24 * 3600;
+constexpr std::size_t kDefaultMessageBytes = (1UL << 31) - 1;
+constexpr int kMaxEventLoops = 64;
+
+std::optional<rpc::TlsOptions> ReadTls(mesh::json::Fields& in, const char* field) {
+  if (!in.Has(field)) return std::nullopt;
+  const json nested = in.Nested(field);
+  mesh::json::Fields files(nested);
+  rpc::TlsOptions tls{files.Text("cert"), files.Text("key"), files.Text("ca")};
+  in.Note(files.status());
+  return tls;
+}
+
+registry::Options ReadEtcd(mesh::json::Fields& in, int ttl_s) {
+  const json nested = in.Nested("etcd");
+  mesh::json::Fields etcd(nested);
+  registry::Options options;
+  options.endpoints = etcd.Texts("endpoints");
+  options.tls = ReadTls(etcd, "tls");
+  options.user = etcd.Text("user");
+  options.password_file = etcd.Text("passwordFile");
+  options.ttl_s = ttl_s == 0 ? kDefaultTtlS : ttl_s;
+  in.Note(etcd.status());
+  return options;
+}
+
+void ReadTriton(mesh::json::Fields& in, ReplicaConfig* config) {
+  const json nested = in.Nested("triton");
+  mesh::json::Fields triton(nested);
+  config->models = triton.Texts("models");
+  config->event_loops = static_cast<int>(triton.Int("eventLoops"));
+  config->max_message_bytes = static_cast<std::size_t>(std::max<std::int64_t>(triton.Int("maxMessageBytes"), 0));
+  config->triton_log_verbosity = static_cast<int>(triton.Int("logVerbosity"));
+  const json backends = triton.Nested("backends");
+  for (const auto& [backend, settings] : backends.items()) {
+    mesh::json::Fields fields(settings);
+    config->backends[backend] = fields.Map("settings");
+    triton.Note(fields.status());
+  }
+  in.Note(triton.status());
+}
+
+void ReadServing(mesh::json::Fields& in, ReplicaConfig* config) {
+  config->listen_host = in.Text("listenHost");
+  config->listen_port = static_cast<int>(in.Int("listenPort"));
+  config->advertise_host = in.Text("advertiseHost");
+  config->serving_tls = ReadTls(in, "servingTls");
+  const double drain_s = in.Number("drainTimeoutS");
+  if (drain_s < 0 || drain_s > kMaxDrainS || std::isnan(drain_s)) {
+    in.Note({Code::kInvalidArgument, "field 'drainTimeoutS' must be between 0 and 86400"});
+    return;
+  }
+  config->drain_timeout =
+      std::chrono::milliseconds(static_cast<std::int64_t>((drain_s == 0 ? kDefaultDrainS : drain_s) * 1000));
+}
+
+void ReadLog(mesh::json::Fields& in, ReplicaConfig* config) {
+  const Result<log::Level> level = log::ParseLevel(in.Text("logLevel"));
+  if (level.ok()) config->log.level = level.value();
+  in.Note(level.status());
+  config->log.file = in.Text("logFile");
+  config->log.base = {{"namespace", config->name_space},
+                      {"application", config->application},
+                      {"deployment", config->deployment},
+                      {"replica", config->id},
+                      {"generation", std::to_string(config->generation)},
+                      {"revision", std::to_string(config->revision)}};
+}
+
+Status Check(const ReplicaConfig& config) {
+  const std::map<const char*, const std::string*> names = {{"id", &config.id},
+                                                           {"namespace", &config.name_space},
+                                                           {"application", &config.application},
+                                                           {"deployment", &config.deployment}};
+  for (const auto& [field, value] : names) {
+    if (value->empty() || value->find('/') != std::string::npos) {
+      return {Code::kInvalidArgument, std::string("field '") + field + "' must be a name, not '" + *value + "'"};
+    }
+  }
+  if (config.prepare_command.empty()) return {Code::kInvalidArgument, "field 'prepareCommand' is missing"};
+  if (config.listen_port < 0 || config.listen_port > 65535) {
+    return {Code::kInvalidArgument, "field 'listenPort' must be between 0 and 65535"};
+  }
+  if (config.event_loops < 0 || config.event_loops > kMaxEventLoops) {
+    return {Code::kInvalidArgument, "field 'triton.eventLoops' must be between 0 and 64"};
+  }
+  if (config.etcd.ttl_s < 1) return {Code::kInvalidArgument, "field 'leaseTtlS' must be at least 1"};
+  if (config.advertise_host.empty() || config.advertise_host == "0.0.0.0" || config.advertise_host == "::") {
+    return {Code::kInvalidArgument, "field 'advertiseHost' is needed when 'listenHost' is '" + config.listen_host +
+                                        "': clients cannot connect to that"};
+  }
+  return {};
+}
+
+void FillDefaults(ReplicaConfig* config) {
+  if (config->listen_host.empty()) config->listen_host = "127.0.0.1";
+  if (config->advertise_host.empty() && config->listen_host != "0.0.0.0" && config->listen_host != "::") {
+    config->advertise_host = config->listen_host;
+  }
+  if (config->max_message_bytes == 0) config->max_message_bytes = kDefaultMessageBytes;
+  // The loops only move bytes; Triton's own threads compute. A quarter of the cores is plenty.
+  if (config->event_loops == 0) {
+    config->event_loops = std::clamp(static_cast<int>(std::thread::hardware_concurrency() / 4), 1, 4);
+  }
+}
+
+}  // namespace
+
+Result<ReplicaConfig> ParseReplicaConfig(std::string_view text) {
+  const Result<json> parsed = mesh::json::Parse(text, "the replica's configuration");
+  if (!parsed.ok()) return Status(Code::kInvalidArgument, parsed.status().message());
+  mesh::json::Fields in(parsed.value());
+  ReplicaConfig config;
+  config.id = in.Text("id");
+  config.name_space = in.Text("namespace");
+  config.application = in.Text("application");
+  config.deployment = in.Text("deployment");
+  config.cluster = in.Text("cluster");
+  config.generation = in.Int("generation");
+  config.revision = in.Int("revision");
+  config.labels = in.Map("labels");
+  config.etcd = ReadEtcd(in, static_cast<int>(in.Int("leaseTtlS")));
+  config.prepare_command = in.Texts("prepareCommand");
+  ReadTriton(in, &config);
+  ReadServing(in, &config);
+  ReadLog(in, &config);
+  FillDefaults(&config);
+  if (!in.status().ok()) return in.status();
+  const Status checked = Check(config);
+  if (!checked.ok()) return checked;
+  return config;
+}
+
+Result<PreparedNode> ParsePreparedNode(std::string_view text) {
+  const Result<json> parsed = mesh::json::Parse(text, "the last line of the prepare command's output");
+  if (!parsed.ok()) return parsed.status();
+  mesh::json::Fields in(parsed.value());
+  PreparedNode node;
+  node.repository_path = in.Text("repositoryPath");
+  node.backend_directory = in.Text("backendDirectory");
+  node.triton_library = in.Text("tritonLibrary");
+  node.env = in.Map("env");
+  if (!in.status().ok()) return in.status();
+  if (node.repository_path.empty()) {
+    return Status(Code::kDataLoss, "the prepare command answered without 'repositoryPath'");
+  }
+  return node;
+}
+
+std::string EndpointKey(const ReplicaConfig& config) {
+  return "/mesh/v1/endpoints/" + config.name_space + "/" + config.application + "/direct/" + config.deployment + "/" +
+         config.id;
+}
+
+}  // namespace mesh::deployment

@@ -1,0 +1,59 @@
+// What a replica is told when it is made: ReplicaConfig and PreparedNode of proto/records.proto, read from their
+// canonical JSON, with the defaults filled in.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/log.h"
+#include "common/status.h"
+#include "registry/options.h"
+#include "rpc/server.h"
+
+namespace mesh::deployment {
+
+struct ReplicaConfig {
+  std::string id;
+  std::string name_space;
+  std::string application;
+  std::string deployment;
+  std::string cluster;
+  std::int64_t generation = 0;
+  std::int64_t revision = 0;
+  std::map<std::string, std::string> labels;
+  registry::Options etcd;  // without endpoints the replica does not register itself
+  std::vector<std::string> prepare_command;
+  std::vector<std::string> models;  // empty: every model of the repository
+  std::map<std::string, std::map<std::string, std::string>> backends;
+  int event_loops = 0;
+  std::size_t max_message_bytes = 0;
+  int triton_log_verbosity = 0;
+  std::string listen_host;
+  int listen_port = 0;
+  std::string advertise_host;
+  std::optional<rpc::TlsOptions> serving_tls;
+  std::chrono::milliseconds drain_timeout{30000};
+  log::Options log;
+};
+
+// INVALID_ARGUMENT names the field that is wrong or missing.
+Result<ReplicaConfig> ParseReplicaConfig(std::string_view text);
+
+struct PreparedNode {
+  std::string repository_path;
+  std::string backend_directory;
+  std::string triton_library;
+  std::map<std::string, std::string> env;
+};
+
+Result<PreparedNode> ParsePreparedNode(std::string_view text);
+
+// Where its endpoint stands in etcd.
+std::string EndpointKey(const ReplicaConfig& config);
+
+}  // namespace mesh::deployment

@@ -1,0 +1,120 @@
+#include "deployment/serving_stack.h"
+
+#include <utility>
+
+#include "common/log.h"
+
+namespace mesh::deployment {
+namespace {
+
+constexpr char kServiceName[] = "inference.GRPCInferenceService";
+
+triton::ServerOptions TritonOptions(const ReplicaConfig& config, const PreparedNode& node) {
+  triton::ServerOptions options;
+  options.library = node.triton_library;
+  options.repository = node.repository_path;
+  options.backend_directory = node.backend_directory;
+  options.models = config.models;
+  options.backend_settings = config.backends;
+  options.log_verbosity = config.triton_log_verbosity;
+  options.log_info = config.triton_log_verbosity > 0 || config.log.level == log::Level::kDebug;
+  // Triton's lines go where ours go; it opens the file itself.
+  options.log_file = config.log.file;
+  return options;
+}
+
+std::string HostOf(const std::string& host) {
+  return host.find(':') == std::string::npos ? host : '[' + host + ']';  // IPv6
+}
+
+}  // namespace
+
+Result<std::unique_ptr<ServingStack>> ServingStack::Start(const ReplicaConfig& config, const PreparedNode& node,
+                                                          metrics::Registry& registry,
+                                                          std::vector<ModelState>* models) {
+  std::unique_ptr<ServingStack> stack(new ServingStack(config, registry));
+  Status status = stack->LoadModels(node, models);
+  if (status.ok()) status = stack->Listen();
+  if (status.ok()) status = stack->ServeMetrics();
+  if (!status.ok()) return status;
+  return stack;
+}
+
+Status ServingStack::LoadModels(const PreparedNode& node, std::vector<ModelState>* models) {
+  Result<std::unique_ptr<triton::Server>> started = triton::Server::Start(TritonOptions(config_, node));
+  if (!started.ok()) return started.status();
+  triton_ = std::move(started).value();
+  const Result<std::string> index = triton_->Index();
+  if (!index.ok()) return index.status();
+  Result<std::vector<ModelState>> parsed = ParseIndex(index.value());
+  if (!parsed.ok()) return parsed.status();
+  *models = std::move(parsed).value();
+  std::string reasons;
+  for (const triton::ModelLoad& load : triton_->loads()) {
+    if (load.status.ok()) continue;
+    reasons += (reasons.empty() ? "model " : "; model ") + load.name + ": " + load.status.message();
+  }
+  if (!reasons.empty()) return {Code::kFailedPrecondition, reasons};
+  return {};
+}
+
+Status ServingStack::Listen() {
+  rpc::ServerOptions options;
+  options.host = config_.listen_host;
+  options.port = config_.listen_port;
+  options.event_loops = config_.event_loops;
+  options.max_message_bytes = config_.max_message_bytes;
+  options.tls = config_.serving_tls;
+  server_ = std::make_unique<rpc::Server>(std::move(options));
+  service_ = std::make_unique<ingress::KServeService>(*triton_, registry_);
+  service_->Register(*server_);
+  health_ = std::make_unique<rpc::HealthService>();
+  health_->Register(server_.get());
+  health_->SetStatus(kServiceName, rpc::ServingStatus::kServing);
+  Result<std::unique_ptr<rpc::ReflectionService>> reflection =
+      rpc::ReflectionService::Create({rpc::OpenInferenceDescriptors()});
+  if (!reflection.ok()) return reflection.status();
+  reflection_ = std::move(reflection).value();
+  reflection_->Register(server_.get());
+  return server_->Start();
+}
+
+Status ServingStack::ServeMetrics() {
+  rpc_metrics_ = std::make_unique<ingress::RpcServerMetrics>(registry_, *server_);
+  ingress::MetricsServerOptions options;
+  options.host = config_.listen_host;
+  metrics_ = std::make_unique<ingress::MetricsServer>(options, [this]() -> Result<std::string> {
+    Result<std::string> tritons = triton_->Metrics();
+    if (!tritons.ok()) return tritons;
+    return tritons.value() + registry_.Text();
+  });
+  return metrics_->Start();
+}
+
+ServingStack::~ServingStack() { Stop(); }
+
+std::string ServingStack::address() const {
+  return HostOf(config_.advertise_host) + ':' + std::to_string(server_->port());
+}
+
+std::string ServingStack::metrics_address() const {
+  return HostOf(config_.advertise_host) + ':' + std::to_string(metrics_->port());
+}
+
+bool ServingStack::Drain(std::chrono::milliseconds limit) {
+  service_->SetDraining();
+  health_->Drain();
+  return server_->Drain(limit);
+}
+
+void ServingStack::Stop() {
+  if (metrics_ != nullptr) metrics_->Stop();
+  rpc_metrics_.reset();
+  if (server_ != nullptr) server_->Stop();
+  service_.reset();
+  if (triton_ == nullptr) return;
+  const Status stopped = std::exchange(triton_, nullptr)->Stop();
+  if (!stopped.ok()) log::Warning("triton did not stop cleanly", {{"error", stopped.ToString()}});
+}
+
+}  // namespace mesh::deployment

@@ -1,0 +1,62 @@
+// Everything of a replica that answers requests, in the order in which it starts and, reversed, stops:
+// Triton, the KServe service with health and reflection on an rpc::Server, the metrics over HTTP.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/metrics.h"
+#include "common/status.h"
+#include "deployment/replica_config.h"
+#include "deployment/replica_report.h"
+#include "ingress/instruments.h"
+#include "ingress/metrics_server.h"
+#include "ingress/service.h"
+#include "rpc/health.h"
+#include "rpc/reflection.h"
+#include "rpc/server.h"
+#include "triton/server.h"
+
+namespace mesh::deployment {
+
+class ServingStack {
+ public:
+  // Loads the models and serves. The message of a failure is for the spec's author: "model digits: ...". `models` is
+  // filled as far as it is known, also when it fails.
+  static Result<std::unique_ptr<ServingStack>> Start(const ReplicaConfig& config, const PreparedNode& node,
+                                                     metrics::Registry& registry, std::vector<ModelState>* models);
+  ~ServingStack();  // Stop()
+  ServingStack(const ServingStack&) = delete;
+  ServingStack& operator=(const ServingStack&) = delete;
+
+  [[nodiscard]] std::string address() const;  // as clients reach it
+  [[nodiscard]] std::string metrics_address() const;
+  [[nodiscard]] std::uint64_t in_flight() const { return service_->in_flight(); }
+
+  // Refuses new requests, says so to everybody who asks (readiness, health, GOAWAY) and waits for the running ones.
+  // True when all finished within the limit. Repeatable.
+  bool Drain(std::chrono::milliseconds limit);
+  // Ends what still runs. Repeatable.
+  void Stop();
+
+ private:
+  ServingStack(const ReplicaConfig& config, metrics::Registry& registry) : config_(config), registry_(registry) {}
+  Status LoadModels(const PreparedNode& node, std::vector<ModelState>* models);
+  Status Listen();
+  Status ServeMetrics();
+
+  const ReplicaConfig& config_;
+  metrics::Registry& registry_;
+  std::unique_ptr<triton::Server> triton_;
+  std::unique_ptr<ingress::KServeService> service_;
+  std::unique_ptr<rpc::HealthService> health_;
+  std::unique_ptr<rpc::ReflectionService> reflection_;
+  std::unique_ptr<rpc::Server> server_;
+  std::unique_ptr<ingress::RpcServerMetrics> rpc_metrics_;
+  std::unique_ptr<ingress::MetricsServer> metrics_;
+};
+
+}  // namespace mesh::deployment

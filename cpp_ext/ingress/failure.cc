@@ -1,0 +1,46 @@
+#include "ingress/failure.h"
+
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <cstdio>
+#include <random>
+
+#include "common/log.h"
+
+namespace mesh::ingress {
+namespace {
+
+constexpr std::string_view kPythonStack = "\n\nAt:\n";
+
+std::string NewId() {
+  thread_local std::mt19937_64 random{std::random_device{}()};
+  std::array<char, 17> text{};
+  std::snprintf(text.data(), text.size(), "%016llx", static_cast<unsigned long long>(random()));
+  return text.data();
+}
+
+log::RateLimit& Limit() {
+  static log::RateLimit limit{std::chrono::milliseconds(100)};
+  return limit;
+}
+
+}  // namespace
+
+Status InternalFailure(std::string_view where, std::string_view detail) {
+  const std::string id = NewId();
+  log::WriteLimited(Limit(), log::Level::kError, "internal failure",
+                    {{"id", id}, {"where", where}, {"detail", detail}});
+  return {Code::kInternal, "internal error, logged as " + id};
+}
+
+Status WithoutStack(Status status, std::string_view model) {
+  const std::string::size_type stack = status.message().find(kPythonStack);
+  if (stack == std::string::npos) return status;
+  const std::string id = NewId();
+  log::WriteLimited(Limit(), log::Level::kWarning, "model failed",
+                    {{"id", id}, {"model", model}, {"detail", status.message()}});
+  return {status.code(), status.message().substr(0, stack) + " (logged as " + id + ")"};
+}
+
+}  // namespace mesh::ingress

@@ -1,0 +1,18 @@
+// Failures whose cause is not the client's business.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "common/status.h"
+
+namespace mesh::ingress {
+
+// Logs the detail under a new id and gives the status that clients see: INTERNAL, with that id and nothing else.
+Status InternalFailure(std::string_view where, std::string_view detail);
+
+// A model's own error, fit for clients: the stack that Triton's Python backend appends is cut off and logged under the
+// id that the message then names. Everything else stays as it is.
+Status WithoutStack(Status status, std::string_view model);
+
+}  // namespace mesh::ingress

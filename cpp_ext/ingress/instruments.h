@@ -1,0 +1,52 @@
+// What the ingress counts.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "common/metrics.h"
+#include "common/status.h"
+#include "rpc/server.h"
+
+namespace mesh::ingress {
+
+// Calls of one method: by code, with their time. Costs a few atomic additions per call.
+class MethodInstruments {
+ public:
+  MethodInstruments(metrics::Registry& registry, const std::string& method);
+  void Count(Code code, std::chrono::steady_clock::duration took);
+
+ private:
+  static constexpr std::size_t kCodes = 17;
+  std::array<metrics::Counter*, kCodes> calls_{};
+  metrics::Histogram& seconds_;
+};
+
+struct Instruments {
+  explicit Instruments(metrics::Registry& registry);
+
+  metrics::Registry& registry;
+  MethodInstruments infer;
+  metrics::Counter& request_bytes;
+  metrics::Counter& response_bytes;
+  std::atomic<std::uint64_t> in_flight{0};  // ModelInfer calls that were accepted and not yet answered
+};
+
+// Shows the numbers of an rpc::Server in a registry for as long as it lives; the server must live longer.
+class RpcServerMetrics {
+ public:
+  RpcServerMetrics(metrics::Registry& registry, const rpc::Server& server);
+  ~RpcServerMetrics();
+  RpcServerMetrics(const RpcServerMetrics&) = delete;
+  RpcServerMetrics& operator=(const RpcServerMetrics&) = delete;
+
+ private:
+  metrics::Registry& registry_;
+  std::vector<std::uint64_t> ids_;
+};
+
+}  // namespace mesh::ingress

@@ -1,0 +1,198 @@
+#include "ingress/service.h"
+
+#include <chrono>
+#include <exception>
+#include <nlohmann/json.hpp>
+#include <protozero/pbf_writer.hpp>
+#include <set>
+#include <utility>
+
+#include "ingress/control_tables.h"
+#include "ingress/failure.h"
+#include "ingress/infer_call.h"
+#include "ingress/infer_message.h"
+#include "ingress/text.h"
+
+namespace mesh::ingress {
+namespace {
+
+using std::chrono::steady_clock;
+
+const char* const kPrefix = "/inference.GRPCInferenceService/";
+const char* const kDraining = "this replica is draining and takes no new requests; send them to another endpoint";
+
+// Extensions that Triton announces and this service does not offer.
+const std::set<std::string>& MissingExtensions() {
+  static const std::set<std::string> names{"model_repository(unload_dependents)", "system_shared_memory",
+                                           "cuda_shared_memory", "trace", "logging"};
+  return names;
+}
+
+std::string BoolMessage(bool value) {
+  std::string encoded;
+  if (value) protozero::pbf_writer(encoded).add_bool(1, true);
+  return encoded;
+}
+
+// A model's name and version from the request, as Triton's functions take them.
+struct ModelName {
+  std::string name;
+  std::int64_t version = triton::kAnyVersion;
+};
+
+Result<ModelName> ParseModelName(std::string_view request) {
+  Result<ModelMessage> message = ParseModelMessage(request);
+  if (!message.ok()) return message.status();
+  Result<std::int64_t> version = ParseVersion(message.value().version);
+  if (!version.ok()) return version.status();
+  return ModelName{std::string(message.value().name), version.value()};
+}
+
+}  // namespace
+
+KServeService::KServeService(triton::Server& triton, metrics::Registry& registry)
+    : triton_(triton), instruments_(std::make_shared<Instruments>(registry)) {
+  in_flight_gauge_ = registry.AddGauge("mesh_ingress_in_flight", "ModelInfer calls that are not answered yet.", {},
+                                       [this] { return static_cast<double>(in_flight()); });
+}
+
+KServeService::~KServeService() { instruments_->registry.Remove(in_flight_gauge_); }
+
+void KServeService::SetDraining() { draining_.store(true); }
+
+std::uint64_t KServeService::in_flight() const { return instruments_->in_flight.load(std::memory_order_acquire); }
+
+void KServeService::Register(rpc::Server& server) {
+  server.AddUnary(std::string(kPrefix) + "ModelInfer",
+                  [this](std::shared_ptr<rpc::ServerCall> call, rpc::Slice request) {
+                    ModelInfer(std::move(call), std::move(request));
+                  });
+  AddControl(server, "ServerLive", &KServeService::ServerLive);
+  AddControl(server, "ServerReady", &KServeService::ServerReady);
+  AddControl(server, "ServerMetadata", &KServeService::ServerMetadata);
+  AddControl(server, "ModelReady", &KServeService::ModelReady);
+  AddControl(server, "ModelMetadata", &KServeService::ModelMetadata);
+  AddControl(server, "ModelConfig", &KServeService::ModelConfig);
+  AddControl(server, "ModelStatistics", &KServeService::ModelStatistics);
+  AddControl(server, "RepositoryIndex", &KServeService::RepositoryIndex);
+  AddUnimplemented(server, "ModelStreamInfer", true, "streaming inference is not supported yet; use ModelInfer");
+  for (const char* method : {"RepositoryModelLoad", "RepositoryModelUnload"}) {
+    AddUnimplemented(server, method, false,
+                     "models are loaded and unloaded by deploying a revision of the application");
+  }
+  for (const char* kind : {"System", "Cuda"}) {
+    for (const char* action : {"Status", "Register", "Unregister"}) {
+      AddUnimplemented(server, std::string(kind) + "SharedMemory" + action, false,
+                       "shared memory is not supported yet");
+    }
+  }
+  AddUnimplemented(server, "TraceSetting", false, "trace settings are not supported yet");
+  AddUnimplemented(server, "LogSettings", false, "log settings are part of the deployment's specification");
+}
+
+void KServeService::AddControl(rpc::Server& server, const std::string& method, Handler handler) {
+  auto counts = std::make_shared<MethodInstruments>(instruments_->registry, method);
+  server.AddUnary(kPrefix + method,
+                  [this, handler, counts, method](std::shared_ptr<rpc::ServerCall> call, const rpc::Slice& request) {
+                    const auto started = steady_clock::now();
+                    Result<std::string> answer = std::string();
+                    try {
+                      answer = (this->*handler)(request.view());
+                    } catch (const std::exception& error) {
+                      answer = InternalFailure(method, error.what());
+                    }
+                    counts->Count(answer.status().code(), steady_clock::now() - started);
+                    if (answer.ok()) return call->Reply(rpc::Message(std::move(answer).value()));
+                    call->Finish(answer.status());
+                  });
+}
+
+void KServeService::AddUnimplemented(rpc::Server& server, const std::string& method, bool streaming,
+                                     const std::string& reason) {
+  const Status status(Code::kUnimplemented, method + ": " + reason);
+  auto counts = std::make_shared<MethodInstruments>(instruments_->registry, method);
+  const auto refuse = [status, counts](const std::shared_ptr<rpc::ServerCall>& call) {
+    counts->Count(status.code(), {});
+    call->Finish(status);
+  };
+  if (streaming) {
+    server.AddStream(kPrefix + method, refuse);
+  } else {
+    server.AddUnary(kPrefix + method,
+                    [refuse](const std::shared_ptr<rpc::ServerCall>& call, const rpc::Slice&) { refuse(call); });
+  }
+}
+
+void KServeService::ModelInfer(std::shared_ptr<rpc::ServerCall> call, rpc::Slice request) {
+  if (draining()) {
+    instruments_->infer.Count(Code::kUnavailable, {});
+    return call->Finish({Code::kUnavailable, kDraining});
+  }
+  ModelInferCall::Start(std::move(call), std::move(request), triton_, instruments_);
+}
+
+Result<std::string> KServeService::ServerLive(std::string_view request) const {
+  if (Status status = ParseEmptyMessage(request); !status.ok()) return status;
+  return BoolMessage(triton_.IsLive());
+}
+
+Result<std::string> KServeService::ServerReady(std::string_view request) const {
+  if (Status status = ParseEmptyMessage(request); !status.ok()) return status;
+  return BoolMessage(!draining() && triton_.IsReady());
+}
+
+Result<std::string> KServeService::ServerMetadata(std::string_view request) const {
+  if (Status status = ParseEmptyMessage(request); !status.ok()) return status;
+  Result<std::string> json = triton_.Metadata();
+  if (!json.ok()) return json;
+  nlohmann::json metadata = nlohmann::json::parse(json.value());
+  nlohmann::json offered = nlohmann::json::array();
+  for (const nlohmann::json& extension : metadata["extensions"]) {
+    if (MissingExtensions().count(extension.get<std::string>()) == 0) offered.push_back(extension);
+  }
+  metadata["extensions"] = std::move(offered);
+  return JsonToProto(metadata.dump(), kServerMetadataTable);
+}
+
+Result<std::string> KServeService::ModelReady(std::string_view request) const {
+  Result<ModelName> model = ParseModelName(request);
+  if (!model.ok()) return model.status();
+  Result<bool> ready = triton_.IsModelReady(model.value().name, model.value().version);
+  if (!ready.ok()) return ready.status();
+  return BoolMessage(ready.value());
+}
+
+Result<std::string> KServeService::ModelMetadata(std::string_view request) const {
+  Result<ModelName> model = ParseModelName(request);
+  if (!model.ok()) return model.status();
+  Result<std::string> json = triton_.ModelMetadata(model.value().name, model.value().version);
+  return json.ok() ? JsonToProto(json.value(), kModelMetadataTable) : json;
+}
+
+Result<std::string> KServeService::ModelConfig(std::string_view request) const {
+  Result<ModelName> model = ParseModelName(request);
+  if (!model.ok()) return model.status();
+  Result<std::string> json = triton_.ModelConfig(model.value().name, model.value().version);
+  if (!json.ok()) return json;
+  Result<std::string> config = JsonToProto(json.value(), kModelConfigTable);
+  if (!config.ok()) return config;
+  std::string encoded;
+  protozero::pbf_writer(encoded).add_message(1, config.value());
+  return encoded;
+}
+
+Result<std::string> KServeService::ModelStatistics(std::string_view request) const {
+  Result<ModelName> model = ParseModelName(request);
+  if (!model.ok()) return model.status();
+  Result<std::string> json = triton_.Statistics(model.value().name, model.value().version);
+  return json.ok() ? JsonToProto(json.value(), kModelStatisticsTable) : json;
+}
+
+Result<std::string> KServeService::RepositoryIndex(std::string_view request) const {
+  Result<bool> ready_only = ParseIndexMessage(request);
+  if (!ready_only.ok()) return ready_only.status();
+  Result<std::string> json = triton_.Index(ready_only.value());
+  return json.ok() ? JsonArrayToProto(json.value(), 1, kModelIndexTable) : json;
+}
+
+}  // namespace mesh::ingress

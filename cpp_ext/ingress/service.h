@@ -1,0 +1,57 @@
+// inference.GRPCInferenceService (KServe v2, Open Inference Protocol) over an embedded Triton.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "common/metrics.h"
+#include "ingress/instruments.h"
+#include "rpc/server.h"
+#include "triton/server.h"
+
+namespace mesh::ingress {
+
+// Answers ServerLive, ServerReady, ServerMetadata, ModelReady, ModelMetadata, ModelConfig, ModelStatistics,
+// RepositoryIndex and ModelInfer as `tritonserver` does. The service's other methods answer UNIMPLEMENTED.
+class KServeService {
+ public:
+  // The server and the registry must live longer than the service; the service must live until the rpc::Server it is
+  // registered with was stopped.
+  KServeService(triton::Server& triton, metrics::Registry& registry);
+  ~KServeService();
+  KServeService(const KServeService&) = delete;
+  KServeService& operator=(const KServeService&) = delete;
+
+  void Register(rpc::Server& server);  // before its Start
+
+  // From now on ServerReady is false and ModelInfer answers UNAVAILABLE. Calls that run go on. Thread-safe.
+  void SetDraining();
+  [[nodiscard]] bool draining() const { return draining_.load(std::memory_order_relaxed); }
+  // ModelInfer calls that were accepted and are not answered yet.
+  [[nodiscard]] std::uint64_t in_flight() const;
+
+ private:
+  using Handler = Result<std::string> (KServeService::*)(std::string_view request) const;
+
+  void AddControl(rpc::Server& server, const std::string& method, Handler handler);
+  void AddUnimplemented(rpc::Server& server, const std::string& method, bool streaming, const std::string& reason);
+  void ModelInfer(std::shared_ptr<rpc::ServerCall> call, rpc::Slice request);
+
+  Result<std::string> ServerLive(std::string_view request) const;
+  Result<std::string> ServerReady(std::string_view request) const;
+  Result<std::string> ServerMetadata(std::string_view request) const;
+  Result<std::string> ModelReady(std::string_view request) const;
+  Result<std::string> ModelMetadata(std::string_view request) const;
+  Result<std::string> ModelConfig(std::string_view request) const;
+  Result<std::string> ModelStatistics(std::string_view request) const;
+  Result<std::string> RepositoryIndex(std::string_view request) const;
+
+  triton::Server& triton_;
+  std::shared_ptr<Instruments> instruments_;
+  std::uint64_t in_flight_gauge_ = 0;
+  std::atomic<bool> draining_{false};
+};
+
+}  // namespace mesh::ingress

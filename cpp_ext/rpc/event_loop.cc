@@ -1,0 +1,208 @@
+#include "rpc/event_loop.h"
+
+#include <pthread.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <condition_variable>
+#include <cstring>
+#include <mutex>
+#include <system_error>
+#include <utility>
+
+namespace mesh::rpc {
+namespace {
+
+constexpr int kEventsPerWait = 128;
+
+class FunctionTask : public LoopTask {
+ public:
+  explicit FunctionTask(std::function<void()> work) : work_(std::move(work)) {}
+  void RunInLoop() override {
+    std::unique_ptr<FunctionTask> self(this);
+    work_();
+  }
+  void Discard() override { delete this; }
+
+ private:
+  std::function<void()> work_;
+};
+
+}  // namespace
+
+Timer::~Timer() {
+  if (loop_ != nullptr) loop_->Disarm(this);
+}
+
+Result<std::shared_ptr<EventLoop>> EventLoop::Create(std::string name) {
+  std::shared_ptr<EventLoop> loop(new EventLoop(std::move(name)));
+  Status opened = loop->Open();
+  if (!opened.ok()) return opened;
+  return loop;
+}
+
+Status EventLoop::Open() {
+  events_.resize(kEventsPerWait);
+  epoll_fd_ = epoll_create1(EPOLL_CLOEXEC);
+  wake_fd_ = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+  epoll_event event{};
+  event.events = EPOLLIN | EPOLLET;  // edge-triggered: every write wakes once, and nobody has to read it
+  event.data.ptr = nullptr;
+  if (epoll_fd_ < 0 || wake_fd_ < 0 || epoll_ctl(epoll_fd_, EPOLL_CTL_ADD, wake_fd_, &event) != 0) {
+    return {Code::kResourceExhausted, std::string("cannot create an event loop: ") + std::strerror(errno) +
+                                          "; raise the limit of open files (ulimit -n)"};
+  }
+  return {};
+}
+
+EventLoop::~EventLoop() {
+  DiscardPosted();
+  for (Timer* timer : heap_) timer->loop_ = nullptr;
+  if (wake_fd_ >= 0) close(wake_fd_);
+  if (epoll_fd_ >= 0) close(epoll_fd_);
+}
+
+void EventLoop::Start() {
+  thread_ = std::thread([self = shared_from_this()] { self->Run(); });
+}
+
+void EventLoop::Stop() {
+  if (!stopping_.exchange(true)) Post([] {});  // wakes the loop
+  if (InLoop()) {
+    if (thread_.joinable()) thread_.detach();
+    return;
+  }
+  if (thread_.joinable()) thread_.join();
+}
+
+void EventLoop::Run() {
+  thread_id_.store(std::this_thread::get_id(), std::memory_order_relaxed);
+  pthread_setname_np(pthread_self(), name_.substr(0, 15).c_str());
+  while (!stopping_.load(std::memory_order_acquire)) RunOnce();
+  RunPosted();
+  RunEndTasks();
+  thread_id_.store(std::thread::id(), std::memory_order_relaxed);
+}
+
+void EventLoop::RunOnce() {
+  int timeout = WaitTimeoutMs();
+  sleeping_.store(true, std::memory_order_seq_cst);
+  if (posted_.load(std::memory_order_seq_cst) != nullptr) timeout = 0;
+  const int count = epoll_wait(epoll_fd_, events_.data(), kEventsPerWait, timeout);
+  sleeping_.store(false, std::memory_order_relaxed);
+  now_ = std::chrono::steady_clock::now();
+  HandleEvents(count);
+  RunPosted();
+  RunTimers();
+  RunEndTasks();
+}
+
+void EventLoop::HandleEvents(int count) {
+  event_count_ = std::max(count, 0);  // EINTR counts as nothing ready
+  for (int i = 0; i < event_count_; ++i) {
+    auto* handler = static_cast<IoHandler*>(events_[i].data.ptr);
+    if (handler != nullptr) handler->OnReady(events_[i].events);
+  }
+  event_count_ = 0;
+}
+
+void EventLoop::Post(LoopTask* task) {
+  LoopTask* head = posted_.load(std::memory_order_relaxed);
+  do {
+    task->next_ = head;
+  } while (!posted_.compare_exchange_weak(head, task, std::memory_order_seq_cst, std::memory_order_relaxed));
+  // The loop stores sleeping_ before it looks at posted_ for the last time, so one of the two sees the other.
+  if (sleeping_.load(std::memory_order_seq_cst) && sleeping_.exchange(false, std::memory_order_seq_cst)) {
+    const std::uint64_t one = 1;
+    while (write(wake_fd_, &one, sizeof one) < 0 && errno == EINTR) {
+    }
+  }
+}
+
+void EventLoop::Post(std::function<void()> work) { Post(std::make_unique<FunctionTask>(std::move(work)).release()); }
+
+void EventLoop::PostAndWait(const std::function<void()>& work) {
+  if (InLoop() || !thread_.joinable()) {
+    work();
+    return;
+  }
+  std::mutex mutex;
+  std::condition_variable ran;
+  bool done = false;
+  Post([&] {
+    work();
+    std::lock_guard<std::mutex> lock(mutex);
+    done = true;
+    ran.notify_one();
+  });
+  std::unique_lock<std::mutex> lock(mutex);
+  ran.wait(lock, [&] { return done; });
+}
+
+void EventLoop::RunPosted() {
+  LoopTask* newest = posted_.exchange(nullptr, std::memory_order_acquire);
+  LoopTask* oldest = nullptr;
+  while (newest != nullptr) {
+    LoopTask* next = newest->next_;
+    newest->next_ = oldest;
+    oldest = newest;
+    newest = next;
+  }
+  while (oldest != nullptr) {
+    LoopTask* task = oldest;
+    oldest = task->next_;  // before it runs: it may post itself again
+    task->RunInLoop();
+  }
+}
+
+void EventLoop::DiscardPosted() {
+  LoopTask* task = posted_.exchange(nullptr, std::memory_order_acquire);
+  while (task != nullptr) {
+    LoopTask* next = task->next_;
+    task->Discard();
+    task = next;
+  }
+}
+
+void EventLoop::RunEndTasks() {
+  while (!end_tasks_.empty()) {
+    running_end_tasks_.swap(end_tasks_);
+    // By reference, since a task that runs may cancel a later one.
+    for (LoopTask*& slot : running_end_tasks_) {
+      LoopTask* task = std::exchange(slot, nullptr);
+      if (task != nullptr) task->RunInLoop();
+    }
+    running_end_tasks_.clear();
+  }
+}
+
+void EventLoop::CancelAtEnd(LoopTask* task) {
+  std::replace(end_tasks_.begin(), end_tasks_.end(), task, static_cast<LoopTask*>(nullptr));
+  std::replace(running_end_tasks_.begin(), running_end_tasks_.end(), task, static_cast<LoopTask*>(nullptr));
+}
+
+Status EventLoop::Add(int fd, std::uint32_t events, IoHandler* handler) {
+  epoll_event event{};
+  event.events = events;
+  event.data.ptr = handler;
+  if (epoll_ctl(epoll_fd_, EPOLL_CTL_ADD, fd, &event) == 0) return {};
+  return {Code::kResourceExhausted, std::string("cannot watch a socket: ") + std::strerror(errno)};
+}
+
+void EventLoop::Modify(int fd, std::uint32_t events, IoHandler* handler) {
+  epoll_event event{};
+  event.events = events;
+  event.data.ptr = handler;
+  epoll_ctl(epoll_fd_, EPOLL_CTL_MOD, fd, &event);  // cannot fail for a descriptor that was added
+}
+
+void EventLoop::Remove(int fd, IoHandler* handler) {
+  epoll_ctl(epoll_fd_, EPOLL_CTL_DEL, fd, nullptr);
+  for (int i = 0; i < event_count_; ++i) {
+    if (events_[i].data.ptr == handler) events_[i].data.ptr = nullptr;
+  }
+}
+
+}  // namespace mesh::rpc

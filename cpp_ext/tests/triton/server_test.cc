@@ -1,0 +1,293 @@
+// Real Triton, real models, in this process.
+#include "triton/server.h"
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <mutex>
+#include <numeric>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "triton/library.h"
+
+namespace mesh::triton {
+namespace {
+
+namespace fs = std::filesystem;
+using std::chrono::seconds;
+
+constexpr seconds kPatience{60};
+
+class Waiter final : public InferCall {
+ public:
+  bool WaitDone() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    return changed_.wait_for(lock, kPatience, [this] { return response_.has_value() && released_; });
+  }
+  InferResponse Take() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    InferResponse response = std::move(*response_);
+    response_.reset();
+    return response;
+  }
+
+ private:
+  void OnResponse(InferResponse response, bool final) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (final) response_.emplace(std::move(response));
+    changed_.notify_all();
+  }
+  void OnReleased() override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    released_ = true;
+    changed_.notify_all();
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::optional<InferResponse> response_;
+  bool released_ = false;
+};
+
+void WriteModel(const fs::path& repository, const std::string& name, const std::string& extra) {
+  fs::create_directories(repository / name / "1");
+  std::ofstream(repository / name / "config.pbtxt") << "backend: \"identity\"\nmax_batch_size: 0\n"
+                                                       "input [{name: \"IN\" data_type: TYPE_FP32 dims: [-1]}]\n"
+                                                       "output [{name: \"OUT\" data_type: TYPE_FP32 dims: [-1]}]\n"
+                                                    << extra;
+}
+
+std::string Delay(int ms) {
+  return "parameters [{key: \"execute_delay_ms\" value: {string_value: \"" + std::to_string(ms) + "\"}}]\n";
+}
+
+class ServerTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    char name[] = "/tmp/mesh-server-XXXXXX";
+    ASSERT_NE(mkdtemp(name), nullptr);
+    options_.repository = name;
+    options_.library = MESH_TEST_TRITON_FOLDER;
+    options_.backend_directory = MESH_TEST_BACKENDS;
+    options_.log_info = options_.log_warnings = options_.log_errors = false;
+    WriteModel(name, "echo", "");
+  }
+  void TearDown() override { fs::remove_all(options_.repository); }
+
+  std::unique_ptr<Server> Start() {
+    Result<std::unique_ptr<Server>> started = Server::Start(options_);
+    EXPECT_TRUE(started.ok()) << started.status().ToString();
+    return started.ok() ? std::move(started).value() : nullptr;
+  }
+
+  // Sends `values` to `model`; the status of the submission.
+  static Status Send(const Server& server, const char* model, const std::vector<float>& values,
+                     const std::shared_ptr<Waiter>& waiter) {
+    Result<RequestHandle> request = server.NewRequest(model, kAnyVersion);
+    if (!request.ok()) return request.status();
+    const auto dim = static_cast<std::int64_t>(values.size());
+    TRITONSERVER_InferenceRequest* raw = request.value().get();
+    Status status = ToStatus(GetApi().InferenceRequestAddInput(raw, "IN", TRITONSERVER_TYPE_FP32, &dim, 1));
+    if (!status.ok()) return status;
+    status = ToStatus(GetApi().InferenceRequestAppendInputData(raw, "IN", values.data(), values.size() * 4,
+                                                               TRITONSERVER_MEMORY_CPU, 0));
+    if (!status.ok()) return status;
+    return server.Infer(std::move(request).value(), waiter);
+  }
+
+  ServerOptions options_;
+};
+
+std::vector<float> Numbers(std::size_t count) {
+  std::vector<float> values(count);
+  std::iota(values.begin(), values.end(), 0.5F);
+  return values;
+}
+
+// Small outputs lie in the call, large ones on the heap; both must outlive response and call.
+TEST_F(ServerTest, OutputsOutliveTheirResponse) {
+  const std::unique_ptr<Server> server = Start();
+  ASSERT_NE(server, nullptr);
+  for (const std::size_t count : {0, 1, 16, 64, 65, 200, 5000}) {
+    const std::vector<float> values = Numbers(count);
+    auto waiter = std::make_shared<Waiter>();
+    ASSERT_TRUE(Send(*server, "echo", values, waiter).ok());
+    ASSERT_TRUE(waiter->WaitDone());
+    std::optional<InferResponse> response = waiter->Take();
+    ASSERT_TRUE(response->status().ok()) << response->status().ToString();
+    ASSERT_EQ(response->output_count(), 1U);
+    const Output output = response->GetOutput(0).value();
+    EXPECT_STREQ(output.name, "OUT");
+    EXPECT_EQ(output.dims, 1U);
+    const rpc::Slice slice = response->Share(output);
+    response.reset();
+    waiter.reset();
+    ASSERT_EQ(slice.size(), count * 4);
+    if (count > 0) {
+      EXPECT_EQ(std::memcmp(slice.data(), values.data(), slice.size()), 0);
+    }
+  }
+}
+
+TEST_F(ServerTest, FailedSubmissionCallsNobody) {
+  const std::unique_ptr<Server> server = Start();
+  ASSERT_NE(server, nullptr);
+  EXPECT_EQ(Send(*server, "nobody", {1}, std::make_shared<Waiter>()).code(), Code::kNotFound);
+  auto waiter = std::make_shared<Waiter>();
+  Result<RequestHandle> request = server->NewRequest("echo", kAnyVersion);
+  ASSERT_TRUE(request.ok());
+  const Status status = server->Infer(std::move(request).value(), waiter);
+  EXPECT_EQ(status.code(), Code::kInvalidArgument) << status.ToString();
+  EXPECT_EQ(waiter.use_count(), 1) << "Triton's references must be given back";
+}
+
+TEST_F(ServerTest, OneBadModelHasAReasonAndStopsNoOther) {
+  WriteModel(options_.repository, "broken", "backend: \"nothing\"\n");
+  WriteModel(options_.repository, "odd", "parameters [{key: \"execute_delay_ms\" value: {string_value: \"x\"}}]\n");
+  options_.models = {"echo", "broken", "odd", "absent"};
+  const std::unique_ptr<Server> server = Start();
+  ASSERT_NE(server, nullptr);
+  ASSERT_EQ(server->loads().size(), 4U);
+  for (const ModelLoad& load : server->loads()) {
+    EXPECT_EQ(load.status.ok(), load.name == "echo") << load.name << ": " << load.status.ToString();
+    if (!load.status.ok()) {
+      EXPECT_NE(load.status.message().find(load.name), std::string::npos);
+    }
+  }
+  EXPECT_TRUE(server->IsModelReady("echo").value());
+  EXPECT_FALSE(server->IsModelReady("odd").value());
+  EXPECT_TRUE(server->IsLive());
+  EXPECT_FALSE(server->IsReady()) << "a model that was wanted is missing";
+}
+
+// What Triton only writes into its log.
+TEST_F(ServerTest, FoldersThatCannotBeReadHaveAReasonToo) {
+  WriteModel(options_.repository, "text", "max_batch_size: \n");
+  fs::create_directories(fs::path(options_.repository) / "empty" / "1");
+  options_.models = {"text", "empty", "absent"};
+  const std::unique_ptr<Server> server = Start();
+  ASSERT_NE(server, nullptr);
+  const std::vector<std::string> reasons{"text/config.pbtxt", "Could not determine backend", options_.repository};
+  for (std::size_t i = 0; i < reasons.size(); ++i) {
+    const std::string message = server->loads()[i].status.message();
+    EXPECT_NE(message.find(server->loads()[i].name), std::string::npos) << message;
+    EXPECT_NE(message.find(reasons[i]), std::string::npos) << message;
+  }
+}
+
+TEST_F(ServerTest, StartNamesWhatIsWrong) {
+  ServerOptions bad = options_;
+  bad.repository = "/nowhere/models";
+  EXPECT_NE(Server::Start(bad).status().message().find("/nowhere/models"), std::string::npos);
+  bad = options_;
+  bad.backend_directory = "/nowhere/backends";
+  EXPECT_NE(Server::Start(bad).status().message().find("/nowhere/backends"), std::string::npos);
+  bad = options_;
+  fs::remove_all(fs::path(options_.repository) / "echo");
+  EXPECT_NE(Server::Start(bad).status().message().find("holds no models"), std::string::npos);
+}
+
+TEST_F(ServerTest, CancelEndsWhatIsQueued) {
+  WriteModel(options_.repository, "slow", Delay(300));
+  const std::unique_ptr<Server> server = Start();
+  ASSERT_NE(server, nullptr);
+  const std::vector<float> values = Numbers(4);
+  std::vector<std::shared_ptr<Waiter>> waiters;
+  for (int i = 0; i < 5; ++i) {
+    waiters.push_back(std::make_shared<Waiter>());
+    ASSERT_TRUE(Send(*server, "slow", values, waiters.back()).ok());
+  }
+  for (std::size_t i = 1; i < waiters.size(); ++i) waiters[i]->Cancel();
+  std::size_t cancelled = 0;
+  for (const auto& waiter : waiters) {
+    ASSERT_TRUE(waiter->WaitDone());
+    const Status status = waiter->Take().status();
+    cancelled += status.code() == Code::kCancelled ? 1 : 0;
+    waiter->Cancel();  // after the end: nothing
+  }
+  EXPECT_GE(cancelled, 3U);
+}
+
+// Cancels from another thread at any moment of a request's life.
+TEST_F(ServerTest, CancelRacesWithTheEnd) {
+  const std::unique_ptr<Server> server = Start();
+  ASSERT_NE(server, nullptr);
+  const std::vector<float> values = Numbers(16);
+  for (int round = 0; round < 500; ++round) {
+    auto waiter = std::make_shared<Waiter>();
+    std::thread canceller([waiter] { waiter->Cancel(); });
+    const Status sent = Send(*server, "echo", values, waiter);
+    canceller.join();
+    ASSERT_TRUE(sent.ok());
+    ASSERT_TRUE(waiter->WaitDone());
+    const Status status = waiter->Take().status();
+    EXPECT_TRUE(status.ok() || status.code() == Code::kCancelled) << status.ToString();
+  }
+}
+
+TEST_F(ServerTest, StopWaitsForRunningRequestsAndRefusesNewOnes) {
+  WriteModel(options_.repository, "slow", Delay(300));
+  const std::unique_ptr<Server> server = Start();
+  ASSERT_NE(server, nullptr);
+  const std::vector<float> values = Numbers(4);
+  auto waiter = std::make_shared<Waiter>();
+  ASSERT_TRUE(Send(*server, "slow", values, waiter).ok());
+  Status stopped;
+  std::thread stopper([&] { stopped = server->Stop(); });
+  const bool done = waiter->WaitDone();
+  // A response that is kept would keep its model loaded.
+  const Status answer = done ? waiter->Take().status() : Status(Code::kDeadlineExceeded, "no answer");
+  stopper.join();
+  EXPECT_TRUE(stopped.ok()) << stopped.ToString();
+  EXPECT_TRUE(answer.ok()) << answer.ToString();
+  EXPECT_EQ(Send(*server, "echo", values, std::make_shared<Waiter>()).code(), Code::kUnavailable);
+  EXPECT_FALSE(server->IsReady());
+  EXPECT_TRUE(server->Stop().ok());
+}
+
+TEST_F(ServerTest, StopThatTakesTooLongSaysSoAndCrashesNothing) {
+  WriteModel(options_.repository, "slow", Delay(3000));
+  options_.exit_timeout_s = 1;
+  std::unique_ptr<Server> server = Start();
+  ASSERT_NE(server, nullptr);
+  const std::vector<float> values = Numbers(4);
+  auto waiter = std::make_shared<Waiter>();
+  ASSERT_TRUE(Send(*server, "slow", values, waiter).ok());
+  EXPECT_EQ(server->Stop().code(), Code::kUnavailable);
+  server.reset();
+  ASSERT_TRUE(waiter->WaitDone());
+  EXPECT_TRUE(waiter->Take().status().ok());
+}
+
+TEST_F(ServerTest, ManyThreads) {
+  const std::unique_ptr<Server> server = Start();
+  ASSERT_NE(server, nullptr);
+  std::atomic<int> good{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 8; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < 200; ++i) {
+        const std::vector<float> values = Numbers(static_cast<std::size_t>(1 + (t * 37 + i) % 300));
+        auto waiter = std::make_shared<Waiter>();
+        if (!Send(*server, "echo", values, waiter).ok() || !waiter->WaitDone()) continue;
+        const InferResponse response = waiter->Take();
+        const Output output = response.GetOutput(0).value();
+        const bool same = output.size == values.size() * 4 && std::memcmp(output.data, values.data(), output.size) == 0;
+        good += same ? 1 : 0;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(good.load(), 1600);
+}
+
+}  // namespace
+}  // namespace mesh::triton

@@ -1,0 +1,284 @@
+#include "triton/server.h"
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+#include "common/log.h"
+#include "triton/library.h"
+#include "triton/poll_failure.h"
+
+namespace mesh::triton {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::chrono::milliseconds kLongestPause{20};
+
+// Runs a function that gives out a message and returns its JSON.
+template <typename Function>
+Result<std::string> JsonOf(Function function) {
+  TRITONSERVER_Message* raw = nullptr;
+  if (Status status = ToStatus(function(&raw)); !status.ok()) return status;
+  return ToJson(MessageHandle(raw));
+}
+
+// A backend is opened by Triton from wherever it is linked to, where its own run path may not reach the libraries
+// beside Triton's. A failure is not ours to report: Triton names it when a model wants that backend.
+void OpenBackendDependencies(const std::string& folder) {
+  std::error_code error;
+  for (const fs::directory_entry& backend : fs::directory_iterator(folder, error)) {
+    const std::string name = backend.path().filename().string();
+    const fs::path library = backend.path() / ("libtriton_" + name + ".so");
+    if (fs::exists(library, error)) static_cast<void>(OpenDependencies(library.string()));
+  }
+}
+
+// Instead of the "unknown model" that Triton would answer once it has unloaded everything.
+Status Stopped() { return {Code::kUnavailable, "Triton is stopped; send the request to another endpoint"}; }
+
+// Triton ends some messages with a line break or a semicolon and one.
+Status Tidy(Status status) {
+  std::string message = status.message();
+  while (!message.empty() && (message.back() == '\n' || message.back() == ';' || message.back() == ' ')) {
+    message.pop_back();
+  }
+  return {status.code(), std::move(message)};
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
+  if (Status status = LoadLibrary(options.library); !status.ok()) return status;
+  std::unique_ptr<Server> server(new Server(std::move(options)));
+  if (Status status = server->StartTriton(); !status.ok()) return status;
+  if (Status status = server->LoadModels(); !status.ok()) return status;
+  return server;
+}
+
+Status Server::StartTriton() {
+  Result<AllocatorHandle> allocator = InferCallbacks::NewAllocator();
+  if (!allocator.ok()) return allocator.status();
+  allocator_ = std::move(allocator).value();
+  if (options_.backend_directory.empty()) {
+    options_.backend_directory = (fs::path(GetApi().path).parent_path().parent_path() / "backends").string();
+  }
+  Result<ServerOptionsHandle> made = MakeOptions(options_);
+  if (!made.ok()) return made.status();
+  OpenBackendDependencies(options_.backend_directory);
+  return ToStatus(GetApi().ServerNew(&server_, made.value().get()));
+}
+
+Result<std::vector<std::string>> Server::WantedModels() const {
+  if (!options_.models.empty()) return options_.models;
+  Result<std::string> index = Index();
+  if (!index.ok()) return index.status();
+  std::vector<std::string> names;
+  const nlohmann::json parsed = nlohmann::json::parse(index.value(), nullptr, false);
+  for (const nlohmann::json& entry : parsed) names.push_back(entry.value("name", ""));
+  std::sort(names.begin(), names.end());
+  names.erase(std::unique(names.begin(), names.end()), names.end());
+  if (names.empty()) {
+    return Status(Code::kInvalidArgument, "model repository '" + options_.repository + "' holds no models");
+  }
+  return names;
+}
+
+Status Server::LoadModels() {
+  Result<std::vector<std::string>> wanted = WantedModels();
+  if (!wanted.ok()) return wanted.status();
+  for (const std::string& name : wanted.value()) loads_.push_back({name, Status()});
+  std::atomic<std::size_t> next{0};
+  const auto load = [this, &next] {
+    for (std::size_t i = next++; i < loads_.size(); i = next++) loads_[i].status = LoadModel(loads_[i].name);
+  };
+  std::vector<std::thread> threads;
+  const std::size_t count = std::min<std::size_t>(std::max(options_.model_load_threads, 1U), loads_.size());
+  for (std::size_t i = 1; i < count; ++i) threads.emplace_back(load);
+  load();
+  for (std::thread& thread : threads) thread.join();
+  for (ModelLoad& loaded : loads_) {
+    if (!IsPollFailure(loaded.status)) continue;
+    const std::string reason = PollFailure(this, options_, loaded.name);
+    const std::string where = "failed to load model '" + loaded.name + "': ";
+    loaded.status = {Code::kInvalidArgument,
+                     where + (reason.empty() ? "it is not in repository '" + options_.repository + "'" : reason)};
+  }
+  return {};
+}
+
+Server::~Server() {
+  if (server_ == nullptr) return;
+  const Status status = Stop();
+  if (status.ok()) {
+    static_cast<void>(ToStatus(GetApi().ServerDelete(server_)));
+    return;
+  }
+  // Requests still run inside: freeing the server under them would crash, keeping it costs only memory.
+  log::Error("triton kept, it did not stop", {{"reason", status.message()}});
+  static_cast<void>(allocator_.release());
+}
+
+Status Server::Stop() {
+  if (server_ == nullptr || stopped_.exchange(true)) return stop_status_;
+  Status status = UnloadAll(std::chrono::steady_clock::now() + std::chrono::seconds(options_.exit_timeout_s));
+  if (status.ok()) status = ToStatus(GetApi().ServerStop(server_));
+  if (!status.ok()) {
+    stop_status_ = {Code::kUnavailable, "Triton did not stop within " + std::to_string(options_.exit_timeout_s) +
+                                            " s, requests or responses are still held: " + status.message()};
+  }
+  return stop_status_;
+}
+
+Status Server::UnloadAll(std::chrono::steady_clock::time_point until) {
+  Result<std::vector<std::string>> loaded = ModelsInUse();
+  if (!loaded.ok()) return loaded.status();
+  for (const std::string& name : loaded.value()) {
+    if (Status status = UnloadModel(name); !status.ok()) return status;
+    // Triton tells nobody when a model is gone, so its state is looked at again and again.
+    for (std::chrono::milliseconds pause{1}; true; pause = std::min(pause * 2, kLongestPause)) {
+      Result<std::vector<std::string>> left = ModelsInUse();
+      if (!left.ok()) return left.status();
+      if (std::find(left.value().begin(), left.value().end(), name) == left.value().end()) break;
+      if (std::chrono::steady_clock::now() >= until) return {Code::kUnavailable, "model '" + name + "' is in use"};
+      std::this_thread::sleep_for(pause);
+    }
+  }
+  return {};
+}
+
+Result<std::vector<std::string>> Server::ModelsInUse() const {
+  Result<std::string> index = Index();
+  if (!index.ok()) return index.status();
+  std::vector<std::string> names;
+  const nlohmann::json parsed = nlohmann::json::parse(index.value(), nullptr, false);
+  for (const nlohmann::json& entry : parsed) {
+    const std::string state = entry.value("state", "");
+    const bool in_use = state == "READY" || state == "LOADING" || state == "UNLOADING";
+    const std::string name = entry.value("name", "");
+    if (in_use && (names.empty() || names.back() != name)) names.push_back(name);
+  }
+  return names;
+}
+
+bool Server::IsLive() const {
+  bool live = false;
+  return ToStatus(GetApi().ServerIsLive(server_, &live)).ok() && live;
+}
+
+bool Server::IsReady() const {
+  bool ready = false;
+  if (!ToStatus(GetApi().ServerIsReady(server_, &ready)).ok() || !ready) return false;
+  // Triton does not miss a model whose folder it could not even read.
+  return std::all_of(loads_.begin(), loads_.end(), [this](const ModelLoad& load) {
+    if (load.status.ok()) return true;
+    const Result<bool> loaded_later = IsModelReady(load.name);
+    return loaded_later.ok() && loaded_later.value();
+  });
+}
+
+Result<bool> Server::IsModelReady(const std::string& model, std::int64_t version) const {
+  bool ready = false;
+  Status status = ToStatus(GetApi().ServerModelIsReady(server_, model.c_str(), version, &ready));
+  if (!status.ok()) return status;
+  return ready;
+}
+
+Result<std::string> Server::Metadata() const {
+  return JsonOf([this](TRITONSERVER_Message** out) { return GetApi().ServerMetadata(server_, out); });
+}
+
+Result<std::string> Server::ModelMetadata(const std::string& model, std::int64_t version) const {
+  return JsonOf(
+      [&](TRITONSERVER_Message** out) { return GetApi().ServerModelMetadata(server_, model.c_str(), version, out); });
+}
+
+Result<std::string> Server::ModelConfig(const std::string& model, std::int64_t version) const {
+  return JsonOf(
+      [&](TRITONSERVER_Message** out) { return GetApi().ServerModelConfig(server_, model.c_str(), version, 1, out); });
+}
+
+Result<std::string> Server::Statistics(const std::string& model, std::int64_t version) const {
+  return JsonOf(
+      [&](TRITONSERVER_Message** out) { return GetApi().ServerModelStatistics(server_, model.c_str(), version, out); });
+}
+
+Result<std::string> Server::Index(bool ready_only) const {
+  const std::uint32_t flags = ready_only ? TRITONSERVER_INDEX_FLAG_READY : 0;
+  return JsonOf([&](TRITONSERVER_Message** out) { return GetApi().ServerModelIndex(server_, flags, out); });
+}
+
+Result<std::string> Server::Metrics() const {
+  const Api& api = GetApi();
+  TRITONSERVER_Metrics* raw = nullptr;
+  if (Status status = ToStatus(api.ServerMetrics(server_, &raw)); !status.ok()) return status;
+  const MetricsHandle metrics(raw);
+  const char* base = nullptr;
+  std::size_t size = 0;
+  Status status = ToStatus(api.MetricsFormatted(raw, TRITONSERVER_METRIC_PROMETHEUS, &base, &size));
+  if (!status.ok()) return status;
+  return std::string(base, size);
+}
+
+Status Server::LoadModel(const std::string& model) {
+  return Tidy(ToStatus(GetApi().ServerLoadModel(server_, model.c_str())));
+}
+
+Status Server::UnloadModel(const std::string& model) {
+  return Tidy(ToStatus(GetApi().ServerUnloadModel(server_, model.c_str())));
+}
+
+Result<std::uint32_t> Server::TransactionFlags(const char* model, std::int64_t version) const {
+  if (stopped_.load(std::memory_order_relaxed)) return Stopped();
+  std::uint32_t flags = 0;
+  Status status = ToStatus(GetApi().ServerModelTransactionProperties(server_, model, version, &flags, nullptr));
+  if (!status.ok()) return status;
+  return flags;
+}
+
+Result<std::uint32_t> Server::BatchFlags(const char* model, std::int64_t version) const {
+  std::uint32_t flags = 0;
+  Status status = ToStatus(GetApi().ServerModelBatchProperties(server_, model, version, &flags, nullptr));
+  if (!status.ok()) return status;
+  return flags;
+}
+
+Result<RequestHandle> Server::NewRequest(const char* model, std::int64_t version) const {
+  if (stopped_.load(std::memory_order_relaxed)) return Stopped();
+  TRITONSERVER_InferenceRequest* raw = nullptr;
+  if (Status status = ToStatus(GetApi().InferenceRequestNew(&raw, server_, model, version)); !status.ok()) {
+    return status;
+  }
+  return RequestHandle(raw);
+}
+
+Status Server::Infer(RequestHandle request, std::shared_ptr<InferCall> call) const {
+  const Api& api = GetApi();
+  TRITONSERVER_InferenceRequest* raw = request.get();
+  InferCall* self = call.get();
+  Status status = ToStatus(api.InferenceRequestSetReleaseCallback(raw, InferCallbacks::Release, self));
+  if (!status.ok()) return status;
+  status =
+      ToStatus(api.InferenceRequestSetResponseCallback(raw, allocator_.get(), self, InferCallbacks::Respond, self));
+  if (!status.ok()) return status;
+  self->running_ = raw;
+  self->held_for_response_ = call;
+  self->held_for_release_ = call;
+  status = ToStatus(api.ServerInferAsync(server_, raw, nullptr));
+  if (!status.ok()) {  // neither callback comes: the request and the references are ours again
+    const std::lock_guard<std::mutex> lock(self->mutex_);
+    self->running_ = nullptr;
+    self->held_for_response_.reset();
+    self->held_for_release_.reset();
+    return status;
+  }
+  static_cast<void>(request.release());
+  self->Submitted();
+  return {};
+}
+
+}  // namespace mesh::triton

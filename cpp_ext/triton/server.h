@@ -1,0 +1,89 @@
+// A Triton server inside this process.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/status.h"
+#include "triton/handles.h"
+#include "triton/infer.h"
+#include "triton/options.h"
+
+namespace mesh::triton {
+
+constexpr std::int64_t kAnyVersion = -1;  // the one that the model's version policy chooses
+
+// How the loading of one model went. The message of a failure is Triton's own.
+struct ModelLoad {
+  std::string name;
+  Status status;
+};
+
+// Thread-safe. Names are those of the repository; a version of kAnyVersion leaves the choice to the model's policy.
+class Server {
+ public:
+  // Loads the library and starts; returns when every wanted model is loaded or has failed to. A model that fails does
+  // not fail the start: see loads(). Fails for a library, folder or option that does not work, and for a repository
+  // without models.
+  static Result<std::unique_ptr<Server>> Start(ServerOptions options);
+  // Stop(). Must come after all other calls have returned.
+  ~Server();
+  Server(const Server&) = delete;
+  Server& operator=(const Server&) = delete;
+
+  // Refuses new requests, waits for running ones up to the exit timeout, unloads the models. Repeatable. A response
+  // that somebody still holds counts as running. UNAVAILABLE when something was left after the timeout.
+  Status Stop();
+
+  [[nodiscard]] const std::vector<ModelLoad>& loads() const { return loads_; }
+  [[nodiscard]] bool IsLive() const;
+  [[nodiscard]] bool IsReady() const;  // the server and every model that it was to load
+  [[nodiscard]] Result<bool> IsModelReady(const std::string& model, std::int64_t version = kAnyVersion) const;
+
+  // JSON texts as Triton writes them.
+  [[nodiscard]] Result<std::string> Metadata() const;
+  [[nodiscard]] Result<std::string> ModelMetadata(const std::string& model, std::int64_t version = kAnyVersion) const;
+  [[nodiscard]] Result<std::string> ModelConfig(const std::string& model, std::int64_t version = kAnyVersion) const;
+  // An empty name: all models.
+  [[nodiscard]] Result<std::string> Statistics(const std::string& model, std::int64_t version = kAnyVersion) const;
+  // Of the whole repository, or only of what is loaded and ready.
+  [[nodiscard]] Result<std::string> Index(bool ready_only = false) const;
+  // Prometheus text.
+  [[nodiscard]] Result<std::string> Metrics() const;
+
+  Status LoadModel(const std::string& model);
+  Status UnloadModel(const std::string& model);
+
+  // Bits of TRITONSERVER_ModelTxnPropertyFlag and of TRITONSERVER_ModelBatchFlag.
+  [[nodiscard]] Result<std::uint32_t> TransactionFlags(const char* model, std::int64_t version) const;
+  [[nodiscard]] Result<std::uint32_t> BatchFlags(const char* model, std::int64_t version) const;
+
+  // An empty request for a model that is ready; the caller fills it through Triton's C API.
+  [[nodiscard]] Result<RequestHandle> NewRequest(const char* model, std::int64_t version) const;
+  // Runs it. On success `call` is told everything else; on failure it is never called. The bytes appended to the
+  // request must stay until OnReleased.
+  Status Infer(RequestHandle request, std::shared_ptr<InferCall> call) const;
+
+ private:
+  explicit Server(ServerOptions options) : options_(std::move(options)) {}
+  Status StartTriton();
+  Status LoadModels();
+  Result<std::vector<std::string>> WantedModels() const;
+  // One model after the other: Triton 2.51 crashes now and then when it ends many at once, as ServerStop does (a lookup
+  // of its rate limiter is not guarded against the end of another model).
+  Status UnloadAll(std::chrono::steady_clock::time_point until);
+  Result<std::vector<std::string>> ModelsInUse() const;
+
+  ServerOptions options_;
+  AllocatorHandle allocator_;
+  TRITONSERVER_Server* server_ = nullptr;
+  std::vector<ModelLoad> loads_;
+  std::atomic<bool> stopped_{false};
+  Status stop_status_;
+};
+
+}  // namespace mesh::triton

@@ -1,0 +1,120 @@
+"""Revisions of a spec: what a deploy, a rollback and a delete write. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from keeper.changes import Change
+from keeper.order import highest, is_later
+from keeper.picture import AppState, Versioned
+from keeper.stamps import stamp
+from serving._proto import records_pb2 as pb
+from serving.errors import Conflict, FailedPrecondition, NotFound
+from serving.store import keys
+
+MAX_REVISIONS: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One wish to store a spec. `uid` is used when the application is new; `if_revision` 0 asks for nothing."""
+
+    spec: pb.ApplicationSpec
+    uid: str
+    now_s: float
+    author: str = ""
+    note: str = ""
+    if_revision: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What is stored afterwards, and the change that leads there (empty when the spec was stored already)."""
+
+    stored: pb.StoredSpec
+    change: Change
+
+    @property
+    def changed(self) -> bool:
+        return bool(self.change)
+
+
+def store(request: Request, found: AppState, known: AppState) -> Stored:
+    """The next revision for `request`; the same one when the spec did not change.
+
+    `found` is the application in the store, `known` what this keeper remembers of it: after the store lost something,
+    numbers that were used are not used again. Raises `Conflict` and `FailedPrecondition`.
+    """
+    base = latest(found, known)
+    current = base.revision if base else 0
+    if request.if_revision and request.if_revision != current:
+        raise Conflict(
+            f"revision {request.if_revision} was expected, the current one is {current}; read it and decide again"
+            if current
+            else f"revision {request.if_revision} was expected, but the application does not exist"
+        )
+    if base is not None and base.deleting:
+        raise FailedPrecondition(f"{found.key} is being deleted; wait until it is gone, then deploy again")
+    if base is not None and found.spec is not None and found.spec.value.spec == request.spec:
+        return Stored(found.spec.value, Change())
+    uid = base.uid if base else request.uid
+    number = max(found.revision(uid), known.revision(uid), current) + 1
+    stored = pb.StoredSpec(
+        spec=request.spec,
+        revision=number,
+        uid=uid,
+        created_at=stamp(request.now_s),
+        author=request.author,
+        note=request.note,
+    )
+    return Stored(stored, _write(stored, found))
+
+
+def latest(found: AppState, known: AppState) -> pb.StoredSpec | None:
+    """The latest spec that is stored, remembered or proved by a work order; None when there is none that lives."""
+    candidates = [app.spec.value for app in (found, known) if app.spec is not None]
+    for app in (found, known):
+        best = highest(app, app.placements.values())
+        if best is not None:
+            candidates.append(best.value.stored)
+    buried = found.tombstones.keys() | known.tombstones.keys()
+    living = [item for item in candidates if item.uid not in buried or (found.spec and item is found.spec.value)]
+    answer: pb.StoredSpec | None = None
+    for item in living:
+        if answer is None or is_later(item, answer):
+            answer = item
+    return answer
+
+
+def _write(stored: pb.StoredSpec, found: AppState) -> Change:
+    change = Change()
+    change.put(keys.spec(found.key), found.spec, stored)
+    change.put(keys.revision(found.key, stored.revision), found.revisions.get(stored.revision), stored)
+    numbers = sorted([*found.revisions, stored.revision])
+    for number in numbers[:-MAX_REVISIONS]:
+        change.delete(keys.revision(found.key, number), found.revisions[number])
+    return change
+
+
+def revision_of(found: AppState, number: int) -> Versioned[pb.StoredSpec]:
+    """The kept revision `number`. Raises `NotFound` that names those that are kept."""
+    kept = found.revisions.get(number)
+    if kept is None:
+        numbers = ", ".join(str(known) for known in sorted(found.revisions)) or "none"
+        raise NotFound(f"{found.key} has no revision {number}; kept are: {numbers}")
+    return kept
+
+
+def mark_deleting(found: AppState) -> Change:
+    """Marks the application for deletion; empty when it is marked already. Raises `NotFound`."""
+    if found.spec is None:
+        raise NotFound(f"there is no application {found.key}")
+    if found.spec.value.deleting:
+        return Change()
+    stored = pb.StoredSpec()
+    stored.CopyFrom(found.spec.value)
+    stored.deleting = True
+    change = Change()
+    change.put(keys.spec(found.key), found.spec, stored)
+    return change

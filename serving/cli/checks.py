@@ -1,0 +1,248 @@
+"""The checks of `mesh doctor`. Each looks at one thing, changes nothing, and raises nothing."""
+
+from __future__ import annotations
+
+import ctypes.util
+import os
+import platform
+import re
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+from serving.cli.version import versions
+
+OK: Final = "ok"
+WARNING: Final = "warning"
+FAILED: Final = "failed"
+
+MIN_PYTHON: Final = (3, 10)
+MIN_MEMORY_GIB: Final = 4.0
+MIN_DISK_GIB: Final = 5.0
+MIN_OPEN_FILES: Final = 4096
+LIBRARIES: Final = {"nghttp2": "libnghttp2-14", "ssl": "libssl3", "crypto": "libssl3", "z": "zlib1g"}
+_GIB: Final = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """`state` is ok, warning or failed; `advice` says what to do where it is not ok."""
+
+    name: str
+    state: str
+    found: str
+    advice: str = ""
+
+
+def run_all(mesh_dir: Path, say: Callable[[str], None]) -> list[Check]:
+    """Every check, in the order in which they build on each other."""
+    groups: list[tuple[str, Callable[[], Iterator[Check]]]] = [
+        ("the machine", lambda: machine(mesh_dir)),
+        ("Python packages", packages),
+        ("system libraries", system_libraries),
+        ("etcd", etcd),
+        ("the parts of a replica", replica_parts),
+        ("the built extension", extension),
+        ("ports", ports),
+        ("the mesh", lambda: mesh(mesh_dir)),
+    ]
+    found: list[Check] = []
+    for name, group in groups:
+        say(f"checking {name}")
+        try:
+            found.extend(group())
+        except Exception as error:  # noqa: BLE001 - a check that breaks must not hide the others
+            text = f"the check itself failed: {type(error).__name__}: {error}"
+            found.append(Check(name, WARNING, text, "report this with the output of `mesh doctor --json`"))
+    return found
+
+
+def machine(mesh_dir: Path) -> Iterator[Check]:
+    """Operating system, cores, memory, disk, limits, GPUs."""
+    system = f"{platform.system()} {platform.machine()}, {_os_name()}"
+    supported = platform.system() == "Linux" and platform.machine() == "x86_64"
+    yield Check("machine", OK if supported else WARNING, system, "" if supported else "tried on Linux x86_64 only")
+    version = platform.python_version()
+    good = sys.version_info >= MIN_PYTHON
+    yield Check("python", OK if good else FAILED, version, "" if good else "install Python 3.10 or newer")
+    cores = len(os.sched_getaffinity(0))
+    advice = "" if cores >= 2 else "a local mesh starts slowly on one core"
+    yield Check("cores", OK if cores >= 2 else WARNING, str(cores), advice)
+    yield _memory()
+    yield _disk(mesh_dir)
+    soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    few = soft < MIN_OPEN_FILES
+    advice = f"Ray wants more: ulimit -n {MIN_OPEN_FILES}" if few else ""
+    yield Check("open files", WARNING if few else OK, str(soft), advice)
+    yield _gpus()
+
+
+def packages() -> Iterator[Check]:
+    """The Python packages that are needed, and the stubs made from `proto/`."""
+    found = versions()
+    for name, module in (("ray", "ray"), ("triton", "pytriton"), ("openvino", "openvino"), ("grpc", "grpc")):
+        version = found[name]
+        missing = version == "-" and find_spec(module) is None
+        yield Check(name, FAILED if missing else OK, version, "run `make setup`" if missing else "")
+    stubs = find_spec("serving._proto.records_pb2") is not None
+    advice = "" if stubs else "run `make setup` (it makes them from proto/)"
+    yield Check("protocol stubs", OK if stubs else FAILED, "made" if stubs else "missing", advice)
+
+
+def system_libraries() -> Iterator[Check]:
+    """Shared libraries that the C++ part is linked with."""
+    for name, package in LIBRARIES.items():
+        found = ctypes.util.find_library(name)
+        advice = "" if found else f"apt-get install {package}"
+        yield Check(f"lib{name}", OK if found else FAILED, found or "missing", advice)
+
+
+def etcd() -> Iterator[Check]:
+    """The binary that `mesh up` starts."""
+    from serving.errors import FailedPrecondition
+    from serving.local.etcd import find_etcd
+
+    try:
+        path = find_etcd()
+    except FailedPrecondition as error:
+        yield Check("etcd", FAILED, "missing", f"{error.message}; not needed with `mesh up -f` and an etcd elsewhere")
+        return
+    done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20, check=False)
+    match = re.search(r"etcd Version: (\S+)", done.stdout)
+    version = match.group(1) if match else "of unknown version"
+    good = match is not None and tuple(int(part) for part in version.split(".")[:2]) >= (3, 4)
+    yield Check("etcd", OK if good else WARNING, f"{version} ({path})", "" if good else "3.4 or newer is wanted")
+
+
+def replica_parts() -> Iterator[Check]:
+    """Triton, its backends, Ray's C++ worker and our own libraries, and whether those find theirs."""
+    from serving.deployment.libraries import survey
+
+    for finding in survey():
+        state = OK if finding.path else FAILED
+        where = str(finding.path) if finding.path else finding.problem
+        yield Check(finding.piece, state, where, finding.remedy)
+        if finding.path is not None and finding.piece == "the C++ deployment actor":
+            yield _links(finding.path)
+
+
+def extension() -> Iterator[Check]:
+    """`serving._native`, loaded in a process of its own."""
+    code = "import serving._native as n; print(n.__file__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    if done.returncode == 0:
+        yield Check("serving._native", OK, done.stdout.strip())
+        return
+    reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else f"exit status {done.returncode}"
+    yield Check("serving._native", FAILED, reason, "build it with `make setup`; `mesh model check` needs it")
+
+
+def ports() -> Iterator[Check]:
+    """Whether processes can listen on loopback."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as one:
+            one.bind(("127.0.0.1", 0))
+            one.listen(1)
+            with socket.create_connection(("127.0.0.1", one.getsockname()[1]), timeout=5):
+                pass
+        yield Check("loopback", OK, "listens and connects")
+    except OSError as error:
+        advice = "a mesh needs TCP on 127.0.0.1: look at firewall rules and sandboxes"
+        yield Check("loopback", FAILED, str(error), advice)
+
+
+def mesh(mesh_dir: Path) -> Iterator[Check]:
+    """The folder of the local mesh, and the mesh in it."""
+    from serving.errors import MeshError, NotFound
+    from serving.local.state import load_state
+
+    near = next(path for path in (mesh_dir, *mesh_dir.parents) if path.exists())
+    if not os.access(near, os.W_OK | os.X_OK):
+        yield Check("mesh folder", FAILED, f"{near} is not writable", "choose another folder with --dir or MESH_DIR")
+        return
+    try:
+        state = load_state(mesh_dir)
+    except NotFound:
+        yield Check("mesh", OK, f"none runs in {mesh_dir}")
+        return
+    except MeshError as error:
+        yield Check("mesh", WARNING, error.message, "see the message")
+        return
+    if state.running():
+        dead = [item.name for item in state.processes if not item.identity.alive()]
+        advice = f"not running now: {', '.join(dead)}; see {mesh_dir / 'logs'}" if dead else ""
+        yield Check("mesh", WARNING if dead else OK, f"{state.phase} in {mesh_dir}", advice)
+    else:
+        advice = f"clean up with `mesh down --dir {mesh_dir}`, start again with `mesh up`"
+        yield Check("mesh", WARNING, f"one in {mesh_dir} ended without cleaning up", advice)
+
+
+def _os_name() -> str:
+    try:
+        return platform.freedesktop_os_release().get("PRETTY_NAME", "unknown")
+    except OSError:
+        return "unknown"
+
+
+def _memory() -> Check:
+    pages, size = os.sysconf("SC_AVPHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    free, total = pages * size / _GIB, os.sysconf("SC_PHYS_PAGES") * size / _GIB
+    available = _meminfo_available() or free
+    few = available < MIN_MEMORY_GIB
+    advice = "a Ray cluster takes about 1 GiB: start few, or free some memory" if few else ""
+    return Check("memory", WARNING if few else OK, f"{available:.1f} of {total:.1f} GiB free", advice)
+
+
+def _meminfo_available() -> float:
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return 0.0
+    match = re.search(r"MemAvailable:\s+(\d+) kB", text)
+    return int(match.group(1)) / (1 << 20) if match else 0.0
+
+
+def _disk(mesh_dir: Path) -> Check:
+    near = next(path for path in (mesh_dir, *mesh_dir.parents) if path.exists())
+    free = shutil.disk_usage(near).free / _GIB
+    few = free < MIN_DISK_GIB
+    advice = "artifacts and logs need room: choose another folder with --dir or MESH_DIR" if few else ""
+    return Check("disk", WARNING if few else OK, f"{free:.1f} GiB free in {near}", advice)
+
+
+def _gpus() -> Check:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return Check("gpus", OK, "none (models run on CPUs)")
+    query = [tool, "--query-gpu=name", "--format=csv,noheader"]
+    done = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    names = [line.strip() for line in done.stdout.splitlines() if line.strip()]
+    if done.returncode or not names:
+        return Check("gpus", WARNING, "nvidia-smi does not answer", "look at the driver with `nvidia-smi`")
+    return Check("gpus", OK, ", ".join(names))
+
+
+def _links(library: Path) -> Check:
+    """Whether the dynamic linker finds everything that our actor needs, with Ray's and Triton's folders at hand."""
+    from serving.deployment.libraries import MissingPiece, find_ray_cpp, find_triton, replica_library_path
+
+    try:
+        path = replica_library_path(find_triton(), find_ray_cpp())
+    except MissingPiece as missing:
+        return Check("links of the actor", FAILED, missing.problem, missing.remedy)
+    environment = {**os.environ, "LD_LIBRARY_PATH": path}
+    done = subprocess.run(
+        ["ldd", str(library)], capture_output=True, text=True, env=environment, timeout=60, check=False
+    )
+    missing_names = re.findall(r"(\S+) => not found", done.stdout)
+    if missing_names:
+        advice = "install the packages of scripts/setup, then build again with `make setup`"
+        return Check("links of the actor", FAILED, f"not found: {', '.join(missing_names)}", advice)
+    return Check("links of the actor", OK, "all found")

@@ -1,0 +1,165 @@
+"""The JSON shapes of the answers. They are a contract: documented in docs/guides/cli.md, fields are only ever added."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from serving.cli.output import iso
+
+if TYPE_CHECKING:
+    from serving._proto import keeper_pb2 as api
+    from serving._proto import records_pb2 as pb
+    from serving.sdk.status import AppStatus, DeployResult
+
+
+def application(status: AppStatus) -> dict[str, Any]:
+    """An application as `mesh status --json` shows it."""
+    return {
+        "namespace": status.namespace,
+        "name": status.name,
+        "phase": status.phase,
+        "message": status.message,
+        "ready": status.ready,
+        "cluster": status.cluster,
+        "generation": status.generation,
+        "revision": status.revision,
+        "serving_revision": status.serving_revision,
+        "deleting": status.deleting,
+        "reasons": reasons(status.reasons),
+        "conditions": [
+            {
+                "type": item.type,
+                "status": item.status,
+                "reason": item.reason,
+                "message": item.message,
+                "since": iso(item.since),
+            }
+            for item in status.conditions
+        ],
+        "deployments": [deployment(item) for item in status.deployments],
+    }
+
+
+def reasons(items: Any) -> list[dict[str, str]]:
+    return [{"cluster": item.cluster, "reason": item.reason} for item in items]
+
+
+def deployment(item: pb.DeploymentStatus) -> dict[str, Any]:
+    return {
+        "name": item.name,
+        "wanted": item.wanted,
+        "ready": item.ready,
+        "reason": item.reason,
+        "retry_at": iso(item.retry_at),
+        "replicas": [replica(one) for one in item.replicas],
+    }
+
+
+def replica(item: pb.ReplicaStatus) -> dict[str, Any]:
+    from serving.sdk.status import replica_state_name
+
+    return {
+        "id": item.id,
+        "state": replica_state_name(item.state),
+        "node": item.node,
+        "address": item.address,
+        "pid": item.pid,
+        "restarts": item.restarts,
+        "revision": item.revision,
+        "reason": item.reason,
+        "since": iso(item.since),
+    }
+
+
+def endpoint(item: pb.Endpoint) -> dict[str, Any]:
+    return {
+        "application": f"{item.namespace}/{item.application}",
+        "id": item.id,
+        "address": item.address,
+        "protocol": item.protocol,
+        "role": item.role,
+        "deployment": item.deployment,
+        "models": [{"name": model.name, "versions": list(model.versions)} for model in item.models],
+        "cluster": item.cluster,
+        "node": item.node,
+        "revision": item.revision,
+        "generation": item.generation,
+        "weight": item.weight or 100,
+        "state": item.state,
+        "tls": item.tls,
+        "pid": item.pid,
+        "metrics_address": item.metrics_address,
+        "labels": dict(item.labels),
+    }
+
+
+def resources(item: pb.Resources) -> dict[str, Any]:
+    return {
+        "cpus": item.cpus,
+        "gpus": item.gpus,
+        "memory_bytes": item.memory_bytes,
+        "accelerator_type": item.accelerator_type,
+        "custom": dict(item.custom),
+    }
+
+
+def cluster(view: api.ClusterView) -> dict[str, Any]:
+    record = view.record
+    return {
+        "name": record.name,
+        "alive": view.alive,
+        "last_seen": iso(view.last_seen),
+        "total": resources(record.total),
+        "available": resources(record.available),
+        "mesh_used": resources(record.mesh_used),
+        "pending": resources(record.pending),
+        "labels": dict(record.labels),
+        "versions": dict(record.versions),
+        "applications": [f"{item.namespace}/{item.name}" for item in view.applications],
+        "nodes": [
+            {
+                "id": node.id,
+                "address": node.address,
+                "head": node.head,
+                "total": resources(node.total),
+                "available": resources(node.available),
+                "labels": dict(node.labels),
+            }
+            for node in record.nodes
+        ],
+    }
+
+
+def decision(item: pb.Decision) -> dict[str, Any]:
+    return {
+        "cluster": item.cluster,
+        "generation": item.generation,
+        "why": item.why,
+        "reasons": reasons(item.reasons),
+    }
+
+
+def deployed(result: DeployResult) -> dict[str, Any]:
+    return {
+        "namespace": result.namespace,
+        "name": result.name,
+        "revision": result.revision,
+        "changed": result.changed,
+        "uid": result.uid,
+        "status": application(result.status) if result.status else None,
+        "would_place": decision(result.would_place) if result.would_place else None,
+    }
+
+
+def revision(item: pb.StoredSpec) -> dict[str, Any]:
+    return {
+        "revision": item.revision,
+        "created_at": iso(item.created_at),
+        "author": item.author,
+        "note": item.note,
+        "uid": item.uid,
+        "deployments": [
+            {"name": one.name, "replicas": one.replicas.min, "digest": one.triton.repository.digest}
+            for one in item.spec.deployments
+        ],
+    }

@@ -1,0 +1,135 @@
+"""Keepers and cluster agents as child processes: how each is started, and how one that ends is started again."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from serving.errors import FailedPrecondition
+from serving.local.plan import ClusterPlan, MeshPlan
+from serving.local.process import Process, log_tail
+from serving.local.state import ProcessRecord
+
+_FIRST_PAUSE_S: Final = 0.5
+_LONGEST_PAUSE_S: Final = 30.0
+_STABLE_S: Final = 60.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ChildSpec:
+    """A process to keep running. `config` is written to `config_file` before each start."""
+
+    name: str
+    role: str
+    module: str
+    config_file: Path
+    log_file: Path
+    config: Mapping[str, Any]
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+def keeper_spec(plan: MeshPlan, index: int) -> ChildSpec:
+    """The keeper with this index. It chooses its ports itself and is found through etcd."""
+    name = f"keeper-{index}"
+    listen = plan.listen
+    config: dict[str, Any] = {"id": name, "etcd": plan.etcd_section(), "listen": f"{_bracketed(listen.host)}:0"}
+    config["advertise_host"] = listen.advertise_host
+    config["metrics_listen"] = "127.0.0.1:0"  # without authentication, so never further than this machine
+    if listen.tls is not None:
+        config["tls"] = asdict(listen.tls)
+    return _spec(plan, name, "keeper", "keeper", config, {})
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def agent_spec(plan: MeshPlan, cluster: ClusterPlan) -> ChildSpec:
+    """The agent of one Ray cluster."""
+    config: dict[str, Any] = {
+        "mesh": plan.name,
+        "cluster": cluster.name,
+        "ray_address": cluster.ray_address,
+        "etcd": plan.etcd_section(),
+        "labels": dict(cluster.labels),
+        "mesh_dir": str(plan.mesh_dir),
+        "listen_host": cluster.listen.host,
+        "advertise_host": cluster.listen.advertise_host,
+    }
+    if cluster.listen.tls is not None:
+        config["serving_tls"] = asdict(cluster.listen.tls)
+    return _spec(plan, f"agent-{cluster.name}", "agent", "serving.cluster_agent", config, cluster.env)
+
+
+def _spec(
+    plan: MeshPlan, name: str, role: str, module: str, config: Mapping[str, Any], env: Mapping[str, str]
+) -> ChildSpec:
+    config_file = plan.mesh_dir / "config" / f"{name}.json"
+    return ChildSpec(name, role, module, config_file, plan.mesh_dir / "logs" / f"{name}.log", config, env)
+
+
+class Child:
+    """One process that is started again when it ends."""
+
+    def __init__(self, spec: ChildSpec) -> None:
+        self.spec = spec
+        self._process: Process | None = None
+        self._started_s = 0.0
+        self._pause_s = _FIRST_PAUSE_S
+        self._not_before_s = 0.0
+
+    def start(self, now_s: float = 0.0) -> None:
+        """Starts it. Raises `FailedPrecondition` when it cannot be executed."""
+        self.spec.config_file.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self.spec.config_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(self.spec.config, file, indent=2)
+        command = [sys.executable, "-m", self.spec.module, "--config", str(self.spec.config_file)]
+        self._process = Process.start(self.spec.name, command, log_file=self.spec.log_file, env=self.spec.env)
+        self._started_s = now_s
+
+    def record(self) -> ProcessRecord:
+        """For `mesh.json`."""
+        if self._process is None:
+            raise FailedPrecondition(f"{self.spec.name} was not started")
+        return ProcessRecord(self.spec.name, self.spec.role, self._process.identity, str(self.spec.log_file))
+
+    def raise_if_ended(self) -> None:
+        """Raises `FailedPrecondition` with the end of its log when it does not run any more."""
+        if self._process is not None and not self._process.running():
+            status = self._process.exit_status()
+            tail = log_tail(self.spec.log_file)
+            raise FailedPrecondition(
+                f"{self.spec.name} ended with status {status}; end of {self.spec.log_file}:\n{tail}"
+            )
+
+    def keep_running(self, now_s: float) -> bool:
+        """Starts it again when it ended and its pause is over; `now_s` is monotonic. True when it was started."""
+        if self._process is None or self._process.running():
+            return False
+        if self._not_before_s == 0.0:
+            if now_s - self._started_s > _STABLE_S:
+                self._pause_s = _FIRST_PAUSE_S
+            self._not_before_s = now_s + self._pause_s
+            self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+            _log.error(
+                "%s ended with status %s; log %s", self.spec.name, self._process.exit_status(), self.spec.log_file
+            )
+        if now_s < self._not_before_s:
+            return False
+        self._not_before_s = 0.0
+        self._process.kill()  # what is left of its group
+        self.start(now_s)
+        return True
+
+    def stop(self) -> None:
+        """Ends it and its group. May be repeated."""
+        if self._process is not None:
+            self._process.stop()

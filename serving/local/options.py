@@ -1,0 +1,54 @@
+"""What `mesh up` was asked for."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from serving.errors import InvalidArgument
+from serving.local.gpus import count_gpus
+
+CLUSTER_NAMES: Final = ("east", "west", "north", "south")
+MAX_CLUSTERS: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class UpOptions:
+    """A mesh on this machine. With `config_file` only keepers and agents are started, beside what it names.
+
+    `cpus_per_cluster` is what Ray is told to hand out, not a limit of the machine; 0: the number of its cores. So is
+    `gpus_per_cluster`; None: as many as the driver lists.
+    """
+
+    mesh_dir: Path
+    clusters: int = 1
+    keepers: int = 1
+    cpus_per_cluster: int = 0
+    gpus_per_cluster: int | None = None
+    config_file: Path | None = None
+    start_timeout_s: float = 180.0
+
+    def validate(self) -> None:
+        """Raises `InvalidArgument` that names the option."""
+        if not 1 <= self.clusters <= MAX_CLUSTERS:
+            raise InvalidArgument(f"--clusters {self.clusters}: between 1 and {MAX_CLUSTERS} fit on one machine")
+        if not 1 <= self.keepers <= 5:
+            raise InvalidArgument(f"--keepers {self.keepers}: between 1 and 5")
+        if self.cpus_per_cluster < 0:
+            raise InvalidArgument(f"--cpus {self.cpus_per_cluster}: must not be negative")
+        if self.gpus_per_cluster is not None and self.gpus_per_cluster < 0:
+            raise InvalidArgument(f"--gpus {self.gpus_per_cluster}: must not be negative")
+
+    def cpus(self) -> int:
+        return self.cpus_per_cluster or os.cpu_count() or 1
+
+    def gpus(self) -> int:
+        """Asks the driver where nothing was said: blocking, for up to seconds."""
+        return count_gpus() if self.gpus_per_cluster is None else self.gpus_per_cluster
+
+
+def cluster_names(count: int) -> tuple[str, ...]:
+    """`east`, `west`, `north`, `south`, then `cluster-5` and so on."""
+    return tuple(CLUSTER_NAMES[i] if i < len(CLUSTER_NAMES) else f"cluster-{i + 1}" for i in range(count))

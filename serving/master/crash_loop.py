@@ -1,0 +1,66 @@
+"""Backing off from replicas that fail again and again. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from serving.master.model import CrashLoop, Goal, Replica
+from serving.master.phases import ReplicaState
+
+
+@dataclass(frozen=True, slots=True)
+class BackoffLimits:
+    """The n-th failure in a row is followed by a wait of `first_s` × 2ⁿ⁻¹, at most `longest_s`."""
+
+    first_s: float = 2.0
+    longest_s: float = 60.0
+    stable_s: float = 10.0  # a current replica that is ready for so long ends the loop
+
+    def wait_s(self, failures: int) -> float:
+        return min(self.longest_s, self.first_s * 2.0 ** min(failures - 1, 30))
+
+
+def fold(
+    loops: Mapping[str, CrashLoop],
+    goals: Iterable[Goal],
+    before: Mapping[str, Replica],
+    after: Iterable[Replica],
+    limits: BackoffLimits,
+    now: float,
+) -> dict[str, CrashLoop]:
+    """The crash loops after replicas went from `before` (by id) to `after`. A new revision starts without a past."""
+    rows = tuple(after)
+    found: dict[str, CrashLoop] = {}
+    for goal in goals:
+        loop = loops.get(goal.deployment)
+        if loop is not None and loop.revision != goal.revision:
+            loop = None
+        current = [row for row in rows if row.name.deployment == goal.deployment and goal.is_current(row)]
+        if _stable(current, limits, now):
+            loop = None
+        for row in current:
+            if _newly_failed(before.get(row.id), row, limits, now):
+                failures = (loop.failures if loop else 0) + 1
+                loop = CrashLoop(goal.revision, failures, now + limits.wait_s(failures), row.reason)
+        if loop is not None:
+            found[goal.deployment] = loop
+    return found
+
+
+def _newly_failed(before: Replica | None, after: Replica, limits: BackoffLimits, now: float) -> bool:
+    """One that had served well for a while did not fail to start: it is replaced at once."""
+    if after.state is not ReplicaState.FAILED:
+        return False
+    if before is None:
+        return True
+    served = before.state is ReplicaState.READY and now - before.since >= limits.stable_s
+    return before.state is not ReplicaState.FAILED and not served
+
+
+def _stable(current: Iterable[Replica], limits: BackoffLimits, now: float) -> bool:
+    """Every current replica that runs is ready, and has been for a while."""
+    running = [row for row in current if row.state is not ReplicaState.FAILED and not row.retired]
+    return bool(running) and all(
+        row.state is ReplicaState.READY and now - row.since >= limits.stable_s for row in running
+    )

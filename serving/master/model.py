@@ -1,0 +1,191 @@
+"""What the master knows and what it can do: the words of its pure parts. Times are unix seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+from serving.master.names import ReplicaName
+from serving.master.phases import ReplicaState
+
+
+class ActorState(Enum):
+    """An actor's life as Ray tells it."""
+
+    PENDING = "pending"  # asked for, not placed
+    ALIVE = "alive"
+    RESTARTING = "restarting"
+    DEAD = "dead"  # for good
+
+
+@dataclass(frozen=True, slots=True)
+class ActorRow:
+    """One actor in Ray's table. `pid` is the last process's, also while it restarts; `death` says why it is dead."""
+
+    name: str
+    actor_id: str
+    state: ActorState
+    pid: int = 0
+    node: str = ""
+    restarts: int = 0
+    required: Mapping[str, float] = field(default_factory=dict)  # as Ray names resources
+    death: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a replica's process says of itself (`ReplicaReport`), and whether its health service answers."""
+
+    pid: int
+    state: str  # "preparing", "loading", "ready", "draining", "drained", "failed"
+    reason: str = ""
+    address: str = ""
+    registered: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The last word of the health checks about one process."""
+
+    pid: int
+    hung: bool = False  # accepts connections or packets, answers nothing
+    gone: bool = False  # its port is closed: nobody listens there any more
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Everything observed of one replica now. `actor` None: Ray knows no living actor of that name."""
+
+    actor: ActorRow | None
+    report: Report | None = None
+    health: Health | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """A replica as the master sees it: observation and memory in one row."""
+
+    name: ReplicaName
+    state: ReplicaState
+    since: float  # in this state
+    present: bool  # Ray still has an actor that must be killed to be rid of it
+    starting_since: float | None = None  # of the process that starts now
+    node: str = ""
+    address: str = ""
+    pid: int = 0
+    restarts: int = 0
+    early_ends: int = 0  # processes that ended before they were ready for long
+    proven: bool = False  # was ready once
+    retired: bool = False  # told to drain, or seen draining
+    process_gone: bool = False  # Ray or the health check say so
+    unheard: bool = False  # its process runs, but has not said yet what it is doing
+    killed_pid: int = 0  # the process for which Ray was told last to end it, and when
+    killed_at: float = 0.0
+    reason: str = ""
+
+    @property
+    def id(self) -> str:
+        return self.name.id
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointFact:
+    """An endpoint record of this application in etcd, and the lease that carries it."""
+
+    replica_id: str
+    generation: int
+    pid: int
+    lease: int
+
+
+@dataclass(frozen=True, slots=True)
+class CrashLoop:
+    """Replicas of one deployment and revision that failed in a row."""
+
+    revision: int
+    failures: int
+    retry_at: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What is wanted of one deployment.
+
+    `same` are revisions whose replicas are as good as new ones (the deployment did not change in between), `unknown`
+    those of which that cannot be said yet: they are neither counted out nor replaced.
+    """
+
+    deployment: str
+    replicas: int
+    revision: int
+    same: frozenset[int] = frozenset()
+    unknown: frozenset[int] = frozenset()
+    drain_timeout_s: float = 30.0
+
+    def is_current(self, replica: Replica) -> bool:
+        revision = replica.name.revision
+        return revision == self.revision or revision in self.same or revision in self.unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """A snapshot: all that the plan may look at, besides the time."""
+
+    generation: int
+    goals: tuple[Goal, ...]
+    replicas: tuple[Replica, ...]
+    crash_loops: Mapping[str, CrashLoop] = field(default_factory=dict)
+    endpoints: tuple[EndpointFact, ...] = ()
+    revoked: frozenset[int] = frozenset()  # leases that are revoked already, though the view may still show them
+    stopping: bool = False
+
+
+# ---- what the master can do -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CreateReplica:
+    name: ReplicaName
+
+
+@dataclass(frozen=True, slots=True)
+class DrainReplica:
+    name: ReplicaName
+    limit_s: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class KillReplica:
+    """Ends the process. With `restart` Ray starts it again in place, without it the actor is gone."""
+
+    name: ReplicaName
+    restart: bool
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class RevokeLease:
+    """Takes a dead process out of discovery."""
+
+    replica_id: str
+    lease: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Nothing is left: the status may be deleted and the master ended."""
+
+
+Action = CreateReplica | DrainReplica | KillReplica | RevokeLease | Finish
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do now, in this order, and when the clock alone will give reason to look again (0: never)."""
+
+    actions: tuple[Action, ...]
+    look_again_at: float = 0.0

@@ -1,0 +1,73 @@
+"""The work order: which one counts, and what it wants of each deployment. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from serving._proto import records_pb2 as pb
+from serving.master.model import Goal
+from serving.master.plan import DEFAULT_DRAIN_S
+from serving.master.replica import ReplicaLimits
+from serving.store.keys import AppKey
+
+DEFAULT_START_S = 120.0
+
+
+def app_key(order: pb.Placement) -> AppKey:
+    return AppKey(order.stored.spec.namespace, order.stored.spec.name)
+
+
+def rank(order: pb.Placement) -> tuple[int, int]:
+    """Orders of one `uid` only grow."""
+    return order.generation, order.stored.revision
+
+
+def supersedes(new: pb.Placement, own: pb.Placement) -> bool:
+    """True when a master of `own` must follow `new`: the same application, cluster and generation, a later revision.
+
+    Another generation is another master's, and a lower revision is old.
+    """
+    same = new.stored.uid == own.stored.uid and new.cluster == own.cluster and new.generation == own.generation
+    return same and new.stored.revision > own.stored.revision
+
+
+def goals(
+    order: pb.Placement, running: Iterable[int], specs: Mapping[int, pb.ApplicationSpec | None]
+) -> tuple[Goal, ...]:
+    """One goal per deployment. `running` are the revisions of which replicas run; `specs` what is known of them.
+
+    A revision maps to None when its spec is known to be lost; it is absent while nobody has said.
+    """
+    older = [revision for revision in running if revision != order.stored.revision]
+    return tuple(
+        Goal(
+            deployment=wanted.name,
+            replicas=wanted.replicas.min,
+            revision=order.stored.revision,
+            same=frozenset(number for number in older if _same(wanted, specs.get(number))),
+            unknown=frozenset(number for number in older if number not in specs),
+            drain_timeout_s=wanted.drain_timeout_s or DEFAULT_DRAIN_S,
+        )
+        for wanted in order.stored.spec.deployments
+    )
+
+
+def limits(order: pb.Placement, deployment: str) -> ReplicaLimits:
+    for spec in order.stored.spec.deployments:
+        if spec.name == deployment:
+            return ReplicaLimits(start_timeout_s=spec.start_timeout_s or DEFAULT_START_S)
+    return ReplicaLimits(start_timeout_s=DEFAULT_START_S)
+
+
+def _same(wanted: pb.DeploymentSpec, other: pb.ApplicationSpec | None) -> bool:
+    """True when replicas of `other` need not be replaced: nothing but their number differs."""
+    if other is None:
+        return False
+    return any(_without_number(spec) == _without_number(wanted) for spec in other.deployments)
+
+
+def _without_number(spec: pb.DeploymentSpec) -> pb.DeploymentSpec:
+    copy = pb.DeploymentSpec()
+    copy.CopyFrom(spec)
+    copy.ClearField("replicas")
+    return copy

@@ -1,0 +1,140 @@
+"""The Ray calls of a master."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeVar
+
+import ray
+from ray.exceptions import GetTimeoutError, RayError
+
+from serving._proto import records_pb2 as pb
+from serving.errors import DataLoss, Unavailable
+from serving.master.model import ActorRow, Report
+from serving.master.names import MasterName, ReplicaName, parse_replica, ray_namespace
+from serving.master.ray_actors import cpp_library_path, read_actors
+from serving.master.replica_config import Launch
+from serving.store.records import decode
+
+T = TypeVar("T")
+CPP_FACTORY: Final = "CreateDeploymentActor"
+CPP_CLASS: Final = "DeploymentActor"
+_CALL_TIMEOUT_S: Final = 2.0
+
+
+class RayLauncher:
+    """Blocking calls of Ray run on one thread of its own, so that a head that is away cannot use up all threads."""
+
+    def __init__(self, mesh: str, master: MasterName) -> None:
+        self._namespace = ray_namespace(mesh)
+        self._master = master
+        self._kv_namespace = self._namespace.encode()
+        self._key = f"mesh/master/{master}".encode()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray-calls")
+
+    async def _call(self, function: Callable[[], T]) -> T:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+        except (RayError, ConnectionError) as error:
+            raise Unavailable(f"Ray does not answer: {error}") from error
+
+    async def actors(self, *, dead: bool) -> tuple[ActorRow, ...]:
+        def mine(name: str) -> bool:
+            parsed = parse_replica(name)
+            return parsed is not None and parsed.app == self._master.app
+
+        return await self._call(lambda: read_actors(self._namespace, mine, dead=dead))
+
+    async def create(self, launch: Launch) -> None:
+        await self._call(lambda: _create(self._namespace, launch))
+
+    async def report(self, name: ReplicaName) -> Report:
+        text = await self._ask(name, "Status")
+        try:
+            record = decode(pb.ReplicaReport, text.encode())
+        except DataLoss as error:
+            raise Unavailable(f"{name} answered something else than a report: {error.message}") from error
+        return Report(
+            pid=record.pid,
+            state=record.state,
+            reason=record.reason,
+            address=record.address,
+            registered=record.registered,
+        )
+
+    async def drain(self, name: ReplicaName, limit_s: float) -> None:
+        await self._ask(name, "Drain", float(limit_s))
+
+    async def kill(self, name: ReplicaName, *, restart: bool) -> None:
+        def end() -> None:
+            try:
+                handle = ray.get_actor(str(name), namespace=self._namespace)
+            except ValueError:
+                return
+            ray.kill(handle, no_restart=not restart)
+
+        await self._call(end)
+
+    async def remember(self, state: bytes) -> None:
+        await self._call(lambda: _kv().internal_kv_put(self._key, state, True, self._kv_namespace))
+
+    async def recall(self) -> bytes | None:
+        kept: bytes | None = await self._call(lambda: _kv().internal_kv_get(self._key, self._kv_namespace))
+        return kept
+
+    async def forget(self) -> None:
+        await self._call(lambda: _kv().internal_kv_del(self._key, False, self._kv_namespace))
+
+    def close(self) -> None:
+        self._thread.shutdown(wait=False)
+
+    async def _ask(self, name: ReplicaName, method: str, *arguments: object) -> str:
+        """Calls a method of a C++ actor. The answer is awaited off the thread: a hung replica holds up nobody else."""
+
+        def send() -> Any:
+            try:
+                handle = ray.get_actor(str(name), namespace=self._namespace)
+            except ValueError as error:
+                raise Unavailable(f"there is no actor {name}") from error
+            return getattr(handle, method).remote(*arguments)
+
+        reference = await self._call(send)
+        try:
+            answer = await asyncio.wait_for(asyncio.wrap_future(reference.future()), _CALL_TIMEOUT_S)
+        except asyncio.TimeoutError as error:
+            raise Unavailable(f"{name} did not answer {method} within {_CALL_TIMEOUT_S:g} s") from error
+        except (RayError, GetTimeoutError) as error:
+            raise Unavailable(f"{name} did not answer {method}: {error}") from error
+        return str(answer)
+
+
+def _create(namespace: str, launch: Launch) -> None:
+    if launch.log_file is not None:
+        launch.log_file.parent.mkdir(parents=True, exist_ok=True)  # of use where nodes share the mesh's folder
+    environment = dict(launch.env)
+    if "LD_LIBRARY_PATH" in environment:  # it replaces the worker's own, which finds Ray's C++ library
+        environment["LD_LIBRARY_PATH"] += os.pathsep + cpp_library_path()
+    options: dict[str, Any] = {
+        "name": str(launch.name),
+        "namespace": namespace,
+        "lifetime": "detached",
+        "get_if_exists": True,
+        "num_cpus": launch.num_cpus,
+        "num_gpus": launch.num_gpus,
+        "resources": dict(launch.resources),
+        "max_restarts": launch.max_restarts,
+    }
+    if launch.memory_bytes:
+        options["memory"] = launch.memory_bytes
+    if environment:
+        options["runtime_env"] = {"env_vars": environment}
+    actor = ray.cross_language.cpp_actor_class(CPP_FACTORY, CPP_CLASS)
+    actor.options(**options).remote(launch.config_json)
+
+
+def _kv() -> Any:
+    """The key-value store in GCS: lives exactly as long as the detached actors do."""
+    return ray._private.worker.global_worker.gcs_client

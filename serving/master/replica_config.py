@@ -1,0 +1,97 @@
+"""What a replica is created with: its configuration, and what Ray must give it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from serving._proto import records_pb2 as pb
+from serving.config import TlsConfig
+from serving.errors import NotSupported
+from serving.master.config import MasterConfig
+from serving.master.names import ReplicaName
+from serving.store.records import encode
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One creation of a replica. `resources` are Ray's custom ones; 0 bytes of memory ask for none."""
+
+    name: ReplicaName
+    config_json: str
+    num_cpus: float
+    num_gpus: float
+    memory_bytes: int
+    resources: Mapping[str, float] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict)
+    max_restarts: int = 0
+    log_file: Path | None = None
+
+
+def build_launch(config: MasterConfig, order: pb.Placement, name: ReplicaName) -> Launch:
+    """Raises `NotSupported` for a kind of deployment that this version cannot start."""
+    spec = next(spec for spec in order.stored.spec.deployments if spec.name == name.deployment)
+    kind = spec.WhichOneof("kind")
+    if kind != "triton":
+        raise NotSupported(f"deployment {spec.name}: this version starts `triton` deployments, not `{kind}`")
+    resources = dict(spec.resources.custom)
+    if spec.resources.accelerator_type:
+        resources[f"accelerator_type:{spec.resources.accelerator_type}"] = 0.001  # Ray's own way to pin the type
+    return Launch(
+        name=name,
+        config_json=encode(replica_config(config, order, spec, name)).decode(),
+        num_cpus=spec.resources.cpus,
+        num_gpus=spec.resources.gpus,
+        memory_bytes=spec.resources.memory_bytes,
+        resources=resources,
+        env={**config.replica_env, **spec.env},
+        max_restarts=spec.max_restarts,
+        log_file=log_file(config, name),
+    )
+
+
+def replica_config(
+    config: MasterConfig, order: pb.Placement, spec: pb.DeploymentSpec, name: ReplicaName
+) -> pb.ReplicaConfig:
+    """The one argument of the deployment actor."""
+    app, etcd, log = name.app, config.etcd, log_file(config, name)
+    result = pb.ReplicaConfig(
+        id=name.id,
+        namespace=app.namespace,
+        application=app.name,
+        deployment=spec.name,
+        cluster=config.cluster,
+        generation=name.generation,
+        revision=name.revision,
+        labels=dict(order.stored.spec.labels),
+        etcd=pb.EtcdConnection(endpoints=etcd.endpoints, user=etcd.user, password_file=etcd.password_file),
+        lease_ttl_s=config.lease_ttl_s,
+        prepare_command=prepare_command(config, spec.triton.repository),
+        triton=spec.triton,
+        listen_host=config.listen_host,
+        advertise_host=config.advertise_host,
+        drain_timeout_s=spec.drain_timeout_s,
+        log_level=config.log_level,
+        log_file=str(log) if log else "",
+    )
+    if etcd.tls is not None:
+        result.etcd.tls.CopyFrom(_tls(etcd.tls))
+    if config.serving_tls is not None:
+        result.serving_tls.CopyFrom(_tls(config.serving_tls))
+    return result
+
+
+def log_file(config: MasterConfig, name: ReplicaName) -> Path | None:
+    return config.log_file("replicas", name.app.namespace, name.app.name, name.deployment, f"{name.id}.log")
+
+
+def prepare_command(config: MasterConfig, artifact: pb.Artifact) -> list[str]:
+    """Run by the replica's process on its node: fetches the artifact and composes the backend directory."""
+    command = [config.python, "-m", "serving.deployment.prepare"]
+    command += ["--uri", artifact.uri, "--digest", artifact.digest, "--size", str(artifact.size_bytes)]
+    return [*command, "--cache-dir", config.cache_dir]
+
+
+def _tls(tls: TlsConfig) -> pb.TlsFiles:
+    return pb.TlsFiles(ca=tls.ca_file, cert=tls.cert_file, key=tls.key_file)

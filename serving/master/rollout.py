@@ -1,0 +1,117 @@
+"""One deployment from what runs to what is wanted, a step at a time. Pure.
+
+A new replica starts beside the old ones (one more than wanted at most); old ones go as new ones are ready. A new
+revision that fails therefore never costs an old replica.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from serving.master.model import Action, CrashLoop, CreateReplica, DrainReplica, Goal, KillReplica, Replica
+from serving.master.names import ReplicaName
+from serving.master.phases import ReplicaState
+from serving.store.keys import AppKey
+
+_S = ReplicaState
+_COMING: Final = frozenset({_S.PENDING, _S.STARTING, _S.UNHEALTHY})
+SURGE: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Groups:
+    """The replicas that count, none of them retired or ended."""
+
+    current_ready: list[Replica]
+    current_coming: list[Replica]
+    old_ready: list[Replica]
+    old_coming: list[Replica]
+
+    @property
+    def current(self) -> int:
+        return len(self.current_ready) + len(self.current_coming)
+
+    @property
+    def old(self) -> int:
+        return len(self.old_ready) + len(self.old_coming)
+
+
+def steps(
+    app: AppKey, generation: int, goal: Goal, replicas: tuple[Replica, ...], loop: CrashLoop | None, now: float
+) -> Iterator[Action]:
+    """What to do for one deployment. `replicas` are this deployment's, of this generation."""
+    counted = [replica for replica in replicas if replica.state in _COMING | {_S.READY} and not replica.retired]
+    groups = _group(goal, counted)
+    leaving = 0
+    if not any(row.unheard for row in counted):  # it may be one that serves: nobody leaves until that is known
+        yield from _retire_old(goal, groups)
+        yield from _scale_in(goal, groups)
+        leaving = sum(1 for row in groups.old_coming if _hopeless(row))
+    for index in _create(goal, groups, groups.old - leaving, replicas, loop, now):
+        yield CreateReplica(ReplicaName(app, generation, goal.deployment, goal.revision, index))
+
+
+def _group(goal: Goal, counted: list[Replica]) -> _Groups:
+    rows = sorted(counted, key=lambda row: (row.name.revision, row.name.index))
+    current = [row for row in rows if goal.is_current(row)]
+    old = [row for row in rows if not goal.is_current(row)]
+    return _Groups(
+        current_ready=[row for row in current if row.state is _S.READY],
+        current_coming=[row for row in current if row.state is not _S.READY],
+        old_ready=[row for row in old if row.state is _S.READY],
+        old_coming=[row for row in old if row.state is not _S.READY],
+    )
+
+
+def _retire_old(goal: Goal, groups: _Groups) -> Iterator[Action]:
+    """Old replicas beyond what the ready new ones leave to be served. Those that serve nothing go first."""
+    why = f"replaced by revision {goal.revision}"
+    yield from (KillReplica(row.name, restart=False, why=why) for row in groups.old_coming if _hopeless(row))
+    waiting = [row for row in groups.old_coming if not _hopeless(row)]
+    keep = max(0, goal.replicas - len(groups.current_ready))
+    surplus = len(groups.old_ready) + len(waiting) - keep
+    for row in waiting[: max(0, surplus)]:
+        yield KillReplica(row.name, restart=False, why=why)
+    surplus -= len(waiting)
+    for row in groups.old_ready[: max(0, surplus)]:
+        yield DrainReplica(row.name, goal.drain_timeout_s, why)
+
+
+def _hopeless(row: Replica) -> bool:
+    """It never was ready, and with a newer revision wanted nobody needs it to become so."""
+    return not row.proven and row.restarts == 0
+
+
+def _scale_in(goal: Goal, groups: _Groups) -> Iterator[Action]:
+    """Current replicas beyond the wanted number: those that are not ready first, then the highest index."""
+    why = f"{goal.replicas} replicas are wanted"
+    surplus = groups.current - goal.replicas
+    leaving = sorted(groups.current_coming, key=lambda row: row.name.index, reverse=True)[: max(0, surplus)]
+    yield from (KillReplica(row.name, restart=False, why=why) for row in leaving)
+    surplus -= len(leaving)
+    ready = sorted(groups.current_ready, key=lambda row: (row.name.revision, -row.name.index))
+    for row in ready[: max(0, surplus)]:
+        yield DrainReplica(row.name, goal.drain_timeout_s, why)
+
+
+def _create(
+    goal: Goal, groups: _Groups, old: int, replicas: tuple[Replica, ...], loop: CrashLoop | None, now: float
+) -> list[int]:
+    """Indexes of the replicas to start now, beside `old` older ones."""
+    if loop is not None and now < loop.retry_at:
+        return []
+    missing = goal.replicas - groups.current
+    one_at_a_time = old > 0 or loop is not None
+    if one_at_a_time:
+        missing = min(missing, 1 - len(groups.current_coming))
+    missing = min(missing, goal.replicas + SURGE - groups.current - old)
+    taken = {row.name.index for row in replicas if row.name.revision == goal.revision}
+    free: list[int] = []
+    index = 0
+    while len(free) < missing:
+        if index not in taken:
+            free.append(index)
+        index += 1
+    return free

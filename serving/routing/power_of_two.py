@@ -1,0 +1,127 @@
+"""Which endpoint gets the next request: the better one of two drawn by weight. Pure; time and chance are arguments."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Generic, Protocol, TypeVar
+
+LATENCY_TIE = 1.25  # latencies nearer than this factor count as equal, so that noise does not starve an endpoint
+DEFAULT_WEIGHT = 100
+
+
+class LatencyTracker:
+    """Latency of one endpoint: an average weighted by time, which is forgotten while nothing is observed.
+
+    The first observations are averaged plainly; later ones count by the time since the one before (`tau_s`). After a
+    few `forget_s` without any, the latency is unknown again, so that an endpoint that was slow once gets another try.
+    """
+
+    __slots__ = ("_count", "_forget_s", "_last", "_tau_s", "_value")
+
+    def __init__(self, *, tau_s: float = 5.0, forget_s: float = 10.0) -> None:
+        self._tau_s = tau_s
+        self._forget_s = forget_s
+        self._value = 0.0
+        self._last = 0.0
+        self._count = 0
+
+    def observe(self, latency_s: float, now: float) -> None:
+        if self._count == 0 or now - self._last > 3 * self._forget_s:
+            self._value, self._count = latency_s, 1
+        else:
+            share = 1.0 - math.exp(-max(now - self._last, 0.0) / self._tau_s)
+            self._count = min(self._count + 1, 20)
+            self._value += (latency_s - self._value) * max(share, 1.0 / self._count if self._count < 20 else 0.0)
+        self._last = max(now, self._last)
+
+    def latency_s(self, now: float) -> float:
+        """Seconds; 0.0 is unknown."""
+        idle = now - self._last
+        if self._count == 0 or idle > 3 * self._forget_s:
+            return 0.0
+        return self._value if idle <= self._forget_s else self._value * math.exp(1.0 - idle / self._forget_s)
+
+
+class Candidate(Protocol):
+    """What the choice looks at."""
+
+    @property
+    def in_flight(self) -> int: ...
+
+    @property
+    def weight(self) -> int: ...
+
+    def latency_s(self, now: float) -> float: ...
+
+
+C = TypeVar("C", bound=Candidate)
+
+
+class PowerOfTwo(Generic[C]):
+    """Chooses among a fixed set of candidates; build a new one when the set changes.
+
+    Two candidates are drawn, with probability by weight, and the one with less in-flight work per weight wins; where
+    their latencies differ clearly, work counts times latency. Without load the shares follow the weights.
+    """
+
+    __slots__ = ("_bounds", "_random", "candidates")
+
+    def __init__(self, candidates: Sequence[C], random: Callable[[], float]) -> None:
+        """`random` answers numbers from 0 up to, not including, 1."""
+        self.candidates = tuple(candidates)
+        self._random = random
+        weights = [max(candidate.weight, 1) for candidate in self.candidates]
+        self._bounds: list[int] = []
+        if len(set(weights)) > 1:
+            total = 0
+            for weight in weights:
+                total += weight
+                self._bounds.append(total)
+
+    def pick(self, now: float) -> C | None:
+        """The chosen one; None when there is no candidate."""
+        count = len(self.candidates)
+        if count < 2:
+            return self.candidates[0] if count else None
+        if self._bounds:
+            first, second = self._draw(), self._draw()
+            return first if first is second else better(first, second, now)
+        index = int(self._random() * count)
+        other = int(self._random() * (count - 1))
+        return better(self.candidates[index], self.candidates[other + (other >= index)], now)
+
+    def pick_among(self, allowed: Callable[[C], bool], now: float) -> C | None:
+        """Like `pick`, only of candidates for which `allowed` says yes; for the rare cases, as it looks at all."""
+        return PowerOfTwo([candidate for candidate in self.candidates if allowed(candidate)], self._random).pick(now)
+
+    def _draw(self) -> C:
+        bounds = self._bounds
+        return self.candidates[bisect(bounds, self._random() * bounds[-1])]
+
+
+def better(first: C, second: C, now: float) -> C:
+    """The one that should get the next request; `first` in a tie."""
+    cost_first = 1.0 + first.in_flight * DEFAULT_WEIGHT / max(first.weight, 1)
+    cost_second = 1.0 + second.in_flight * DEFAULT_WEIGHT / max(second.weight, 1)
+    latency_first = first.latency_s(now)
+    latency_second = second.latency_s(now)
+    if latency_first > 0.0 and latency_second > 0.0:
+        ratio = latency_first / latency_second
+        if ratio > LATENCY_TIE or ratio * LATENCY_TIE < 1.0:
+            cost_first *= ratio
+    return second if cost_second < cost_first else first
+
+
+Rank = Callable[[Mapping[str, str]], int]
+
+
+def prefer_labels(wanted: Mapping[str, str]) -> Rank:
+    """Ranks labels by how many of `wanted` (such as `{"zone": "a"}`) they miss; 0 is best."""
+    pairs = tuple(wanted.items())
+
+    def rank(labels: Mapping[str, str]) -> int:
+        return sum(labels.get(name) != value for name, value in pairs)
+
+    return rank

@@ -1,0 +1,69 @@
+"""What users write: an application in Python or YAML, and the clients that deploy it and send requests to it.
+
+The clients are imported when they are first used: they bring gRPC, which a program that only reads specs does not need.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from serving.sdk.connection import ClusterConfig, Connection, MeshConfig, load_mesh_config
+from serving.sdk.load import load_spec, parse_spec
+from serving.sdk.spec import Application, Artifact, Placement, Replicas, Resources, TritonDeployment
+
+if TYPE_CHECKING:
+    from serving.discovery.client_config import ClientConfig, ClientStats
+    from serving.sdk.blocking import MeshClient
+    from serving.sdk.client import AsyncMeshClient
+    from serving.sdk.status import AppEvent, AppStatus, DeployResult, ModelMetadata, TensorMetadata
+    from serving.sdk.tensors import BF16
+
+__all__ = [
+    "BF16",
+    "AppEvent",
+    "AppStatus",
+    "Application",
+    "Artifact",
+    "AsyncMeshClient",
+    "ClientConfig",
+    "ClientStats",
+    "ClusterConfig",
+    "Connection",
+    "DeployResult",
+    "MeshClient",
+    "MeshConfig",
+    "ModelMetadata",
+    "Placement",
+    "Replicas",
+    "Resources",
+    "TensorMetadata",
+    "TritonDeployment",
+    "load_mesh_config",
+    "load_spec",
+    "parse_spec",
+]
+
+_LAZY = {
+    "BF16": "serving.sdk.tensors",
+    "AppEvent": "serving.sdk.status",
+    "AppStatus": "serving.sdk.status",
+    "AsyncMeshClient": "serving.sdk.client",
+    "ClientConfig": "serving.discovery.client_config",
+    "ClientStats": "serving.discovery.client_config",
+    "DeployResult": "serving.sdk.status",
+    "MeshClient": "serving.sdk.blocking",
+    "ModelMetadata": "serving.sdk.status",
+    "TensorMetadata": "serving.sdk.status",
+}
+
+
+def __getattr__(name: str) -> Any:
+    module = _LAZY.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(module), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,125 @@
+"""One input object per call of the client, so that an interceptor sees and may change all of it.
+
+An interceptor is ``async def intercept(call, proceed)``: it returns ``await proceed(call)``, before and after which it
+may do anything (count, trace, check, replace `call`). The first one given is the outermost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from serving.sdk.spec import Application
+from serving.store.keys import AppKey
+
+
+@dataclass(frozen=True, slots=True)
+class DeployCall:
+    application: Application
+    wait: bool
+    timeout_s: float
+    if_revision: int = 0
+    dry_run: bool = False
+    author: str = ""
+    on_progress: Callable[[str], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StatusCall:
+    app: AppKey
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ListCall:
+    namespace: str
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteCall:
+    app: AppKey
+    wait: bool
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClustersCall:
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionsCall:
+    app: AppKey
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RollbackCall:
+    app: AppKey
+    to_revision: int
+    wait: bool
+    timeout_s: float
+    author: str = ""
+    on_progress: Callable[[str], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointsCall:
+    app: AppKey
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class InferCall:
+    app: AppKey
+    model: str
+    inputs: Mapping[str, Any]
+    outputs: Sequence[str] | None = None
+    version: str = ""
+    deployment: str = ""
+    timeout_s: float = 30.0
+    request_id: str = ""
+    parameters: Mapping[str, bool | int | float | str] | None = None
+    retry_safe: bool = True
+    metadata: Sequence[tuple[str, str | bytes]] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMetadataCall:
+    app: AppKey
+    model: str
+    version: str
+    deployment: str
+    timeout_s: float
+
+
+Call: TypeAlias = (
+    DeployCall
+    | StatusCall
+    | ListCall
+    | DeleteCall
+    | ClustersCall
+    | RevisionsCall
+    | RollbackCall
+    | EndpointsCall
+    | InferCall
+    | ModelMetadataCall
+)
+Proceed: TypeAlias = Callable[[Call], Awaitable[Any]]
+Interceptor: TypeAlias = Callable[[Call, Proceed], Awaitable[Any]]
+
+
+def chain(interceptors: Sequence[Interceptor], handle: Proceed) -> Proceed:
+    """`handle` inside the interceptors, the first one outermost."""
+    for interceptor in reversed(interceptors):
+        handle = _around(interceptor, handle)
+    return handle
+
+
+def _around(interceptor: Interceptor, inner: Proceed) -> Proceed:
+    def run(call: Call) -> Awaitable[Any]:
+        return interceptor(call, inner)
+
+    return run

@@ -1,0 +1,187 @@
+"""Deploy, roll back, delete, and wait for what becomes of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from pathlib import Path
+from typing import TypeAlias
+
+from serving._proto import keeper_pb2 as kpb
+from serving.deployment.artifact_archive import pack
+from serving.errors import Conflict, DeadlineExceeded, FailedPrecondition
+from serving.sdk import calls
+from serving.sdk.keepers import Keepers, RepeatedConflict
+from serving.sdk.progress import Stage, assess
+from serving.sdk.spec import Application, Artifact
+from serving.sdk.status import AppEvent, AppStatus, DeployResult
+from serving.store.keys import AppKey
+
+Notify: TypeAlias = Callable[[str], None]
+
+
+class Deployer:
+    """The calls that change an application."""
+
+    def __init__(self, keepers: Keepers, artifacts_url: str) -> None:
+        self._keepers = keepers
+        self._artifacts_url = artifacts_url
+
+    async def deploy(self, call: calls.DeployCall) -> DeployResult:
+        deadline = time.monotonic() + call.timeout_s
+        app = call.application
+        app.to_spec()  # says what is wrong before anything is packed
+        artifacts = await self._pack(app, call.on_progress)
+        spec = app.to_spec(artifacts)
+        request = kpb.DeployRequest(spec=spec, if_revision=call.if_revision, dry_run=call.dry_run, author=call.author)
+        key = AppKey(spec.namespace, spec.name)
+        if _left(deadline) <= 0:
+            raise DeadlineExceeded(f"{key} was packed, but not sent: that alone took {call.timeout_s:g} s")
+        try:
+            response = await self._keepers.call("Deploy", request, timeout_s=_left(deadline))
+        except RepeatedConflict as error:
+            response = await self._read_back(key, request, error, deadline)
+        if call.dry_run:
+            return _result(key, response, would_place=True)
+        return await self._await_ready(key, response, call.wait, deadline, call.timeout_s, call.on_progress)
+
+    async def rollback(self, call: calls.RollbackCall) -> DeployResult:
+        deadline = time.monotonic() + call.timeout_s
+        key = call.app
+        request = kpb.RollbackRequest(
+            namespace=key.namespace, name=key.name, to_revision=call.to_revision, author=call.author
+        )
+        response = await self._keepers.call("Rollback", request, timeout_s=call.timeout_s)
+        return await self._await_ready(key, response, call.wait, deadline, call.timeout_s, call.on_progress)
+
+    async def delete(self, call: calls.DeleteCall) -> None:
+        deadline = time.monotonic() + call.timeout_s
+        key = call.app
+        name = kpb.ApplicationName(namespace=key.namespace, name=key.name)
+        await self._keepers.call("DeleteApplication", name, timeout_s=call.timeout_s)
+        if not call.wait:
+            return
+        last: AppStatus | None = None
+        async for event in _until(self.watch(key.namespace, key.name), deadline):
+            if event is None or event.deleted:
+                return
+            last = event.status
+        text = f": {last.phase} {last.message}".rstrip() if last else ""
+        raise DeadlineExceeded(f"{key} is not gone after {call.timeout_s:g} s{text}; it goes on being deleted")
+
+    async def watch(self, namespace: str, name: str) -> AsyncGenerator[AppEvent | None, None]:
+        """Every matching application once, then each change. None: there is none (only when one `name` is watched).
+
+        When another keeper takes over, applications that vanished meanwhile are reported as deleted.
+        """
+        known: dict[AppKey, AppStatus] = {}
+        fresh: dict[AppKey, AppStatus] = {}
+        syncing = True
+        async for event in self._keepers.watch(namespace, name):
+            if event is None:  # the next keeper begins with a full picture
+                fresh, syncing = {}, True
+                continue
+            if event.synced:
+                for gone in [status for key, status in known.items() if key not in fresh]:
+                    yield AppEvent(gone, deleted=True)
+                known, syncing = fresh, False
+                if name and not known:
+                    yield None
+                continue
+            status = AppStatus.from_view(event.application)
+            target = fresh if syncing else known
+            if event.deleted:
+                target.pop(status.app, None)
+            else:
+                target[status.app] = status
+            yield AppEvent(status, deleted=event.deleted)
+
+    async def _read_back(
+        self, key: AppKey, request: kpb.DeployRequest, error: Conflict, deadline: float
+    ) -> kpb.DeployResponse:
+        """The answer that was lost, when what is stored is what was asked for; else the conflict is a real one."""
+        name = kpb.ApplicationName(namespace=key.namespace, name=key.name)
+        view = await self._keepers.call("GetApplication", name, timeout_s=max(_left(deadline), 0.1))
+        if view.stored.spec != request.spec or view.stored.author != request.author:
+            raise Conflict(error.message) from error
+        return kpb.DeployResponse(revision=view.stored.revision, changed=True, uid=view.stored.uid)
+
+    async def _pack(self, app: Application, notify: Notify | None) -> dict[Path, Artifact]:
+        folders = app.local_folders()
+        if folders and not self._artifacts_url:
+            raise FailedPrecondition("the connection names no place for artifacts, so local folders cannot be deployed")
+        packed: dict[Path, Artifact] = {}
+        for folder in folders:
+            _say(notify, f"packing {folder}")
+            made = await asyncio.to_thread(pack, folder, self._artifacts_url)
+            packed[folder] = Artifact(made.uri, made.digest, made.size_bytes)
+        return packed
+
+    async def _await_ready(
+        self,
+        key: AppKey,
+        response: kpb.DeployResponse,
+        wait: bool,
+        deadline: float,
+        timeout_s: float,
+        notify: Notify | None,
+    ) -> DeployResult:
+        stored = "stored" if response.changed else "unchanged"
+        _say(notify, f"{key} revision {response.revision} {stored}")
+        if not wait:
+            return _result(key, response)
+        text = "the keeper does not show it yet"
+        async for event in _until(self.watch(key.namespace, key.name), deadline):
+            if event is None:
+                continue  # a keeper that has not seen the new revision yet
+            if event.deleted:
+                raise Conflict(f"{key} was deleted by somebody else while revision {response.revision} was awaited")
+            progress = assess(event.status.view, revision=response.revision, uid=response.uid)
+            if progress.text != text:
+                _say(notify, progress.text)
+            text = progress.text
+            if progress.stage is Stage.READY:
+                return _result(key, response, status=event.status)
+            if progress.stage is Stage.FAILED:
+                raise FailedPrecondition(f"{key} revision {response.revision} failed: {text}")
+            if progress.stage is Stage.REPLACED:
+                raise Conflict(f"{key} revision {response.revision} will not become ready: {text}")
+        raise DeadlineExceeded(
+            f"{key} revision {response.revision} is not ready after {timeout_s:g} s: {text}; it goes on being started"
+        )
+
+
+async def _until(events: AsyncGenerator[AppEvent | None, None], deadline: float) -> AsyncIterator[AppEvent | None]:
+    """The events until the deadline, then the end."""
+    try:
+        while True:
+            try:
+                yield await asyncio.wait_for(anext(events), max(_left(deadline), 0.0))
+            except (asyncio.TimeoutError, StopAsyncIteration):
+                return
+    finally:
+        await events.aclose()
+
+
+def _left(deadline: float) -> float:
+    return deadline - time.monotonic()
+
+
+def _say(notify: Notify | None, text: str) -> None:
+    if notify is not None:
+        notify(text)
+
+
+def _result(
+    key: AppKey, response: kpb.DeployResponse, *, status: AppStatus | None = None, would_place: bool = False
+) -> DeployResult:
+    return DeployResult(
+        namespace=key.namespace,
+        name=key.name,
+        revision=response.revision,
+        changed=response.changed,
+        uid=response.uid,
+        status=status,
+        would_place=response.would_place if would_place else None,
+    )

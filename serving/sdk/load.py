@@ -1,0 +1,106 @@
+"""An application's YAML file → `Application`. Everything wrong is answered at once, each with its line."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from serving.sdk._table import Reading
+from serving.sdk._yaml import Document, parse_document, read_text
+from serving.sdk.spec import (
+    TABLE,
+    Application,
+    Artifact,
+    Placement,
+    Replicas,
+    Resources,
+    TritonDeployment,
+    local_path,
+)
+from serving.validation import Problem, closest_match, spec_problems
+
+
+def load_spec(path: str | os.PathLike[str]) -> Application:
+    """Reads an application's YAML file; relative paths in it are relative to its folder.
+
+    Raises `SpecError` with file, line, field, allowed values and closest match; also when a local folder is not there.
+    """
+    file = Path(path)
+    application, document = _parse(read_text(file), str(path), local_path(file).parent)
+    problems = list(_folder_problems(application))
+    if problems:
+        raise document.error(problems)
+    return application
+
+
+def _folder_problems(application: Application) -> Iterator[Problem]:
+    """Repositories that are no folders here, and models that are not in theirs."""
+    for index, deployment in enumerate(application.deployments):
+        path = f"deployments[{index}].triton"
+        if not isinstance(deployment.repository, str):
+            continue
+        if not Path(deployment.repository).is_dir():
+            yield Problem(f"{path}.repository", f"the folder {deployment.repository} does not exist")
+            continue
+        known = sorted(entry.name for entry in Path(deployment.repository).iterdir() if entry.is_dir())
+        for number, name in enumerate(deployment.models):
+            if name not in known:
+                text = f"the repository has no model `{name}`"
+                yield Problem(
+                    f"{path}.models[{number}]", text, allowed=tuple(known), closest=closest_match(name, known)
+                )
+
+
+def parse_spec(text: str, *, source: str = "spec", base_dir: str | os.PathLike[str] = ".") -> Application:
+    """Reads an application's YAML text without touching the disk; relative paths are relative to `base_dir`.
+
+    `source` is what errors call the text. Raises `SpecError`.
+    """
+    return _parse(text, source, local_path(base_dir))[0]
+
+
+def _parse(text: str, source: str, folder: Path) -> tuple[Application, Document]:
+    document = parse_document(text, source)
+    reading = Reading(raw=document.raw)
+    values = TABLE.read(document.value, reading.root())
+    if reading.problems:
+        raise document.error(reading.problems)
+    application = _application(values, folder)
+    problems = list(spec_problems(application.unchecked_spec(), packed=False))
+    if problems:
+        raise document.error(problems)
+    return application, document
+
+
+def _application(values: Mapping[str, Any], folder: Path) -> Application:
+    return Application(
+        name=values["name"],
+        namespace=values["namespace"],
+        labels=values["labels"],
+        placement=Placement(**values["placement"]),
+        deployments=tuple(_deployment(entry, folder) for entry in values["deployments"]),
+    )
+
+
+def _deployment(values: Mapping[str, Any], folder: Path) -> TritonDeployment:
+    replicas = values["replicas"]
+    triton = dict(values["triton"])
+    triton["repository"] = _repository(triton["repository"], folder)
+    return TritonDeployment(
+        **triton,
+        name=values["name"],
+        resources=Resources(**values["resources"]),
+        replicas=Replicas(replicas) if isinstance(replicas, int) else Replicas(**replicas),
+        env=values["env"],
+        max_restarts=values["max_restarts"],
+        start_timeout=values["start_timeout"],
+        drain_timeout=values["drain_timeout"],
+    )
+
+
+def _repository(value: str | Mapping[str, Any], folder: Path) -> str | Artifact:
+    if isinstance(value, Mapping):
+        return Artifact(**value)
+    return str(local_path(folder / Path(value).expanduser())) if value else ""

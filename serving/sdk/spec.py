@@ -1,0 +1,307 @@
+"""What users write in Python: an `Application` and its parts. Frozen; checked by `Application.to_spec()`.
+
+The YAML file has the same fields; `TABLE` below is the one description of both.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from serving._proto import records_pb2 as pb
+from serving.sdk._table import (
+    BYTES,
+    CORES,
+    SECONDS,
+    Either,
+    Field,
+    ListOf,
+    MapOf,
+    Number,
+    PathText,
+    Reading,
+    Record,
+    Text,
+    Whole,
+    Word,
+)
+from serving.types import DEFAULT_NAMESPACE
+from serving.validation import problems_error, validate_spec
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What one replica needs.
+
+    `cpus`: cores, a number or `"500m"`. `gpus`: devices, shares below 1 allowed. `accelerator_type`: as Ray names it
+    (`"H200"`), empty is any. `memory`: bytes, a number or `"512Mi"`; 0 is not requested. `custom`: amounts by name.
+    """
+
+    cpus: float | str = 1.0
+    gpus: float = 0.0
+    accelerator_type: str = ""
+    memory: int | str = 0
+    custom: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Replicas:
+    """How many replicas run: `min` to `max`; without `max` exactly `min`."""
+
+    min: int = 1
+    max: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where an application may and should run.
+
+    `clusters`: names of allowed ones, empty is any. `required_labels`: the cluster must carry all. `preferred_labels`:
+    the more of them the better. `spread_from` and `near`: applications of the namespace not to share, or to share, a
+    cluster with.
+    """
+
+    clusters: tuple[str, ...] = ()
+    required_labels: Mapping[str, str] = field(default_factory=dict)
+    preferred_labels: Mapping[str, str] = field(default_factory=dict)
+    spread_from: tuple[str, ...] = ()
+    near: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A packed folder that never changes: where its archive is, and `sha256:<hex>` over its content."""
+
+    uri: str
+    digest: str
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TritonDeployment:
+    """Replicas with an embedded Triton.
+
+    `repository` is a local folder in Triton's layout (packed and stored by `deploy`) or an `Artifact`. `models` names
+    those to load, empty is all. `backends` has settings by backend. Timeouts are seconds or texts such as `"2m"`.
+    """
+
+    name: str
+    repository: str | os.PathLike[str] | Artifact
+    models: tuple[str, ...] = ()
+    backends: Mapping[str, Mapping[str, str | int | float | bool]] = field(default_factory=dict)
+    event_loops: int = 0
+    max_message_bytes: int | str = 0
+    log_verbosity: int = 0
+    resources: Resources = field(default_factory=Resources)
+    replicas: Replicas | int = field(default_factory=Replicas)
+    env: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    max_restarts: int = -1
+    start_timeout: float | str = 120.0
+    drain_timeout: float | str = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """An application: its deployments and where it may run."""
+
+    name: str
+    deployments: tuple[TritonDeployment, ...] | list[TritonDeployment]
+    namespace: str = DEFAULT_NAMESPACE
+    labels: Mapping[str, str] = field(default_factory=dict)
+    placement: Placement = field(default_factory=Placement)
+
+    def to_spec(self, artifacts: Mapping[Path, Artifact] | None = None) -> pb.ApplicationSpec:
+        """The spec as the keeper takes it.
+
+        `artifacts` says what became of the local folders (absolute paths, see `local_folders`); a folder that is not
+        in it stands in the spec as a `file://` url without a digest. Raises `SpecError` that lists everything wrong.
+        """
+        spec = self.unchecked_spec(artifacts)
+        validate_spec(spec, packed=False)
+        return spec
+
+    def unchecked_spec(self, artifacts: Mapping[Path, Artifact] | None = None) -> pb.ApplicationSpec:
+        """Like `to_spec`, with fields of the right types checked, but not yet names, ranges and duplicates."""
+        reading = Reading()
+        values = TABLE.read(_plain(self), reading.root())
+        if reading.problems:
+            raise problems_error(reading.problems)
+        return _application(values, artifacts or {})
+
+    def local_folders(self) -> tuple[Path, ...]:
+        """Absolute paths of the folders that have to be packed, each once."""
+        folders = [
+            local_path(deployment.repository)
+            for deployment in self.deployments
+            if not isinstance(deployment.repository, Artifact)
+        ]
+        return tuple(dict.fromkeys(folders))
+
+
+def local_path(folder: str | os.PathLike[str]) -> Path:
+    """A folder's absolute path without looking at the disk; `~` is expanded."""
+    return Path(os.path.abspath(Path(folder).expanduser()))
+
+
+# ------------------------------------------------------------------------------------------------ the one description
+
+_RESOURCES: Final = Record(
+    "resources",
+    (
+        Field("cpus", CORES, "Cores per replica: 2, 0.25 or 500m.", default=1.0),
+        Field("gpus", Number(), "GPUs per replica; shares below 1 are allowed.", default=0.0),
+        Field("accelerator_type", Text(), "Type of the GPU as Ray names it; empty is any.", default=""),
+        Field("memory", BYTES, "Memory per replica: 512Mi, 2Gi or bytes; 0 is not requested.", default=0),
+        Field("custom", MapOf(Number()), "Custom resources of the Ray cluster, by name.", default={}),
+    ),
+)
+_REPLICAS: Final = Record(
+    "replicas",
+    (
+        Field("min", Whole(), "Replicas that always run.", default=1),
+        Field("max", Whole(), "Upper limit; equal to min until autoscaling is supported."),
+    ),
+)
+_ARTIFACT: Final = Record(
+    "an artifact",
+    (
+        Field("uri", Text(), "Where the archive can be fetched (an fsspec url).", required=True),
+        Field("digest", Text(), "sha256:<hex> over the archive's content.", required=True),
+        Field("size_bytes", Whole(bits=64), "Size of the archive, for information.", default=0),
+    ),
+)
+_TRITON: Final = Record(
+    "triton",
+    (
+        Field(
+            "repository",
+            Either(_ARTIFACT, PathText()),
+            "A local folder in Triton's repository layout, relative to this file, or an artifact with uri and digest.",
+            required=True,
+        ),
+        Field("models", ListOf(Text()), "Models to load; empty loads every model of the repository.", default=()),
+        Field("backends", MapOf(MapOf(Word())), "Settings by backend.", default={}),
+        Field("event_loops", Whole(), "Threads of the ingress; 0 lets the replica choose.", default=0),
+        Field("max_message_bytes", BYTES, "Largest request: 64Mi; 0 is 2 GiB - 1.", default=0),
+        Field("log_verbosity", Whole(), "Triton's verbose level, 0 is off.", default=0),
+    ),
+)
+_DEPLOYMENT: Final = Record(
+    "a deployment",
+    (
+        Field("name", Text(), "Unique in the application.", required=True),
+        Field("triton", _TRITON, "Runs a model repository in an embedded Triton.", required=True),
+        Field("resources", _RESOURCES, "What one replica needs.", default=_RESOURCES.defaults()),
+        Field("replicas", Either(_REPLICAS, Whole()), "How many replicas: 2 or {min: 2, max: 2}.", default=1),
+        Field("env", MapOf(Word()), "Environment variables of the replicas.", default={}),
+        Field("max_restarts", Whole(), "Restarts by Ray in place; -1 is without end.", default=-1),
+        Field("start_timeout", SECONDS, "A replica that is not ready by then has failed: 120s.", default=120.0),
+        Field("drain_timeout", SECONDS, "Running requests get this long when a replica stops: 30s.", default=30.0),
+    ),
+)
+_PLACEMENT: Final = Record(
+    "placement",
+    (
+        Field("clusters", ListOf(Text()), "Allowed clusters; empty is any.", default=()),
+        Field("required_labels", MapOf(Word()), "The cluster must carry all of them.", default={}),
+        Field("preferred_labels", MapOf(Word()), "The cluster that carries most of them comes first.", default={}),
+        Field("spread_from", ListOf(Text()), "Applications not to share a cluster with.", default=()),
+        Field("near", ListOf(Text()), "Applications to share a cluster with.", default=()),
+    ),
+)
+TABLE: Final = Record(
+    "an application",
+    (
+        Field("name", Text(), "The application's name.", required=True),
+        Field("namespace", Text(), "The tenant.", default=DEFAULT_NAMESPACE),
+        Field("labels", MapOf(Word()), "Free labels.", default={}),
+        Field("placement", _PLACEMENT, "Where it may and should run.", default=_PLACEMENT.defaults()),
+        Field("deployments", ListOf(_DEPLOYMENT), "The parts of the application.", required=True),
+    ),
+)
+
+
+# ------------------------------------------------------------------------------------------------ objects → values
+
+
+def _plain(value: Any) -> Any:
+    """An SDK object as the nested value that its YAML would hold; wrong types stay, for the table to name."""
+    if isinstance(value, TritonDeployment):
+        outer = ("name", "resources", "replicas", "env", "max_restarts", "start_timeout", "drain_timeout")
+        return {name: _plain(getattr(value, name)) for name in outer} | {
+            "triton": {entry.name: _plain(getattr(value, entry.name)) for entry in _TRITON.fields}
+        }
+    if isinstance(value, Application | Resources | Replicas | Placement | Artifact):
+        return {name: _plain(getattr(value, name)) for name in value.__slots__}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+# ------------------------------------------------------------------------------------------------ values → records
+
+
+def _application(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact]) -> pb.ApplicationSpec:
+    return pb.ApplicationSpec(
+        namespace=values["namespace"],
+        name=values["name"],
+        labels=values["labels"],
+        placement=pb.PlacementPolicy(**values["placement"]),
+        deployments=[_deployment(entry, artifacts) for entry in values["deployments"]],
+    )
+
+
+def _deployment(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact]) -> pb.DeploymentSpec:
+    return pb.DeploymentSpec(
+        name=values["name"],
+        resources=_resources(values["resources"]),
+        replicas=_replicas(values["replicas"]),
+        env=values["env"],
+        max_restarts=values["max_restarts"],
+        start_timeout_s=values["start_timeout"],
+        drain_timeout_s=values["drain_timeout"],
+        triton=_triton(values["triton"], artifacts),
+    )
+
+
+def _resources(values: Mapping[str, Any]) -> pb.Resources:
+    return pb.Resources(
+        cpus=values["cpus"],
+        gpus=values["gpus"],
+        accelerator_type=values["accelerator_type"],
+        memory_bytes=values["memory"],
+        custom=values["custom"],
+    )
+
+
+def _replicas(values: int | Mapping[str, Any]) -> pb.Replicas:
+    if isinstance(values, int):
+        return pb.Replicas(min=values, max=values)
+    low, high = values["min"], values["max"]
+    return pb.Replicas(min=low, max=low if high is None else high)
+
+
+def _triton(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact]) -> pb.TritonDeployment:
+    return pb.TritonDeployment(
+        repository=_artifact(values["repository"], artifacts),
+        models=values["models"],
+        backends={name: pb.BackendSettings(settings=settings) for name, settings in values["backends"].items()},
+        event_loops=values["event_loops"],
+        max_message_bytes=values["max_message_bytes"],
+        log_verbosity=values["log_verbosity"],
+    )
+
+
+def _artifact(repository: str | Mapping[str, Any], artifacts: Mapping[Path, Artifact]) -> pb.Artifact:
+    if isinstance(repository, Mapping):
+        return pb.Artifact(**repository)
+    if not repository:
+        return pb.Artifact()
+    folder = local_path(repository)
+    packed = artifacts.get(folder)
+    if packed is not None:
+        return pb.Artifact(uri=packed.uri, digest=packed.digest, size_bytes=packed.size_bytes)
+    return pb.Artifact(uri=folder.as_uri())

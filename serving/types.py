@@ -1,0 +1,29 @@
+"""Words shared by every package: names, roles, protocols. No I/O."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+NAME_PATTERN: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+NAME_RULE: Final = "lower-case letters, digits and dashes, at most 63, no dash at either end"
+
+PROTOCOL_KSERVE_GRPC: Final = "kserve-grpc"
+PROTOCOL_OPENAI_HTTP: Final = "openai-http"
+PROTOCOL_BROKER_GRPC: Final = "broker-grpc"
+
+ROLE_DIRECT: Final = "direct"
+ROLE_PROXY: Final = "proxy"
+ROLE_BROKER: Final = "broker"
+ROLE_GATEWAY: Final = "gateway"
+
+ENDPOINT_READY: Final = "ready"
+ENDPOINT_DRAINING: Final = "draining"
+
+DEFAULT_NAMESPACE: Final = "default"
+DEFAULT_MESH: Final = "mesh"
+
+
+def is_name(text: str) -> bool:
+    """True for a valid name of a namespace, application, deployment, cluster or endpoint."""
+    return NAME_PATTERN.fullmatch(text) is not None

@@ -1,0 +1,305 @@
+"""What makes an `ApplicationSpec` valid. Pure: the SDK asks before it sends, the keeper before it stores.
+
+Field paths use the words of the YAML file (`deployments[0].resources.memory`), so that the loader can add lines.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from serving._proto import records_pb2 as pb
+from serving.errors import SpecError
+from serving.types import NAME_RULE, is_name
+
+KINDS: Final = ("triton",)
+
+MAX_SPEC_BYTES: Final = 512 * 1024  # etcd refuses values beyond 1.5 MB, and a placement carries the spec once more
+MAX_DEPLOYMENTS: Final = 64
+MAX_DEPLOYMENT_NAME: Final = 40  # leaves room for `-r<revision>-<index>` in the 63 letters of a replica's id
+MAX_REPLICAS: Final = 1000
+MAX_ENTRIES: Final = 256  # of any map or list of a spec
+MAX_CPUS: Final = 100_000.0
+MAX_GPUS: Final = 10_000.0
+MAX_MEMORY_BYTES: Final = 1 << 50
+MAX_EVENT_LOOPS: Final = 256
+MAX_MESSAGE_BYTES: Final = (1 << 31) - 1
+MAX_LOG_VERBOSITY: Final = 10
+MAX_RESTARTS: Final = 1_000_000
+MAX_TIMEOUT_S: Final = 24 * 3600.0
+MIN_RESOURCE: Final = 0.0001  # Ray counts in ten-thousandths
+
+_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
+_URI: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
+_LABEL_KEY: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,126}[A-Za-z0-9])?")
+_ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_MODEL_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,254}")
+_BACKEND_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,62}")
+_RESERVED_RESOURCES: Final = {
+    "cpu": "cpus",
+    "gpu": "gpus",
+    "memory": "memory",
+    "object_store_memory": "",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong: the `field` path, a sentence, and where they help the allowed values and the closest."""
+
+    field: str
+    message: str
+    allowed: tuple[str, ...] = ()
+    closest: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.field}: {self.message}"
+        if self.closest:
+            text += f"; did you mean `{self.closest}`?"
+        if self.allowed:
+            text += f" (allowed: {', '.join(self.allowed)})"
+        return text
+
+
+def validate_spec(spec: pb.ApplicationSpec, *, packed: bool = True) -> None:
+    """Raises `SpecError` that lists every problem of `spec`; returns when there is none.
+
+    `packed` False leaves out what is true only after local folders became artifacts (their digests).
+    """
+    problems = spec_problems(spec, packed=packed)
+    if problems:
+        raise problems_error(problems)
+
+
+def problems_error(problems: Iterable[Problem]) -> SpecError:
+    """One `SpecError` for one or more problems; its `field` is the first one's."""
+    found = tuple(problems)
+    first = found[0]
+    if len(found) == 1:
+        return SpecError(
+            f"{first.field}: {first.message}", field=first.field, allowed=first.allowed, closest=first.closest
+        )
+    lines = "".join(f"\n  - {problem}" for problem in found)
+    return SpecError(f"the spec has {len(found)} problems:{lines}", field=first.field)
+
+
+def spec_problems(spec: pb.ApplicationSpec, *, packed: bool = True) -> tuple[Problem, ...]:
+    """Every problem of `spec`, in the order of its fields; empty for a valid one."""
+    return tuple(_application(spec, packed))
+
+
+def closest_match(word: str, allowed: Iterable[str]) -> str:
+    """The allowed word most like `word`, or "" when none is near."""
+    words = list(allowed)
+    matches = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    if not matches and len(word) >= 3:
+        matches = [known for known in words if known.startswith(word)]
+    return matches[0] if len(matches) == 1 else ""
+
+
+def _application(spec: pb.ApplicationSpec, packed: bool) -> Iterator[Problem]:
+    yield from _name("name", spec.name)
+    yield from _name("namespace", spec.namespace)
+    yield from _labels("labels", spec.labels)
+    yield from _placement(spec)
+    if not spec.deployments:
+        yield Problem("deployments", "an application needs at least one deployment")
+    if len(spec.deployments) > MAX_DEPLOYMENTS:
+        yield Problem("deployments", f"has {len(spec.deployments)} deployments, at most {MAX_DEPLOYMENTS} are allowed")
+    seen: dict[str, int] = {}
+    for index, deployment in enumerate(spec.deployments):
+        path = f"deployments[{index}]"
+        if deployment.name in seen:
+            first = seen[deployment.name]
+            yield Problem(f"{path}.name", f"`{deployment.name}` is the name of deployments[{first}] already")
+        seen.setdefault(deployment.name, index)
+        yield from _deployment(path, deployment, packed)
+    if spec.ByteSize() > MAX_SPEC_BYTES:
+        yield Problem("name", f"the whole spec has {spec.ByteSize()} bytes, at most {MAX_SPEC_BYTES} are allowed")
+
+
+def _placement(spec: pb.ApplicationSpec) -> Iterator[Problem]:
+    placement = spec.placement
+    yield from _names("placement.clusters", placement.clusters)
+    yield from _labels("placement.required_labels", placement.required_labels)
+    yield from _labels("placement.preferred_labels", placement.preferred_labels)
+    for field, names in (("spread_from", placement.spread_from), ("near", placement.near)):
+        yield from _names(f"placement.{field}", names)
+        if spec.name and spec.name in names:
+            yield Problem(f"placement.{field}", f"names the application itself (`{spec.name}`)")
+    both = sorted(set(placement.spread_from) & set(placement.near))
+    if both:
+        yield Problem("placement.near", f"`{both[0]}` stands in spread_from too; it cannot be both near and apart")
+
+
+def _deployment(path: str, deployment: pb.DeploymentSpec, packed: bool) -> Iterator[Problem]:
+    yield from _name(f"{path}.name", deployment.name)
+    if len(deployment.name) > MAX_DEPLOYMENT_NAME and is_name(deployment.name):
+        yield Problem(f"{path}.name", f"has {len(deployment.name)} letters, at most {MAX_DEPLOYMENT_NAME} are allowed")
+    kind = deployment.WhichOneof("kind")
+    if kind is None:
+        yield Problem(path, "does not say what it runs", allowed=KINDS)
+    elif kind not in KINDS:
+        yield Problem(f"{path}.{kind}", f"the kind `{kind}` is not supported by this version", allowed=KINDS)
+    else:
+        yield from _triton(f"{path}.triton", deployment.triton, packed)
+    yield from _resources(f"{path}.resources", deployment.resources)
+    yield from _replicas(f"{path}.replicas", deployment.replicas)
+    yield from _env(f"{path}.env", deployment.env)
+    yield from _whole(f"{path}.max_restarts", deployment.max_restarts, -1, MAX_RESTARTS, "; -1 is without end")
+    yield from _number(f"{path}.start_timeout", deployment.start_timeout_s, MAX_TIMEOUT_S, "seconds")
+    yield from _number(f"{path}.drain_timeout", deployment.drain_timeout_s, MAX_TIMEOUT_S, "seconds")
+
+
+def _triton(path: str, triton: pb.TritonDeployment, packed: bool) -> Iterator[Problem]:
+    yield from _artifact(f"{path}.repository", triton.repository, packed)
+    yield from _models(f"{path}.models", triton.models)
+    yield from _count(f"{path}.backends", len(triton.backends))
+    for name in sorted(triton.backends):
+        if not _BACKEND_NAME.fullmatch(name):
+            yield Problem(f"{path}.backends", f"{_shown(name)} is not a name of a backend")
+            continue
+        settings = triton.backends[name].settings
+        yield from _count(f"{path}.backends.{name}", len(settings))
+        for key in sorted(settings):
+            if not key or not _is_clean(key) or not _is_clean(settings[key]):
+                yield Problem(
+                    f"{path}.backends.{name}", f"the setting {_shown(key)} is empty or has control characters"
+                )
+    yield from _whole(f"{path}.event_loops", triton.event_loops, 0, MAX_EVENT_LOOPS, "; 0 lets the replica choose")
+    yield from _whole(f"{path}.max_message_bytes", triton.max_message_bytes, 0, MAX_MESSAGE_BYTES, "; 0 is the default")
+    yield from _whole(f"{path}.log_verbosity", triton.log_verbosity, 0, MAX_LOG_VERBOSITY)
+
+
+def _artifact(path: str, artifact: pb.Artifact, packed: bool) -> Iterator[Problem]:
+    if not artifact.uri:
+        yield Problem(path, "is missing: a folder in Triton's repository layout, or an artifact's url with its digest")
+        return
+    if not packed and not artifact.digest:
+        return
+    if not _URI.fullmatch(artifact.uri):
+        yield Problem(path, f"{_shown(artifact.uri)} is not a url such as `file:///mesh/artifacts/models.tar`")
+    if not artifact.digest:
+        yield Problem(f"{path}.digest", "is missing: a revision must say exactly which files it runs")
+    elif not _DIGEST.fullmatch(artifact.digest):
+        yield Problem(f"{path}.digest", f"{_shown(artifact.digest)} is not `sha256:` and 64 hexadecimal digits")
+    if artifact.size_bytes < 0:
+        yield Problem(f"{path}.size_bytes", f"{artifact.size_bytes} is negative")
+
+
+def _models(path: str, models: Iterable[str]) -> Iterator[Problem]:
+    names = list(models)
+    yield from _count(path, len(names))
+    for index, name in enumerate(names):
+        if not _MODEL_NAME.fullmatch(name):
+            yield Problem(f"{path}[{index}]", f"{_shown(name)} is not a name of a model (letters, digits, `_ . + -`)")
+    yield from _duplicates(path, names)
+
+
+def _resources(path: str, resources: pb.Resources) -> Iterator[Problem]:
+    yield from _amount(f"{path}.cpus", resources.cpus, MAX_CPUS, "cores")
+    yield from _amount(f"{path}.gpus", resources.gpus, MAX_GPUS, "devices")
+    if math.isfinite(resources.gpus) and resources.gpus > 1 and resources.gpus != int(resources.gpus):
+        yield Problem(f"{path}.gpus", f"{resources.gpus:g} must be a whole number when it is more than 1")
+    if resources.accelerator_type and not _LABEL_KEY.fullmatch(resources.accelerator_type):
+        yield Problem(f"{path}.accelerator_type", f"{_shown(resources.accelerator_type)} is not a name such as `H200`")
+    yield from _whole(f"{path}.memory", resources.memory_bytes, 0, MAX_MEMORY_BYTES, " bytes")
+    yield from _count(f"{path}.custom", len(resources.custom))
+    for name in sorted(resources.custom):
+        own = _RESERVED_RESOURCES.get(name.lower())
+        if own is not None:
+            yield Problem(
+                f"{path}.custom", f"`{name}` is not a custom resource", closest=f"{path}.{own}" if own else ""
+            )
+        elif not name or not _is_clean(name) or len(name) > 255:
+            yield Problem(f"{path}.custom", f"{_shown(name)} is not a name of a resource")
+        else:
+            yield from _amount(f"{path}.custom.{name}", resources.custom[name], MAX_CPUS, "units")
+
+
+def _replicas(path: str, replicas: pb.Replicas) -> Iterator[Problem]:
+    yield from _whole(f"{path}.min", replicas.min, 1, MAX_REPLICAS)
+    if replicas.max < replicas.min:
+        yield Problem(f"{path}.max", f"{replicas.max} is less than min ({replicas.min})")
+    elif replicas.max > replicas.min:
+        yield Problem(
+            f"{path}.max",
+            f"{replicas.max} differs from min ({replicas.min}): autoscaling is not supported by this version",
+        )
+
+
+def _env(path: str, env: Mapping[str, str]) -> Iterator[Problem]:
+    yield from _count(path, len(env))
+    for name in sorted(env):
+        if not _ENV_NAME.fullmatch(name):
+            yield Problem(path, f"{_shown(name)} is not a name of an environment variable")
+        elif "\0" in env[name]:
+            yield Problem(f"{path}.{name}", "holds a NUL character")
+
+
+def _labels(path: str, labels: Mapping[str, str]) -> Iterator[Problem]:
+    yield from _count(path, len(labels))
+    for key in sorted(labels):
+        if not _LABEL_KEY.fullmatch(key):
+            yield Problem(path, f"{_shown(key)} is not a label (letters, digits, `. _ / -`, at most 128)")
+        elif len(labels[key]) > 255 or not _is_clean(labels[key]):
+            yield Problem(f"{path}.{key}", "is longer than 255 letters or has control characters")
+
+
+def _name(path: str, name: str) -> Iterator[Problem]:
+    if not name:
+        yield Problem(path, f"is missing ({NAME_RULE})")
+    elif not is_name(name):
+        better = re.sub(r"[^a-z0-9]+", "-", name.lower())[:63].strip("-")
+        yield Problem(
+            path, f"{_shown(name)} is not a valid name: {NAME_RULE}", closest=better if is_name(better) else ""
+        )
+
+
+def _names(path: str, names: Iterable[str]) -> Iterator[Problem]:
+    found = list(names)
+    yield from _count(path, len(found))
+    for index, name in enumerate(found):
+        yield from _name(f"{path}[{index}]", name)
+    yield from _duplicates(path, found)
+
+
+def _duplicates(path: str, names: list[str]) -> Iterator[Problem]:
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            yield Problem(f"{path}[{index}]", f"{_shown(name)} stands there twice")
+
+
+def _count(path: str, count: int) -> Iterator[Problem]:
+    if count > MAX_ENTRIES:
+        yield Problem(path, f"has {count} entries, at most {MAX_ENTRIES} are allowed")
+
+
+def _whole(path: str, value: int, low: int, high: int, note: str = "") -> Iterator[Problem]:
+    if not low <= value <= high:
+        yield Problem(path, f"{value} is out of range: {low} to {high}{note}")
+
+
+def _number(path: str, value: float, high: float, unit: str) -> Iterator[Problem]:
+    if not (math.isfinite(value) and 0 <= value <= high):
+        yield Problem(path, f"{value:g} is out of range: 0 to {high:g} {unit}")
+
+
+def _amount(path: str, value: float, high: float, unit: str) -> Iterator[Problem]:
+    yield from _number(path, value, high, unit)
+    if 0 < value < MIN_RESOURCE:
+        yield Problem(path, f"{value:g} is less than the smallest share, {MIN_RESOURCE:g}")
+
+
+def _is_clean(text: str) -> bool:
+    return all(character.isprintable() for character in text)
+
+
+def _shown(text: str) -> str:
+    """The text quoted, cut and without control characters, fit for one line of an error."""
+    cut = text if len(text) <= 80 else text[:77] + "..."
+    return "`" + "".join(character if character.isprintable() else "?" for character in cut) + "`"

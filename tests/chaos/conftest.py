@@ -1,0 +1,36 @@
+"""One mesh of two Ray clusters for all chaos tests of a run; each test leaves it healthy for the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from serving import MeshClient
+from tests.support.mesh import RunningMesh, deploy_digits, expected_classes, start_mesh, stop_mesh
+
+
+@pytest.fixture(scope="session")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
+    running = start_mesh(Path(tmp_path_factory.mktemp("chaos")), clusters=2)
+    yield running
+    stop_mesh(running)
+
+
+@pytest.fixture(scope="session")
+def expected() -> list[int]:
+    return expected_classes()
+
+
+@pytest.fixture
+def client(mesh: RunningMesh) -> Iterator[MeshClient]:
+    with MeshClient(mesh.connection) as connected:
+        yield connected
+
+
+@pytest.fixture
+def digits(client: MeshClient) -> MeshClient:
+    """A client of a mesh on which the digits application is ready with two replicas."""
+    deploy_digits(client)
+    return client

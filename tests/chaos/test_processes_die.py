@@ -1,0 +1,86 @@
+"""`kill -9` of every kind of process while requests flow: none fails, everything recovers, nothing appears twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from serving import MeshClient
+from serving.store.keys import AppKey
+from tests.support.mesh import RunningMesh
+from tests.support.traffic import Traffic
+from tests.support.waiting import eventually
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+APP = AppKey("default", "digits")
+
+
+def replica_pids(client: MeshClient) -> dict[str, int]:
+    return {endpoint.id: endpoint.pid for endpoint in client.endpoints("digits")}
+
+
+def test_replica_killed(mesh: RunningMesh, digits: MeshClient, expected: list[int]) -> None:
+    with Traffic(mesh.connection, expected) as traffic:
+        before = replica_pids(digits)
+        victim, pid = sorted(before.items())[0]
+        killed_at = time.monotonic()
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: replica_pids(digits).get(victim) != pid, timeout_s=5, what="discovery without the dead one")
+        gone_s = time.monotonic() - killed_at
+        eventually(
+            lambda: len(now := replica_pids(digits)) == 2 and pid not in now.values(),
+            timeout_s=15,
+            what="two replicas again",
+        )
+        print(f"left discovery after {gone_s:.2f} s, back after {time.monotonic() - killed_at:.2f} s")
+        traffic.wait_for(50)
+    traffic.check()
+
+
+def test_replica_hangs(mesh: RunningMesh, digits: MeshClient, expected: list[int]) -> None:
+    with Traffic(mesh.connection, expected) as traffic:
+        before = replica_pids(digits)
+        pid = sorted(before.items())[0][1]
+        os.kill(pid, signal.SIGSTOP)
+        eventually(
+            lambda: len(now := replica_pids(digits)) == 2 and pid not in now.values(),
+            timeout_s=60,
+            what="the hung replica replaced",
+        )
+        traffic.wait_for(50)
+    traffic.check()
+
+
+@pytest.mark.parametrize("name", ["keeper-0", "agent"])
+def test_controller_killed(mesh: RunningMesh, digits: MeshClient, expected: list[int], name: str) -> None:
+    if name == "agent":
+        name = f"agent-{digits.status('digits').cluster}"
+    with Traffic(mesh.connection, expected) as traffic:
+        before = replica_pids(digits)
+        mesh.wait_replaced(mesh.kill(name))
+        eventually(lambda: digits.clusters(), timeout_s=60, what="a keeper that answers")
+        traffic.wait_for(100)
+        assert replica_pids(digits) == before, "the same replicas serve: nothing was started twice or again"
+    traffic.check()
+
+
+def test_master_killed(mesh: RunningMesh, digits: MeshClient, expected: list[int]) -> None:
+    cluster = digits.status("digits").cluster
+    with Traffic(mesh.connection, expected) as traffic:
+        before = replica_pids(digits)
+        pid = mesh.master_pid(cluster, APP)
+        os.kill(pid, signal.SIGKILL)
+        eventually(lambda: mesh.master_pid(cluster, APP) != pid, timeout_s=60, what="a new master")
+        victim, victim_pid = sorted(before.items())[0]
+        os.kill(victim_pid, signal.SIGKILL)  # and the new one does its work
+        eventually(
+            lambda: (now := replica_pids(digits)).keys() == before.keys() and now[victim] != victim_pid,
+            timeout_s=30,
+            what="the new master's care for a dead replica",
+        )
+        assert len(mesh.ray(cluster).pids()) > 0
+        traffic.wait_for(50)
+    traffic.check()

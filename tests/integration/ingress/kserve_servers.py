@@ -1,0 +1,151 @@
+"""Starts the ingress and, as the oracle, the `tritonserver` binary of the wheel on the same models."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import grpc
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc
+
+from tests.support.waiting import eventually
+
+ROOT = Path(__file__).resolve().parents[3]
+SITE = Path(sysconfig.get_path("purelib"))
+TRITON_LIBRARIES = SITE / "nvidia_pytriton.libs"
+TRITON_FOLDER = SITE / "pytriton" / "tritonserver"
+START_TIMEOUT_S = 120
+STOP_TIMEOUT_S = 90
+
+Running = TypeVar("Running", bound="KServeProcess")
+
+
+def build_folder() -> Path:
+    """The C++ build under test; MESH_BUILD_DIR names another one."""
+    return Path(os.environ.get("MESH_BUILD_DIR", ROOT / "build" / "cmake")).resolve()
+
+
+def ingress_binary() -> Path:
+    return build_folder() / "cpp_ext" / "tests" / "ingress" / "ingress_server"
+
+
+def compose_backends(folder: Path) -> Path:
+    """A backend directory with the identity backend and Triton's Python backend for this interpreter."""
+    identity = folder / "identity"
+    identity.mkdir(parents=True)
+    library = "libtriton_identity.so"
+    (identity / library).symlink_to(build_folder() / "test_backends" / "identity" / library)
+    python = folder / "python"
+    python.mkdir()
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    files = [
+        TRITON_FOLDER / "backends" / "python" / name
+        for name in ("libtriton_python.so", "triton_python_backend_utils.py")
+    ]
+    for file in [*files, TRITON_FOLDER / "python_backend_stubs" / version / "triton_python_backend_stub"]:
+        (python / file.name).symlink_to(file)
+    return folder
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class KServeProcess:
+    """A running server with a channel to it. Ends by its own process id; must end cleanly."""
+
+    def __init__(self, command: list[str], log: Path, environment: dict[str, str] | None = None) -> None:
+        self.log = log
+        self._log_file = log.open("wb")
+        # Triton's Python backend takes the first python3 of PATH for its own.
+        path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
+        full = {**os.environ, "PATH": path, **(environment or {})}
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._log_file, env=full)
+        self.address = ""
+        self.channel: Any  # methods are called with and without serializers
+        self.stub: Any  # tritonclient carries no types
+
+    def connect(self, address: str) -> None:
+        self.address = address
+        self.channel = grpc.insecure_channel(address, options=[("grpc.max_receive_message_length", -1)])
+        self.stub = service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
+
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def stop(self) -> int:
+        """Ask it to end; its exit status."""
+        if self.alive():
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(STOP_TIMEOUT_S)
+        finally:
+            if self.alive():
+                self.process.kill()
+                self.process.wait()
+            self.channel.close()
+            self._log_file.close()
+
+    def __enter__(self: Running) -> Running:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        status = self.stop()
+        if error is None and status != 0:
+            raise AssertionError(f"exit status {status}:\n{self.log.read_text()[-4000:]}")
+
+
+class Ingress(KServeProcess):
+    """cpp_ext/tests/ingress/ingress_server.cc; options are its flags."""
+
+    def __init__(self, repository: Path, backends: Path, log: Path, *options: str) -> None:
+        flags = [f"--library={TRITON_LIBRARIES}", f"--repository={repository}", f"--backends={backends}", *options]
+        super().__init__([str(ingress_binary()), *flags], log)
+        line = self.process.stdout.readline() if self.process.stdout else b""
+        if not line:
+            raise AssertionError(f"the ingress did not start:\n{log.read_text()[-4000:]}")
+        said = json.loads(line)
+        self.metrics_address: str = said["metrics"]
+        self.failed: dict[str, str] = said["failed"]
+        self.connect(said["address"])
+
+    def drain(self) -> None:
+        """Set draining and wait until it shows."""
+        self.process.send_signal(signal.SIGUSR1)
+        eventually(
+            lambda: not self.stub.ServerReady(pb.ServerReadyRequest(), timeout=10).ready, timeout_s=30, what="draining"
+        )
+
+
+class Oracle(KServeProcess):
+    """The `tritonserver` of the wheel, with the same models and backends."""
+
+    def __init__(self, repository: Path, backends: Path, log: Path) -> None:
+        port = free_port()
+        flags = ["--allow-http=false", "--allow-metrics=false", "--grpc-address=127.0.0.1", "--log-info=0"]
+        flags += [f"--grpc-port={port}", f"--model-repository={repository}", f"--backend-directory={backends}"]
+        binary = str(TRITON_FOLDER / "bin" / "tritonserver")
+        super().__init__([binary, *flags], log, {"LD_LIBRARY_PATH": str(TRITON_LIBRARIES)})
+        self.connect(f"127.0.0.1:{port}")
+        eventually(self._ready, timeout_s=START_TIMEOUT_S, what="tritonserver to be ready")
+
+    def _ready(self) -> bool:
+        if not self.alive():
+            raise RuntimeError(f"tritonserver ended:\n{self.log.read_text()[-4000:]}")
+        try:
+            return bool(self.stub.ServerReady(pb.ServerReadyRequest(), timeout=5).ready)
+        except grpc.RpcError:
+            return False

@@ -1,0 +1,44 @@
+"""One real etcd, Ray cluster and agent for all tests of the session that need them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from small_mesh import LIBRARY, Keeper, SmallMesh
+
+from serving.store.client import EtcdClient
+from serving.store.keys import AppKey
+
+
+@pytest.fixture(scope="session")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallMesh]:
+    if not LIBRARY.exists():
+        pytest.fail(f"{LIBRARY} is missing: build the C++ part first (cmake --build build/cmake --target mesh_actor)")
+    directory: Path = tmp_path_factory.mktemp("mesh")
+    mesh = SmallMesh(directory)
+    try:
+        mesh.start_agent()
+        yield mesh
+    finally:
+        mesh.stop()
+
+
+@pytest.fixture
+async def client(mesh: SmallMesh) -> AsyncIterator[EtcdClient]:
+    client = mesh.client()
+    yield client
+    await client.close()
+
+
+@pytest.fixture
+async def keeper(client: EtcdClient, request: pytest.FixtureRequest) -> AsyncIterator[Keeper]:
+    """An application of the test's own, removed afterwards."""
+    name = request.node.name.removeprefix("test_").split("[")[0].replace("_", "-")[:50].strip("-")
+    keeper = Keeper(client, AppKey("default", name))
+    yield keeper
+    if keeper.revision and not keeper.stored.deleting:
+        await keeper.delete()
+    if keeper.revision:
+        await keeper.wait_gone()

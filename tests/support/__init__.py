@@ -1,0 +1,1 @@
+"""What several test suites share. Not a test suite itself."""

@@ -1,0 +1,25 @@
+"""Waits for facts, not for time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def eventually(look: Callable[[], T], *, timeout_s: float, what: str) -> T:
+    """Calls `look` until it returns something true, and returns that. An `AssertionError` of it counts as "not yet"."""
+    deadline = time.monotonic() + timeout_s
+    last: object = None
+    while True:
+        try:
+            last = look()
+            if last:
+                return last
+        except AssertionError as error:
+            last = error
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout_s:g} s: {what}; last seen: {last}")
+        time.sleep(0.05)

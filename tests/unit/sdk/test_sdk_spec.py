@@ -1,0 +1,257 @@
+"""Applications in Python: the spec they make, and what is said about wrong ones."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf import json_format
+from hypothesis import given
+from hypothesis import strategies as st
+
+from serving._proto import records_pb2 as pb
+from serving.errors import SpecError
+from serving.sdk import Application, Artifact, Placement, Replicas, Resources, TritonDeployment, load_spec
+from serving.validation import spec_problems, validate_spec
+
+DIGEST = "sha256:" + "a" * 64
+MODELS = TritonDeployment(name="digits", repository=Artifact("file:///artifacts/x.tar", DIGEST, 10))
+
+
+def full_application(folder: Path) -> Application:
+    """What tests/unit/sdk/conftest.py says in YAML."""
+    return Application(
+        name="digits",
+        labels={"team": "vision"},
+        placement=Placement(
+            clusters=("east", "west"),
+            required_labels={"region": "eu"},
+            preferred_labels={"disk": "ssd"},
+            spread_from=("other",),
+            near=("cache",),
+        ),
+        deployments=[
+            TritonDeployment(
+                name="digits",
+                repository=folder / "models",
+                models=("digits",),
+                backends={"openvino": {"INFERENCE_NUM_THREADS": 1}},
+                event_loops=1,
+                max_message_bytes="64Mi",
+                log_verbosity=2,
+                resources=Resources(cpus=0.5, gpus=0.5, accelerator_type="H200", memory="512Mi", custom={"nvme": 1}),
+                replicas=Replicas(2),
+                env={"A": "b"},
+                max_restarts=3,
+                start_timeout=120,
+                drain_timeout="45s",
+            )
+        ],
+    )
+
+
+def test_file_and_objects_make_the_same_spec(app_file: Path) -> None:
+    from_file = load_spec(app_file)
+    from_objects = full_application(app_file.parent)
+    assert from_file.to_spec() == from_objects.to_spec()
+    assert from_file.local_folders() == from_objects.local_folders() == (app_file.parent / "models",)
+
+
+def test_every_field_reaches_the_record(tmp_path: Path) -> None:
+    spec = full_application(tmp_path).to_spec({tmp_path / "models": Artifact("file:///a.tar", DIGEST, 7)})
+    shown = json_format.MessageToDict(spec, preserving_proto_field_name=True)
+    assert shown["placement"] == {
+        "clusters": ["east", "west"],
+        "required_labels": {"region": "eu"},
+        "preferred_labels": {"disk": "ssd"},
+        "spread_from": ["other"],
+        "near": ["cache"],
+    }
+    assert shown["deployments"] == [
+        {
+            "name": "digits",
+            "resources": {
+                "cpus": 0.5,
+                "gpus": 0.5,
+                "accelerator_type": "H200",
+                "memory_bytes": str(512 << 20),
+                "custom": {"nvme": 1.0},
+            },
+            "replicas": {"min": 2, "max": 2},
+            "env": {"A": "b"},
+            "max_restarts": 3,
+            "start_timeout_s": 120.0,
+            "drain_timeout_s": 45.0,
+            "triton": {
+                "repository": {"uri": "file:///a.tar", "digest": DIGEST, "size_bytes": "7"},
+                "models": ["digits"],
+                "backends": {"openvino": {"settings": {"INFERENCE_NUM_THREADS": "1"}}},
+                "event_loops": 1,
+                "max_message_bytes": str(64 << 20),
+                "log_verbosity": 2,
+            },
+        }
+    ]
+    validate_spec(spec)
+
+
+def test_every_field_of_the_records_has_a_word_in_the_table(tmp_path: Path) -> None:
+    """A field added to the records must be added here, or be left out on purpose."""
+    spec = full_application(tmp_path).to_spec({tmp_path / "models": Artifact("file:///a.tar", DIGEST, 7)})
+    for message in (
+        spec,
+        spec.placement,
+        spec.deployments[0],
+        spec.deployments[0].triton,
+        spec.deployments[0].resources,
+    ):
+        unset = {field.name for field in message.DESCRIPTOR.fields} - {field.name for field, _ in message.ListFields()}
+        assert not unset
+
+
+def test_defaults(tmp_path: Path) -> None:
+    spec = Application("a", [TritonDeployment("d", tmp_path)]).to_spec()
+    assert spec.namespace == "default"
+    deployment = spec.deployments[0]
+    assert (deployment.replicas.min, deployment.replicas.max, deployment.resources.cpus) == (1, 1, 1.0)
+    assert (deployment.max_restarts, deployment.start_timeout_s, deployment.drain_timeout_s) == (-1, 120.0, 30.0)
+
+
+def test_unpacked_folders_are_told_apart(tmp_path: Path) -> None:
+    spec = Application("a", [TritonDeployment("d", tmp_path)]).to_spec()
+    assert spec.deployments[0].triton.repository.uri == tmp_path.as_uri()
+    with pytest.raises(SpecError, match=r"repository\.digest: is missing"):
+        validate_spec(spec)
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "says"),
+    [
+        ({"name": "Digits"}, "name", "did you mean `digits`?"),
+        ({"name": ""}, "name", "is missing"),
+        ({"name": "x" * 64}, "name", "at most 63"),
+        ({"name": 7}, "name", "expects a text, got the number 7"),
+        ({"namespace": "a/b"}, "namespace", "not a valid name"),
+        ({"labels": {"a b": "c"}}, "labels", "not a label"),
+        ({"labels": {"a": "x\n"}}, "labels.a", "control characters"),
+        ({"labels": ["a"]}, "labels", "expects a mapping, got a list"),
+        ({"deployments": []}, "deployments", "at least one"),
+        ({"deployments": [MODELS, MODELS]}, "deployments[1].name", "the name of deployments[0] already"),
+        ({"deployments": [MODELS] * 65}, "", "at most 64"),
+        ({"placement": Placement(clusters=("East",))}, "placement.clusters[0]", "did you mean `east`?"),
+        ({"placement": Placement(clusters=("a", "a"))}, "placement.clusters[1]", "stands there twice"),
+        ({"placement": Placement(clusters="east")}, "placement.clusters", "write it as [east]"),
+        ({"placement": Placement(near=("digits",))}, "placement.near", "names the application itself"),
+        ({"placement": Placement(near=("a",), spread_from=("a",))}, "placement.near", "both near and apart"),
+        ({"placement": None}, "", ""),
+    ],
+)
+def test_wrong_applications(change: dict[str, Any], field: str, says: str) -> None:
+    app = dataclasses.replace(Application("digits", [MODELS]), **change)
+    if not says:
+        assert app.to_spec() == Application("digits", [MODELS]).to_spec()
+        return
+    with pytest.raises(SpecError) as caught:
+        app.to_spec()
+    assert says in str(caught.value)
+    assert not field or caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "says"),
+    [
+        ({"name": "d" * 41}, "name", "at most 40"),
+        ({"repository": ""}, "triton.repository", "is missing"),
+        ({"repository": 5}, "triton.repository", "expects a text"),
+        ({"repository": Artifact("no-url", DIGEST)}, "triton.repository", "not a url"),
+        ({"repository": Artifact("s3://x/y", "md5:1")}, "triton.repository.digest", "64 hexadecimal digits"),
+        ({"repository": Artifact("s3://x/y", DIGEST, -1)}, "triton.repository.size_bytes", "negative"),
+        ({"models": ("../x",)}, "triton.models[0]", "not a name of a model"),
+        ({"models": ("a", "a")}, "triton.models[1]", "twice"),
+        ({"backends": {"x y": {}}}, "triton.backends", "not a name of a backend"),
+        ({"backends": {"x": {"": "1"}}}, "triton.backends.x", "is empty"),
+        ({"event_loops": 257}, "triton.event_loops", "0 to 256"),
+        ({"event_loops": 1 << 40}, "triton.event_loops", "far out of range"),
+        ({"event_loops": True}, "triton.event_loops", "expects a whole number"),
+        ({"max_message_bytes": "2Gi"}, "triton.max_message_bytes", "out of range"),
+        ({"log_verbosity": -1}, "triton.log_verbosity", "out of range"),
+        ({"resources": Resources(cpus=-1)}, "resources.cpus", "out of range"),
+        ({"resources": Resources(cpus="two")}, "resources.cpus", "such as 2, 0.25 or 500m"),
+        ({"resources": Resources(cpus=float("nan"))}, "resources.cpus", "out of range"),
+        ({"resources": Resources(cpus=0.00001)}, "resources.cpus", "smallest share"),
+        ({"resources": Resources(gpus=1.5)}, "resources.gpus", "whole number"),
+        ({"resources": Resources(gpus="1")}, "resources.gpus", "expects a number"),
+        ({"resources": Resources(memory="512mi")}, "resources.memory", "did you mean `512Mi`?"),
+        ({"resources": Resources(custom={"GPU": 1})}, "resources.custom", "not a custom resource"),
+        ({"resources": Resources(custom={"a": -1})}, "resources.custom.a", "out of range"),
+        ({"resources": Resources(accelerator_type="H 200")}, "resources.accelerator_type", "not a name"),
+        ({"replicas": 0}, "replicas.min", "1 to 1000"),
+        ({"replicas": Replicas(2, 1)}, "replicas.max", "less than min"),
+        ({"replicas": Replicas(1, 2)}, "replicas.max", "autoscaling is not supported"),
+        ({"replicas": "2"}, "replicas", "expects a whole number"),
+        ({"env": {"1A": "x"}}, "env", "not a name of an environment variable"),
+        ({"env": {"A": "x\0"}}, "env.A", "NUL"),
+        ({"env": {"A": None}}, "env.A", "expects a text"),
+        ({"env": {"A": "\ud800"}}, "env.A", "surrogate"),
+        ({"max_restarts": -2}, "max_restarts", "-1 is without end"),
+        ({"start_timeout": "soon"}, "start_timeout", "such as 30s"),
+        ({"start_timeout": 90_000}, "start_timeout", "out of range"),
+        ({"drain_timeout": float("inf")}, "drain_timeout", "out of range"),
+    ],
+)
+def test_wrong_deployments(change: dict[str, Any], field: str, says: str) -> None:
+    app = Application("digits", [dataclasses.replace(MODELS, **change)])
+    with pytest.raises(SpecError) as caught:
+        app.to_spec()
+    assert says in str(caught.value)
+    assert caught.value.field == f"deployments[0].{field}"
+
+
+def test_all_problems_are_listed_at_once() -> None:
+    app = Application("A", [dataclasses.replace(MODELS, name="B", replicas=0)], namespace="C")
+    with pytest.raises(SpecError) as caught:
+        app.to_spec()
+    text = str(caught.value)
+    assert "has 4 problems" in text
+    for field in ("name:", "namespace:", "deployments[0].name:", "deployments[0].replicas.min:"):
+        assert field in text
+
+
+def test_a_kind_that_is_not_there() -> None:
+    spec = Application("a", [MODELS]).to_spec()
+    spec.deployments[0].ClearField("triton")
+    (problem,) = spec_problems(spec)
+    assert problem.field == "deployments[0]"
+    assert problem.allowed == ("triton",)
+
+
+def test_a_spec_too_large_for_the_store() -> None:
+    spec = Application("a", [MODELS]).to_spec()
+    spec.deployments[0].env["A"] = "x" * (600 * 1024)
+    assert any("bytes, at most" in problem.message for problem in spec_problems(spec))
+
+
+@given(st.binary(max_size=200))
+def test_validation_survives_any_message(data: bytes) -> None:
+    """What decodes as a spec is answered with problems or with none, never with another error."""
+    spec = pb.ApplicationSpec()
+    try:
+        spec.ParseFromString(data)
+    except Exception:  # noqa: BLE001 - rubbish that is no message at all is not what is tested
+        return
+    for problem in spec_problems(spec):
+        assert problem.message
+        assert "\n" not in str(problem)
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda x: st.lists(x)))
+def test_any_value_in_any_field_is_answered_with_a_spec_error(value: Any) -> None:
+    for kind, extra in ((Resources, {}), (Replicas, {})):
+        for field in dataclasses.fields(kind):
+            made = kind(**extra, **{field.name: value})
+            deployment = dataclasses.replace(MODELS, **{kind.__name__.lower(): made})
+            with contextlib.suppress(SpecError):
+                Application("a", [deployment]).to_spec()
