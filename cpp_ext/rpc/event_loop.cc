@@ -30,6 +30,37 @@ class FunctionTask : public LoopTask {
   std::function<void()> work_;
 };
 
+// Lives on the stack of a thread that waits until the loop has run or discarded it.
+class AwaitedTask : public LoopTask {
+ public:
+  explicit AwaitedTask(const std::function<void()>& work) : work_(work) {}
+  void RunInLoop() override {
+    work_();
+    End(true);
+  }
+  void Discard() override { End(false); }
+  // Whether it ran.
+  bool Wait() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    changed_.wait(lock, [this] { return ended_; });
+    return ran_;
+  }
+
+ private:
+  void End(bool ran) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    ended_ = true;
+    ran_ = ran;
+    changed_.notify_one();
+  }
+
+  const std::function<void()>& work_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  bool ended_ = false;
+  bool ran_ = false;
+};
+
 }  // namespace
 
 Timer::~Timer() {
@@ -65,6 +96,7 @@ EventLoop::~EventLoop() {
 }
 
 void EventLoop::Start() {
+  running_.store(true, std::memory_order_release);
   thread_ = std::thread([self = shared_from_this()] { self->Run(); });
 }
 
@@ -84,6 +116,10 @@ void EventLoop::Run() {
   RunPosted();
   RunEndTasks();
   thread_id_.store(std::thread::id(), std::memory_order_relaxed);
+  running_.store(false, std::memory_order_release);
+  ended_.store(true, std::memory_order_seq_cst);
+  sleeping_.store(true, std::memory_order_seq_cst);
+  DiscardPosted();
 }
 
 void EventLoop::RunOnce() {
@@ -114,31 +150,32 @@ void EventLoop::Post(LoopTask* task) {
     task->next_ = head;
   } while (!posted_.compare_exchange_weak(head, task, std::memory_order_seq_cst, std::memory_order_relaxed));
   // The loop stores sleeping_ before it looks at posted_ for the last time, so one of the two sees the other.
-  if (sleeping_.load(std::memory_order_seq_cst) && sleeping_.exchange(false, std::memory_order_seq_cst)) {
-    const std::uint64_t one = 1;
-    while (write(wake_fd_, &one, sizeof one) < 0 && errno == EINTR) {
-    }
+  if (sleeping_.load(std::memory_order_seq_cst) && sleeping_.exchange(false, std::memory_order_seq_cst)) WakeUp();
+}
+
+void EventLoop::WakeUp() {
+  if (ended_.load(std::memory_order_seq_cst)) {
+    // Whoever posts between the exchange and this store leaves its task to the line below; whoever posts after the
+    // store comes here itself.
+    sleeping_.store(true, std::memory_order_seq_cst);
+    DiscardPosted();
+    return;
+  }
+  const std::uint64_t one = 1;
+  while (write(wake_fd_, &one, sizeof one) < 0 && errno == EINTR) {
   }
 }
 
 void EventLoop::Post(std::function<void()> work) { Post(std::make_unique<FunctionTask>(std::move(work)).release()); }
 
 void EventLoop::PostAndWait(const std::function<void()>& work) {
-  if (InLoop() || !thread_.joinable()) {
+  if (InLoop() || !running_.load(std::memory_order_acquire)) {
     work();
     return;
   }
-  std::mutex mutex;
-  std::condition_variable ran;
-  bool done = false;
-  Post([&] {
-    work();
-    std::lock_guard<std::mutex> lock(mutex);
-    done = true;
-    ran.notify_one();
-  });
-  std::unique_lock<std::mutex> lock(mutex);
-  ran.wait(lock, [&] { return done; });
+  AwaitedTask task(work);
+  Post(&task);
+  if (!task.Wait()) work();
 }
 
 void EventLoop::RunPosted() {

@@ -30,7 +30,7 @@ class LoopTask {
   LoopTask& operator=(const LoopTask&) = delete;
   virtual ~LoopTask() = default;
   virtual void RunInLoop() = 0;
-  // Called instead of RunInLoop when the loop ends with the task still queued: release what the task holds.
+  // Called instead of RunInLoop when the loop has ended, on any thread: release what the task holds.
   virtual void Discard() {}
 
  private:
@@ -80,11 +80,12 @@ class EventLoop : public std::enable_shared_from_this<EventLoop> {
   void Stop();
   [[nodiscard]] bool InLoop() const { return thread_id_.load(std::memory_order_relaxed) == std::this_thread::get_id(); }
 
-  // From any thread. Tasks run in the order in which they were posted. After Stop they are discarded.
+  // From any thread. Tasks run in the order in which they were posted. Once the thread has ended they are discarded at
+  // once.
   void Post(LoopTask* task);
   void Post(std::function<void()> work);
-  // Post(work), and wait until it ran. Runs it at once when called on the loop's thread or when the thread does not
-  // run.
+  // Post(work), and wait until it ran. Runs it on the caller's thread when that is the loop's, or when the loop's does
+  // not run (any more).
   void PostAndWait(const std::function<void()>& work);
 
   // All that follows: only on the loop's thread (or before Start).
@@ -110,6 +111,7 @@ class EventLoop : public std::enable_shared_from_this<EventLoop> {
   void RunTimers();
   void RunEndTasks();
   void DiscardPosted();
+  void WakeUp();
   [[nodiscard]] int WaitTimeoutMs() const;
   void Place(Timer* timer, std::size_t index);
   void SiftUp(std::size_t index);
@@ -121,7 +123,9 @@ class EventLoop : public std::enable_shared_from_this<EventLoop> {
   std::thread thread_;
   std::atomic<std::thread::id> thread_id_{};
   std::atomic<bool> stopping_{false};
-  std::atomic<bool> sleeping_{false};
+  std::atomic<bool> running_{false};
+  std::atomic<bool> ended_{false};
+  std::atomic<bool> sleeping_{false};  // whoever posts must wake the thread; stays true when it has ended
   std::atomic<LoopTask*> posted_{nullptr};  // newest first
   std::vector<epoll_event> events_;
   int event_count_ = 0;

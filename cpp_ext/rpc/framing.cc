@@ -170,7 +170,19 @@ void OutgoingMessages::MoveTo(OutputQueue* out, std::size_t bytes) {
     head_offset_ = 0;
     ++head_;
   }
-  if (size_ == 0) Clear();
+  if (size_ == 0) {
+    Clear();
+  } else {
+    ForgetMoved();
+  }
+}
+
+void OutgoingMessages::ForgetMoved() {
+  // A stream may never be empty. Each piece that stays is moved here at most once per piece that went.
+  constexpr std::size_t kTolerated = 32;
+  if (head_ < kTolerated || head_ < pieces_.size() - head_) return;
+  pieces_.erase(pieces_.begin(), pieces_.begin() + static_cast<std::ptrdiff_t>(head_));
+  head_ = 0;
 }
 
 void OutgoingMessages::Clear() {

@@ -103,6 +103,8 @@ class OutgoingMessages {
   // Bytes that wait, prefixes included.
   [[nodiscard]] std::size_t size() const { return size_; }
   [[nodiscard]] bool empty() const { return size_ == 0; }
+  // What is kept for them, moved ones included.
+  [[nodiscard]] std::size_t kept_pieces() const { return pieces_.size(); }
   // Moves the first `bytes` to `out`.
   void MoveTo(OutputQueue* out, std::size_t bytes);
   void Clear();
@@ -115,6 +117,7 @@ class OutgoingMessages {
   };
 
   void PushSlices(const std::vector<Slice>& slices, std::size_t bytes, bool compressed);
+  void ForgetMoved();
 
   std::vector<Piece> pieces_;
   std::size_t head_ = 0;

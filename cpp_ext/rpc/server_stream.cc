@@ -242,6 +242,7 @@ void CallImpl::Pump() {
   Outbox taken;
   {
     std::lock_guard<std::mutex> lock(mutex_);
+    if (method_->unary && !outbox_.finish) return;  // its message goes out together with Finish
     std::swap(taken, outbox_);
   }
   if (taken.messages.empty() && !taken.finish) return;

@@ -120,6 +120,21 @@ void EchoMethods::Register(Server* server) {
   server->AddUnary(prefix + "Throw", [](const std::shared_ptr<ServerCall>&, const Slice&) {
     throw std::runtime_error("the secret inner workings");
   });
+  // Sends, then makes the loop look for what there is to send; "FinishParked" ends all that wait so.
+  server->AddUnary(prefix + "SendAndPark", [this](const std::shared_ptr<ServerCall>& call, const Slice& request) {
+    RunLater([this, call, request] {
+      call->Send(MessageOf(request));
+      call->OnMessage([](const std::optional<Slice>&) {});
+      parked_.push_back(call);
+    });
+  });
+  server->AddUnary(prefix + "FinishParked", [this](const std::shared_ptr<ServerCall>& call, const Slice& request) {
+    RunLater([this, call, request] {
+      for (const std::shared_ptr<ServerCall>& parked : parked_) parked->Finish(Status(), {});
+      parked_.clear();
+      Answer(call, request);
+    });
+  });
   server->AddUnary(prefix + "BadTrailers", [](const std::shared_ptr<ServerCall>& call, const Slice&) {
     call->Send(Message("answer"));
     call->Finish(Status(), {{"Bad Key", "line\nbreak"}});

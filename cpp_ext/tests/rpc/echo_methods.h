@@ -6,8 +6,10 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <thread>
+#include <vector>
 
 #include "rpc/server.h"
 
@@ -20,8 +22,10 @@ class EchoMethods {
   EchoMethods(const EchoMethods&) = delete;
   EchoMethods& operator=(const EchoMethods&) = delete;
 
-  // Unary           the same bytes; metadata "echo-..." comes back as trailers; "x-status"/"x-message" decide the
-  // status Threaded        the same, answered from another thread Sliced          the same bytes in slices of 1000
+  // Unary           the same bytes; metadata "echo-..." comes back as trailers, "x-status"/"x-message" are the status
+  // Threaded        the same, answered from another thread
+  // Sliced          the same bytes in slices of 1000
+  // SendAndPark     the same, but the call ends only with FinishParked
   // Never           no answer; counts cancels
   // Throw           an exception out of the handler
   // Collect         client streaming: the sum of the sizes as text
@@ -43,6 +47,7 @@ class EchoMethods {
   std::mutex mutex_;
   std::condition_variable wake_;
   std::deque<std::function<void()>> work_;
+  std::vector<std::shared_ptr<ServerCall>> parked_;  // of the thread
   bool ended_ = false;
   std::thread thread_;
 };

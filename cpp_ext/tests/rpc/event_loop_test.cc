@@ -107,10 +107,47 @@ TEST(EventLoop, WorkPostedAfterStopIsFreedAndNotRun) {
   const auto held = std::make_shared<int>(1);
   bool ran = false;
   loop->Post([held, &ran] { ran = true; });
-  EXPECT_EQ(held.use_count(), 2);
-  loop.reset();
   EXPECT_EQ(held.use_count(), 1);
   EXPECT_FALSE(ran);
+}
+
+TEST(EventLoop, WorkThatHoldsItsLoopDoesNotKeepItAlive) {
+  auto loop = StartedLoop();
+  loop->Stop();
+  loop->Post([loop] {});
+  const std::weak_ptr<EventLoop> weak = loop;
+  loop.reset();
+  EXPECT_TRUE(weak.expired());
+}
+
+TEST(EventLoop, WorkPostedWhileItStopsIsRunOrFreed) {
+  for (int round = 0; round < 300; ++round) {
+    const auto loop = StartedLoop();
+    const auto held = std::make_shared<int>(1);
+    std::vector<std::thread> threads;
+    for (int thread = 0; thread < 3; ++thread) {
+      threads.emplace_back([loop, held] {
+        for (int i = 0; i < 50; ++i) loop->Post([held] {});
+      });
+    }
+    loop->Stop();
+    for (std::thread& thread : threads) thread.join();
+    threads.clear();
+    EXPECT_EQ(held.use_count(), 1) << round;
+  }
+}
+
+TEST(EventLoop, PostAndWaitReturnsWhileItStops) {
+  for (int round = 0; round < 300; ++round) {
+    const auto loop = StartedLoop();
+    std::atomic<int> ran{0};
+    std::thread waiter([&] {
+      for (int i = 0; i < 20; ++i) loop->PostAndWait([&ran] { ++ran; });
+    });
+    loop->Stop();
+    waiter.join();
+    EXPECT_EQ(ran.load(), 20);
+  }
 }
 
 TEST(EventLoop, StopFromItsOwnThread) {

@@ -126,6 +126,23 @@ TEST(OutgoingMessages, WriteWhatTheReaderReads) {
   }
 }
 
+TEST(OutgoingMessages, AStreamThatIsNeverEmptyDoesNotGrow) {
+  OutgoingMessages messages;
+  OutputQueue queue;
+  std::string expected, out;
+  for (int i = 0; i < 10'000; ++i) {
+    expected += Framed(std::to_string(i));
+    ASSERT_TRUE(messages.Push(Message(std::to_string(i)), Encoding::kIdentity).ok());
+    if (messages.size() < 1000) continue;
+    messages.MoveTo(&queue, messages.size() - 500);
+    EXPECT_LT(messages.kept_pieces(), 1000U);
+  }
+  messages.MoveTo(&queue, messages.size());
+  iovec range;
+  ASSERT_EQ(queue.Describe(&range, 1), 1);
+  EXPECT_EQ(std::string_view(static_cast<const char*>(range.iov_base), range.iov_len), expected);
+}
+
 TEST(OutputQueue, LargePiecesAreNotCopied) {
   const Slice slice = Slice::Own(std::string(OutputQueue::kCopyBelow, 'x'));
   OutputQueue queue;

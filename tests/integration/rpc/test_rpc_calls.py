@@ -182,6 +182,18 @@ def test_budget_of_half_received_messages(start_server: StartServer) -> None:
         assert echo(own)(b"y" * 900_000, timeout=TIMEOUT_S) == b"y" * 900_000
 
 
+def test_an_answer_sent_before_its_end_waits_for_it(start_server: StartServer) -> None:
+    server = start_server()
+    with server.channel() as own:
+        call = echo(own, "SendAndPark").future(b"answer", timeout=TIMEOUT_S)
+        wait_until(lambda: server.stats()["calls_open"] == 1, "the call is open")
+        # Answered by the same threads, so the loop has looked at what was sent.
+        assert echo(own, "Threaded")(b"x", timeout=TIMEOUT_S) == b"x"
+        assert not call.done()
+        assert echo(own, "FinishParked")(b"x", timeout=TIMEOUT_S) == b"x"
+        assert call.result() == b"answer"
+
+
 def test_too_much_metadata_is_refused(start_server: StartServer) -> None:
     server = start_server(max_metadata_bytes=4096)
     big: list[tuple[str, Any]] = [("grpc.max_metadata_size", 1 << 20), ("grpc.absolute_max_metadata_size", 1 << 20)]
