@@ -14,6 +14,8 @@ namespace mesh::actor {
 namespace {
 
 constexpr double kMaxDrainS = 24 * 3600;
+// Ray tells its C++ workers the node's address as a flag and has no public function for it (Ray 2.60).
+constexpr char kNodeAddressFlag[] = "ray_node_ip_address";
 
 std::string BrokenReport(const std::string& reason) {
   deployment::ReplicaView view;
@@ -35,7 +37,8 @@ DeploymentActor::DeploymentActor(const std::string& config_json) {
 }
 
 void DeploymentActor::Start(const std::string& config_json) {
-  const Result<deployment::ReplicaConfig> config = deployment::ParseReplicaConfig(config_json);
+  const Result<deployment::ReplicaConfig> config = 
+      deployment::ParseReplicaConfig(config_json, CommandLineValue(kNodeAddressFlag));
   replica_ = std::make_unique<deployment::Replica>(config, [this](deployment::ReplicaState state) {
     if (state == deployment::ReplicaState::kDrained && terminating_.load()) EndByTermination();
   });

@@ -32,6 +32,15 @@ std::string HostName() {
   return name.data();
 }
 
+std::string CommandLineValue(const std::string& name) {
+  std::ifstream arguments("/proc/self/cmdline");
+  const std::string start = "--" + name + '=';
+  for (std::string argument; std::getline(arguments, argument, '\0');) {
+    if (argument.compare(0, start.size(), start) == 0) return argument.substr(start.size());
+  }
+  return "";
+}
+
 std::int64_t ProcessId() { return getpid(); }
 
 ProcessUsage ReadProcessUsage() {

@@ -9,6 +9,10 @@
 namespace mesh {
 
 std::string HostName();
+
+// The value of `--name=value` on this process's command line; empty without one.
+std::string CommandLineValue(const std::string& name);
+
 std::int64_t ProcessId();
 
 struct ProcessUsage {

@@ -82,6 +82,8 @@ void ReadLog(mesh::json::Fields& in, ReplicaConfig* config) {
                       {"revision", std::to_string(config->revision)}};
 }
 
+bool IsAnyHost(const std::string& host) { return host == "0.0.0.0" || host == "::"; }
+
 Status Check(const ReplicaConfig& config) {
   const std::map<const char*, const std::string*> names = {{"id", &config.id},
                                                            {"namespace", &config.name_space},
@@ -100,17 +102,17 @@ Status Check(const ReplicaConfig& config) {
     return {Code::kInvalidArgument, "field 'triton.eventLoops' must be between 0 and 64"};
   }
   if (config.etcd.ttl_s < 1) return {Code::kInvalidArgument, "field 'leaseTtlS' must be at least 1"};
-  if (config.advertise_host.empty() || config.advertise_host == "0.0.0.0" || config.advertise_host == "::") {
+  if (config.advertise_host.empty() || IsAnyHost(config.advertise_host)) {
     return {Code::kInvalidArgument, "field 'advertiseHost' is needed when 'listenHost' is '" + config.listen_host +
                                         "': clients cannot connect to that"};
   }
   return {};
 }
 
-void FillDefaults(ReplicaConfig* config) {
+void FillDefaults(ReplicaConfig* config, const std::string& node_address) {
   if (config->listen_host.empty()) config->listen_host = "127.0.0.1";
-  if (config->advertise_host.empty() && config->listen_host != "0.0.0.0" && config->listen_host != "::") {
-    config->advertise_host = config->listen_host;
+  if (config->advertise_host.empty()) {
+    config->advertise_host = IsAnyHost(config->listen_host) ? node_address : config->listen_host;
   }
   if (config->max_message_bytes == 0) config->max_message_bytes = kDefaultMessageBytes;
   // The loops only move bytes; Triton's own threads compute. A quarter of the cores is plenty.
@@ -121,7 +123,7 @@ void FillDefaults(ReplicaConfig* config) {
 
 }  // namespace
 
-Result<ReplicaConfig> ParseReplicaConfig(std::string_view text) {
+Result<ReplicaConfig> ParseReplicaConfig(std::string_view text, const std::string& node_address) {
   const Result<json> parsed = mesh::json::Parse(text, "the replica's configuration");
   if (!parsed.ok()) return Status(Code::kInvalidArgument, parsed.status().message());
   mesh::json::Fields in(parsed.value());
@@ -139,7 +141,7 @@ Result<ReplicaConfig> ParseReplicaConfig(std::string_view text) {
   ReadTriton(in, &config);
   ReadServing(in, &config);
   ReadLog(in, &config);
-  FillDefaults(&config);
+  FillDefaults(&config, node_address);
   if (!in.status().ok()) return in.status();
   const Status checked = Check(config);
   if (!checked.ok()) return checked;

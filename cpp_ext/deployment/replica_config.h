@@ -41,8 +41,9 @@ struct ReplicaConfig {
   log::Options log;
 };
 
-// INVALID_ARGUMENT names the field that is wrong or missing.
-Result<ReplicaConfig> ParseReplicaConfig(std::string_view text);
+// INVALID_ARGUMENT names the field that is wrong or missing. `node_address` is what others reach this node by, where
+// that is known: clients are told it when the replica listens on every address and nothing else is to be told.
+Result<ReplicaConfig> ParseReplicaConfig(std::string_view text, const std::string& node_address = "");
 
 struct PreparedNode {
   std::string repository_path;

@@ -16,7 +16,7 @@
         token_file: east.token                  # optional: Ray's authentication token
         labels: {region: east}                  # optional
         listen:                                 # optional: where its replicas listen; on loopback where it is absent
-          host: 10.0.1.5
+          host: 0.0.0.0                         # clients are told the address of each replica's Ray node
           tls: {cert_file: replica.pem, key_file: replica.key}
     keepers: 2                                  # optional, how many `mesh up` starts
     listen:                                     # optional: where they listen
@@ -53,7 +53,10 @@ _ANY_HOST: Final = ("0.0.0.0", "::", "[::]")
 
 @dataclass(frozen=True, slots=True)
 class ListenConfig:
-    """Where processes listen. `advertise_host` is what clients are told, "" for `host`; with `tls` only by TLS."""
+    """Where processes listen; with `tls` only by TLS.
+
+    `advertise_host` is what clients are told: "" for `host`, and for the replica's Ray node where `host` is any address.
+    """
 
     host: str = "127.0.0.1"
     advertise_host: str = ""
@@ -162,7 +165,7 @@ _LISTEN: Final = Record(
     "listen",
     (
         Field("host", Text(), "Address that is listened on.", default="127.0.0.1"),
-        Field("advertise_host", Text(), "What clients are told; by default the host.", default=""),
+        Field("advertise_host", Text(), "What clients are told; by default the host, or the replica's node.", default=""),
         Field("tls", _TLS, "Our own certificate; with ca_file clients must present one too."),
     ),
 )
@@ -210,6 +213,7 @@ def _problems(values: Mapping[str, Any]) -> Iterator[Problem]:
         if tls and bool(tls["cert_file"]) != bool(tls["key_file"]):
             yield Problem(path, "cert_file and key_file go together")
     yield from _listen_problems("listen", values["listen"])
+    yield from _reach_problems("listen", values["listen"])
     if not values["artifacts"]:
         yield Problem("artifacts", "is empty")
     if not 1 <= values["keepers"] <= MAX_KEEPERS:
@@ -235,7 +239,13 @@ def _listen_problems(path: str, listen: Mapping[str, Any]) -> Iterator[Problem]:
     tls = listen["tls"]
     if tls and not (tls["cert_file"] and tls["key_file"]):
         yield Problem(f"{path}.tls", "a server needs cert_file and key_file")
-    if (listen["advertise_host"] or listen["host"]) in _ANY_HOST:
+    if listen["advertise_host"] in _ANY_HOST:
+        yield Problem(f"{path}.advertise_host", f"clients cannot reach `{listen['advertise_host']}`")
+
+
+def _reach_problems(path: str, listen: Mapping[str, Any]) -> Iterator[Problem]:
+    """Of keepers. Replicas that listen everywhere are known by the addresses of their Ray nodes."""
+    if not listen["advertise_host"] and listen["host"] in _ANY_HOST:
         yield Problem(f"{path}.host", f"clients cannot reach `{listen['host']}`; advertise_host must say what they can")
 
 

@@ -106,6 +106,15 @@ TEST(ReplicaConfigTest, NamesTheFieldThatIsWrong) {
   }
 }
 
+TEST(ReplicaConfigTest, WhoListensEverywhereIsKnownByItsNodesAddress) {
+  json config = Minimal();
+  config["listenHost"] = "::";
+  EXPECT_EQ(ParseReplicaConfig(config.dump(), "10.0.0.7").value().advertise_host, "10.0.0.7");
+  config["advertiseHost"] = "node7";
+  EXPECT_EQ(ParseReplicaConfig(config.dump(), "10.0.0.7").value().advertise_host, "node7");
+  EXPECT_EQ(ParseReplicaConfig(Minimal().dump(), "10.0.0.7").value().advertise_host, "127.0.0.1");
+}
+
 TEST(ReplicaConfigTest, RubbishIsAnError) {
   for (const char* text : {"", "rubbish", "[]", "7", "{\"id\":", "null"}) {
     EXPECT_EQ(ParseReplicaConfig(text).status().code(), Code::kInvalidArgument) << text;

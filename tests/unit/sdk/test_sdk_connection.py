@@ -74,6 +74,11 @@ def test_the_documented_example_is_read(tmp_path: Path) -> None:
     assert load_mesh_config(write(tmp_path, text)).keepers == 2
 
 
+def test_replicas_may_listen_everywhere(tmp_path: Path) -> None:
+    path = write(tmp_path, MESH.replace("labels: {region: east}", "listen: {host: 0.0.0.0}", 1))
+    assert load_mesh_config(path).clusters[0].listen == ListenConfig("0.0.0.0")
+
+
 def test_defaults(tmp_path: Path) -> None:
     text = "etcd: {endpoints: ['e:1']}\nartifacts: ./artifacts\nclusters: [{name: a, ray_address: 'r:1'}]\n"
     config = load_mesh_config(write(tmp_path, text))
@@ -103,7 +108,7 @@ def test_defaults(tmp_path: Path) -> None:
         ("keepers: 2", "keepers: 0", 14, "keepers", "1 to 16"),
         (", cert_file: keeper.pem, key_file: keeper.key", "", 17, "listen.tls", "needs cert_file and key_file"),
         ("host: 10.0.0.5", "host: 0.0.0.0", 16, "listen.host", "advertise_host must say what they can"),
-        ("labels: {region: east}", "listen: {host: '::'}", 12, "clusters[0].listen.host", "cannot reach `::`"),
+        ("labels: {region: east}", "listen: {advertise_host: '::'}", 12, "clusters[0].listen.advertise_host", "`::`"),
         ("keepers: 2", "keeper: 2", 14, "keeper", "did you mean `keepers`?"),
     ],
 )
