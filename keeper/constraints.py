@@ -20,15 +20,16 @@ class Neighbour:
 
 def forbidden(policy: pb.PlacementPolicy, cluster: str, labels: Mapping[str, str]) -> str:
     """Why the policy keeps an application off this cluster, whoever else is there; "" if it does not."""
+    reasons = []
     if policy.clusters and cluster not in policy.clusters:
-        return f"not among the allowed clusters ({', '.join(sorted(policy.clusters))})"
+        reasons.append(f"not among the allowed clusters ({', '.join(sorted(policy.clusters))})")
     for name in sorted(policy.required_labels):
         wanted, found = policy.required_labels[name], labels.get(name)
         if found is None:
-            return f"label {name}={wanted} wanted, cluster has no label {name}"
-        if found != wanted:
-            return f"label {name}={wanted} wanted, cluster has {name}={found}"
-    return ""
+            reasons.append(f"label {name}={wanted} wanted, cluster has no label {name}")
+        elif found != wanted:
+            reasons.append(f"label {name}={wanted} wanted, cluster has {name}={found}")
+    return "; ".join(reasons)
 
 
 def kept_apart(spec: pb.ApplicationSpec, cluster: str, neighbours: Iterable[Neighbour]) -> str:
@@ -38,6 +39,7 @@ def kept_apart(spec: pb.ApplicationSpec, cluster: str, neighbours: Iterable[Neig
     that are placed, else two applications near each other could never start.
     """
     near: dict[str, set[str]] = {}
+    reasons = []
     for other in sorted(neighbours, key=lambda other: other.app):
         if other.app.namespace != spec.namespace or other.app.name == spec.name:
             continue
@@ -46,13 +48,13 @@ def kept_apart(spec: pb.ApplicationSpec, cluster: str, neighbours: Iterable[Neig
         if other.cluster != cluster:
             continue
         if other.app.name in spec.placement.spread_from:
-            return f"must not share a cluster with {other.app.name}, which is here"
-        if spec.name in other.spec.placement.spread_from:
-            return f"{other.app.name}, which is here, must not share a cluster with {spec.name}"
+            reasons.append(f"must not share a cluster with {other.app.name}, which is here")
+        elif spec.name in other.spec.placement.spread_from:
+            reasons.append(f"{other.app.name}, which is here, must not share a cluster with {spec.name}")
     for name in sorted(near):
         if cluster not in near[name]:
-            return f"must be near {name}, which is on {', '.join(sorted(near[name]))}"
-    return ""
+            reasons.append(f"must be near {name}, which is on {', '.join(sorted(near[name]))}")
+    return "; ".join(reasons)
 
 
 def preferred(policy: pb.PlacementPolicy, labels: Mapping[str, str]) -> int:

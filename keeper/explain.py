@@ -15,14 +15,16 @@ def lack(demands: Sequence[Demand], nodes: Sequence[Node], left: Sequence[Node])
     """
     if not nodes:
         return "the cluster has no nodes"
-    for demand in demands:
-        reason = _no_node(demand, nodes, left)
-        if reason:
-            return _named(demands, demand, reason)
-    for demand in demands:
-        if pack([demand], left) is None:
-            return _named(demands, demand, _too_many(demand, left))
-    return _together(demands, left)
+    reasons = [_named(demands, demand, reason) for demand in demands if (reason := _alone(demand, nodes, left))]
+    return "; ".join(reasons) or _together(demands, left)
+
+
+def _alone(demand: Demand, nodes: Sequence[Node], left: Sequence[Node]) -> str:
+    """Why one deployment would not fit even without the others; "" when it would."""
+    reason = _no_node(demand, nodes, left)
+    if not reason and pack([demand], left) is None:
+        return _too_many(demand, left)
+    return reason
 
 
 def _named(demands: Sequence[Demand], demand: Demand, reason: str) -> str:

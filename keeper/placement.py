@@ -123,13 +123,13 @@ def _grew(old: pb.ApplicationSpec, new: pb.ApplicationSpec) -> bool:
 
 
 def _obstacle(spec: pb.ApplicationSpec, state: ClusterState, others: Sequence[Neighbour]) -> str:
-    """Why the application cannot be on this cluster; "" when it can."""
-    reason = forbidden(spec.placement, state.name, state.record.labels)
-    if reason:
-        return reason
-    if state.liveness is not Liveness.ALIVE:
-        return "the cluster is gone" if state.liveness is Liveness.GONE else "the cluster does not answer"
-    return kept_apart(spec, state.name, others) or _lack(spec, state.record, others)
+    """Everything for which the application cannot be on this cluster; "" when it can."""
+    reasons = [forbidden(spec.placement, state.name, state.record.labels)]
+    if state.liveness is Liveness.ALIVE:
+        reasons += [kept_apart(spec, state.name, others), _lack(spec, state.record, others)]
+    else:  # what it has free is not known
+        reasons.append("the cluster is gone" if state.liveness is Liveness.GONE else "the cluster does not answer")
+    return "; ".join(reason for reason in reasons if reason)
 
 
 def _lack(spec: pb.ApplicationSpec, record: pb.ClusterRecord, others: Sequence[Neighbour]) -> str:

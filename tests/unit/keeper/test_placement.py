@@ -102,6 +102,26 @@ def test_allowed_clusters_and_labels() -> None:
     }
 
 
+def test_every_reason_is_named_not_only_the_first() -> None:
+    policy = pb.PlacementPolicy(
+        clusters=["north"], required_labels={"zone": "b", "tier": "gold"}, spread_from=["other"]
+    )
+    wanted = spec(cpus=9, policy=policy)
+    more = wanted.deployments.add()
+    more.CopyFrom(wanted.deployments[0])
+    more.name, more.resources.gpus = "letters", 1
+    east = simple("east", 8, labels={"zone": "a"})
+    assert reasons(decide(wanted, None, [east], [neighbour("east", spec("other"))]))["east"].split("; ") == [
+        "not among the allowed clusters (north)",
+        "label tier=gold wanted, cluster has no label tier",
+        "label zone=b wanted, cluster has zone=a",
+        "must not share a cluster with other, which is here",
+        "deployment digits: needs 9 CPUs on one node, the largest has 8 for the mesh",
+        "deployment letters: needs 9 CPUs on one node, the largest has 8 for the mesh, and "
+        "needs 1 GPU on one node, the largest has 0 for the mesh",
+    ]
+
+
 def test_preferred_labels_win_over_load_but_not_over_room() -> None:
     liked = simple("east", 4, labels={"zone": "a"})
     empty = simple("west", 64)
