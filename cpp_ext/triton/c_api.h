@@ -226,6 +226,8 @@ TRITONSERVER_Error* TRITONSERVER_ServerOptionsSetBufferManagerThreadCount(TRITON
                                                                           unsigned int thread_count);
 TRITONSERVER_Error* TRITONSERVER_ServerOptionsSetModelLoadThreadCount(TRITONSERVER_ServerOptions* options,
                                                                       unsigned int thread_count);
+TRITONSERVER_Error* TRITONSERVER_ServerOptionsSetModelLoadRetryCount(TRITONSERVER_ServerOptions* options,
+                                                                     unsigned int retry_count);
 TRITONSERVER_Error* TRITONSERVER_ServerOptionsSetLogFile(TRITONSERVER_ServerOptions* options, const char* file);
 TRITONSERVER_Error* TRITONSERVER_ServerOptionsSetLogInfo(TRITONSERVER_ServerOptions* options, bool log);
 TRITONSERVER_Error* TRITONSERVER_ServerOptionsSetLogWarn(TRITONSERVER_ServerOptions* options, bool log);
@@ -277,7 +279,8 @@ TRITONSERVER_Error* TRITONSERVER_ServerInferAsync(TRITONSERVER_Server* server, T
 // Every function above, once: what Library resolves.
 #define MESH_TRITON_FUNCTIONS(X)                                                                                       \
   X(ApiVersion)                                                                                                        \
-  X(ErrorNew) X(ErrorDelete) X(ErrorCode) X(ErrorMessage) X(ResponseAllocatorNew) X(ResponseAllocatorSetQueryFunction) \
+  X(ErrorNew)                                                                                                          \
+  X(ErrorDelete) X(ErrorCode) X(ErrorMessage) X(ResponseAllocatorNew) X(ResponseAllocatorSetQueryFunction)             \
       X(ResponseAllocatorDelete) X(MessageSerializeToJson) X(MessageDelete) X(MetricsFormatted) X(MetricsDelete) X(    \
           InferenceRequestNew) X(InferenceRequestDelete) X(InferenceRequestSetId) X(InferenceRequestSetFlags)          \
           X(InferenceRequestSetCorrelationId) X(InferenceRequestSetCorrelationIdString) X(                             \
@@ -295,15 +298,15 @@ TRITONSERVER_Error* TRITONSERVER_ServerInferAsync(TRITONSERVER_Server* server, T
                                   X(ServerOptionsSetRateLimiterMode) X(ServerOptionsSetPinnedMemoryPoolByteSize) X(    \
                                       ServerOptionsSetExitOnError) X(ServerOptionsSetStrictReadiness)                  \
                                       X(ServerOptionsSetExitTimeout) X(ServerOptionsSetBufferManagerThreadCount) X(    \
-                                          ServerOptionsSetModelLoadThreadCount) X(ServerOptionsSetLogFile)             \
-                                          X(ServerOptionsSetLogInfo) X(ServerOptionsSetLogWarn) X(                     \
-                                              ServerOptionsSetLogError) X(ServerOptionsSetLogFormat)                   \
-                                              X(ServerOptionsSetLogVerbose) X(ServerOptionsSetMetrics) X(              \
-                                                  ServerOptionsSetGpuMetrics) X(ServerOptionsSetCpuMetrics)            \
-                                                  X(ServerOptionsSetBackendDirectory) X(ServerOptionsSetBackendConfig) \
-                                                      X(ServerNew) X(ServerDelete) X(ServerStop) X(ServerIsLive)       \
-                                                          X(ServerIsReady) X(ServerModelIsReady)                       \
-                                                              X(ServerModelBatchProperties) X(                         \
+                                          ServerOptionsSetModelLoadThreadCount) X(ServerOptionsSetModelLoadRetryCount) \
+                                          X(ServerOptionsSetLogFile) X(ServerOptionsSetLogInfo)                        \
+                                              X(ServerOptionsSetLogWarn) X(ServerOptionsSetLogError) X(                \
+                                                  ServerOptionsSetLogFormat) X(ServerOptionsSetLogVerbose)             \
+                                                  X(ServerOptionsSetMetrics) X(ServerOptionsSetGpuMetrics) X(          \
+                                                      ServerOptionsSetCpuMetrics) X(ServerOptionsSetBackendDirectory)  \
+                                                      X(ServerOptionsSetBackendConfig) X(ServerNew) X(ServerDelete)    \
+                                                          X(ServerStop) X(ServerIsLive) X(ServerIsReady)               \
+                                                              X(ServerModelIsReady) X(ServerModelBatchProperties) X(   \
                                                                   ServerModelTransactionProperties) X(ServerMetadata)  \
                                                                   X(ServerModelMetadata) X(ServerModelStatistics)      \
                                                                       X(ServerModelConfig) X(ServerModelIndex)         \

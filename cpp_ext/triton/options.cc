@@ -39,6 +39,8 @@ void SetModels(const Api& api, TRITONSERVER_ServerOptions* raw, const ServerOpti
   (*set)(api.ServerOptionsSetStrictModelConfig(raw, false));
   (*set)(api.ServerOptionsSetStrictReadiness(raw, true));
   (*set)(api.ServerOptionsSetModelLoadThreadCount(raw, options.model_load_threads));
+  // Triton leaves this number to chance (2.51): where memory was not zero, a bad model is loaded again without end.
+  (*set)(api.ServerOptionsSetModelLoadRetryCount(raw, 0));
   if (!options.backend_directory.empty()) {
     (*set)(api.ServerOptionsSetBackendDirectory(raw, fs::absolute(options.backend_directory).c_str()));
   }

@@ -3,11 +3,43 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <filesystem>
+#include <system_error>
+#include <vector>
+
 #include "triton/library.h"
 #include "triton/server.h"
 
 namespace mesh::triton {
 namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::size_t kShownNames = 10;
+
+std::vector<std::string> NamesIn(const std::string& folder) {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (fs::directory_iterator at(folder, error), end; !error && at != end; at.increment(error)) {
+    names.push_back(at->path().filename().string());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+std::string Listed(const std::vector<std::string>& names) {
+  if (names.empty()) return "nothing";
+  std::string text;
+  for (std::size_t i = 0; i < std::min(names.size(), kShownNames); ++i) text += (i == 0 ? "" : ", ") + names[i];
+  return names.size() > kShownNames ? text + " ..." : text;
+}
+
+// Triton takes folders whose names are numbers from 1 on.
+bool IsVersion(const std::string& name) {
+  return !name.empty() && name.find_first_not_of("0123456789") == std::string::npos &&
+         name.find_first_not_of('0') != std::string::npos;
+}
 
 // Leads Triton's log into memory for as long as it lives. The log is one per process: nothing else should start
 // meanwhile.
@@ -50,6 +82,20 @@ class CapturedLog {
 };
 
 }  // namespace
+
+std::string FolderProblem(const std::string& repository, const std::string& model) {
+  const std::string folder = (fs::absolute(repository) / model).string();
+  std::error_code error;
+  if (!fs::is_directory(folder, error)) {
+    return "there is no folder '" + folder + "'; the repository holds: " + Listed(NamesIn(repository));
+  }
+  const std::vector<std::string> names = NamesIn(folder);
+  const bool has_version = std::any_of(names.begin(), names.end(), [&folder, &error](const std::string& name) {
+    return IsVersion(name) && fs::is_directory(fs::path(folder) / name, error);
+  });
+  if (has_version) return "";
+  return "there is no version folder such as '" + folder + "/1'; the model's folder holds: " + Listed(names);
+}
 
 bool IsPollFailure(const Status& status) {
   return status.message().find("failed to poll from model repository") != std::string::npos;

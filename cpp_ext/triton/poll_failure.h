@@ -16,4 +16,8 @@ std::string PollFailure(Server* server, const ServerOptions& options, const std:
 // Whether a load ended in that way.
 bool IsPollFailure(const Status& status);
 
+// What a model's folder lacks, with the folder's path and what is there instead: the folder itself, or a version's.
+// Empty when it has both. Triton names neither.
+std::string FolderProblem(const std::string& repository, const std::string& model);
+
 }  // namespace mesh::triton

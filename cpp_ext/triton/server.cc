@@ -102,13 +102,22 @@ Status Server::LoadModels() {
   load();
   for (std::thread& thread : threads) thread.join();
   for (ModelLoad& loaded : loads_) {
-    if (!IsPollFailure(loaded.status)) continue;
-    const std::string reason = PollFailure(this, options_, loaded.name);
-    const std::string where = "failed to load model '" + loaded.name + "': ";
-    loaded.status = {Code::kInvalidArgument,
-                     where + (reason.empty() ? "it is not in repository '" + options_.repository + "'" : reason)};
+    if (!loaded.status.ok()) loaded.status = Explained(loaded);
   }
   return {};
+}
+
+// With what Triton does not say: which folder lacks what.
+Status Server::Explained(const ModelLoad& loaded) {
+  const std::string where = "failed to load model '" + loaded.name + "': ";
+  const std::string lacking = FolderProblem(options_.repository, loaded.name);
+  if (IsPollFailure(loaded.status)) {
+    const std::string reason = PollFailure(this, options_, loaded.name);
+    if (!reason.empty()) return {Code::kInvalidArgument, where + reason};
+    return {Code::kInvalidArgument, where + (lacking.empty() ? "its folder cannot be read" : lacking)};
+  }
+  if (lacking.empty()) return loaded.status;
+  return {Code::kInvalidArgument, where + lacking};
 }
 
 Server::~Server() {

@@ -72,6 +72,7 @@ class Server {
   explicit Server(ServerOptions options) : options_(std::move(options)) {}
   Status StartTriton();
   Status LoadModels();
+  Status Explained(const ModelLoad& loaded);
   Result<std::vector<std::string>> WantedModels() const;
   // One model after the other: Triton 2.51 crashes now and then when it ends many at once, as ServerStop does (a lookup
   // of its rate limiter is not guarded against the end of another model).

@@ -2,6 +2,7 @@
 #include "triton/server.h"
 
 #include <gtest/gtest.h>
+#include <malloc.h>
 
 #include <chrono>
 #include <condition_variable>
@@ -149,6 +150,17 @@ TEST_F(ServerTest, FailedSubmissionCallsNobody) {
   EXPECT_EQ(waiter.use_count(), 1) << "Triton's references must be given back";
 }
 
+// Triton does not set the number of its tries: with memory that is not zero it was thousands of millions.
+TEST_F(ServerTest, ABadModelIsLoadedOnce) {
+  fs::create_directories(options_.repository + "/bad/1");
+  std::ofstream(options_.repository + "/bad/config.pbtxt") << "backend: \"nope\"\n";
+  mallopt(M_PERTURB, 0x55);
+  const std::unique_ptr<Server> server = Start();
+  mallopt(M_PERTURB, 0);
+  ASSERT_NE(server, nullptr);
+  EXPECT_NE(server->loads().front().status.message().find("nope"), std::string::npos);
+}
+
 TEST_F(ServerTest, OneBadModelHasAReasonAndStopsNoOther) {
   WriteModel(options_.repository, "broken", "backend: \"nothing\"\n");
   WriteModel(options_.repository, "odd", "parameters [{key: \"execute_delay_ms\" value: {string_value: \"x\"}}]\n");
@@ -172,10 +184,14 @@ TEST_F(ServerTest, OneBadModelHasAReasonAndStopsNoOther) {
 TEST_F(ServerTest, FoldersThatCannotBeReadHaveAReasonToo) {
   WriteModel(options_.repository, "text", "max_batch_size: \n");
   fs::create_directories(fs::path(options_.repository) / "empty" / "1");
-  options_.models = {"text", "empty", "absent"};
+  WriteModel(options_.repository, "bare", "");
+  fs::rename(fs::path(options_.repository) / "bare" / "1", fs::path(options_.repository) / "bare" / "one");
+  options_.models = {"text", "empty", "bare", "absent"};
   const std::unique_ptr<Server> server = Start();
   ASSERT_NE(server, nullptr);
-  const std::vector<std::string> reasons{"text/config.pbtxt", "Could not determine backend", options_.repository};
+  const std::vector<std::string> reasons{"text/config.pbtxt", "Could not determine backend",
+                                         options_.repository + "/bare/1'; the model's folder holds: config.pbtxt, one",
+                                         options_.repository + "/absent'; the repository holds: bare, echo, empty"};
   for (std::size_t i = 0; i < reasons.size(); ++i) {
     const std::string message = server->loads()[i].status.message();
     EXPECT_NE(message.find(server->loads()[i].name), std::string::npos) << message;
