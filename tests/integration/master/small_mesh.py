@@ -55,7 +55,7 @@ class SmallMesh:
         self.ray.stop()
         self.etcd.stop()
 
-    def start_agent(self, *, mesh: str = "mesh", etcd: EtcdCluster | None = None) -> Process:
+    def start_agent(self, *, mesh: str = "mesh", etcd: EtcdCluster | None = None, **settings: object) -> Process:
         number = len(self.agents)
         config = {
             "mesh": mesh,
@@ -66,6 +66,7 @@ class SmallMesh:
             "labels": {"region": "test"},
             "mesh_dir": str(self.directory),
             "log_level": "debug",
+            **settings,
         }
         path = self.directory / f"agent-{number}.json"
         path.write_text(json.dumps(config))

@@ -1,0 +1,90 @@
+"""A Ray cluster of two nodes: replicas that listen everywhere are known by the address of their own node."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_mesh import ROOT, Keeper, SmallMesh, classify, spec
+
+from serving.local.process import Process, log_tail
+from serving.store.keys import AppKey
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+SECOND = "127.0.0.2"
+
+
+@pytest.fixture
+def wide(tmp_path: Path) -> Iterator[SmallMesh]:
+    """A mesh of its own, whose agent has replicas listen on every address."""
+    mesh = SmallMesh(tmp_path / "mesh")
+    try:
+        mesh.start_agent(listen_host="0.0.0.0")
+        yield mesh
+    finally:
+        mesh.stop()
+
+
+# As Ray's own test clusters do it: `ray start` refuses a second node where addresses are left on loopback.
+NODE = """
+import json, signal, sys
+import ray._private.node
+from ray._private.parameter import RayParams
+node = ray._private.node.Node(RayParams(**json.loads(sys.argv[1])), head=False, shutdown_at_exit=True)
+print("started", flush=True)
+signal.sigwait({signal.SIGTERM})
+node.kill_all_processes(check_alive=False, allow_graceful=False, wait=True)
+"""
+
+
+@pytest.fixture
+def second_node(wide: SmallMesh, tmp_path: Path) -> Iterator[Process]:
+    """Another node of the cluster, with a resource that only it has."""
+    options = {
+        "gcs_address": wide.ray.address,
+        "node_ip_address": SECOND,
+        "num_cpus": 2,
+        "num_gpus": 0,
+        "resources": {"second": 1},
+        "object_store_memory": 100_000_000,
+        "node_manager_port": 0,
+        "dashboard_agent_listen_port": None,
+        "min_worker_port": 0,
+        "max_worker_port": 0,
+        "include_log_monitor": False,
+    }
+    log = tmp_path / "second.log"
+    env = {**wide.ray.client_env, "RAY_worker_niceness": "0", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", NODE, json.dumps(options)]
+    node = Process.start("second node", command, log_file=log, env=env)
+    try:
+        node.wait_ready(lambda: "started" in log_tail(log).splitlines(), timeout_s=120)
+        yield node
+    finally:
+        node.stop(grace_s=30)
+
+
+@pytest.mark.usefixtures("second_node")
+async def test_each_replica_is_known_by_its_nodes_address(wide: SmallMesh) -> None:
+    client = wide.client()
+    try:
+        keeper = Keeper(client, AppKey("default", "two-nodes"))
+        wanted = spec(keeper.app, wide.repository())
+        there = wanted.deployments.add()
+        there.CopyFrom(wanted.deployments[0])
+        there.name = "there"
+        there.resources.custom["second"] = 1
+        await keeper.place(wanted)
+        await keeper.wait_ready()
+        found = {endpoint.deployment: endpoint for endpoint, _ in (await keeper.endpoints()).values()}
+        assert found["there"].address.startswith(f"{SECOND}:")
+        assert found["there"].metrics_address.startswith(f"{SECOND}:")
+        assert len(await classify(found["there"].address, np.zeros((3, 64), np.float32))) == 3
+        await keeper.delete()
+        await keeper.wait_gone()
+    finally:
+        await client.close()
