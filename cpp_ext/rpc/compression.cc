@@ -3,7 +3,8 @@
 #include <zlib.h>
 
 #include <algorithm>
-#include <cstring>
+#include <limits>
+#include <utility>
 
 namespace mesh::rpc {
 namespace {
@@ -25,23 +26,6 @@ Status TooLarge(std::size_t limit) {
   return {Code::kResourceExhausted, "a received message is larger than " + std::to_string(limit) +
                                         " bytes after decompression, which is the limit"};
 }
-
-class Inflater {
- public:
-  explicit Inflater(Encoding encoding) { ready_ = inflateInit2(&stream_, WindowBits(encoding)) == Z_OK; }
-  ~Inflater() {
-    if (ready_) inflateEnd(&stream_);
-  }
-  Inflater(const Inflater&) = delete;
-  Inflater& operator=(const Inflater&) = delete;
-  [[nodiscard]] bool ready() const { return ready_; }
-  z_stream* operator->() { return &stream_; }
-  z_stream* get() { return &stream_; }
-
- private:
-  z_stream stream_{};
-  bool ready_ = false;
-};
 
 class Deflater {
  public:
@@ -116,34 +100,67 @@ Result<std::string> Compress(Encoding encoding, const Message& message) {
   return out;
 }
 
+Decompression::Decompression(Encoding encoding, Slice packed, std::size_t limit, ReceiveBudget* budget)
+    : encoding_(encoding),
+      packed_(std::move(packed)),
+      limit_(limit),
+      stream_(std::make_unique<z_stream_s>()),
+      out_(budget) {
+  if (inflateInit2(stream_.get(), WindowBits(encoding)) != Z_OK) stream_ = nullptr;
+}
+
+Decompression::~Decompression() {
+  if (stream_ != nullptr) inflateEnd(stream_.get());
+}
+
+void Decompression::Feed(std::size_t most) {
+  if (stream_->avail_in > 0) return;
+  const std::size_t step = std::min(std::min(most, kZlibStep), packed_.size() - fed_);
+  stream_->next_in = reinterpret_cast<Bytef*>(const_cast<char*>(packed_.data() + fed_));
+  stream_->avail_in = static_cast<uInt>(step);
+  fed_ += step;
+}
+
+Status Decompression::MakeRoom() {
+  if (filled_ > limit_) return TooLarge(limit_);
+  // One byte more than the limit, to tell "exactly as large" from "larger".
+  const ReceiveBuffer::Outcome grown = out_.Grow(filled_ + 1, limit_ + 1);
+  return grown == ReceiveBuffer::Outcome::kOk ? Status() : out_.Failure(grown, "a message that is being decompressed");
+}
+
+Status Decompression::Damaged() const {
+  return {Code::kInternal, "a received message is not valid " + std::string(EncodingName(encoding_))};
+}
+
+Result<bool> Decompression::Run(std::size_t work) {
+  if (stream_ == nullptr) return Status(Code::kResourceExhausted, "no memory to decompress a message");
+  work_done_ = 0;
+  while (work_done_ < work) {
+    const std::size_t left = work - work_done_;
+    Status room = MakeRoom();
+    if (!room.ok()) return room;
+    Feed(left);
+    const std::size_t before_in = stream_->avail_in;
+    const std::size_t before_out = std::min({out_.capacity() - filled_, left, kZlibStep});
+    stream_->next_out = reinterpret_cast<Bytef*>(out_.data() + filled_);
+    stream_->avail_out = static_cast<uInt>(before_out);
+    const int outcome = inflate(stream_.get(), Z_NO_FLUSH);
+    const std::size_t produced = before_out - stream_->avail_out;
+    filled_ += produced;
+    work_done_ += produced + before_in - stream_->avail_in;
+    if (outcome == Z_OK) continue;
+    if (filled_ > limit_) return TooLarge(limit_);
+    if (outcome != Z_STREAM_END || stream_->avail_in != 0 || fed_ != packed_.size()) return Damaged();
+    return true;
+  }
+  return false;
+}
+
 Result<Slice> Decompress(Encoding encoding, std::string_view bytes, std::size_t limit) {
-  Inflater inflater(encoding);
-  if (!inflater.ready()) return Status(Code::kResourceExhausted, "no memory to decompress a message");
-  std::string out;
-  std::size_t filled = 0;
-  int outcome = Z_OK;
-  while (outcome == Z_OK) {
-    if (inflater->avail_in == 0) {
-      const std::string_view step = bytes.substr(0, kZlibStep);
-      bytes.remove_prefix(step.size());
-      inflater->next_in = reinterpret_cast<Bytef*>(const_cast<char*>(step.data()));
-      inflater->avail_in = static_cast<uInt>(step.size());
-    }
-    if (filled > limit) return TooLarge(limit);
-    // One byte more than the limit, to tell "exactly as large" from "larger".
-    if (filled == out.size()) out.resize(std::min(std::max(filled * 2, kFirstOutput), limit + 1));
-    const std::size_t room = std::min(out.size() - filled, kZlibStep);
-    inflater->next_out = reinterpret_cast<Bytef*>(out.data() + filled);
-    inflater->avail_out = static_cast<uInt>(room);
-    outcome = inflate(inflater.get(), Z_NO_FLUSH);
-    filled += room - inflater->avail_out;
-  }
-  if (filled > limit) return TooLarge(limit);
-  if (outcome != Z_STREAM_END || inflater->avail_in != 0 || !bytes.empty()) {
-    return Status(Code::kInternal, "a received message is not valid " + std::string(EncodingName(encoding)));
-  }
-  out.resize(filled);
-  return Slice::Own(std::move(out));
+  Decompression decompression(encoding, Slice(nullptr, bytes.data(), bytes.size()), limit, nullptr);
+  Result<bool> done = decompression.Run(std::numeric_limits<std::size_t>::max());
+  if (!done.ok()) return done.status();
+  return decompression.Take();
 }
 
 }  // namespace mesh::rpc

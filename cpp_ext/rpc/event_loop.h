@@ -125,7 +125,7 @@ class EventLoop : public std::enable_shared_from_this<EventLoop> {
   std::atomic<bool> stopping_{false};
   std::atomic<bool> running_{false};
   std::atomic<bool> ended_{false};
-  std::atomic<bool> sleeping_{false};  // whoever posts must wake the thread; stays true when it has ended
+  std::atomic<bool> sleeping_{false};       // whoever posts must wake the thread; stays true when it has ended
   std::atomic<LoopTask*> posted_{nullptr};  // newest first
   std::vector<epoll_event> events_;
   int event_count_ = 0;

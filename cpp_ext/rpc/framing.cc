@@ -1,17 +1,12 @@
 #include "rpc/framing.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <string>
 
 namespace mesh::rpc {
 namespace {
-
-constexpr std::size_t kFirstCapacity = 64UL * 1024;
-// Messages that fit here are not counted against the budget: streams and connections are limited already.
-constexpr std::size_t kUnbudgeted = kFirstCapacity;
 
 void WritePrefix(unsigned char* prefix, bool compressed, std::size_t bytes) {
   prefix[0] = compressed ? 1 : 0;
@@ -22,16 +17,6 @@ void WritePrefix(unsigned char* prefix, bool compressed, std::size_t bytes) {
 }
 
 }  // namespace
-
-MessageReader::~MessageReader() { Release(); }
-
-void MessageReader::Release() {
-  std::free(buffer_);
-  buffer_ = nullptr;
-  capacity_ = 0;
-  if (budgeted_ > 0) budget_->Give(budgeted_);
-  budgeted_ = 0;
-}
 
 Result<std::size_t> MessageReader::Consume(std::string_view bytes) {
   std::size_t taken = 0;
@@ -46,12 +31,13 @@ Result<std::size_t> MessageReader::Consume(std::string_view bytes) {
   }
   const std::size_t part = std::min(bytes.size(), declared_ - filled_);
   if (part == 0) return taken;
-  if (filled_ + part > capacity_) {
-    Status reserved = Reserve(filled_ + part);
-    if (!reserved.ok()) return reserved;
-  }
-  std::memcpy(buffer_ + filled_, bytes.data(), part);
+  // At most twice of what has really arrived, and never more than declared.
+  const ReceiveBuffer::Outcome grown = buffer_.Grow(filled_ + part, declared_);
+  if (grown != ReceiveBuffer::Outcome::kOk) return NoRoom(grown);
+  std::memcpy(buffer_.data() + filled_, bytes.data(), part);
   filled_ += part;
+  // Whoever is slow with the rest holds our memory.
+  if (filled_ < declared_ && !buffer_.Count()) return NoRoom(ReceiveBuffer::Outcome::kBudgetFull);
   return taken + part;
 }
 
@@ -75,42 +61,22 @@ Status MessageReader::ParsePrefix() {
   return {};
 }
 
-Status MessageReader::Reserve(std::size_t bytes) {
-  // At most twice of what has really arrived, and never more than declared.
-  const std::size_t wanted = std::min(declared_, std::max({bytes, capacity_ * 2, kFirstCapacity}));
-  if (budget_ != nullptr && wanted > kUnbudgeted) {
-    const std::size_t more = wanted - budgeted_;
-    if (!budget_->Take(more)) {
-      return {Code::kResourceExhausted, "no room for a message of " + std::to_string(declared_) +
-                                            " bytes: messages that arrive now hold " + std::to_string(budget_->used()) +
-                                            " of " + std::to_string(budget_->limit()) + " bytes; try again later"};
-    }
-    budgeted_ += more;
-  }
-  void* grown = std::realloc(buffer_, wanted);
-  if (grown == nullptr) {
-    return {Code::kResourceExhausted, "out of memory for a message of " + std::to_string(declared_) + " bytes"};
-  }
-  buffer_ = static_cast<char*>(grown);
-  capacity_ = wanted;
-  return {};
+Status MessageReader::NoRoom(ReceiveBuffer::Outcome outcome) const {
+  return buffer_.Failure(outcome, "a message of " + std::to_string(declared_) + " bytes");
 }
 
-Slice MessageReader::Detach() {
-  const std::size_t size = filled_;
-  if (size == 0) return {};
-  char* data = buffer_;
-  buffer_ = nullptr;
-  return {std::shared_ptr<const void>(data, [](const void* held) { std::free(const_cast<void*>(held)); }), data, size};
+Slice MessageReader::TakePacked() {
+  Slice message = buffer_.Detach(filled_);
+  prefix_filled_ = 0;
+  declared_ = filled_ = 0;
+  return message;
 }
 
 Result<Slice> MessageReader::Take() {
-  Slice raw = Detach();
-  Release();
-  prefix_filled_ = 0;
-  declared_ = filled_ = 0;
-  if (!compressed_) return raw;
-  return Decompress(encoding_, raw.view(), max_message_bytes_);
+  const bool packed = compressed_;
+  Slice message = TakePacked();
+  if (!packed) return message;
+  return Decompress(encoding_, message.view(), max_message_bytes_);
 }
 
 Status MessageReader::Truncated() const {

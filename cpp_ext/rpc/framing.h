@@ -1,10 +1,8 @@
 // gRPC's length-prefixed messages: one byte "compressed", four bytes length, big-endian, then the message.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
-#include <memory>
 #include <string_view>
 #include <vector>
 
@@ -12,28 +10,11 @@
 #include "rpc/compression.h"
 #include "rpc/message.h"
 #include "rpc/output_queue.h"
+#include "rpc/receive_buffer.h"
 
 namespace mesh::rpc {
 
 inline constexpr std::size_t kPrefixBytes = 5;
-
-// Bounds the memory of all messages that several readers receive at the same time.
-class ReceiveBudget {
- public:
-  explicit ReceiveBudget(std::size_t limit) : limit_(limit) {}
-  [[nodiscard]] bool Take(std::size_t bytes) {
-    if (used_.fetch_add(bytes, std::memory_order_relaxed) + bytes <= limit_) return true;
-    Give(bytes);
-    return false;
-  }
-  void Give(std::size_t bytes) { used_.fetch_sub(bytes, std::memory_order_relaxed); }
-  [[nodiscard]] std::size_t limit() const { return limit_; }
-  [[nodiscard]] std::size_t used() const { return used_.load(std::memory_order_relaxed); }
-
- private:
-  const std::size_t limit_;
-  std::atomic<std::size_t> used_{0};
-};
 
 // Cuts the received bytes of one stream into messages. A message is one contiguous allocation, which grows as bytes
 // arrive: a length that lies costs no memory.
@@ -41,14 +22,13 @@ class ReceiveBudget {
 //   while (!bytes.empty()) {
 //     Result<std::size_t> taken = reader.Consume(bytes);   // at most to the end of one message
 //     bytes.remove_prefix(taken.value());
-//     if (reader.ready()) Deliver(reader.Take());
+//     if (reader.ready()) Deliver(reader.Take());          // or TakePacked, and decompress it in steps
 //   }
 class MessageReader {
  public:
-  // `budget` may be null; it must outlive the reader.
+  // `budget`: see ReceiveBuffer.
   explicit MessageReader(std::size_t max_message_bytes, ReceiveBudget* budget = nullptr)
-      : max_message_bytes_(max_message_bytes), budget_(budget) {}
-  ~MessageReader();
+      : max_message_bytes_(max_message_bytes), buffer_(budget) {}
   MessageReader(const MessageReader&) = delete;
   MessageReader& operator=(const MessageReader&) = delete;
 
@@ -59,10 +39,14 @@ class MessageReader {
   // Returns how many bytes it took. After an error the stream is lost.
   Result<std::size_t> Consume(std::string_view bytes);
   [[nodiscard]] bool ready() const { return prefix_filled_ == kPrefixBytes && filled_ == declared_; }
-  // The ready message, decompressed.
+  // Whether the ready message is compressed.
+  [[nodiscard]] bool packed() const { return compressed_; }
+  // The ready message as it arrived.
+  [[nodiscard]] Slice TakePacked();
+  // The ready message, decompressed at once.
   Result<Slice> Take();
   // Frees what was received of an unfinished message. The reader must not be fed any more.
-  void Clear() { Release(); }
+  void Clear() { buffer_.Release(); }
 
   // Part of a message has arrived: the stream must not end here.
   [[nodiscard]] bool mid_message() const { return prefix_filled_ > 0; }
@@ -74,21 +58,16 @@ class MessageReader {
 
  private:
   Status ParsePrefix();
-  Status Reserve(std::size_t bytes);
-  void Release();
-  Slice Detach();
+  [[nodiscard]] Status NoRoom(ReceiveBuffer::Outcome outcome) const;
 
   const std::size_t max_message_bytes_;
-  ReceiveBudget* const budget_;
+  ReceiveBuffer buffer_;
   Encoding encoding_ = Encoding::kIdentity;
   unsigned char prefix_[kPrefixBytes] = {};
   std::size_t prefix_filled_ = 0;
   bool compressed_ = false;
   std::size_t declared_ = 0;
   std::size_t filled_ = 0;
-  std::size_t capacity_ = 0;
-  std::size_t budgeted_ = 0;
-  char* buffer_ = nullptr;  // malloc, because realloc moves large blocks without copying them
 };
 
 // The messages of one stream on their way out, with their prefixes.

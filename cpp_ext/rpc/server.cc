@@ -60,6 +60,7 @@ Status Server::Impl::Start() {
     Result<std::shared_ptr<EventLoop>> loop = EventLoop::Create("rpc-server-" + std::to_string(i));
     if (!loop.ok()) return loop.status();
     loops_.push_back(std::make_unique<ServerLoop>(context_, std::move(loop).value()));
+    context_->unsent_by_loop.push_back(&loops_.back()->counters().bytes_unsent);
   }
   acceptor_ = std::move(listening).value();
   Status accepting = acceptor_->Start(&loops_.front()->loop(), [this](int fd) { Accepted(fd); });
@@ -134,6 +135,7 @@ void Server::Impl::Stop() {
 
 ServerStats Server::Impl::stats() const {
   ServerStats all;
+  all.bytes_receiving = context_->budget->used();
   for (const auto& loop : loops_) {
     const LoopCounters& counters = loop->counters();
     all.connections_open += counters.connections_open.get();
@@ -142,6 +144,7 @@ ServerStats Server::Impl::stats() const {
     all.calls_open += counters.calls_open.get();
     all.bytes_received += counters.bytes_received.get();
     all.bytes_sent += counters.bytes_sent.get();
+    all.bytes_unsent += counters.bytes_unsent.get();
     all.protocol_errors += counters.protocol_errors.get();
   }
   return all;

@@ -35,16 +35,25 @@ struct ServerOptions {
   std::string host = "127.0.0.1";
   int port = 0;  // 0: any free one
   int event_loops = 1;
-  std::size_t max_message_bytes = (1UL << 31) - 1;  // of one received message, after decompression
+  std::size_t max_message_bytes = (1UL << 31) - 1;   // of one received message, as it arrives
+  std::size_t max_decompressed_bytes = 256UL << 20;  // of one compressed message, after decompression
   std::size_t max_metadata_bytes = 16UL * 1024;
   std::uint32_t max_concurrent_streams = 1000;  // per connection
   std::size_t max_connections = 10000;
-  std::size_t max_pending_bytes = 64UL << 20;           // unsent bytes of one connection before reading from it pauses
-  std::chrono::milliseconds keepalive_interval{30000};  // PING when a connection was silent that long
-  std::chrono::milliseconds keepalive_timeout{10000};   // no answer: closed
-  std::chrono::milliseconds handshake_timeout{10000};   // TLS and HTTP/2 preface
+  // A connection with more unsent bytes is clogged: its requests wait until its client has taken some answers.
+  std::size_t max_pending_bytes = 64UL << 20;
+  // While all connections together have more unsent bytes, each with more than 64 KiB is clogged. 0: a quarter of the
+  // memory that this process may use.
+  std::size_t max_unsent_bytes = 0;
+  // A clogged connection of whose answers nothing goes out for that long is closed.
+  std::chrono::milliseconds clogged_timeout{60000};
+  // Of all received messages in memory at one time, see ReceiveBudget; also the largest possible message. 0: half of
+  // the memory that this process may use.
+  std::size_t max_receiving_bytes = 0;
+  std::chrono::milliseconds keepalive_interval{30000};    // PING when a connection was silent that long
+  std::chrono::milliseconds keepalive_timeout{10000};     // no answer: closed
+  std::chrono::milliseconds handshake_timeout{10000};     // TLS and HTTP/2 preface
   std::chrono::milliseconds idle_message_timeout{60000};  // a half-received message that makes no progress: cancelled
-  std::size_t max_receiving_bytes = 8UL << 30;            // of all messages that are half-received at one time
   ResponseCompression response_compression = ResponseCompression::kNone;
   std::optional<TlsOptions> tls;
   // Called (on any thread) for what no client can be told: "handler threw", "connection rejected", ... with a detail.
@@ -72,7 +81,8 @@ class ServerCall {
   virtual void Send(Message message) = 0;
   [[nodiscard]] virtual std::size_t unsent_bytes() const = 0;  // of this call; what a streaming handler watches
   virtual void OnSent(std::function<void()> callback) = 0;     // called each time unsent_bytes() falls to 0
-  virtual void Finish(Status status, Metadata trailers = {}) = 0;
+  virtual void Finish(Status status, Metadata trailers) = 0;
+  void Finish(Status status) { Finish(std::move(status), {}); }
 
   void Reply(Message message) {
     Send(std::move(message));
@@ -90,6 +100,8 @@ struct ServerStats {
   std::uint64_t calls_open = 0;
   std::uint64_t bytes_received = 0;
   std::uint64_t bytes_sent = 0;
+  std::uint64_t bytes_unsent = 0;     // answers that wait for their clients
+  std::uint64_t bytes_receiving = 0;  // of ServerOptions::max_receiving_bytes
   std::uint64_t protocol_errors = 0;
 };
 

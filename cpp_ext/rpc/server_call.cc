@@ -14,7 +14,7 @@ CallImpl::CallImpl(Connection* connection, std::int32_t stream_id)
       loop_(connection->owner().shared_loop()),
       peer_(connection->peer()),
       stream_id_(stream_id),
-      reader_(connection->owner().context().options.max_message_bytes, &connection->owner().context().budget),
+      reader_(connection->owner().context().options.max_message_bytes, connection->owner().context().budget.get()),
       deadline_timer_([this] {
         Abort({Code::kDeadlineExceeded, "the deadline of the call passed before it was answered"});
       }),

@@ -34,6 +34,7 @@ class CallImpl final : public ServerCall, public LoopTask, public std::enable_sh
   void Send(Message message) override;
   [[nodiscard]] std::size_t unsent_bytes() const override { return unsent_.load(std::memory_order_relaxed); }
   void OnSent(std::function<void()> callback) override;
+  using ServerCall::Finish;
   void Finish(Status status, Metadata trailers) override;
 
   // LoopTask: what other threads asked for.
@@ -46,12 +47,14 @@ class CallImpl final : public ServerCall, public LoopTask, public std::enable_sh
   void HeadersComplete(bool end_stream);
   void DataReceived(std::string_view bytes);
   void RequestEnded();
-  // The stream is gone; `lost` tells whether the client can still see an answer.
+  // The stream is gone, and the client sees nothing more of the call.
   void StreamClosed();
   // The server itself ends the call (deadline, stop, bad input): the client is told, the handler's OnCancel called.
   void Abort(const Status& status, std::string_view http_status = "200");
   // Calls the handler of a unary call that waited for room.
   void RunHeld();
+  // Goes on with what the loop had no time for before.
+  void InflateInTurn();
 
   // nghttp2 asks for up to `length` bytes of the answer.
   ssize_t ReadData(std::size_t length, std::uint32_t* flags);
@@ -64,8 +67,8 @@ class CallImpl final : public ServerCall, public LoopTask, public std::enable_sh
   [[nodiscard]] bool answered() const { return finishing_; }
   // The client is to send, and nothing on our side keeps it from doing so.
   [[nodiscard]] bool receiving() const {
-    return !end_received_ && !finishing_ && inbox_.empty() && method_ != nullptr &&
-           (method_->unary || reader_.mid_message());
+    return !end_received_ && !finishing_ && method_ != nullptr &&
+           (method_->unary || (inbox_.empty() && reader_.mid_message()));
   }
   [[nodiscard]] EventLoop::TimePoint last_progress() const { return last_progress_; }
   [[nodiscard]] EventLoop::TimePoint started() const { return started_; }
@@ -81,6 +84,15 @@ class CallImpl final : public ServerCall, public LoopTask, public std::enable_sh
     std::optional<Status> finish;
     Metadata trailers;
   };
+  // Messages that wait to be decompressed, and those behind them.
+  struct Inflow {
+    struct Arrived {
+      Slice bytes;
+      bool packed;
+    };
+    std::deque<Arrived> waiting;
+    std::unique_ptr<Decompression> running;
+  };
 
   bool StartMethod();
   void ArmDeadline();
@@ -88,8 +100,10 @@ class CallImpl final : public ServerCall, public LoopTask, public std::enable_sh
   void Invoke(Handler&& handler);
   void InvokeUnary();
   void MessageReceived(Slice message);
+  void AllReceived();
   void DeliverMessages();
   void GrantWindow(std::size_t bytes);
+  void GrantWithheld();
   void Schedule(std::unique_lock<std::mutex>* lock);
   void Pump();
   void SetTrailers(Metadata trailers);
@@ -98,6 +112,19 @@ class CallImpl final : public ServerCall, public LoopTask, public std::enable_sh
   void Submit(std::string_view http_status);
   void SubmitTrailers();
   [[nodiscard]] Encoding AnswerEncoding() const;
+
+  // server_inflate.cc
+  // Takes a message that is packed, or behind one that is.
+  void Enqueue(Slice bytes, bool packed);
+  void Inflate();
+  bool InflateNext();
+  bool InflateLater();
+  [[nodiscard]] static std::size_t Weight(const Slice& message);
+  // Counts what waits against the budget. False when there is no room: the call is aborted.
+  bool CountWaiting();
+  // Frees what the handler will not see any more.
+  void DropWaiting();
+
   // Marks the call as ended and hands over what must be called or freed outside of the lock.
   bool MarkEnded(std::function<void()>* on_cancel);
 
@@ -113,7 +140,13 @@ class CallImpl final : public ServerCall, public LoopTask, public std::enable_sh
   const Method* method_ = nullptr;
   MessageReader reader_;
   std::deque<Slice> inbox_;
-  std::size_t unconsumed_ = 0;  // bytes of whole messages in the inbox for which no window was granted yet
+  std::unique_ptr<Inflow> inflow_;  // not null while something waits to be decompressed
+  std::size_t waiting_bytes_ = 0;   // weight of the messages in inbox_ and inflow_
+  std::size_t counted_bytes_ = 0;   // as much of it as the budget knows
+  std::size_t unconsumed_ = 0;      // received bytes for which no window was granted, as their messages wait
+  bool held_ = false;               // by the connection
+  bool inflating_ = false;
+  bool waits_for_turn_ = false;
   std::size_t window_ = 0;
   bool unary_ready_ = false;
   bool end_received_ = false;

@@ -13,6 +13,8 @@ namespace {
 // Reads in one turn, before other connections of the loop get theirs.
 constexpr int kReadsPerTurn = 8;
 constexpr std::chrono::seconds kLingerTime{1};
+// What a connection may always have unsent.
+constexpr std::size_t kUnsentShare = 64UL * 1024;
 // More streams cannot be reset, pinged or broken than these by accident.
 constexpr double kResetBurst = 500, kResetsPerSecond = 100;
 constexpr double kControlBurst = 500, kControlPerSecond = 50;
@@ -192,9 +194,26 @@ void Connection::GrantConnectionWindow() {
   MarkDirty();
 }
 
-bool Connection::clogged() const { return output_.size() + unsent_ > options_.max_pending_bytes; }
+bool Connection::clogged() const {
+  const std::size_t pending = output_.size() + unsent_;
+  if (pending > options_.max_pending_bytes) return true;
+  return pending > kUnsentShare && owner_->context().unsent_bytes() > options_.max_unsent_bytes;
+}
+
+void Connection::Unhold(const CallImpl* call) {
+  const auto found = std::find_if(held_.begin(), held_.end(), [call](const auto& held) { return held.get() == call; });
+  if (found != held_.end()) held_.erase(found);
+}
+
+void Connection::CountUnsent() {
+  const std::size_t pending = output_.size() + unsent_;
+  if (pending == counted_unsent_) return;
+  owner_->counters().bytes_unsent.Add(pending - counted_unsent_);  // modulo 2^64, where it fell
+  counted_unsent_ = pending;
+}
 
 void Connection::AfterFlush(bool blocked) {
+  CountUnsent();
   const bool drained = draining_ && drain_notice_ == EventLoop::TimePoint() && call_count_ == 0;
   // nghttp2 wants nothing to read after a GOAWAY for a broken rule, and after the last call when one side said GOAWAY.
   const bool finished = doomed_ || drained || nghttp2_session_want_read(session_) == 0;
@@ -262,6 +281,7 @@ void Connection::Close(const char* why) {
   loop_.Disarm(&watchdog_);
   EndCalls();
   output_.Clear();
+  CountUnsent();
   owner_->Bury(this);
 }
 

@@ -50,6 +50,7 @@ class Connection final : public IoHandler {
   [[nodiscard]] bool clogged() const;
   // Runs the call's handler when the connection is not clogged any more.
   void Hold(const std::shared_ptr<CallImpl>& call) { held_.push_back(call); }
+  void Unhold(const CallImpl* call);
   void AllSent(const std::shared_ptr<CallImpl>& call) { all_sent_.push_back(call); }
 
  private:
@@ -77,6 +78,7 @@ class Connection final : public IoHandler {
   void RunAllSent();
   void RunHeldCalls();
   void GrantConnectionWindow();
+  void CountUnsent();
   void AfterFlush(bool blocked);
   void UpdateInterest(bool blocked);
   void Linger();
@@ -102,6 +104,7 @@ class Connection final : public IoHandler {
   void Watch();
   void OnWatchdog();
   void EndIdleMessages();
+  [[nodiscard]] bool Stalled();
   void Fail(const char* why);
   void FinishDrain();
 
@@ -121,6 +124,7 @@ class Connection final : public IoHandler {
   CallImpl* calls_ = nullptr;
   std::size_t call_count_ = 0;
   std::size_t unsent_ = 0;
+  std::size_t counted_unsent_ = 0;  // with output_, as the loop's counter knows it
   std::deque<std::shared_ptr<CallImpl>> held_;
   std::size_t unconsumed_ = 0;  // received bytes for which the client gets no new window while it is clogged
   std::vector<std::shared_ptr<CallImpl>> all_sent_;
@@ -132,6 +136,8 @@ class Connection final : public IoHandler {
   EventLoop::TimePoint ping_sent_{};      // not zero while its answer is awaited
   EventLoop::TimePoint drain_notice_{};   // not zero between the two steps of a drain
   EventLoop::TimePoint linger_until_{};
+  EventLoop::TimePoint clogged_since_{};  // not zero when the watchdog saw it clogged
+  EventLoop::TimePoint last_moved_{};     // when part of an answer went to the output
   bool settings_received_ = false;
   bool draining_ = false;
 

@@ -16,12 +16,24 @@
 
 #include "rpc/event_loop.h"
 #include "rpc/framing.h"
+#include "rpc/inflate_turns.h"
 #include "rpc/server.h"
 #include "rpc/transport.h"
 
 namespace mesh::rpc {
 
 class Connection;
+
+// Written by one loop, read by anyone.
+class Counter {
+ public:
+  void Add(std::uint64_t n) { value_.store(get() + n, std::memory_order_relaxed); }
+  void Subtract(std::uint64_t n) { value_.store(get() - n, std::memory_order_relaxed); }
+  [[nodiscard]] std::uint64_t get() const { return value_.load(std::memory_order_relaxed); }
+
+ private:
+  std::atomic<std::uint64_t> value_{0};
+};
 
 struct Method {
   UnaryHandler unary;  // exactly one of the two
@@ -43,29 +55,22 @@ struct ServerContext {
     if (options.log) options.log(event, detail);
   }
 
-  const ServerOptions options;
+  [[nodiscard]] std::uint64_t unsent_bytes() const;
+
+  const ServerOptions options;  // limits of 0 replaced by what they stand for
   std::map<std::string, Method, std::less<>> methods;
   std::shared_ptr<TlsContext> tls;
-  ReceiveBudget budget;
+  const std::shared_ptr<ReceiveBudget> budget;  // slices in the hands of handlers outlive the server
+  std::vector<const Counter*> unsent_by_loop;
   std::vector<std::function<void()>> drain_callbacks;
   std::atomic<std::size_t> connections{0};
   nghttp2_session_callbacks* callbacks = nullptr;
   nghttp2_option* session_options = nullptr;
 };
 
-// Written by one loop, read by anyone.
-class Counter {
- public:
-  void Add(std::uint64_t n) { value_.store(get() + n, std::memory_order_relaxed); }
-  void Subtract(std::uint64_t n) { value_.store(get() - n, std::memory_order_relaxed); }
-  [[nodiscard]] std::uint64_t get() const { return value_.load(std::memory_order_relaxed); }
-
- private:
-  std::atomic<std::uint64_t> value_{0};
-};
-
 struct LoopCounters {
-  Counter connections_total, connections_open, calls_total, calls_open, bytes_received, bytes_sent, protocol_errors;
+  Counter connections_total, connections_open, calls_total, calls_open, bytes_received, bytes_sent, bytes_unsent,
+      protocol_errors;
 };
 
 // One event loop with its connections. All but the constructor, Start, Stop and counters(): on the loop's thread.
@@ -95,6 +100,7 @@ class ServerLoop {
   [[nodiscard]] const LoopCounters& counters() const { return counters_; }
   // Received bytes go here first; one for all connections, as they are read one after the other.
   [[nodiscard]] std::vector<char>& read_buffer() { return read_buffer_; }
+  [[nodiscard]] InflateTurns& inflate_turns() { return inflate_turns_; }
 
  private:
   class GraveDigger : public LoopTask {
@@ -115,6 +121,7 @@ class ServerLoop {
   std::unordered_set<Connection*> connections_;
   std::vector<std::unique_ptr<Connection>> buried_;
   GraveDigger grave_digger_{this};
+  InflateTurns inflate_turns_;
   bool draining_ = false;
   std::function<void()> drained_;
 };

@@ -13,7 +13,7 @@ constexpr std::size_t kReadBytes = 256UL * 1024;
 }  // namespace
 
 ServerLoop::ServerLoop(std::shared_ptr<ServerContext> context, std::shared_ptr<EventLoop> loop)
-    : context_(std::move(context)), loop_(std::move(loop)), read_buffer_(kReadBytes) {}
+    : context_(std::move(context)), loop_(std::move(loop)), read_buffer_(kReadBytes), inflate_turns_(loop_.get()) {}
 
 ServerLoop::~ServerLoop() = default;
 

@@ -1,6 +1,8 @@
 // What nghttp2 reports about a connection: frames, headers, data, ended streams. And what looks like an attack.
+#include <algorithm>
 #include <string>
 
+#include "common/memory.h"
 #include "rpc/server_connection.h"
 
 namespace mesh::rpc {
@@ -18,6 +20,16 @@ CallImpl* FindCall(nghttp2_session* session, std::int32_t stream_id) {
 
 std::string_view View(const std::uint8_t* data, std::size_t size) {
   return {reinterpret_cast<const char*>(data), size};
+}
+
+ServerOptions WithLimits(ServerOptions options) {
+  const auto memory = static_cast<std::size_t>(MemoryLimitBytes());
+  if (options.max_receiving_bytes == 0) options.max_receiving_bytes = memory / 2;
+  if (options.max_unsent_bytes == 0) options.max_unsent_bytes = memory / 4;
+  // Larger ones could never be received, so they are refused at once.
+  options.max_message_bytes = std::min(options.max_message_bytes, options.max_receiving_bytes);
+  options.max_decompressed_bytes = std::min(options.max_decompressed_bytes, options.max_message_bytes);
+  return options;
 }
 
 }  // namespace
@@ -68,7 +80,8 @@ struct SessionCallbacks {
   }
 };
 
-ServerContext::ServerContext(ServerOptions given) : options(std::move(given)), budget(options.max_receiving_bytes) {
+ServerContext::ServerContext(ServerOptions given)
+    : options(WithLimits(std::move(given))), budget(std::make_shared<ReceiveBudget>(options.max_receiving_bytes)) {
   nghttp2_session_callbacks_new(&callbacks);
   nghttp2_session_callbacks_set_on_begin_frame_callback(callbacks, SessionCallbacks::BeginFrame);
   nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks, SessionCallbacks::BeginHeaders);
@@ -86,6 +99,12 @@ ServerContext::ServerContext(ServerOptions given) : options(std::move(given)), b
 #ifdef MESH_NGHTTP2_HAS_RESET_LIMIT
   nghttp2_option_set_stream_reset_rate_limit(session_options, 10000, 1000);  // ours is stricter where it matters
 #endif
+}
+
+std::uint64_t ServerContext::unsent_bytes() const {
+  std::uint64_t all = 0;
+  for (const Counter* unsent : unsent_by_loop) all += unsent->get();
+  return all;
 }
 
 ServerContext::~ServerContext() {
@@ -230,6 +249,7 @@ int Connection::OnSendData(CallImpl* call, std::string_view frame_header, std::s
   if (call == nullptr) return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
   output_.Append(frame_header);
   call->MoveData(length);
+  last_moved_ = loop_.now();
   sent_since_ping_ = true;
   return 0;
 }

@@ -107,20 +107,22 @@ void CallImpl::DataReceived(std::string_view bytes) {
     }
     bytes.remove_prefix(taken.value());
     if (!reader_.ready()) continue;
-    Result<Slice> message = reader_.Take();
-    if (!message.ok()) {
-      Abort(message.status());
-      break;
+    const bool packed = reader_.packed();
+    if (packed || inflow_ != nullptr) {
+      Enqueue(reader_.TakePacked(), packed);
+    } else {
+      MessageReceived(reader_.TakePacked());
     }
-    MessageReceived(std::move(message).value());
   }
+  // What no handler takes at once is counted. A unary message's handler is called when the request ends.
+  if (waiting_bytes_ != counted_bytes_ && !finishing_ && (method_->stream || inflow_ != nullptr)) CountWaiting();
   GrantWindow(received);
 }
 
 void CallImpl::GrantWindow(std::size_t bytes) {
   if (connection_ == nullptr) return;
-  if (!finishing_ && method_->stream && !inbox_.empty()) {
-    unconsumed_ += bytes;  // the handler is behind: its client has to wait
+  if (!finishing_ && ((method_->stream && !inbox_.empty()) || inflow_ != nullptr)) {
+    unconsumed_ += bytes;  // the handler is behind, or we are: the client has to wait
     return;
   }
   nghttp2_session_consume_stream(connection_->session(), stream_id_, bytes);
@@ -140,6 +142,7 @@ void CallImpl::MessageReceived(Slice message) {
     return;
   }
   unary_ready_ = true;
+  waiting_bytes_ += Weight(message);
   inbox_.push_back(std::move(message));
   if (method_->stream) DeliverMessages();
 }
@@ -149,32 +152,42 @@ void CallImpl::RequestEnded() {
   if (finishing_) return;
   if (reader_.mid_message()) {
     Abort(reader_.Truncated());
-  } else if (method_->stream) {
+  } else if (inflow_ == nullptr) {
+    AllReceived();
+  }
+}
+
+void CallImpl::AllReceived() {
+  if (method_->stream) {
     DeliverMessages();
   } else if (!unary_ready_) {
     Abort(
         {Code::kUnimplemented, "the method '" + headers_.path() + "' takes exactly one message, the client sent none"});
   } else if (connection_->clogged()) {
-    connection_->Hold(shared_from_this());
+    held_ = CountWaiting();
+    if (held_) connection_->Hold(shared_from_this());
   } else {
     InvokeUnary();
   }
 }
 
 void CallImpl::RunHeld() {
-  if (connection_ != nullptr && !finishing_) InvokeUnary();
+  held_ = false;
+  if (!finishing_) InvokeUnary();
 }
 
 void CallImpl::InvokeUnary() {
   Slice request = std::move(inbox_.front());
   inbox_.clear();
+  waiting_bytes_ = 0;
+  if (counted_bytes_ > 0) CountWaiting();
   Invoke([&] { method_->unary(shared_from_this(), std::move(request)); });
 }
 
 void CallImpl::DeliverMessages() {
   if (delivering_ || connection_ == nullptr || !method_->stream) return;
   delivering_ = true;
-  while (!inbox_.empty() || (end_received_ && !end_delivered_)) {
+  while (!inbox_.empty() || (end_received_ && !end_delivered_ && inflow_ == nullptr)) {
     std::function<void(std::optional<Slice>)> callback;
     {
       std::lock_guard<std::mutex> lock(mutex_);
@@ -188,13 +201,25 @@ void CallImpl::DeliverMessages() {
     } else {
       message = std::move(inbox_.front());
       inbox_.pop_front();
+      waiting_bytes_ -= Weight(*message);
     }
     Invoke([&] { callback(std::move(message)); });
     std::lock_guard<std::mutex> lock(mutex_);
     if (!done() && !on_message_) on_message_ = std::move(callback);
   }
   delivering_ = false;
-  if (!inbox_.empty() || unconsumed_ == 0 || connection_ == nullptr) return;
+  if (connection_ == nullptr || finishing_) return;
+  if (counted_bytes_ > waiting_bytes_) CountWaiting();
+  if (!inbox_.empty()) return;
+  if (inflow_ != nullptr) {
+    Inflate();
+  } else {
+    GrantWithheld();
+  }
+}
+
+void CallImpl::GrantWithheld() {
+  if (unconsumed_ == 0 || (method_->stream && !inbox_.empty())) return;
   nghttp2_session_consume_stream(connection_->session(), stream_id_, std::exchange(unconsumed_, 0));
   connection_->MarkDirty();
 }
@@ -209,8 +234,7 @@ void CallImpl::Abort(const Status& status, std::string_view http_status) {
   }
   finishing_ = true;
   final_status_ = status;
-  inbox_.clear();
-  reader_.Clear();
+  DropWaiting();
   loop_->Disarm(&deadline_timer_);
   if (!submitted_) {
     Submit(http_status);
@@ -232,8 +256,8 @@ void CallImpl::StreamClosed() {
   connection_->SubtractUnsent(outgoing_.size());
   outgoing_.Clear();
   unsent_.store(0, std::memory_order_relaxed);
-  inbox_.clear();
-  reader_.Clear();
+  DropWaiting();
+  if (held_) connection_->Unhold(this);
   connection_ = nullptr;
 }
 
@@ -259,6 +283,7 @@ void CallImpl::Pump() {
     finishing_ = true;
     final_status_ = *std::move(taken.finish);
     SetTrailers(std::move(taken.trailers));
+    if (waiting_bytes_ > 0) DropWaiting();
     loop_->Disarm(&deadline_timer_);
     DropAnswerOfFailure();
   }

@@ -30,7 +30,7 @@ void Connection::Watch() {
     } else if (options_.keepalive_interval.count() > 0) {
       consider(last_frame_ + options_.keepalive_interval);
     }
-    consider(loop_.now() + std::max(options_.idle_message_timeout / 2, std::chrono::milliseconds(1)));
+    consider(loop_.now() + std::min(options_.idle_message_timeout, options_.clogged_timeout) / 2);
   }
   // Never sooner than a millisecond from now: a limit of 0 must not spin the loop.
   loop_.Arm(&watchdog_, std::max(next, loop_.now() + std::chrono::milliseconds(1)));
@@ -65,10 +65,23 @@ void Connection::OnWatchdog() {
       nghttp2_submit_ping(session_, NGHTTP2_FLAG_NONE, kKeepalivePing);
       MarkDirty();
     }
+    if (Stalled()) {
+      Fail("its client takes no answers");
+      return;
+    }
     if (passed(drain_notice_, kDrainNotice)) FinishDrain();
     EndIdleMessages();
   }
   Watch();
+}
+
+bool Connection::Stalled() {
+  if (!clogged()) {
+    clogged_since_ = kUnset;
+    return false;
+  }
+  if (clogged_since_ == kUnset) clogged_since_ = loop_.now();
+  return loop_.now() - std::max(clogged_since_, last_moved_) >= options_.clogged_timeout;
 }
 
 void Connection::Fail(const char* why) {

@@ -150,6 +150,9 @@ void EchoMethods::Register(Server* server) {
       });
     });
   });
+  server->AddStream(prefix + "Deaf", [this](const std::shared_ptr<ServerCall>& call) {
+    call->OnCancel([this, call] { ++cancelled_; });
+  });
   server->AddStream(prefix + "EarlyError", [](const std::shared_ptr<ServerCall>& call) {
     call->OnMessage([call](const std::optional<Slice>&) {
       call->Finish({Code::kFailedPrecondition, "the first message was enough"});

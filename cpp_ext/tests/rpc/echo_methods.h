@@ -32,6 +32,7 @@ class EchoMethods {
   // Count           server streaming: request "N SIZE"; N messages of SIZE bytes, as fast as the client takes them
   // Bidi            each message comes back
   // BidiThreaded    the same from another thread
+  // Deaf            streaming: takes no messages and gives no answer; counts cancels
   // EarlyError      streaming: fails at the first message
   // BadTrailers     trailers that HTTP/2 cannot carry
   void Register(Server* server);

@@ -71,10 +71,13 @@ ServerOptions ParseOptions(Flags flags) {
   Take(&flags, "port", &options.port);
   Take(&flags, "event_loops", &options.event_loops);
   Take(&flags, "max_message_bytes", &options.max_message_bytes);
+  Take(&flags, "max_decompressed_bytes", &options.max_decompressed_bytes);
   Take(&flags, "max_metadata_bytes", &options.max_metadata_bytes);
   Take(&flags, "max_concurrent_streams", &options.max_concurrent_streams);
   Take(&flags, "max_connections", &options.max_connections);
   Take(&flags, "max_pending_bytes", &options.max_pending_bytes);
+  Take(&flags, "max_unsent_bytes", &options.max_unsent_bytes);
+  Take(&flags, "clogged_timeout_ms", &options.clogged_timeout);
   Take(&flags, "max_receiving_bytes", &options.max_receiving_bytes);
   Take(&flags, "keepalive_interval_ms", &options.keepalive_interval);
   Take(&flags, "keepalive_timeout_ms", &options.keepalive_timeout);
@@ -101,8 +104,9 @@ void PrintStats(const ServerStats& stats) {
   std::cout << "{\"connections_open\": " << stats.connections_open
             << ", \"connections_total\": " << stats.connections_total << ", \"calls_total\": " << stats.calls_total
             << ", \"calls_open\": " << stats.calls_open << ", \"bytes_received\": " << stats.bytes_received
-            << ", \"bytes_sent\": " << stats.bytes_sent << ", \"protocol_errors\": " << stats.protocol_errors << "}"
-            << std::endl;
+            << ", \"bytes_sent\": " << stats.bytes_sent << ", \"bytes_unsent\": " << stats.bytes_unsent
+            << ", \"bytes_receiving\": " << stats.bytes_receiving << ", \"protocol_errors\": " << stats.protocol_errors
+            << "}" << std::endl;
 }
 
 void SetHealth(HealthService* health, std::istringstream* words) {

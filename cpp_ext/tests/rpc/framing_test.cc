@@ -86,22 +86,62 @@ TEST(MessageReader, KnowsWhereTheStreamEnded) {
 }
 
 TEST(MessageReader, BudgetIsSharedAndGivenBack) {
-  ReceiveBudget budget(1'000'000);
+  const auto budget = std::make_shared<ReceiveBudget>(1'000'000);
   const std::string first(600'000, 'x');
   {
-    MessageReader one(kNoLimit, &budget), two(kNoLimit, &budget);
+    MessageReader one(kNoLimit, budget.get()), two(kNoLimit, budget.get());
     ASSERT_TRUE(one.Consume(Framed(first, 700'000)).ok());
-    EXPECT_GT(budget.used(), 500'000UL);
+    EXPECT_GT(budget->used(), 500'000UL);
     EXPECT_EQ(ReadAll(&two, Framed(first), first.size()).status().code(), Code::kResourceExhausted);
   }
-  EXPECT_EQ(budget.used(), 0UL);
+  EXPECT_EQ(budget->used(), 0UL);
+}
+
+TEST(MessageReader, LargeMessagesStayCountedWhileTheyAreHeld) {
+  auto budget = std::make_shared<ReceiveBudget>(1'000'000);
+  MessageReader reader(kNoLimit, budget.get());
+  ASSERT_TRUE(reader.Consume(Framed(std::string(600'000, 'x'))).ok());
+  ASSERT_TRUE(reader.ready());
+  Slice message = reader.TakePacked();
+  const Slice part(message.owner(), message.data() + 10, 10);
+  message = {};
+  EXPECT_EQ(budget->used(), 600'000UL);
+  MessageReader other(kNoLimit, budget.get());
+  EXPECT_EQ(other.Consume(Framed(std::string(600'000, 'y'))).status().code(), Code::kResourceExhausted);
+}
+
+TEST(MessageReader, HeldMessagesMayOutliveTheirServer) {
+  auto budget = std::make_shared<ReceiveBudget>(1'000'000);
+  Slice message;
+  {
+    MessageReader reader(kNoLimit, budget.get());
+    ASSERT_TRUE(reader.Consume(Framed(std::string(600'000, 'x'))).ok());
+    message = reader.TakePacked();
+  }
+  const std::weak_ptr<ReceiveBudget> weak = budget;
+  budget = nullptr;
+  EXPECT_EQ(weak.lock()->used(), 600'000UL);
+  message = {};
+  EXPECT_TRUE(weak.expired());
+}
+
+TEST(MessageReader, SmallMessagesAreCountedWhileTheyAreIncomplete) {
+  const auto budget = std::make_shared<ReceiveBudget>(1'000'000);
+  MessageReader reader(kNoLimit, budget.get());
+  const std::string bytes = Framed("abcdef");
+  ASSERT_TRUE(reader.Consume(std::string_view(bytes).substr(0, 8)).ok());
+  EXPECT_EQ(budget->used(), 6UL);
+  ASSERT_TRUE(reader.Consume(std::string_view(bytes).substr(8)).ok());
+  const Slice message = reader.TakePacked();
+  EXPECT_EQ(message.view(), "abcdef");
+  EXPECT_EQ(budget->used(), 0UL);
 }
 
 TEST(MessageReader, ALyingLengthReservesLittle) {
-  ReceiveBudget budget(1UL << 31);
-  MessageReader reader(kNoLimit, &budget);
+  const auto budget = std::make_shared<ReceiveBudget>(1UL << 31);
+  MessageReader reader(kNoLimit, budget.get());
   ASSERT_TRUE(reader.Consume(Framed("x", 2'000'000'000)).ok());
-  EXPECT_EQ(budget.used(), 0UL);  // below what is counted
+  EXPECT_LE(budget->used(), 16'384UL);
 }
 
 TEST(OutgoingMessages, WriteWhatTheReaderReads) {
@@ -175,6 +215,33 @@ TEST_P(Compression, RoundTripsAndIsBounded) {
               Code::kInternal);
     EXPECT_EQ(Decompress(GetParam(), packed.value() + "x", size).status().code(), Code::kInternal);
   }
+}
+
+TEST_P(Compression, GoesInStepsAndIsCounted) {
+  constexpr std::size_t kSize = 20'000'000, kStep = 1'000'000;
+  Message message(std::string(kSize, 'a'));
+  const Result<std::string> packed = Compress(GetParam(), message);
+  ASSERT_TRUE(packed.ok());
+  const auto budget = std::make_shared<ReceiveBudget>(3 * kSize);
+  Decompression one(GetParam(), Slice::Own(packed.value()), kSize, budget.get());
+  int steps = 0;
+  for (bool done = false; !done; ++steps) {
+    Result<bool> outcome = one.Run(kStep);
+    ASSERT_TRUE(outcome.ok()) << outcome.status().ToString();
+    EXPECT_LE(one.work_done(), 2 * kStep);
+    done = outcome.value();
+  }
+  EXPECT_GE(steps, 20);
+  {
+    const Slice slice = one.Take();
+    EXPECT_EQ(slice.view(), message.Flatten());
+    EXPECT_EQ(budget->used(), kSize);
+  }
+  EXPECT_EQ(budget->used(), 0U);
+  const auto small = std::make_shared<ReceiveBudget>(kSize / 2);
+  Decompression two(GetParam(), Slice::Own(packed.value()), kSize, small.get());
+  EXPECT_EQ(two.Run(2 * kSize).status().code(), Code::kResourceExhausted);
+  EXPECT_LE(small->used(), kSize / 2);
 }
 
 INSTANTIATE_TEST_SUITE_P(All, Compression, testing::Values(Encoding::kGzip, Encoding::kDeflate));
