@@ -37,6 +37,7 @@ def application(status: AppStatus) -> dict[str, Any]:
             for item in status.conditions
         ],
         "deployments": [deployment(item) for item in status.deployments],
+        "metrics_address": status.view.status.metrics_address,
     }
 
 
@@ -115,6 +116,7 @@ def cluster(view: api.ClusterView) -> dict[str, Any]:
         "pending": resources(record.pending),
         "labels": dict(record.labels),
         "versions": dict(record.versions),
+        "metrics_address": record.metrics_address,
         "applications": [f"{item.namespace}/{item.name}" for item in view.applications],
         "nodes": [
             {

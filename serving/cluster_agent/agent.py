@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 from serving._proto import records_pb2 as pb
 from serving.cluster_agent.config import AgentConfig
+from serving.cluster_agent.metrics import AgentCollector, AgentNumbers
 from serving.cluster_agent.model import (
     Action,
     AskOrder,
@@ -30,6 +31,7 @@ from serving.errors import AlreadyExists, Conflict, FailedPrecondition, MeshErro
 from serving.master.model import ActorState
 from serving.master.names import MasterName, parse_master
 from serving.master.order import app_key, supersedes
+from serving.observe import MetricsServer, reached_by, serve_collector
 from serving.store.client import EtcdClient
 from serving.store.keys import AppKey
 
@@ -75,9 +77,14 @@ class Agent:
         self._seen_ray_s = self._clock.monotonic()
         self._publish_now = asyncio.Event()
         self._published: pb.ClusterRecord | None = None
+        self._metrics: MetricsServer | None = None
+        self._placed = 0
+        self._killed = 0
 
     async def run(self) -> None:
         """Raises `AlreadyExists` when the cluster has another agent, `FailedPrecondition` for a wrong configuration."""
+        collector = AgentCollector(self._numbers, self._config.cluster)
+        self._metrics = await serve_collector(collector, self._masters_loop, host=self._config.listen_host)
         await self._placements.start()
         parts = (self._look_after_record(), self._watch_ray(), self._watch_masters())
         loops = [asyncio.create_task(part) for part in parts]
@@ -91,6 +98,22 @@ class Agent:
             await asyncio.gather(*loops, return_exceptions=True)
             await self._placements.close()
             await self._client.close()
+            if self._metrics is not None:
+                await self._metrics.close()
+
+    def _numbers(self) -> AgentNumbers:
+        """For the thread of the metrics: everything is read once and changed nowhere."""
+        facts = self._facts
+        return AgentNumbers(
+            actors=facts.actors if facts is not None else (),
+            nodes=len(facts.nodes) if facts is not None else 0,
+            placements=self._placed,
+            ending=len(self._ending),
+            masters_killed=self._killed,
+            registered=self._published is not None,
+            ray_away_s=self._clock.monotonic() - self._seen_ray_s,
+            store_stale_s=self._placements.stale_for_s,
+        )
 
     async def withdraw(self) -> None:
         """Takes the cluster's record back: for an orderly end. Masters and replicas go on."""
@@ -175,7 +198,20 @@ class Agent:
                 self._publish_now.set()
 
     async def _publish(self, facts: ClusterFacts) -> None:
-        record = cluster_record(self._config.cluster, self._agent_id, self._config.labels, facts, self._clock.now())
+        config = self._config
+        record = cluster_record(
+            config.cluster,
+            self._agent_id,
+            config.labels,
+            facts,
+            self._clock.now(),
+            metrics_address=reached_by(
+                self._metrics,
+                advertise_host=config.advertise_host,
+                listen_host=config.listen_host,
+                node_address=facts.here,
+            ),
+        )
         news = self._published is None or not same_but_for_time(self._published, record)
         await self._registration.publish(record)
         if self._published is None:
@@ -191,6 +227,7 @@ class Agent:
         if self._facts is None:
             return LookAgain(_LOOK_S)
         placements = self._placements.known()
+        self._placed = len(placements)
         situation = Situation(placements, self._masters(self._facts, placements), self._placements.fresh)
         failed = ""
         for action in plan(situation):
@@ -263,6 +300,7 @@ class Agent:
             for name in [name for name, times in silence.items() if times >= _MAX_SILENCE]:
                 _LOG.error("master does not answer and is started again", extra={"master": str(name)})
                 del silence[name]
+                self._killed += 1
                 try:
                     await self._ray.kill(name, restart=True)
                 except Unavailable as error:

@@ -88,8 +88,9 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class ClusterFacts:
-    """One look at the cluster: nodes, the mesh's own living actors, versions."""
+    """One look at the cluster: nodes, the mesh's own living actors, versions; `here` is the agent's own address."""
 
     nodes: tuple[Node, ...]
     actors: tuple[ActorRow, ...]
     versions: Mapping[str, str] = field(default_factory=dict)
+    here: str = ""

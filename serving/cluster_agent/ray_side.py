@@ -151,7 +151,7 @@ def _facts(namespace: str) -> ClusterFacts:
     import ray
     from ray._private.state import available_resources_per_node
 
-    from serving.master.ray_actors import read_actors
+    from serving.master.ray_actors import node_address, read_actors
 
     available = available_resources_per_node()
     nodes = tuple(
@@ -165,7 +165,7 @@ def _facts(namespace: str) -> ClusterFacts:
         for row in ray.nodes()
         if row["Alive"]
     )
-    return ClusterFacts(nodes, read_actors(namespace, _is_ours, dead=False), _versions())
+    return ClusterFacts(nodes, read_actors(namespace, _is_ours, dead=False), _versions(), node_address())
 
 
 def _is_ours(name: str) -> bool:

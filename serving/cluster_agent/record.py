@@ -18,7 +18,7 @@ _NOT_OURS: Final = ("node:", "object_store_memory", "bundle_group")  # Ray's own
 
 
 def cluster_record(
-    name: str, agent_id: str, labels: Mapping[str, str], facts: ClusterFacts, now: float
+    name: str, agent_id: str, labels: Mapping[str, str], facts: ClusterFacts, now: float, *, metrics_address: str = ""
 ) -> pb.ClusterRecord:
     """`mesh_used` counts actors that have their resources, `pending` those that wait. `now` is unix seconds."""
     placed = [row for row in facts.actors if row.state is ActorState.ALIVE]
@@ -38,6 +38,7 @@ def cluster_record(
         versions=dict(facts.versions),
         updated_at=stamp,
         masters=masters,
+        metrics_address=metrics_address,
     )
 
 

@@ -15,6 +15,7 @@ from serving.master.application import ApplicationMaster
 from serving.master.config import MasterConfig
 from serving.master.names import MasterName
 from serving.master.order import app_key
+from serving.master.ray_actors import node_address
 from serving.master.ray_launcher import RayLauncher
 from serving.observe.logging import configure_logging
 from serving.store.records import decode, encode
@@ -41,7 +42,7 @@ class MasterActor:
         )
         logging.getLogger("grpc").setLevel(logging.INFO)  # below it, it tells of every loop
         launcher = RayLauncher(config.mesh, MasterName(app, order.generation))
-        self._master = ApplicationMaster(config, order, launcher)
+        self._master = ApplicationMaster(config, order, launcher, node_address=node_address())
         self._task = asyncio.create_task(self._master.run())
         self._task.add_done_callback(_end_process)
 

@@ -17,6 +17,7 @@ from serving.master.config import MasterConfig
 from serving.master.crash_loop import BackoffLimits, fold
 from serving.master.launcher import Launcher
 from serving.master.memory import Memory, newest
+from serving.master.metrics import MasterCollector, MasterNumbers
 from serving.master.model import ActorRow, CrashLoop, Facts, Finish, Goal, Replica, Situation
 from serving.master.names import ReplicaName, parse_replica
 from serving.master.phases import ReplicaState
@@ -25,6 +26,7 @@ from serving.master.probe import ProbeLimits, Probes
 from serving.master.replica import forgettable, observe
 from serving.master.status_writer import StatusWriter
 from serving.master.store_view import EndpointView, PlacementWatch, SpecHistory
+from serving.observe import MetricsServer, reached_by, serve_collector
 from serving.store import keys
 from serving.store.client import EtcdClient
 
@@ -47,7 +49,9 @@ class ApplicationMaster:
         clock: Clock | None = None,
         probe_limits: ProbeLimits | None = None,
         backoff: BackoffLimits | None = None,
+        node_address: str = "",
     ) -> None:
+        """`node_address` is what this process's node is reached by; its metrics are found there."""
         self._config = config
         self._clock: Clock = clock or SystemClock()
         self._launcher = launcher
@@ -75,6 +79,8 @@ class ApplicationMaster:
         self._status: pb.ApplicationStatus | None = None
         self._store_away_since: float | None = None
         self._finished = asyncio.Event()
+        self._node_address = node_address
+        self._metrics_address = ""
 
     # ---- for the agent ----------------------------------------------------------------------------------------------
 
@@ -104,6 +110,7 @@ class ApplicationMaster:
 
     async def run(self) -> None:
         """Until cancelled. Raises when one of its tasks ends with an error, which none should."""
+        metrics = await self._serve_metrics()
         await self._recall()
         self._specs.learn(self._memory.order.stored)
         await self._load_status()
@@ -129,6 +136,34 @@ class ApplicationMaster:
             await asyncio.gather(*tasks, return_exceptions=True)
             await self._probes.close()
             await self._client.close()
+            if metrics is not None:
+                await metrics.close()
+
+    async def _serve_metrics(self) -> MetricsServer | None:
+        collector = MasterCollector(self._numbers, namespace=self._app.namespace, application=self._app.name)
+        host = self._config.listen_host
+        server = await serve_collector(collector, self._controller, host=host)
+        self._metrics_address = reached_by(
+            server,
+            advertise_host=self._config.advertise_host,
+            listen_host=host,
+            node_address=self._node_address,
+        )
+        return server
+
+    def _numbers(self) -> MasterNumbers:
+        """For the thread of the metrics: everything is read once and changed nowhere."""
+        order, away = self._memory.order, self._store_away_since
+        known = self._status
+        return MasterNumbers(
+            replicas=dict(self._rows),
+            wanted={spec.name: spec.replicas.min for spec in order.stored.spec.deployments},
+            generation=order.generation,
+            revision=order.stored.revision,
+            serving_revision=known.serving_revision if known is not None else 0,
+            crash_loops=len(self._loops),
+            store_away_s=0.0 if away is None else self._clock.monotonic() - away,
+        )
 
     async def _recall(self) -> None:
         while True:
@@ -255,6 +290,7 @@ class ApplicationMaster:
         self._status = status.derive(
             self._memory.order, situation, self._status, self._clock.now(), store_away_s=away_s
         )
+        self._status.metrics_address = self._metrics_address
         self._writer.submit(self._status)
 
     async def _finish(self) -> None:

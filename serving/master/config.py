@@ -18,8 +18,8 @@ class MasterConfig:
 
     `mesh` is the mesh's name, which keeps its actors apart from those of other meshes in the same Ray cluster.
     `advertise_host` is what clients are told, by default `listen_host`, or the Ray node's address where that is every
-    address. An empty `mesh_dir` leaves logs to Ray. `serving_tls` is what replicas present to clients, with it health checks
-    use TLS too.
+    address. An empty `mesh_dir` leaves logs to Ray. `serving_tls` is what replicas present to clients, with it health
+    checks use TLS too.
     """
 
     cluster: str

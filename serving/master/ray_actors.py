@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import ray
+import ray.util
 from ray._private.state import state as _ray_state
 from ray.core.generated import gcs_pb2
 
@@ -82,6 +83,11 @@ def _death(cause: Any) -> str:
 def _last_line(text: str) -> str:
     lines = [line for line in text.strip().splitlines() if line.strip()]
     return lines[-1][:MAX_DEATH] if lines else "see its log"
+
+
+def node_address() -> str:
+    """The address of this process's node, as Ray knows it."""
+    return str(ray.util.get_node_ip_address())
 
 
 def cpp_library_path() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import threading
 from collections.abc import Iterable
@@ -18,6 +19,8 @@ from serving.control import Controller
 from serving.control.stats import DURATION_BOUNDS_S
 from serving.errors import FailedPrecondition
 
+_LOG: Final = logging.getLogger(__name__)
+_ANY_HOST: Final = ("0.0.0.0", "::")
 LATENCY_BUCKETS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 
@@ -138,3 +141,29 @@ class MetricsServer:
             await asyncio.to_thread(server.shutdown)
             await asyncio.to_thread(thread.join)
             server.server_close()
+
+
+async def serve_collector(collector: Collector, controller: Controller[Any], *, host: str) -> MetricsServer | None:
+    """Serves a process' numbers and those of its loop on any free port of `host`.
+
+    Numbers are worth less than what they tell of: where nothing can be listened on, that is logged, and None returned.
+    """
+    registry = new_registry()
+    registry.register(collector)
+    ControllerCollector(registry).add(controller)
+    server = MetricsServer(registry, host=host)
+    try:
+        address = await server.start()
+    except FailedPrecondition as error:
+        _LOG.error("no metrics are served", extra={"error": error.message})
+        return None
+    _LOG.info("metrics are served", extra={"address": address})
+    return server
+
+
+def reached_by(server: MetricsServer | None, *, advertise_host: str, listen_host: str, node_address: str) -> str:
+    """`host:port` by which others find the numbers; "" where there are none, or that is not known."""
+    host = advertise_host or (node_address if listen_host in _ANY_HOST else listen_host)
+    if server is None or not server.address or not host:
+        return ""
+    return f"{f'[{host}]' if ':' in host else host}:{server.address.rpartition(':')[2]}"

@@ -55,7 +55,7 @@ _ANY_HOST: Final = ("0.0.0.0", "::", "[::]")
 class ListenConfig:
     """Where processes listen; with `tls` only by TLS.
 
-    `advertise_host` is what clients are told: "" for `host`, and for the replica's Ray node where `host` is any address.
+    `advertise_host` is what clients are told: "" for `host`, or the replica's Ray node where that is any address.
     """
 
     host: str = "127.0.0.1"
@@ -165,7 +165,7 @@ _LISTEN: Final = Record(
     "listen",
     (
         Field("host", Text(), "Address that is listened on.", default="127.0.0.1"),
-        Field("advertise_host", Text(), "What clients are told; by default the host, or the replica's node.", default=""),
+        Field("advertise_host", Text(), "What clients are told; by default host, or the Ray node.", default=""),
         Field("tls", _TLS, "Our own certificate; with ca_file clients must present one too."),
     ),
 )

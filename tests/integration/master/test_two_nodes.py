@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from small_mesh import ROOT, Keeper, SmallMesh, classify, spec
+from small_mesh import CLUSTER, ROOT, Keeper, SmallMesh, classify, spec
 
+from serving._proto import records_pb2 as pb
 from serving.local.process import Process, log_tail
+from serving.store import keys
 from serving.store.keys import AppKey
+from serving.store.records import decode
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 SECOND = "127.0.0.2"
@@ -68,6 +73,12 @@ def second_node(wide: SmallMesh, tmp_path: Path) -> Iterator[Process]:
         node.stop(grace_s=30)
 
 
+async def numbers(address: str) -> str:
+    """What a process of the mesh tells Prometheus."""
+    url = f"http://{address}/metrics"
+    return (await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=10).read())).decode()
+
+
 @pytest.mark.usefixtures("second_node")
 async def test_each_replica_is_known_by_its_nodes_address(wide: SmallMesh) -> None:
     client = wide.client()
@@ -79,7 +90,11 @@ async def test_each_replica_is_known_by_its_nodes_address(wide: SmallMesh) -> No
         there.name = "there"
         there.resources.custom["second"] = 1
         await keeper.place(wanted)
-        await keeper.wait_ready()
+        status = await keeper.wait_ready()
+        assert "mesh_master_replicas{" in await numbers(status.metrics_address)
+        kv = await client.get(keys.cluster(CLUSTER))
+        assert kv is not None
+        assert "mesh_agent_placements{" in await numbers(decode(pb.ClusterRecord, kv.value).metrics_address)
         found = {endpoint.deployment: endpoint for endpoint, _ in (await keeper.endpoints()).values()}
         assert found["there"].address.startswith(f"{SECOND}:")
         assert found["there"].metrics_address.startswith(f"{SECOND}:")
