@@ -5,6 +5,7 @@
 #include <string>
 #include <utility>
 
+#include "common/block_pool.h"
 #include "ingress/classification.h"
 #include "ingress/failure.h"
 #include "ingress/infer_message.h"
@@ -41,7 +42,8 @@ std::uint64_t MicrosecondsLeft(const std::optional<steady_clock::time_point>& de
 
 void ModelInferCall::Start(std::shared_ptr<rpc::ServerCall> call, rpc::Slice request, const triton::Server& server,
                            std::shared_ptr<Instruments> instruments) {
-  auto infer = std::make_shared<ModelInferCall>(std::move(call), std::move(request), server, std::move(instruments));
+  auto infer = std::allocate_shared<ModelInferCall>(BlockAllocator<ModelInferCall>(), std::move(call),
+                                                    std::move(request), server, std::move(instruments));
   Status status;
   try {
     status = infer->Submit();

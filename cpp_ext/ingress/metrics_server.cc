@@ -27,6 +27,9 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
+// How long no connection is taken when there are no descriptors: the listener would wake the loop all the time.
+constexpr milliseconds kAcceptPause{100};
+
 constexpr const char* kPrometheus = "text/plain; version=0.0.4; charset=utf-8";
 constexpr const char* kPlain = "text/plain; charset=utf-8";
 
@@ -65,6 +68,18 @@ int BoundPort(int fd) {
   return ntohs(reinterpret_cast<sockaddr_in*>(&address)->sin_port);
 }
 
+// The error number goes to `cause` when it fails.
+Fd ListenAt(const addrinfo& address, int* cause) {
+  Fd fd(socket(address.ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  const int one = 1;
+  if (fd.get() >= 0) setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+  const bool bound =
+      fd.get() >= 0 && bind(fd.get(), address.ai_addr, address.ai_addrlen) == 0 && listen(fd.get(), 64) == 0;
+  if (bound) return fd;
+  *cause = errno;
+  return Fd();
+}
+
 Result<Fd> Listen(const std::string& host, int port) {
   const std::string where = host + ":" + std::to_string(port);
   addrinfo hints{};
@@ -74,18 +89,16 @@ Result<Fd> Listen(const std::string& host, int port) {
   if (const int error = getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found); error != 0) {
     return Status(Code::kInvalidArgument, "metrics address " + where + ": " + gai_strerror(error));
   }
-  Fd fd(socket(found->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
-  const int one = 1;
-  setsockopt(fd.get(), SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
-  const bool bound =
-      fd.get() >= 0 && bind(fd.get(), found->ai_addr, found->ai_addrlen) == 0 && listen(fd.get(), 64) == 0;
-  const int cause = errno;
-  freeaddrinfo(found);
-  if (!bound) {
-    return Status(cause == EADDRINUSE ? Code::kAlreadyExists : Code::kUnavailable,
-                  "cannot serve metrics at " + where + ": " + std::strerror(cause));
+  // "localhost" has an IPv6 address also where the machine has no IPv6: the first that works is taken.
+  int cause = 0;
+  Fd fd;
+  for (const addrinfo* address = found; address != nullptr && fd.get() < 0; address = address->ai_next) {
+    fd = ListenAt(*address, &cause);
   }
-  return fd;
+  freeaddrinfo(found);
+  if (fd.get() >= 0) return fd;
+  return Status(cause == EADDRINUSE ? Code::kAlreadyExists : Code::kUnavailable,
+                "cannot serve metrics at " + where + ": " + std::strerror(cause));
 }
 
 }  // namespace
@@ -134,14 +147,15 @@ class MetricsServer::Impl {
   Fd listener_;
   Fd wake_;
   int port_ = 0;
-  std::list<Connection> connections_;  // of the thread
+  std::list<Connection> connections_;        // of the thread
+  steady_clock::time_point accept_after_{};  // of the thread
   std::thread thread_;
 };
 
 void MetricsServer::Impl::Run() {
   std::vector<pollfd> polled;
   while (true) {
-    const bool full = connections_.size() >= options_.max_connections;
+    const bool full = connections_.size() >= options_.max_connections || steady_clock::now() < accept_after_;
     polled = {{wake_.get(), POLLIN, 0}, {full ? -1 : listener_.get(), POLLIN, 0}};
     for (const Connection& connection : connections_) {
       polled.push_back({connection.fd.get(), static_cast<short>(connection.answer.empty() ? POLLIN : POLLOUT), 0});
@@ -162,16 +176,24 @@ void MetricsServer::Impl::Run() {
 }
 
 int MetricsServer::Impl::WaitMs(steady_clock::time_point now) const {
-  if (connections_.empty()) return -1;
+  const auto until = [now](steady_clock::time_point when) {
+    const auto left = std::chrono::duration_cast<milliseconds>(when - now).count() + 1;
+    return static_cast<int>(std::max<std::int64_t>(left, 0));
+  };
+  const int paused = now < accept_after_ ? until(accept_after_) : -1;
+  if (connections_.empty()) return paused;
   const auto first = std::min_element(connections_.begin(), connections_.end(),
                                       [](const Connection& a, const Connection& b) { return a.until < b.until; });
-  const auto left = std::chrono::duration_cast<milliseconds>(first->until - now).count() + 1;
-  return static_cast<int>(std::max<std::int64_t>(left, 0));
+  return paused < 0 ? until(first->until) : std::min(paused, until(first->until));
 }
 
 void MetricsServer::Impl::Accept() {
   Fd fd(accept4(listener_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
-  if (fd.get() < 0) return;  // it went away again, or there are no descriptors: the next poll tells
+  if (fd.get() < 0) {
+    const bool gone = errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR || errno == ECONNABORTED;
+    if (!gone) accept_after_ = steady_clock::now() + kAcceptPause;
+    return;
+  }
   connections_.push_back({std::move(fd), steady_clock::now() + options_.timeout, {}, {}, 0});
 }
 

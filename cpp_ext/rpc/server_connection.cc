@@ -7,6 +7,8 @@
 #include <string>
 #include <utility>
 
+#include "rpc/session_memory.h"
+
 namespace mesh::rpc {
 namespace {
 
@@ -60,7 +62,7 @@ void Connection::OnReady(std::uint32_t events) {
     case State::kOpen: break;
   }
   if ((events & EPOLLOUT) != 0) MarkDirty();
-  if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0) ReadInput();
+  if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0 || transport_->read_waits_for_write()) ReadInput();
 }
 
 void Connection::ContinueHandshake() {
@@ -82,7 +84,7 @@ void Connection::ContinueHandshake() {
 
 bool Connection::OpenSession() {
   const ServerContext& context = owner_->context();
-  if (nghttp2_session_server_new2(&session_, context.callbacks, this, context.session_options) != 0) return false;
+  if (nghttp2_session_server_new3(&session_, context.callbacks, this, context.session_options, SessionMemory()) != 0) return false;
   const nghttp2_settings_entry settings[] = {
     {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, options_.max_concurrent_streams},
     {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, static_cast<std::uint32_t>(ServerContext::kStreamWindow)},
@@ -231,8 +233,8 @@ void Connection::AfterFlush(bool blocked) {
 void Connection::UpdateInterest(bool blocked) {
   // A client that does not take its answers is not read from either, so that it cannot ask for more.
   const bool paused = blocked && (clogged() || doomed_);
-  const std::uint32_t wanted =
-      (paused ? 0U : static_cast<std::uint32_t>(EPOLLIN)) | (blocked ? static_cast<std::uint32_t>(EPOLLOUT) : 0U);
+  std::uint32_t wanted = transport_->Interest(blocked);
+  if (paused && (wanted & EPOLLOUT) != 0) wanted &= ~static_cast<std::uint32_t>(EPOLLIN);
   if (wanted == interest_) return;
   interest_ = wanted;
   loop_.Modify(transport_->fd(), interest_, this);

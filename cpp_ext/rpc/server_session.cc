@@ -3,6 +3,7 @@
 #include <string>
 
 #include "common/memory.h"
+#include "common/block_pool.h"
 #include "rpc/server_connection.h"
 
 namespace mesh::rpc {
@@ -120,7 +121,7 @@ int Connection::OnBeginFrame(const nghttp2_frame_hd& header) {
 }
 
 int Connection::OnBeginHeaders(std::int32_t stream_id) {
-  auto call = std::make_shared<CallImpl>(this, stream_id);
+  auto call = std::allocate_shared<CallImpl>(BlockAllocator<CallImpl>(), this, stream_id);
   nghttp2_session_set_stream_user_data(session_, stream_id, call.get());
   call->next = calls_;
   if (calls_ != nullptr) calls_->previous = call.get();
