@@ -67,8 +67,11 @@ def get_logger(name: str) -> MeshLogger:
 
 
 def record_fields(record: logging.LogRecord) -> dict[str, object]:
-    """The keys of a record: those of its context, then its own."""
-    own = {name: value for name, value in vars(record).items() if name not in _PLAIN}
+    """The keys of a record: those of its context, then its own.
+
+    Attributes that begin with `_` are some library's bookkeeping (Ray's record factory adds one to every record).
+    """
+    own = {name: value for name, value in vars(record).items() if name not in _PLAIN and not name.startswith("_")}
     merged = {**_context(), **own, **getattr(record, "mesh_fields", {})}
     return {(f"{name}_" if name in _RESERVED else name): value for name, value in merged.items() if value is not None}
 

@@ -9,6 +9,7 @@ import logging
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -53,6 +54,25 @@ def test_a_record_is_one_json_object_with_all_its_keys() -> None:
     assert str(first["ts"]).endswith("Z")
     assert (second["msg"], second["key"]) == ("plain 3", "k")
     assert "app" not in second
+
+
+def test_what_other_libraries_note_on_records_is_not_logged() -> None:
+    before = logging.getLogRecordFactory()
+
+    def noting(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = before(*args, **kwargs)
+        record.__dict__["_ray_timestamp_ns"] = 1  # as Ray does, once a process has imported its logging
+        return record
+
+    logging.setLogRecordFactory(noting)
+    try:
+        stream = io.StringIO()
+        configure_logging(stream=stream)
+        get_logger("a").info("text", key="k")
+    finally:
+        logging.setLogRecordFactory(before)
+    (record,) = lines(stream)
+    assert set(record) == {"ts", "level", "msg", "key", "logger"}
 
 
 def test_errors_carry_their_trace_in_the_same_line() -> None:
