@@ -10,7 +10,9 @@ namespace mesh::rpc {
 namespace {
 
 constexpr std::size_t kMaxHeaderBytes = 64UL * 1024;  // of one block
-constexpr int kMaxRetries = 5;
+// A server that counts a call until its own threads have let go of it refuses the next one for some milliseconds, more
+// when it is busy. The waits between tries double: 0, 1, 2, ... 256 ms, half a second in all.
+constexpr int kMaxRetries = 10;
 constexpr std::size_t kHeaderOverhead = 32;  // per header, as HTTP/2 counts
 
 std::optional<std::chrono::steady_clock::time_point> DeadlineOf(const CallOptions& options) {
@@ -40,6 +42,7 @@ CallState::CallState(std::shared_ptr<CallHost> host, std::string path, CallOptio
         host_->AbortCall(self, {Code::kDeadlineExceeded,
                                 "no answer within " + std::to_string(options_.timeout->count()) + " ms to " + path_});
       }),
+      retry_timer_([this] { std::exchange(start_again_, nullptr)(); }),
       reader_(max_message_bytes) {}
 
 void CallState::SetUnary(Message request, UnaryDone done) {
@@ -191,20 +194,29 @@ Status CallState::Outcome(std::uint32_t http2_error) const {
           "the call's stream was reset with " + std::string(nghttp2_http2_strerror(http2_error))};
 }
 
-bool CallState::PrepareRetry() {
-  if (finished_ || !unary_ || head_seen_ || retries_ >= kMaxRetries) return false;
-  ++retries_;
+std::optional<std::chrono::milliseconds> CallState::PrepareRetry() {
+  if (finished_ || !unary_ || head_seen_ || retries_ >= kMaxRetries) return std::nullopt;
   connection_ = nullptr;
   outgoing_.Clear();
   Queue(request_);
-  return true;
+  return std::chrono::milliseconds((1 << retries_++) / 2);
+}
+
+void CallState::StartLater(EventLoop* loop, std::chrono::milliseconds delay, std::function<void()> start) {
+  loop_ = loop;
+  start_again_ = std::move(start);
+  loop->Arm(&retry_timer_, std::chrono::steady_clock::now() + delay);
 }
 
 void CallState::Finish(Status status) {
   if (finished_) return;
   finished_ = true;
   connection_ = nullptr;
-  if (loop_ != nullptr) loop_->Disarm(&deadline_timer_);
+  if (loop_ != nullptr) {
+    loop_->Disarm(&deadline_timer_);
+    loop_->Disarm(&retry_timer_);
+  }
+  start_again_ = nullptr;
   outgoing_.Clear();
   request_ = Message();
   unsent_.store(0, std::memory_order_relaxed);

@@ -77,9 +77,12 @@ class CallState final : public ClientCall, public std::enable_shared_from_this<C
   [[nodiscard]] Status Outcome(std::uint32_t http2_error) const;
   // Calls the user's callback, once.
   void Finish(Status status);
-  // For a call that was not processed: makes it as if it had not been sent. False when that cannot be (a stream, whose
-  // messages are gone) or has been tried often enough; then it must be finished.
-  bool PrepareRetry();
+  // For a call that was not processed: makes it as if it had not been sent, and says how long to wait before it is sent
+  // again. None when that cannot be (a stream, whose messages are gone) or has been tried often enough; then it must
+  // be finished.
+  std::optional<std::chrono::milliseconds> PrepareRetry();
+  // Calls `start` after `delay`, unless the call is finished before.
+  void StartLater(EventLoop* loop, std::chrono::milliseconds delay, std::function<void()> start);
 
  private:
   Status ReadResponseHead();
@@ -99,7 +102,9 @@ class CallState final : public ClientCall, public std::enable_shared_from_this<C
   UnaryDone unary_done_;
   StreamCallbacks callbacks_;
   Timer deadline_timer_;
-  EventLoop* loop_ = nullptr;  // of the armed deadline
+  Timer retry_timer_;
+  std::function<void()> start_again_;  // while the retry timer is armed
+  EventLoop* loop_ = nullptr;          // of the armed timers
   ClientConnection* connection_ = nullptr;
   std::int32_t stream_ = 0;
 

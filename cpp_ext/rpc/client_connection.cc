@@ -52,7 +52,7 @@ void ClientConnection::OnReady(std::uint32_t events) {
     ContinueHandshake();
     return;
   }
-  if ((events & (EPOLLIN | EPOLLERR | EPOLLHUP)) != 0) ReadAvailable();
+  if ((events & (EPOLLIN | EPOLLERR | EPOLLHUP)) != 0 || transport_->read_waits_for_write()) ReadAvailable();
   if (state_ != State::kClosed && (events & EPOLLOUT) != 0) ScheduleFlush();
 }
 
@@ -129,7 +129,7 @@ bool ClientConnection::WriteQueue() {
     const Transport::Io io = transport_->Write(&output_);
     if (io.state == Transport::IoState::kOk) continue;
     if (io.state == Transport::IoState::kBlocked) {
-      Watch(EPOLLIN | EPOLLOUT);
+      Watch(transport_->Interest(true));
     } else {
       Lose(Lost(io.state == Transport::IoState::kClosed ? "the server closed the connection"
                                                         : "connection lost: " + transport_->error()));
@@ -145,7 +145,7 @@ void ClientConnection::Flush() {
     if (state_ == State::kClosed) return;
     if (sent != 0) return Lose(Lost(std::string("the HTTP/2 session failed: ") + nghttp2_strerror(sent)));
     if (!output_.empty()) continue;
-    Watch(EPOLLIN);
+    Watch(transport_->Interest(false));
     CloseIfDrained();
     return;
   }

@@ -27,8 +27,8 @@ class ConnectionOwner {
   virtual void OnConnectionReady(ClientConnection* connection) = 0;
   // The server takes no more calls here; `too_many_pings` when our keepalive annoyed it.
   virtual void OnConnectionDraining(ClientConnection* connection, bool too_many_pings) = 0;
-  // The call was not processed and may start anew, on another connection perhaps.
-  virtual void RetryCall(const std::shared_ptr<CallState>& call) = 0;
+  // The call was not processed and starts anew after `delay`, on another connection perhaps.
+  virtual void RetryCall(const std::shared_ptr<CallState>& call, std::chrono::milliseconds delay) = 0;
   // Last call from this connection; its calls have ended. The owner drops it.
   virtual void OnConnectionClosed(ClientConnection* connection, const Status& reason) = 0;
 };

@@ -72,6 +72,7 @@ void ClientCore::Shut() {
   if (const auto active = std::exchange(active_, nullptr)) active->Shut(reason);
   for (const auto& connection : std::exchange(draining_, {})) connection->Shut(reason);
   for (const auto& call : std::exchange(waiting_, {})) call->Finish(reason);
+  for (const auto& call : std::exchange(later_, {})) call->Finish(reason);
 }
 
 void ClientCore::StartCall(const std::shared_ptr<CallState>& call) {
@@ -119,6 +120,7 @@ void ClientCore::AbortCall(const std::shared_ptr<CallState>& call, Status status
   if (call->finished()) return;
   if (call->connection() != nullptr) return call->connection()->Abort(call, std::move(status));
   waiting_.erase(std::remove(waiting_.begin(), waiting_.end(), call), waiting_.end());
+  later_.erase(call);
   if (status.code() == Code::kDeadlineExceeded && !last_error_.ok()) {
     status = Status(status.code(), status.message() + "; no connection: " + last_error_.message());
   }
@@ -247,8 +249,14 @@ void ClientCore::OnConnectionDraining(ClientConnection* connection, bool too_man
   phase_ = Phase::kIdle;
 }
 
-void ClientCore::RetryCall(const std::shared_ptr<CallState>& call) {
-  loop_->Post([self = shared_from_this(), call] { self->StartCall(call); });
+void ClientCore::RetryCall(const std::shared_ptr<CallState>& call, std::chrono::milliseconds delay) {
+  later_.insert(call);
+  call->StartLater(loop_.get(), delay, [this, waiting = call.get()] {
+    const auto found = later_.find(waiting->shared_from_this());
+    const std::shared_ptr<CallState> due = *found;
+    later_.erase(found);
+    StartCall(due);
+  });
 }
 
 void ClientCore::OnConnectionClosed(ClientConnection* connection, const Status& reason) {

@@ -14,6 +14,7 @@
 #include <mutex>
 #include <random>
 #include <string>
+#include <unordered_set>
 #include <vector>
 
 #include "rpc/client.h"
@@ -40,7 +41,7 @@ class ClientCore final : public CallHost, public ConnectionOwner, public std::en
   void AbortCall(const std::shared_ptr<CallState>& call, Status status) override;
   void OnConnectionReady(ClientConnection* connection) override;
   void OnConnectionDraining(ClientConnection* connection, bool too_many_pings) override;
-  void RetryCall(const std::shared_ptr<CallState>& call) override;
+  void RetryCall(const std::shared_ptr<CallState>& call, std::chrono::milliseconds delay) override;
   void OnConnectionClosed(ClientConnection* connection, const Status& reason) override;
 
  private:
@@ -74,7 +75,8 @@ class ClientCore final : public CallHost, public ConnectionOwner, public std::en
   bool shut_ = false;
   std::shared_ptr<ClientConnection> active_;
   std::vector<std::shared_ptr<ClientConnection>> draining_;
-  std::deque<std::shared_ptr<CallState>> waiting_;
+  std::deque<std::shared_ptr<CallState>> waiting_;        // for a connection
+  std::unordered_set<std::shared_ptr<CallState>> later_;  // for the time of their next try
   std::uint64_t attempt_ = 0;
   std::vector<SocketAddress> addresses_;
   std::size_t next_address_ = 0;

@@ -139,11 +139,10 @@ void ClientConnection::OnStreamClosed(std::int32_t stream, std::uint32_t http2_e
 }
 
 void ClientConnection::EndCall(const std::shared_ptr<CallState>& call, Status status) {
-  if (owner_ != nullptr && WasNotProcessed(status) && call->PrepareRetry()) {
-    owner_->RetryCall(call);
-  } else {
-    call->Finish(std::move(status));
+  if (owner_ != nullptr && WasNotProcessed(status)) {
+    if (const auto delay = call->PrepareRetry()) return owner_->RetryCall(call, *delay);
   }
+  call->Finish(std::move(status));
 }
 
 void ClientConnection::OnGoAway(const nghttp2_goaway& frame) {
