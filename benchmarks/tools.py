@@ -18,6 +18,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 TOOLS: Final = ROOT / "build" / "tools"
 # The last release whose wheel carries the binary.
 _WHEEL: Final = "tritonclient==2.50.0"
+_LOAD_S: Final = 300.0
 _LIBRARIES: Final = {"libb64.so.0d": "libb64-*.so.0d", "libcudart.so.12": "libcudart-*.so.12*"}
 
 
@@ -82,18 +83,24 @@ def run_load(
     cpu: int | None,
     data: Path | None = None,
 ) -> Load:
-    """Closed-loop load over gRPC: `clients` requests in flight, `requests` per window. Raises `FailedPrecondition`."""
+    """Closed-loop load over gRPC: `clients` requests in flight until `requests` are answered.
+
+    A fixed count, because perf_analyzer looks through the requests of a window in quadratic time while it goes on
+    sending: with a fast server a run of windows never ends. Raises `FailedPrecondition`.
+    """
     report = TOOLS / f"report-{os.getpid()}.csv"
     command = [] if cpu is None else ["taskset", "-c", str(cpu)]
     command += [str(perf_analyzer()), "-m", model, "-u", address, "-i", "grpc", "--concurrency-range", str(clients)]
-    command += ["--measurement-mode", "count_windows", "--measurement-request-count", str(requests)]
-    command += ["--max-trials", "3", "--stability-percentage", "999", "-f", str(report)]
+    command += ["--request-count", str(requests), "-f", str(report)]
     for name, shape in shapes.items():
         command += ["--shape", f"{name}:{shape}"]
     if data is not None:
         command += ["--input-data", str(data)]
     env = {**os.environ, "LD_LIBRARY_PATH": _library_path()}
-    done = subprocess.run(command, capture_output=True, text=True, env=env, check=False, timeout=300)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, env=env, check=False, timeout=_LOAD_S)
+    except subprocess.TimeoutExpired as error:
+        raise FailedPrecondition(f"`{' '.join(command)}` did not end within {_LOAD_S:.0f} s") from error
     if done.returncode != 0 or not report.exists():
         raise FailedPrecondition(f"`{' '.join(command)}` failed: {(done.stdout + done.stderr)[-600:]}")
     with report.open(newline="") as file:
