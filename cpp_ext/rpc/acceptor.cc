@@ -18,11 +18,31 @@ namespace {
 constexpr int kBacklog = 1024;
 constexpr int kAcceptsPerTurn = 64;
 
-Status ListenError(const std::string& host, int port, const std::string& cause) {
-  std::string advice;
-  if (errno == EADDRINUSE) advice = "; another process uses the port, choose a different one or 0 for any free one";
-  if (errno == EACCES) advice = "; ports below 1024 need privileges";
+// How long no connection is taken when there is no descriptor even to refuse them: the backlog would wake the loop all
+// the time.
+constexpr std::chrono::milliseconds kPause{100};
+
+Status ListenError(const std::string& host, int port, const std::string& cause, const std::string& advice) {
   return {Code::kUnavailable, "cannot listen on " + host + ":" + std::to_string(port) + ": " + cause + advice};
+}
+
+Status ListenError(const std::string& host, int port, int error) {
+  std::string advice;
+  if (error == EADDRINUSE) advice = "; another process uses the port, choose a different one or 0 for any free one";
+  if (error == EACCES) advice = "; ports below 1024 need privileges";
+  if (error == EADDRNOTAVAIL) advice = "; no interface of this machine has the address";
+  return ListenError(host, port, std::strerror(error), advice);
+}
+
+// A listening socket, or -1 with the error number in `error`.
+int ListenAt(const addrinfo& address, int* error) {
+  const int fd = socket(address.ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+  const int one = 1;
+  if (fd >= 0) setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
+  if (fd >= 0 && bind(fd, address.ai_addr, address.ai_addrlen) == 0 && listen(fd, kBacklog) == 0) return fd;
+  *error = errno;
+  if (fd >= 0) close(fd);
+  return -1;
 }
 
 int PortOf(int fd) {
@@ -47,26 +67,23 @@ Result<std::unique_ptr<Acceptor>> Acceptor::Listen(const std::string& host, int 
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
   addrinfo* found = nullptr;
-  errno = 0;
   const int looked_up = getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found);
-  if (looked_up != 0) return ListenError(host, port, gai_strerror(looked_up));
+  if (looked_up != 0) return ListenError(host, port, gai_strerror(looked_up), "");
   const std::unique_ptr<addrinfo, FreeAddresses> addresses(found);
-  const int fd = socket(addresses->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-  if (fd < 0) return ListenError(host, port, std::strerror(errno));
-  const int one = 1;
-  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-  if (bind(fd, addresses->ai_addr, addresses->ai_addrlen) != 0 || listen(fd, kBacklog) != 0) {
-    Status failed = ListenError(host, port, std::strerror(errno));
-    close(fd);
-    return failed;
+  // "localhost" has an IPv6 address also where the machine has no IPv6: the first that works is taken.
+  int fd = -1;
+  int error = 0;
+  for (const addrinfo* address = found; address != nullptr && fd < 0; address = address->ai_next) {
+    fd = ListenAt(*address, &error);
   }
+  if (fd < 0) return ListenError(host, port, error);
   const int bound = PortOf(fd);
   const std::string address = host.find(':') == std::string::npos ? host : "[" + host + "]";
   return std::unique_ptr<Acceptor>(new Acceptor(fd, bound, address + ":" + std::to_string(bound)));
 }
 
 Acceptor::Acceptor(int fd, int port, std::string address)
-    : fd_(fd), spare_fd_(OpenSpare()), port_(port), address_(std::move(address)) {}
+    : fd_(fd), spare_fd_(OpenSpare()), port_(port), address_(std::move(address)), resume_([this] { Watch(EPOLLIN); }) {}
 
 Acceptor::~Acceptor() {
   if (fd_ >= 0) close(fd_);
@@ -81,10 +98,15 @@ Status Acceptor::Start(EventLoop* loop, std::function<void(int fd)> accepted) {
 
 void Acceptor::Stop() {
   if (fd_ < 0) return;
-  if (loop_ != nullptr) loop_->Remove(fd_, this);
+  if (loop_ != nullptr) {
+    loop_->Disarm(&resume_);
+    loop_->Remove(fd_, this);
+  }
   close(fd_);
   fd_ = -1;
 }
+
+void Acceptor::Watch(std::uint32_t events) { loop_->Modify(fd_, events, this); }
 
 void Acceptor::OnReady(std::uint32_t /*events*/) {
   for (int turn = 0; turn < kAcceptsPerTurn && fd_ >= 0; ++turn) {
@@ -93,22 +115,31 @@ void Acceptor::OnReady(std::uint32_t /*events*/) {
       accepted_(fd);
       continue;
     }
-    if (errno == EMFILE || errno == ENFILE) {
-      RefuseOne();
-      continue;
+    switch (errno) {
+      case EAGAIN: return;
+      case EMFILE:
+      case ENFILE:
+        if (RefuseOne()) continue;
+        [[fallthrough]];
+      case ENOBUFS:
+      case ENOMEM:
+        Watch(0);
+        loop_->Arm(&resume_, loop_->now() + kPause);
+        return;
+      default: continue;  // ECONNABORTED and the like concern one connection that is gone already
     }
-    if (errno == EAGAIN || errno == EWOULDBLOCK) return;
-    // ECONNABORTED and the like concern one connection that is gone already.
   }
 }
 
-void Acceptor::RefuseOne() {
+bool Acceptor::RefuseOne() {
   // Left in the backlog it would wake the loop for ever.
-  if (spare_fd_ < 0) return;
+  if (spare_fd_ < 0) spare_fd_ = OpenSpare();
+  if (spare_fd_ < 0) return false;
   close(spare_fd_);
   const int fd = accept4(fd_, nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC);
   if (fd >= 0) close(fd);
   spare_fd_ = OpenSpare();
+  return fd >= 0;
 }
 
 }  // namespace mesh::rpc

@@ -30,12 +30,15 @@ class Acceptor final : public IoHandler {
 
  private:
   Acceptor(int fd, int port, std::string address);
-  void RefuseOne();
+  void Watch(std::uint32_t events);
+  // False when it could not, for another thread was faster with the descriptor.
+  bool RefuseOne();
 
   int fd_;
   int spare_fd_;  // given up to accept and close a connection when descriptors run out
   const int port_;
   const std::string address_;
+  Timer resume_;
   EventLoop* loop_ = nullptr;
   std::function<void(int fd)> accepted_;
 };

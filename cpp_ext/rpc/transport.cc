@@ -6,6 +6,7 @@
 #include <openssl/err.h>
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
+#include <sys/epoll.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -161,6 +162,7 @@ Transport::Io Transport::Read(char* buffer, std::size_t size) {
     return Fail("read", errno);
   }
   std::size_t filled = 0;
+  read_wants_write_ = false;
   while (filled < size) {
     ERR_clear_error();
     const int got = SSL_read(ssl_, buffer + filled, static_cast<int>(std::min<std::size_t>(size - filled, 1 << 30)));
@@ -168,13 +170,20 @@ Transport::Io Transport::Read(char* buffer, std::size_t size) {
       filled += static_cast<std::size_t>(got);
       continue;
     }
-    if (filled > 0) break;  // the reason comes back with the next call
+    read_wants_write_ = SSL_get_error(ssl_, got) == SSL_ERROR_WANT_WRITE;  // to answer a change of keys
+    if (filled > 0) break;                                                 // the reason comes back with the next call
     return FailTls(got, "read");
   }
   return {IoState::kOk, filled};
 }
 
 bool Transport::has_buffered_input() const { return ssl_ != nullptr && SSL_pending(ssl_) > 0; }
+
+std::uint32_t Transport::Interest(bool write_blocked) const {
+  const bool writable = read_wants_write_ || (write_blocked && !write_wants_read_);
+  return (read_wants_write_ ? 0U : static_cast<std::uint32_t>(EPOLLIN)) |
+         (writable ? static_cast<std::uint32_t>(EPOLLOUT) : 0U);
+}
 
 Transport::Io Transport::Write(OutputQueue* queue) { return ssl_ == nullptr ? WritePlain(queue) : WriteTls(queue); }
 
@@ -199,6 +208,7 @@ Transport::Io Transport::WritePlain(OutputQueue* queue) {
 
 Transport::Io Transport::WriteTls(OutputQueue* queue) {
   std::size_t written = 0;
+  write_wants_read_ = false;
   std::array<iovec, kRangesPerWrite> ranges;
   std::array<char, kTlsRecord> record;
   while (!queue->empty()) {
@@ -213,6 +223,7 @@ Transport::Io Transport::WriteTls(OutputQueue* queue) {
     ERR_clear_error();
     const int sent = SSL_write(ssl_, record.data(), static_cast<int>(filled));
     if (sent <= 0) {
+      write_wants_read_ = SSL_get_error(ssl_, sent) == SSL_ERROR_WANT_READ;
       Io io = FailTls(sent, "write");
       io.bytes = written;
       return io;

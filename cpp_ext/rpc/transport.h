@@ -72,6 +72,11 @@ class Transport {
   [[nodiscard]] bool has_buffered_input() const;
   // Writes from the queue until it is empty or the socket is full, and drops what was written.
   Io Write(OutputQueue* queue);
+  // What to wait for: EPOLLIN, unless TLS must write before it can read on; with `write_blocked`, after a Write that
+  // blocked, EPOLLOUT, unless TLS must read before it can write on. Either event is a reason to try both again.
+  [[nodiscard]] std::uint32_t Interest(bool write_blocked) const;
+  // Reading goes on when the socket takes bytes.
+  [[nodiscard]] bool read_waits_for_write() const { return read_wants_write_; }
   // Says to the peer that nothing more comes (TLS close_notify, FIN).
   void ShutdownWrite();
 
@@ -89,6 +94,8 @@ class Transport {
   ssl_st* ssl_ = nullptr;
   bool connecting_ = false;
   bool handshake_done_ = false;
+  bool read_wants_write_ = false;
+  bool write_wants_read_ = false;
   std::string error_;
 };
 
