@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
 #include <netinet/in.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -19,17 +20,19 @@
 namespace mesh::ingress {
 namespace {
 
-class Client {
+class UnconnectedClient {
  public:
-  explicit Client(int port) : fd_(socket(AF_INET, SOCK_STREAM, 0)) {
+  UnconnectedClient() : fd_(socket(AF_INET, SOCK_STREAM, 0)) {}
+  ~UnconnectedClient() { close(fd_); }
+  UnconnectedClient(const UnconnectedClient&) = delete;
+  UnconnectedClient& operator=(const UnconnectedClient&) = delete;
+  [[nodiscard]] bool Connect(int port) const {
     sockaddr_in address{};
     address.sin_family = AF_INET;
     address.sin_port = htons(static_cast<std::uint16_t>(port));
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    connected_ = connect(fd_, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0;
+    return connect(fd_, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0;
   }
-  ~Client() { close(fd_); }
-  [[nodiscard]] bool connected() const { return connected_; }
   void Send(const std::string& text) const { static_cast<void>(send(fd_, text.data(), text.size(), MSG_NOSIGNAL)); }
   [[nodiscard]] std::string ReadAll() const {
     std::string all;
@@ -41,7 +44,11 @@ class Client {
 
  private:
   int fd_;
-  bool connected_ = false;
+};
+
+class Client : public UnconnectedClient {
+ public:
+  explicit Client(int port) { EXPECT_TRUE(Connect(port)); }
 };
 
 class MetricsServerTest : public testing::Test {
@@ -129,6 +136,57 @@ TEST_F(MetricsServerTest, RubbishThenOneGoodRequest) {
     client.Send(bytes);
   }
   EXPECT_NE(Ask("GET /metrics HTTP/1.1\r\n\r\n").find("mesh_up"), std::string::npos);
+}
+
+// Takes all descriptors that the process may have, and lets them go again.
+class NoDescriptors {
+ public:
+  NoDescriptors() {
+    getrlimit(RLIMIT_NOFILE, &before_);
+    const rlimit few{256, before_.rlim_max};
+    setrlimit(RLIMIT_NOFILE, &few);
+    for (int fd = dup(0); fd >= 0; fd = dup(0)) taken_.push_back(fd);
+  }
+  ~NoDescriptors() {
+    for (const int fd : taken_) close(fd);
+    setrlimit(RLIMIT_NOFILE, &before_);
+  }
+  NoDescriptors(const NoDescriptors&) = delete;
+  NoDescriptors& operator=(const NoDescriptors&) = delete;
+
+ private:
+  rlimit before_{};
+  std::vector<int> taken_;
+};
+
+double CpuSeconds() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  const auto seconds = [](const timeval& time) {
+    return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) * 1e-6;
+  };
+  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+}
+
+TEST_F(MetricsServerTest, WithoutDescriptorsItWaitsAndDoesNotSpin) {
+  Start();
+  const UnconnectedClient client;
+  {
+    const NoDescriptors none;
+    ASSERT_TRUE(client.Connect(server_->port()));
+    const double before = CpuSeconds();
+    std::this_thread::sleep_for(std::chrono::milliseconds(500));
+    EXPECT_LT(CpuSeconds() - before, 0.1);
+  }
+  client.Send("GET /metrics HTTP/1.1\r\n\r\n");
+  EXPECT_NE(client.ReadAll().find("mesh_up"), std::string::npos);
+}
+
+TEST_F(MetricsServerTest, ListensOnAnyAddressOfAName) {
+  MetricsServerOptions options;
+  options.host = "localhost";
+  Start(options);
+  EXPECT_GT(server_->port(), 0);
 }
 
 TEST_F(MetricsServerTest, ATakenPortIsNamed) {
