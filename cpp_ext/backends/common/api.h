@@ -53,6 +53,9 @@ namespace mesh::backend {
   X(TRITONBACKEND_InputProperties)                                 \
   X(TRITONBACKEND_InputBuffer)                                     \
   X(TRITONBACKEND_ResponseNew)                                     \
+  X(TRITONBACKEND_ResponseFactoryNew)                              \
+  X(TRITONBACKEND_ResponseFactoryDelete)                           \
+  X(TRITONBACKEND_ResponseFactorySendFlags)                        \
   X(TRITONBACKEND_ResponseDelete)                                  \
   X(TRITONBACKEND_ResponseOutput)                                  \
   X(TRITONBACKEND_OutputBuffer)                                    \

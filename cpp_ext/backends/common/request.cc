@@ -28,6 +28,30 @@ Result<Piece> InputPiece(const InputView& input, std::uint32_t index) {
   return piece;
 }
 
+void EndWithoutResponse(TRITONBACKEND_Request* request) {
+  TRITONBACKEND_ResponseFactory* factory = nullptr;
+  if (TRITONSERVER_Error* error = api().TRITONBACKEND_ResponseFactoryNew(&factory, request)) {
+    LogFailure("cannot end a request that has no response", error);
+    return;
+  }
+  LogFailure("cannot end a request that has no response",
+             api().TRITONBACKEND_ResponseFactorySendFlags(factory, TRITONSERVER_RESPONSE_COMPLETE_FINAL));
+  LogFailure("cannot delete a response factory", api().TRITONBACKEND_ResponseFactoryDelete(factory));
+}
+
+void Answer(TRITONBACKEND_Request* request, Response* response, const Status& status) {
+  if (response->empty()) {
+    Result<Response> again = Response::New(request);
+    if (!again.ok()) {
+      Log(TRITONSERVER_LOG_ERROR, "no response for a request that ends with: " + status.message());
+      EndWithoutResponse(request);
+      return;
+    }
+    *response = std::move(again).value();
+  }
+  response->Send(status);
+}
+
 }  // namespace
 
 Result<InputView> FindInput(TRITONBACKEND_Request* request, const std::string& name) {
@@ -145,7 +169,7 @@ void Finish(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* reques
   LogFailure("cannot report the statistics of a request",
              api().TRITONBACKEND_ModelInstanceReportStatistics(instance, request, status.ok(), times.exec_start,
                                                                times.compute_start, times.compute_end, times.exec_end));
-  response->Send(status);
+  Answer(request, response, status);
   LogFailure("cannot release a request", api().TRITONBACKEND_RequestRelease(request, TRITONSERVER_REQUEST_RELEASE_ALL));
 }
 

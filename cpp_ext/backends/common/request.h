@@ -51,6 +51,8 @@ class Response {
   Result<void*> Output(const std::string& name, TRITONSERVER_DataType datatype, const std::vector<std::int64_t>& shape,
                        std::uint64_t byte_size);
 
+  // It was not made, or it was sent.
+  [[nodiscard]] bool empty() const { return handle_ == nullptr; }
   // The answer, or the error where `status` is one. Nothing happens when it was sent already.
   void Send(const Status& status);
 
@@ -71,7 +73,8 @@ struct Timeline {
 };
 
 // Reports a request's statistics, sends its response and releases it, in this order, so that a client that has its
-// answer finds it counted.
+// answer finds it counted. A request whose response could not be made is ended without one, if need be: its client
+// hears of it.
 void Finish(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request, Response* response,
             const Status& status, const Timeline& times);
 

@@ -239,27 +239,44 @@ Status Instance::Infer(const Group& group, Timeline* times) {
 
 // The bytes of a lone request are used where they lie; those of several are put one after another.
 Status Instance::BindInput(std::size_t index, const Group& group) {
-  const Port& port = model_.inputs()[index];
   const InputView& first = group.front()->inputs[index];
   ov::Shape shape = ToShape(first);
-  const bool strings = port.datatype == TRITONSERVER_TYPE_BYTES;
-  if (group.size() == 1 && !strings && first.byte_size != 0) {
-    Result<const void*> data = ContiguousInput(first);
-    if (!data.ok()) {
-      return data.status();
+  if (group.size() == 1) {
+    Result<bool> bound = BindInPlace(model_.inputs()[index], first);
+    if (!bound.ok()) {
+      return bound.status();
     }
-    const auto address = reinterpret_cast<std::uintptr_t>(data.value());
-    if (address != 0 && address % port.element.size() == 0) {
-      request_.set_input_tensor(port.index, ov::Tensor(port.element, shape, data.value()));
+    if (bound.value()) {
       return {};
     }
+    return Gather(index, group, shape);
   }
-  if (group.size() > 1) {
-    shape[0] = 0;
-    for (const Item* item : group) {
-      shape[0] += item->rows;
-    }
+  shape[0] = 0;
+  for (const Item* item : group) {
+    shape[0] += item->rows;
   }
+  return Gather(index, group, shape);
+}
+
+// False where the bytes must be copied: strings, and what is empty, in several pieces or badly aligned.
+Result<bool> Instance::BindInPlace(const Port& port, const InputView& input) {
+  if (port.datatype == TRITONSERVER_TYPE_BYTES || input.byte_size == 0) {
+    return false;
+  }
+  Result<const void*> data = ContiguousInput(input);
+  if (!data.ok()) {
+    return data.status();
+  }
+  const auto address = reinterpret_cast<std::uintptr_t>(data.value());
+  if (address == 0 || address % port.element.size() != 0) {
+    return false;
+  }
+  request_.set_input_tensor(port.index, ov::Tensor(port.element, ToShape(input), data.value()));
+  return true;
+}
+
+Status Instance::Gather(std::size_t index, const Group& group, const ov::Shape& shape) {
+  const Port& port = model_.inputs()[index];
   ov::Tensor& target = gathered_[index];
   if (!target) {
     target = ov::Tensor(port.element, shape);
@@ -268,7 +285,7 @@ Status Instance::BindInput(std::size_t index, const Group& group) {
   std::size_t offset = 0;
   for (const Item* item : group) {
     const InputView& input = item->inputs[index];
-    if (strings) {
+    if (port.datatype == TRITONSERVER_TYPE_BYTES) {
       MESH_RETURN_IF_ERROR(CopyStrings(input, target.data<std::string>() + offset));
       offset += ElementCount(ToShape(input));
     } else {

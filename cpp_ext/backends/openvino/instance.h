@@ -45,6 +45,8 @@ class Instance {
   void RunAlone(Item* item);
   Status Infer(const Group& group, Timeline* times);
   Status BindInput(std::size_t index, const Group& group);
+  Result<bool> BindInPlace(const Port& port, const InputView& input);
+  Status Gather(std::size_t index, const Group& group, const ov::Shape& shape);
   Status BindOutputs(const Group& group, std::size_t rows);
   Status BindOutput(std::size_t index, const Group& group, std::size_t rows);
   Status Deliver(const Group& group, std::size_t rows);

@@ -169,22 +169,25 @@ Result<std::unique_ptr<OpenVinoModel>> OpenVinoModel::Load(TRITONBACKEND_Model* 
     return config.status();
   }
   MESH_RETURN_IF_ERROR(Validate(config.value(), signature));
-  Result<Properties> properties = CompileProperties(config.value(), backend.settings);
+  std::unique_ptr<OpenVinoModel> model(new OpenVinoModel(std::move(config).value()));
+  MESH_RETURN_IF_ERROR(model->Build(source.value(), backend));
+  Log(TRITONSERVER_LOG_INFO, "openvino: compiled model '" + model->config_.name + "' from " + file.value());
+  return model;
+}
+
+Status OpenVinoModel::Build(const std::shared_ptr<ov::Model>& source, OpenVinoBackend& backend) {
+  Result<Properties> properties = CompileProperties(config_, backend.settings);
   if (!properties.ok()) {
     return properties.status();
   }
-  Result<ov::CompiledModel> compiled = Compile(backend.core, config.value(), source.value(), properties.value());
+  Result<ov::CompiledModel> compiled = Compile(backend.core, config_, source, properties.value());
   if (!compiled.ok()) {
     return compiled.status();
   }
-  std::unique_ptr<OpenVinoModel> model(new OpenVinoModel());
-  model->config_ = std::move(config).value();
-  model->compiled_ = std::move(compiled).value();
-  model->inputs_ = MatchPorts(model->config_.inputs, model->compiled_.inputs());
-  model->outputs_ = MatchPorts(model->config_.outputs, model->compiled_.outputs());
-  MESH_RETURN_IF_ERROR(model->Guard(*source.value()));
-  Log(TRITONSERVER_LOG_INFO, "openvino: compiled model '" + model->config_.name + "' from " + file.value());
-  return model;
+  compiled_ = std::move(compiled).value();
+  inputs_ = MatchPorts(config_.inputs, compiled_.inputs());
+  outputs_ = MatchPorts(config_.outputs, compiled_.outputs());
+  return Guard(*source);
 }
 
 // Tries the biggest batch on the graph, and keeps the guard for models whose other dimensions may change too.

@@ -47,7 +47,8 @@ class OpenVinoModel {
   ov::InferRequest NewRequest() { return compiled_.create_infer_request(); }
 
  private:
-  OpenVinoModel() = default;
+  explicit OpenVinoModel(ModelConfig config) : config_(std::move(config)) {}
+  Status Build(const std::shared_ptr<ov::Model>& source, OpenVinoBackend& backend);
   Status Guard(const ov::Model& source);
 
   ModelConfig config_;
