@@ -213,7 +213,8 @@ class Replica::Impl {
       const std::lock_guard<std::mutex> lock(mutex_);
       stack = std::exchange(stack_, nullptr);
     }
-    if (stack != nullptr) stack->Stop();
+    // Triton's late answers count here, also while the process ends.
+    if (stack != nullptr && !stack->Stop()) static_cast<void>(metrics_owner_.release());
   }
 
   milliseconds TimeLeft() const {
@@ -257,7 +258,8 @@ class Replica::Impl {
   const ReplicaConfig config_;
   const Status config_status_;
   const OnChange on_change_;
-  metrics::Registry metrics_;
+  std::unique_ptr<metrics::Registry> metrics_owner_ = std::make_unique<metrics::Registry>();
+  metrics::Registry& metrics_ = *metrics_owner_;
   std::atomic<bool> cancel_prepare_{false};
 
   mutable std::mutex mutex_;

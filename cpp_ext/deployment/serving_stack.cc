@@ -107,14 +107,19 @@ bool ServingStack::Drain(std::chrono::milliseconds limit) {
   return server_->Drain(limit);
 }
 
-void ServingStack::Stop() {
+bool ServingStack::Stop() {
   if (metrics_ != nullptr) metrics_->Stop();
   rpc_metrics_.reset();
   if (server_ != nullptr) server_->Stop();
   service_.reset();
-  if (triton_ == nullptr) return;
-  const Status stopped = std::exchange(triton_, nullptr)->Stop();
-  if (!stopped.ok()) log::Warning("triton did not stop cleanly", {{"error", stopped.ToString()}});
+  if (triton_ == nullptr) return true;
+  std::unique_ptr<triton::Server> triton = std::exchange(triton_, nullptr);
+  const Status stopped = triton->Stop();
+  if (stopped.ok()) return true;
+  log::Warning("triton did not stop cleanly", {{"error", stopped.ToString()}});
+  // Answers that come late ask it about their model.
+  static_cast<void>(triton.release());
+  return false;
 }
 
 }  // namespace mesh::deployment

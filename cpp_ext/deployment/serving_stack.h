@@ -39,8 +39,9 @@ class ServingStack {
   // Refuses new requests, says so to everybody who asks (readiness, health, GOAWAY) and waits for the running ones.
   // True when all finished within the limit. Repeatable.
   bool Drain(std::chrono::milliseconds limit);
-  // Ends what still runs. Repeatable.
-  void Stop();
+  // Ends what still runs. Repeatable. False when Triton holds requests for longer than its exit timeout: their answers
+  // may still come, and count in the registry, which must stay then.
+  bool Stop();
 
  private:
   ServingStack(const ReplicaConfig& config, metrics::Registry& registry) : config_(config), registry_(registry) {}
