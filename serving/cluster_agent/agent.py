@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from typing import Final, Protocol
 
 from serving._proto import records_pb2 as pb
+from serving.cluster_agent.claim import Claim, Claimant
 from serving.cluster_agent.config import AgentConfig
+from serving.cluster_agent.identity import is_dead
 from serving.cluster_agent.metrics import AgentCollector, AgentNumbers
 from serving.cluster_agent.model import (
     Action,
@@ -53,6 +55,8 @@ class RayCalls(Protocol):
     async def stop(self, name: MasterName) -> bool: ...
     async def ping(self, name: MasterName) -> None: ...
     async def kill(self, name: MasterName, *, restart: bool) -> None: ...
+    async def read_claim(self) -> Claim | None: ...
+    async def write_claim(self, claim: Claim) -> None: ...
 
 
 class Agent:
@@ -77,6 +81,8 @@ class Agent:
         self._seen_ray_s = self._clock.monotonic()
         self._publish_now = asyncio.Event()
         self._published: pb.ClusterRecord | None = None
+        mine = Claim(agent_id, config.cluster, ",".join(config.etcd.endpoints))
+        self._claimant = Claimant(mine, config.mesh, is_dead)
         self._metrics: MetricsServer | None = None
         self._placed = 0
         self._killed = 0
@@ -133,10 +139,12 @@ class Agent:
         while not await self._joined():
             await self._clock.sleep(1.0)
         masters: asyncio.Task[None] | None = None
+        claimed = False
         try:
             while True:
                 await self._look()
-                if masters is None and self._published is not None:
+                claimed = await self._claim() or claimed
+                if masters is None and self._published is not None and claimed:
                     masters = asyncio.create_task(self._masters_loop.run())
                 if masters is not None and masters.done():
                     masters.result()
@@ -155,6 +163,19 @@ class Agent:
             _LOG.error("cannot join the Ray cluster yet", extra={"error": error.message})
             return False
         _LOG.info("joined the Ray cluster", extra={"address": self._config.ray_address})
+        return True
+
+    async def _claim(self) -> bool:
+        """True when this agent holds the mesh's name. Raises `AlreadyExists` when another mesh's agent has it."""
+        try:
+            found = await asyncio.wait_for(self._ray.read_claim(), _RAY_TIMEOUT_S)
+            wanted = self._claimant.look(found, self._clock.monotonic())
+            if wanted is None:
+                return False
+            await asyncio.wait_for(self._ray.write_claim(wanted), _RAY_TIMEOUT_S)
+        except (Unavailable, asyncio.TimeoutError) as error:
+            _LOG.warning("the mesh's name cannot be claimed now", extra={"error": str(error) or "no answer in time"})
+            return False
         return True
 
     async def _look(self) -> None:

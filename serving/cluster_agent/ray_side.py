@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import ipaddress
+import logging
 import os
 import platform
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from serving._proto import records_pb2 as pb
+from serving.cluster_agent.claim import Claim
 from serving.cluster_agent.config import AgentConfig
 from serving.cluster_agent.model import ClusterFacts, Node
 from serving.deployment.libraries import check_actor_library
@@ -22,7 +24,9 @@ from serving.store.records import decode, encode
 from serving.version import VERSION
 
 T = TypeVar("T")
+_LOG: Final = logging.getLogger(__name__)
 _CALL_TIMEOUT_S: Final = 5.0
+_CLAIM_KEY: Final = b"mesh/agent"
 _LOOPBACK_SWITCH: Final = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
@@ -88,6 +92,20 @@ class RaySide:
         """Ends a master's process. Gone is no error."""
         await self._call(lambda: _kill(self._namespace, name, restart))
 
+    async def read_claim(self) -> Claim | None:
+        """Who holds the mesh's name in this Ray cluster; what is damaged is nobody's."""
+        data = await self._call(lambda: _kv().internal_kv_get(_CLAIM_KEY, self._namespace.encode()))
+        try:
+            return Claim.from_bytes(data) if data else None
+        except DataLoss as error:
+            _LOG.error("the claim of the mesh's name is damaged and is replaced", extra={"error": error.message})
+            return None
+
+    async def write_claim(self, claim: Claim) -> None:
+        """Raises `Unavailable`."""
+        data = claim.to_bytes()
+        await self._call(lambda: _kv().internal_kv_put(_CLAIM_KEY, data, True, self._namespace.encode()))
+
     async def close(self) -> None:
         """Leaves the cluster; what runs there keeps running."""
         if self._connected:
@@ -127,6 +145,12 @@ class RaySide:
             raise Unavailable(f"{name} did not answer {method} within {_CALL_TIMEOUT_S:g} s") from error
         except RayError as error:
             raise Unavailable(f"{name} did not answer {method}: {error}") from error
+
+
+def _kv() -> Any:
+    import ray
+
+    return ray._private.worker.global_worker.gcs_client
 
 
 def _connect(address: str, namespace: str, library: Path) -> None:

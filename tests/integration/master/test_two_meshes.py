@@ -55,3 +55,21 @@ async def test_two_meshes(mesh: SmallMesh, keeper: Keeper, neighbour: EtcdClient
     placement = await keeper.client.get(keys.placement(CLUSTER, keeper.app))
     assert placement is not None
     assert decode(pb.Placement, placement.value).stored.uid == keeper.uid
+
+
+async def test_a_second_mesh_of_the_same_name_is_refused(mesh: SmallMesh, keeper: Keeper, tmp_path: Path) -> None:
+    await keeper.place(spec(keeper.app, mesh.repository()))
+    ready = (await keeper.wait_ready()).deployments[0].replicas[0]
+    etcd = await asyncio.to_thread(start_etcd, tmp_path / "etcd")
+    try:
+        agent = await asyncio.to_thread(lambda: mesh.start_agent(etcd=etcd))
+
+        async def ended() -> bool:
+            return not agent.running()
+
+        await until(ended)
+        assert agent.exit_status() == 3
+        assert "meshes that share a Ray cluster need different names" in agent.log_file.read_text()
+    finally:
+        await asyncio.to_thread(etcd.stop)
+    assert (await keeper.wait_ready()).deployments[0].replicas[0].pid == ready.pid
