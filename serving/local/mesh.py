@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 from serving.errors import AlreadyExists, DeadlineExceeded, Internal, MeshError, NotFound, error_for_code
 from serving.local.options import UpOptions
@@ -35,7 +35,8 @@ __all__ = ["MeshState", "UpOptions", "down", "load_state", "run_foreground", "up
 def up(options: UpOptions, on_progress: Progress) -> MeshState:
     """Starts a mesh that goes on after this process ends; returns when it can take applications.
 
-    Raises `AlreadyExists` when one runs in the folder, else the error that stopped the start.
+    Raises `AlreadyExists` when one runs in the folder, else the error that stopped the start. What interrupts it before
+    that, such as Ctrl-C, ends what was started.
     """
     options.validate()
     _refuse_second(options.mesh_dir)
@@ -54,17 +55,42 @@ def up(options: UpOptions, on_progress: Progress) -> MeshState:
     if child.stdout is None:
         raise Internal("the supervisor was started without a pipe to report on")
     with child.stdout as events:
-        for line in events:
-            event = json.loads(line)
-            if "progress" in event:
-                on_progress(str(event["progress"]))
-            elif "error" in event:
-                child.wait()
-                raise error_for_code(int(event["code"]), str(event["error"]))
-            elif event.get("ready"):
+        try:
+            if _follow_start(events, on_progress):
                 return load_state(options.mesh_dir)
+        except MeshError:
+            child.wait()  # it has ended everything before it said so
+            raise
+        except BaseException:
+            _end_start(child, on_progress)
+            raise
     status = child.wait()
     raise Internal(f"the supervisor ended with status {status} before the mesh was ready:\n{log_tail(log_file)}")
+
+
+def _follow_start(events: IO[bytes], on_progress: Progress) -> bool:
+    """True when the supervisor says that the mesh is ready, False when it says nothing more. Raises its error."""
+    for line in events:
+        event = json.loads(line)
+        if "progress" in event:
+            on_progress(str(event["progress"]))
+        elif "error" in event:
+            raise error_for_code(int(event["code"]), str(event["error"]))
+        elif event.get("ready"):
+            return True
+    return False
+
+
+def _end_start(child: subprocess.Popen[bytes], on_progress: Progress) -> None:
+    """Nobody would know of a supervisor that goes on: it is told to end, and waited for."""
+    on_progress("ending what was started")
+    child.terminate()
+    try:
+        child.wait(_STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired as error:
+        raise DeadlineExceeded(
+            f"the supervisor (pid {child.pid}) did not end within {_STOP_TIMEOUT_S:g} s: end it with `mesh down`"
+        ) from error
 
 
 def run_foreground(options: UpOptions, on_progress: Progress, on_ready: Callable[[MeshState], None]) -> None:

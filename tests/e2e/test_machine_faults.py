@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,9 @@ import pytest
 
 from serving.local.ports import free_ports
 from serving.local.process import ProcessId
+from serving.local.ray_cluster import find_ray_cluster
+from serving.local.state import load_state
+from serving.local.supervisor import hold_lock
 from tests.support.mesh import ROOT, RunningMesh
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
@@ -44,6 +48,25 @@ def test_etcd_not_installed(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "apt-get install etcd-server" in said(done)
     assert not (tmp_path / "mesh" / "mesh.json").exists()
+
+
+def test_an_interrupted_detached_start_leaves_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "mesh"
+    command = [*MESH, "up", "--detach", "--dir", str(folder)]
+    starting = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert starting.stderr is not None
+    heard = []
+    while not heard or "starting Ray" not in heard[-1]:
+        heard.append(starting.stderr.readline())
+        assert heard[-1], heard
+    starting.send_signal(signal.SIGINT)
+    heard += starting.stderr.readlines()
+    assert starting.wait(100) == 130, heard
+    assert any("ending what was started" in line for line in heard), heard
+    with hold_lock(folder):  # its supervisor is gone
+        assert not [entry for entry in folder.glob("ray/*") if find_ray_cluster(entry) is not None]
+    if (folder / "mesh.json").exists():
+        assert not any(record.identity.members() for record in load_state(folder).processes)
 
 
 def test_etcd_port_taken(tmp_path: Path) -> None:
