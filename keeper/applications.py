@@ -22,7 +22,7 @@ from serving.errors import Conflict, InvalidArgument, NotFound, ResourceExhauste
 from serving.store import EtcdClient, Op, OutcomeUnknown, keys
 from serving.store.keys import AppKey
 from serving.types import DEFAULT_NAMESPACE, NAME_RULE, is_name
-from serving.validation import validate_spec
+from serving.validation import closest_match, validate_spec
 
 MAX_ATTEMPTS = 20
 CATCH_UP_S = 5.0
@@ -59,7 +59,7 @@ class Applications:
         key = app_key(request.namespace, request.name)
         found = await self.read(key)
         if found.spec is None:
-            raise NotFound(f"there is no application {key}")
+            raise self._unknown(key)
         old = revision_of(found, request.to_revision).value
         validate_spec(old.spec)
         note = f"rollback to revision {request.to_revision}"
@@ -69,7 +69,10 @@ class Applications:
     async def delete(self, key: AppKey) -> None:
         """Marks the application for deletion; again is harmless."""
         for _ in range(MAX_ATTEMPTS):
-            change = mark_deleting(await self._read_whole(key))
+            found = await self._read_whole(key)
+            if found.spec is None:
+                raise self._unknown(key)
+            change = mark_deleting(found)
             if not change or await self._commit(change):
                 return
         raise _busy(key)
@@ -85,7 +88,7 @@ class Applications:
         if found.spec is None and key in self._mirror.remembered:
             found, note = self._mirror.remembered[key], "the store lost this application and is being restored"
         if found.spec is None:
-            raise NotFound(f"there is no application {key}")
+            raise self._unknown(key)
         return views.application(found, self._world().liveness_by_name(), note=note), stale_s
 
     async def list(self, namespace: str) -> tuple[list[api.ApplicationView], float]:
@@ -110,9 +113,18 @@ class Applications:
         """The kept revisions, newest first."""
         found = await self.read(key)
         if found.spec is None:
-            raise NotFound(f"there is no application {key}")
+            raise self._unknown(key)
         numbers = sorted(found.revisions, reverse=True)
         return api.ListRevisionsResponse(revisions=[found.revisions[number].value for number in numbers])
+
+    def _unknown(self, key: AppKey) -> NotFound:
+        """Names the application that was probably meant, of the namespace before others."""
+        text = f"there is no application {key}"
+        known = [app for app, state in self._mirror.picture.apps.items() if state.spec is not None]
+        here = closest_match(key.name, sorted(app.name for app in known if app.namespace == key.namespace))
+        elsewhere = sorted(str(app) for app in known if app.name == key.name)
+        meant = f"{key.namespace}/{here}" if here else next(iter(elsewhere), "")
+        return NotFound(f"{text}; did you mean `{meant}`?" if meant else text)
 
     async def read(self, key: AppKey) -> AppState:
         """The application's own keys as they are in the store now. Raises `DataLoss` for a damaged spec."""

@@ -13,6 +13,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires
+from importlib.metadata import version as installed_version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
@@ -28,6 +30,7 @@ MIN_MEMORY_GIB: Final = 4.0
 MIN_DISK_GIB: Final = 5.0
 MIN_OPEN_FILES: Final = 4096
 LIBRARIES: Final = {"nghttp2": "libnghttp2-14", "ssl": "libssl3", "crypto": "libssl3", "z": "zlib1g"}
+RUNTIME: Final = Path(__file__).resolve().parents[2] / "requirements" / "runtime.txt"
 _GIB: Final = 1 << 30
 
 
@@ -46,6 +49,7 @@ def run_all(mesh_dir: Path, say: Callable[[str], None]) -> list[Check]:
     groups: list[tuple[str, Callable[[], Iterator[Check]]]] = [
         ("the machine", lambda: machine(mesh_dir)),
         ("Python packages", packages),
+        ("pinned versions", pins),
         ("system libraries", system_libraries),
         ("etcd", etcd),
         ("the parts of a replica", replica_parts),
@@ -94,6 +98,46 @@ def packages() -> Iterator[Check]:
     stubs = find_spec("serving._proto.records_pb2") is not None
     advice = "" if stubs else "run `make setup` (it makes them from proto/)"
     yield Check("protocol stubs", OK if stubs else FAILED, "made" if stubs else "missing", advice)
+
+
+def pins() -> Iterator[Check]:
+    """Whether the installed packages are the versions that the mesh was tried with."""
+    wanted = pinned()
+    differ = []
+    for name, version in sorted(wanted.items()):
+        try:
+            found = installed_version(name)
+        except PackageNotFoundError:
+            found = "not installed"
+        if found != version:
+            differ.append(f"{name} {version} is pinned, found {found}")
+    advice = "install the pinned versions: `make setup`, or `pip install .` where the mesh was installed with pip"
+    text = "; ".join(differ) or f"{len(wanted)} packages are as pinned"
+    if not wanted:
+        text, advice = "the pins are not known here", "run it from the source tree, or install the mesh with pip"
+    yield Check(
+        "pinned versions", OK if wanted and not differ else WARNING, text, "" if text.endswith("pinned") else advice
+    )
+
+
+def pinned() -> dict[str, str]:
+    """Package → version, for this interpreter: of requirements/runtime.txt, or as the installed mesh says."""
+    from packaging.requirements import Requirement
+
+    if RUNTIME.is_file():
+        lines = [line for line in RUNTIME.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
+    else:
+        try:
+            lines = requires("serving-mesh") or []
+        except PackageNotFoundError:
+            lines = []
+    found = [Requirement(line) for line in lines]
+    exact = [one for one in found if one.marker is None or one.marker.evaluate({"extra": ""})]
+    return {
+        one.name: next(iter(one.specifier)).version
+        for one in exact
+        if len(one.specifier) == 1 and next(iter(one.specifier)).operator == "=="
+    }
 
 
 def system_libraries() -> Iterator[Check]:

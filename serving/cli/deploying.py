@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from serving.cli import shapes
+from serving.cli import names, shapes
 from serving.cli.options import Settings, command
 from serving.cli.output import print_json, table
 from serving.cli.waiting import Waiting
@@ -45,7 +45,7 @@ def deploy(settings: Settings, *, spec: Path, wait: bool, dry_run: bool, if_revi
 
 
 @command()
-@click.argument("app")
+@click.argument("app", shell_complete=names.applications)
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Return when it is gone.")
 @_TIMEOUT
 def delete(settings: Settings, *, app: str, wait: bool, timeout: float) -> None:
@@ -67,7 +67,7 @@ def delete(settings: Settings, *, app: str, wait: bool, timeout: float) -> None:
 
 
 @command()
-@click.argument("app")
+@click.argument("app", shell_complete=names.applications)
 def revisions(settings: Settings, *, app: str) -> None:
     """Show the stored revisions of APP, newest first."""
     from serving.sdk import AsyncMeshClient
@@ -93,7 +93,7 @@ def revisions(settings: Settings, *, app: str) -> None:
 
 
 @command()
-@click.argument("app")
+@click.argument("app", shell_complete=names.applications)
 @click.argument("revision", type=click.IntRange(1))
 @_WAIT
 @_TIMEOUT

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from serving.cli import names
 from serving.cli.options import Settings, command
 from serving.cli.output import print_json
 from serving.cli.waiting import Waiting
@@ -23,7 +24,7 @@ MAX_SHOWN = 20
 
 
 @command()
-@click.argument("app")
+@click.argument("app", shell_complete=names.applications)
 @click.argument("model")
 @click.option(
     "--input",

@@ -13,6 +13,8 @@ from typing import Any, TextIO
 
 import click
 
+from serving.cli import names
+from serving.cli.logs_elsewhere import elsewhere
 from serving.cli.options import Settings, command
 from serving.cli.output import print_json
 from serving.errors import InvalidArgument, NotFound
@@ -68,20 +70,25 @@ class Tail:
 
 
 @command()
-@click.argument("what", metavar="APP[/DEPLOYMENT[/REPLICA]]")
+@click.argument("what", metavar="APP[/DEPLOYMENT[/REPLICA]]", shell_complete=names.deployments)
 @click.option("-f", "--follow", is_flag=True, help="Go on showing new lines until Ctrl-C.")
 @click.option("--tail", type=click.IntRange(0), default=200, show_default=True, help="At most so many lines at first.")
 @click.option("--level", type=click.Choice(["debug", "info", "warning", "error"]), default="debug", help="And above.")
 def logs(settings: Settings, *, what: str, follow: bool, tail: int, level: str) -> None:
     """Show the logs of an application's master and replicas, of one deployment, or of one replica.
 
-    The files lie in the mesh's folder under logs/; those of replicas that are gone stay there.
+    The files lie in the mesh's folder under logs/; those of replicas that are gone stay there. Files of other machines
+    are not read: they are named, with the node that has them.
     """
     key, deployment, replica = _target(settings, what)
     folder = settings.folder()
     found = sources(folder, key, deployment, replica)
+    missing, problem = elsewhere(settings, key, deployment, replica, {source.path for source in found})
     if not found and not follow:
-        raise NotFound(_nothing(folder, key, deployment, replica))
+        named = "".join(f"\n  {text}" for text in missing)
+        raise NotFound(_nothing(folder, key, deployment, replica) + (f"; {problem}" if problem else "") + named)
+    for text in missing:
+        click.echo(text, err=True)
     show = _Printer(settings.as_json, level)
     tails = {source.path: Tail(source) for source in found}
     for source, line in last_lines(list(tails.values()), tail):

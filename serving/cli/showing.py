@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from serving.cli import shapes
+from serving.cli import names, shapes
 from serving.cli.options import Settings, command
 from serving.cli.output import ago, coloured, print_json, table
 from serving.cli.waiting import Waiting
@@ -25,7 +25,7 @@ ENDPOINT_HEADERS = ("APPLICATION", "ID", "DEPLOYMENT", "ROLE", "STATE", "ADDRESS
 
 
 @command()
-@click.argument("app", required=False)
+@click.argument("app", required=False, shell_complete=names.applications)
 @click.option("-w", "--watch", is_flag=True, help="Go on showing changes until Ctrl-C.")
 def status(settings: Settings, *, app: str | None, watch: bool) -> None:
     """Show all applications, or APP with its deployments, replicas and the reasons for their state."""
@@ -55,7 +55,7 @@ def status(settings: Settings, *, app: str | None, watch: bool) -> None:
 
 
 @command()
-@click.argument("app", required=False)
+@click.argument("app", required=False, shell_complete=names.applications)
 @click.option("--role", default="", help="Only endpoints of this role: direct, proxy, broker, gateway.")
 @click.option("-w", "--watch", is_flag=True, help="Go on showing changes until Ctrl-C.")
 def endpoints(settings: Settings, *, app: str | None, role: str, watch: bool) -> None:
@@ -193,7 +193,7 @@ async def _endpoints(settings: Settings, key: AppKey | None, role: str) -> tuple
             try:
                 await client.status(key)
             except NotFound as error:
-                raise NotFound(f"there is no application {key}; `mesh status` lists them") from error
+                raise NotFound(f"{error.message} (`mesh status` lists them)") from error
         return found
 
 

@@ -67,7 +67,7 @@ async def watch_endpoints(settings: Settings, key: AppKey | None, role: str) -> 
             try:
                 await client.status(key)
             except NotFound as error:
-                raise NotFound(f"there is no application {key}; `mesh status` lists them") from error
+                raise NotFound(f"{error.message} (`mesh status` lists them)") from error
     from serving._proto import records_pb2 as records
 
     everywhere = keys.ENDPOINTS + (f"{settings.namespace}/" if settings.namespace else "")

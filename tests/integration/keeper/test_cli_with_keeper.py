@@ -84,6 +84,9 @@ async def test_the_life_of_an_application(bench: Bench) -> None:
     await bench.placed("east", generation=1, revision=2)
     assert (await mesh.json("status", "shop"))["phase"] == "STARTING"
     assert "no endpoints" in await mesh("endpoints", "shop")
+    for command in (("status",), ("endpoints",), ("revisions",), ("delete",)):
+        assert "did you mean `default/shop`?" in await mesh(*command, "shp", code=3)
+    assert "did you mean `default/shop`?" in await mesh("status", "other/shop", code=3)
     assert [item["revision"] for item in (await mesh.json("revisions", "shop"))["revisions"]] == [2, 1]
     assert (await mesh.json("rollback", "shop", "1", "--no-wait"))["revision"] == 3
     assert "is not ready after" in await mesh("deploy", mesh.spec(2), "--timeout", "1", code=5)

@@ -65,7 +65,7 @@ class FakeClient:
             raise NotFound(f"there is no application {key}")
         return AppStatus.from_view(found)
 
-    async def list(self, namespace: str = "") -> tuple[AppStatus, ...]:
+    async def list(self, namespace: str = "", **_: object) -> tuple[AppStatus, ...]:
         self._mesh.asked.append(("list", namespace))
         return tuple(AppStatus.from_view(item) for item in self._mesh.apps.values())
 
@@ -91,7 +91,7 @@ class FakeClient:
     async def clusters(self) -> tuple[api.ClusterView, ...]:
         record = pb.ClusterRecord(name="east", total=pb.Resources(cpus=8, memory_bytes=8 << 30), labels={"zone": "a"})
         record.available.CopyFrom(pb.Resources(cpus=6.5, memory_bytes=4 << 30))
-        record.nodes.add(id="n0", total=record.total, available=record.available, head=True)
+        record.nodes.add(id="n0", address="10.0.0.7", total=record.total, available=record.available, head=True)
         apps = [api.ApplicationName(namespace="default", name="digits")]
         return (api.ClusterView(record=record, alive=True, applications=apps),)
 

@@ -163,6 +163,7 @@ def test_the_shape_of_status(run: Run) -> None:
         "reasons",
         "conditions",
         "deployments",
+        "metrics_address",
     }
     assert shape["deployments"][0]["replicas"][0] == {
         "id": "digits-r2-0",

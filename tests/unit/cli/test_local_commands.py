@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_fakes import FakeMesh
 from click.testing import Result
 
 from serving.cli import checks, main, model_check
@@ -69,6 +70,25 @@ def test_logs_that_are_not_there(run: Run, folder: Path) -> None:
     assert "there are logs of: digits/digits-r1-0, digits/digits-r1-1" in result.stderr
     assert run("logs", "nothing", "--dir", str(folder)).exit_code == 3
     assert run("logs", "a/b/c/d", "--dir", str(folder)).exit_code == 2
+
+
+def test_logs_of_other_machines_are_named_with_their_nodes(run: Run, fake: FakeMesh, folder: Path) -> None:
+    for row, node in zip(fake.apps["digits"].status.deployments[0].replicas, ("n0", "gone"), strict=True):
+        row.node = node
+    here = run("logs", "digits", "--dir", str(folder))
+    assert here.exit_code == 0
+    path = folder / "logs" / "replicas" / "default" / "digits" / "digits"
+    assert (
+        f"digits-r2-0 runs on node 10.0.0.7 of cluster east: its log is {path / 'digits-r2-0.log'} there" in here.stderr
+    )
+    assert "digits-r2-1 runs on node gone of cluster east" in here.stderr
+    assert "the master runs" not in here.stderr
+    one = run("logs", "digits/digits/digits-r2-0", "--dir", str(folder))
+    assert one.exit_code == 3
+    assert "10.0.0.7" in one.stderr
+    assert "digits-r2-1" not in one.stderr
+    (path / "digits-r2-0.log").write_text(line(6, "here"))
+    assert "digits-r2-0 runs" not in run("logs", "digits", "--dir", str(folder)).stderr
 
 
 def test_a_followed_file_grows_is_cut_and_is_replaced(tmp_path: Path) -> None:
@@ -217,6 +237,44 @@ def test_the_checks_themselves(tmp_path: Path) -> None:
     assert found["mesh"].found == f"none runs in {tmp_path}"
     assert all(item.advice for item in found.values() if item.state == "failed")
     assert not [item for item in found.values() if item.found.startswith("the check itself failed")]
+
+
+def completed(*words: str) -> list[str]:
+    """What the shell offers for the last word."""
+    from click.shell_completion import ShellComplete
+
+    from serving.cli.group import mesh
+
+    return [item.value for item in ShellComplete(mesh, {}, "mesh", "_X").get_completions(list(words[:-1]), words[-1])]
+
+
+@pytest.mark.usefixtures("fake")
+def test_names_of_applications_and_deployments_are_completed(tmp_path: Path) -> None:
+    for words in (("status",), ("delete",), ("endpoints",), ("infer",), ("rollback", "--no-wait")):
+        assert completed(*words, "") == ["digits"]
+    assert completed("status", "x") == []
+    assert completed("logs", "") == ["digits"]
+    assert completed("logs", "digits/") == ["digits/digits"]
+    assert completed("logs", "digits/digits/digits-r2-1") == ["digits/digits/digits-r2-1"]
+    assert completed("status", "--dir", str(tmp_path / "nowhere"), "") == []
+
+
+def test_versions_are_compared_with_the_pins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (found,) = checks.pins()
+    assert (found.state, found.advice) == ("ok", ""), found
+    assert "numpy" in checks.pinned()
+    (tmp_path / "runtime.txt").write_text(
+        '# ours\nclick==0.1\nnothere==2; python_version > "3"\nray[cpp]==1; python_version < "3"\n'
+    )
+    monkeypatch.setattr(checks, "RUNTIME", tmp_path / "runtime.txt")
+    (found,) = checks.pins()
+    assert found.state == "warning"
+    assert "click 0.1 is pinned, found 8" in found.found
+    assert "nothere 2 is pinned, found not installed" in found.found
+    assert "ray" not in found.found
+    monkeypatch.setattr(checks, "RUNTIME", tmp_path / "gone.txt")
+    monkeypatch.setattr(checks, "requires", lambda _: ["click==0.1", "gptcache==1; extra == 'cache'"])
+    assert checks.pinned() == {"click": "0.1"}
 
 
 def test_a_check_that_breaks_does_not_hide_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
