@@ -50,7 +50,7 @@ class Place:
 
 
 class Kind(Protocol):
-    """Reads one value at a place; what is wrong goes to the place, and the answer is then of no meaning."""
+    """Reads one value at a place; what is wrong goes to the place, and the answer is then an empty one of its type."""
 
     def read(self, value: object, at: Place) -> Any: ...
 
@@ -241,6 +241,10 @@ class Field:
     default: Any = None
     required: bool = False
 
+    def absent(self) -> Any:
+        """What is read where nothing stands; of a required field the kind's empty value."""
+        return self.kind.read(None, Reading().root()) if self.required else self.default
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -252,7 +256,7 @@ class Record:
     def read(self, value: object, at: Place) -> dict[str, Any]:
         if not isinstance(value, Mapping):
             at.fail(f"expects a mapping with the fields of {self.title}, got {describe(value)}", allowed=self.names)
-            return {}
+            return self.defaults()
         meant = {self._unknown(str(key), at) for key in value if key not in self.names}
         return {entry.name: self._field(entry, value, at, entry.name in meant) for entry in self.fields}
 
@@ -269,11 +273,11 @@ class Record:
             return entry.kind.read(given, at.child(entry.name))
         if entry.required and not misspelt:
             at.child(entry.name).fail("is missing" if entry.name not in value else "has no value")
-        return entry.default
+        return entry.absent()
 
     def defaults(self) -> dict[str, Any]:
         """What an empty mapping reads as."""
-        return {entry.name: entry.default for entry in self.fields}
+        return {entry.name: entry.absent() for entry in self.fields}
 
     @property
     def names(self) -> tuple[str, ...]:

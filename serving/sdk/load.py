@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from serving.sdk._table import Reading
-from serving.sdk._yaml import Document, parse_document, read_text
+from serving.sdk._yaml import parse_document, read_text
 from serving.sdk.spec import (
     TABLE,
     Application,
@@ -21,6 +21,8 @@ from serving.sdk.spec import (
 )
 from serving.validation import Problem, closest_match, spec_problems
 
+_COMPARED: Final = ("replicas", "resources")  # fields of these are judged together
+
 
 def load_spec(path: str | os.PathLike[str]) -> Application:
     """Reads an application's YAML file; relative paths in it are relative to its folder.
@@ -28,18 +30,14 @@ def load_spec(path: str | os.PathLike[str]) -> Application:
     Raises `SpecError` with file, line, field, allowed values and closest match; also when a local folder is not there.
     """
     file = Path(path)
-    application, document = _parse(read_text(file), str(path), local_path(file).parent)
-    problems = list(_folder_problems(application))
-    if problems:
-        raise document.error(problems)
-    return application
+    return _parse(read_text(file), str(path), local_path(file).parent, _folder_problems)
 
 
 def _folder_problems(application: Application) -> Iterator[Problem]:
     """Repositories that are no folders here, and models that are not in theirs."""
     for index, deployment in enumerate(application.deployments):
         path = f"deployments[{index}].triton"
-        if not isinstance(deployment.repository, str):
+        if not isinstance(deployment.repository, str) or not deployment.repository:
             continue
         if not Path(deployment.repository).is_dir():
             yield Problem(f"{path}.repository", f"the folder {deployment.repository} does not exist")
@@ -58,20 +56,46 @@ def parse_spec(text: str, *, source: str = "spec", base_dir: str | os.PathLike[s
 
     `source` is what errors call the text. Raises `SpecError`.
     """
-    return _parse(text, source, local_path(base_dir))[0]
+    return _parse(text, source, local_path(base_dir))
 
 
-def _parse(text: str, source: str, folder: Path) -> tuple[Application, Document]:
+def _parse(
+    text: str, source: str, folder: Path, look: Callable[[Application], Iterable[Problem]] | None = None
+) -> Application:
+    """`look` finds more problems. All are answered at once, but for those that only follow from another one."""
     document = parse_document(text, source)
     reading = Reading(raw=document.raw)
     values = TABLE.read(document.value, reading.root())
-    if reading.problems:
-        raise document.error(reading.problems)
     application = _application(values, folder)
-    problems = list(spec_problems(application.unchecked_spec(), packed=False))
+    found = [*spec_problems(application.unchecked_spec(), packed=False), *(look(application) if look else ())]
+    wrong = [place for problem in reading.problems for place in _places(problem)]
+    problems = [*reading.problems, *(problem for problem in found if not _follows(problem.field, wrong))]
     if problems:
         raise document.error(problems)
-    return application, document
+    return application
+
+
+def _places(problem: Problem) -> Iterator[str]:
+    """The field that could not be read, and the one that was meant by a misspelt name."""
+    yield problem.field
+    if problem.closest:
+        parent = problem.field.rpartition(".")[0]
+        yield f"{parent}.{problem.closest}" if parent else problem.closest
+
+
+def _follows(path: str, wrong: Iterable[str]) -> bool:
+    """True where something at this path, in it or around it could not be read, or what it is compared with."""
+    for place in wrong:
+        if place == path or _inside(place, path) or _inside(path, place):
+            return True
+        parent = place.rpartition(".")[0]
+        if parent.endswith(_COMPARED) and _inside(path, parent):
+            return True
+    return not path
+
+
+def _inside(path: str, outer: str) -> bool:
+    return path.startswith((f"{outer}.", f"{outer}["))
 
 
 def _application(values: Mapping[str, Any], folder: Path) -> Application:

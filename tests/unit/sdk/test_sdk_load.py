@@ -169,6 +169,41 @@ def test_all_problems_with_their_lines() -> None:
     assert error.line == 5
 
 
+def test_what_cannot_be_read_does_not_hide_what_is_wrong_otherwise(app_file: Path) -> None:
+    """Words, values and folders in one round, and nothing that only follows from something else."""
+    text = MINIMAL.replace("name: digits\n", "name: Not_A_Name\nlabls: {}\n", 1)
+    text += "    max_restarts: many\n    start_timeout: 2000h\n    replicas: {min: x, max: 3}\n"
+    text = text.replace("./models", "./nowhere")
+    app_file.write_text(text)
+    with pytest.raises(SpecError) as caught:
+        load_spec(app_file)
+    fields = [line.split(": ")[1] for line in str(caught.value).splitlines()[1:]]
+    assert fields == [
+        "name",
+        "labls",
+        "deployments[0].triton.repository",
+        "deployments[0].max_restarts",
+        "deployments[0].start_timeout",
+        "deployments[0].replicas.min",
+    ]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nmae: digits\ndeployments: [{name: d, triton: {repository: /m}}]",
+        "name: digits\ndeployment: [{name: d, triton: {repository: /m}}]",
+        "name: digits\ndeployments: {}",
+        "name: digits\ndeployments: [7]",
+        "name: digits\ndeployments: [{name: d, triton: {repositry: /m}}]",
+        "name: digits\ndeployments: [{name: d, triton: {repository: {uri: 's3://a/b'}}}]",
+        "name: digits\nplacement: []\ndeployments: [{name: d, triton: {repository: /m}}]",
+    ],
+)
+def test_one_mistake_is_one_problem(text: str) -> None:
+    assert "problems" not in str(wrong(text))
+
+
 def test_load_is_relative_to_the_file(app_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir("/")
     assert load_spec(app_file).local_folders() == (app_file.parent / "models",)
