@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from examples.digits.data import Split, load_split
+from examples.openvino_quietly import without_telemetry
 from serving import Connection, MeshClient, load_spec
 from serving.errors import MeshError, NotFound
 from serving.local.mesh import UpOptions, down, up
@@ -79,6 +80,7 @@ def ask_outside(images: Images) -> list[int]:
 
     In full precision: by itself OpenVINO computes in bfloat16 on processors that are faster with it.
     """
+    without_telemetry()
     import openvino
 
     model = str(HERE / "models" / "digits" / "1" / "model.onnx")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, TypeVar
@@ -16,7 +15,7 @@ from serving.errors import DataLoss, Unavailable
 from serving.master.model import ActorRow, Report
 from serving.master.names import MasterName, ReplicaName, parse_replica, ray_namespace
 from serving.master.ray_actors import cpp_library_path, read_actors
-from serving.master.replica_config import Launch
+from serving.master.replica_config import LIBRARY_PATH, Launch, merged_env
 from serving.store.records import decode
 
 T = TypeVar("T")
@@ -115,8 +114,8 @@ def _create(namespace: str, launch: Launch) -> None:
     if launch.log_file is not None:
         launch.log_file.parent.mkdir(parents=True, exist_ok=True)  # of use where nodes share the mesh's folder
     environment = dict(launch.env)
-    if "LD_LIBRARY_PATH" in environment:  # it replaces the worker's own, which finds Ray's C++ library
-        environment["LD_LIBRARY_PATH"] += os.pathsep + cpp_library_path()
+    if LIBRARY_PATH in environment:  # it replaces the worker's own, which finds Ray's C++ library
+        environment = merged_env({LIBRARY_PATH: cpp_library_path()}, environment)
     options: dict[str, Any] = {
         "name": str(launch.name),
         "namespace": namespace,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from serving._proto import records_pb2 as pb
 from serving.config import TlsConfig
@@ -12,6 +13,9 @@ from serving.errors import NotSupported
 from serving.master.config import MasterConfig
 from serving.master.names import ReplicaName
 from serving.store.records import encode
+
+LIBRARY_PATH: Final = "LD_LIBRARY_PATH"
+LIBRARY_SEPARATOR: Final = ":"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +49,16 @@ def build_launch(config: MasterConfig, order: pb.Placement, name: ReplicaName) -
         num_gpus=spec.resources.gpus,
         memory_bytes=spec.resources.memory_bytes,
         resources=resources,
-        env={**config.replica_env, **spec.env},
+        env=merged_env(config.replica_env, spec.env),
         max_restarts=spec.max_restarts,
         log_file=log_file(config, name),
     )
+
+
+def merged_env(ours: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, str]:
+    """What the spec says wins, but for the library path: the spec's folders are searched after those we need."""
+    path = LIBRARY_SEPARATOR.join(env[LIBRARY_PATH] for env in (ours, wanted) if env.get(LIBRARY_PATH))
+    return {**ours, **wanted, **({LIBRARY_PATH: path} if path else {})}
 
 
 def replica_config(

@@ -20,7 +20,7 @@ from serving.master.names import MasterName, ReplicaName, parse_master, parse_re
 from serving.master.order import goals, supersedes
 from serving.master.phases import ReplicaState
 from serving.master.plan import KILL_PATIENCE_S, plan
-from serving.master.replica_config import build_launch
+from serving.master.replica_config import build_launch, merged_env
 from serving.store.keys import AppKey
 
 CONFIG = MasterConfig(
@@ -190,3 +190,15 @@ def test_what_a_former_generation_left_is_drained_and_a_later_one_is_not_touched
     later = replace(own, name=replace(own.name, generation=3))
     actions = plan(APP, Situation(2, (Goal("digits", 1, 1),), (stale, own, later)), 10.0).actions
     assert [action.name for action in actions] == [stale.name]  # type: ignore[union-attr]
+
+
+def test_a_library_path_of_the_spec_is_searched_after_ours() -> None:
+    ours = {"LD_LIBRARY_PATH": "/ours", "A": "1", "B": "1"}
+    assert merged_env(ours, {"LD_LIBRARY_PATH": "/theirs:/more", "B": "2"}) == {
+        "LD_LIBRARY_PATH": "/ours:/theirs:/more",
+        "A": "1",
+        "B": "2",
+    }
+    assert merged_env({}, {"LD_LIBRARY_PATH": "/theirs"}) == {"LD_LIBRARY_PATH": "/theirs"}
+    assert merged_env(ours, {"LD_LIBRARY_PATH": ""})["LD_LIBRARY_PATH"] == "/ours"
+    assert merged_env({}, {"B": "2"}) == {"B": "2"}
