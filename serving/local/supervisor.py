@@ -24,6 +24,7 @@ from typing import Final
 from serving.errors import AlreadyExists, FailedPrecondition, MeshError
 from serving.local.children import Child, ChildSpec, agent_spec, keeper_spec
 from serving.local.etcd import EtcdCluster, start_etcd
+from serving.local.log_bounds import CHECK_S, bound_logs
 from serving.local.options import UpOptions, cluster_names
 from serving.local.plan import MeshPlan, external_plan, local_plan
 from serving.local.process import ProcessId
@@ -71,8 +72,12 @@ class Supervisor:
     def watch(self, stop: threading.Event) -> None:
         """Starts again what ends, until `stop` is set."""
         dead: set[str] = set()
+        logs_at_s = 0.0
         while not stop.wait(_WATCH_S):
             self._watch_etcd()
+            if time.monotonic() >= logs_at_s:
+                bound_logs(self._dir)
+                logs_at_s = time.monotonic() + CHECK_S
             for child in self._children:
                 if child.keep_running(time.monotonic()):
                     self._record(child.record())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import json
+import os
 import socket
 import urllib.request
 from pathlib import Path
@@ -239,11 +240,22 @@ def test_a_repository_that_is_not_there_is_the_reason(tmp_path: Path, repository
         assert str(repository) in replica.wait_state("failed").reason
 
 
+def appending(pid: int, file: Path) -> bool:
+    """True when the process has the file open, and only for appending; Triton opens it by itself."""
+    flags = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        if os.path.realpath(link) == str(file):
+            info = Path(f"/proc/{pid}/fdinfo/{link.name}").read_text()
+            flags.append(int(info.split("flags:")[1].split()[0], 8))
+    return len(flags) > 1 and all(flag & os.O_APPEND for flag in flags)
+
+
 def test_logs_carry_the_replicas_names(tmp_path: Path, command: list[str], etcd: EtcdConfig) -> None:
     log = tmp_path / "own.log"
     config = replica_config(command, etcd, log_file=str(log), log_level="debug")
     with ReplicaProcess(tmp_path / "replica", config) as replica:
         replica.wait_state("ready")
+        assert appending(replica.popen.pid, log), "else a log that is cut in place would not stay small"
         replica.terminate()
         assert replica.wait() == 0
     records = [json.loads(line) for line in log.read_text().splitlines() if line.startswith('{"ts"')]
