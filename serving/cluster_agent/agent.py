@@ -143,8 +143,9 @@ class Agent:
         try:
             while True:
                 await self._look()
-                claimed = await self._claim() or claimed
-                if masters is None and self._published is not None and claimed:
+                if self._published is not None:  # after the record: of two agents of one mesh, that one says it better
+                    claimed = await self._claim() or claimed
+                if masters is None and claimed:
                     masters = asyncio.create_task(self._masters_loop.run())
                 if masters is not None and masters.done():
                     masters.result()
