@@ -9,6 +9,6 @@ extern const MessageTable kServerMetadataTable;
 extern const MessageTable kModelMetadataTable;
 extern const MessageTable kModelStatisticsTable;
 extern const MessageTable kModelIndexTable;   // one entry; the answer repeats it as field 1
-extern const MessageTable kModelConfigTable;  // generated from proto/model_config.proto
+extern const MessageTable kModelConfigTable;  // generated from proto/open_inference_model_config.proto
 
 }  // namespace mesh::ingress

@@ -11,16 +11,17 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from serving.cluster_agent.agent import Agent
-from serving.cluster_agent.config import AgentConfig, build, load
+from serving.cluster_agent.config import AgentConfig, build
 from serving.cluster_agent.identity import AgentId
 from serving.cluster_agent.ray_side import RaySide, prepare_environment
 from serving.errors import AlreadyExists, FailedPrecondition, InvalidArgument, MeshError
 from serving.observe.logging import configure_logging
+from serving.settings import read_settings
 
 _LOG: Final = logging.getLogger("serving.cluster_agent")
 EXIT_CONFIGURATION: Final = 2
@@ -33,7 +34,7 @@ def parse(arguments: Sequence[str]) -> AgentConfig:
     parser = argparse.ArgumentParser(
         prog="python -m serving.cluster_agent", description="The agent of one Ray cluster."
     )
-    parser.add_argument("--config", type=Path, help="JSON file; flags win over it")
+    parser.add_argument("--config", type=Path, help="JSON or YAML file; flags win over it")
     parser.add_argument("--cluster", help="the cluster's name in the mesh")
     parser.add_argument("--mesh", help="the mesh's name: keeps meshes that share a Ray cluster apart")
     parser.add_argument("--ray-address", help="host:port of the cluster's GCS")
@@ -45,7 +46,7 @@ def parse(arguments: Sequence[str]) -> AgentConfig:
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
     flags = vars(parser.parse_args(arguments))
     path = flags.pop("config")
-    values: dict[str, Any] = load(path) if path else {}
+    values: dict[str, Any] = dict(_table(path)) if path else {}
     for name, text in flags.items():
         if text is not None:
             values[name] = text
@@ -54,6 +55,13 @@ def parse(arguments: Sequence[str]) -> AgentConfig:
     if isinstance(values.get("labels"), str):
         values["labels"] = _labels(values["labels"])
     return build(values, str(path or "command line"))
+
+
+def _table(path: Path) -> Mapping[str, Any]:
+    values = read_settings(path)
+    if not isinstance(values, Mapping):
+        raise InvalidArgument(f"{path}: a table of settings is wanted")
+    return values
 
 
 def _labels(text: str) -> dict[str, str]:

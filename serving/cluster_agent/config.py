@@ -1,9 +1,7 @@
-"""What an agent process is told: a JSON file, overridden by flags."""
+"""What an agent process is told: a JSON or YAML file, overridden by flags."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,8 +11,8 @@ from typing import Any
 from serving.config import EtcdConfig, TlsConfig
 from serving.errors import InvalidArgument
 from serving.master.config import MasterConfig
+from serving.settings import build_settings
 from serving.types import DEFAULT_MESH, NAME_RULE, is_name
-from serving.validation import closest_match
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,39 +71,16 @@ class AgentConfig:
         )
 
 
-def load(path: Path) -> dict[str, Any]:
-    """The plain values of a JSON file. Raises `InvalidArgument` that names it."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidArgument(f"cannot read the configuration {path}: {error.strerror}") from error
-    except ValueError as error:
-        raise InvalidArgument(f"{path} is not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise InvalidArgument(f"{path}: a table of settings is wanted")
-    return values
-
-
 def build(values: Mapping[str, Any], source: str) -> AgentConfig:
     """Raises `InvalidArgument` for an unknown, missing or wrong setting, naming it."""
-    known = {item.name for item in dataclasses.fields(AgentConfig)}
-    for name in values:
-        if name not in known:
-            closest = closest_match(name, known)
-            hint = f"; did you mean `{closest}`?" if closest else ""
-            raise InvalidArgument(f"{source}: there is no setting `{name}`{hint} (allowed: {', '.join(sorted(known))})")
-    for name in ("cluster", "ray_address", "etcd"):
-        if not values.get(name):
+    config = build_settings(AgentConfig, values, source)
+    for name in ("cluster", "ray_address"):
+        if not getattr(config, name):
             raise InvalidArgument(f"{source}: the setting `{name}` is missing")
-    if not is_name(str(values["cluster"])):
-        raise InvalidArgument(f"{source}: {values['cluster']!r} is no name for a cluster: {NAME_RULE}")
-    if not is_name(str(values.get("mesh", DEFAULT_MESH))):
-        raise InvalidArgument(f"{source}: {values['mesh']!r} is no name for a mesh: {NAME_RULE}")
-    try:
-        etcd = dict(values["etcd"])
-        etcd["endpoints"] = tuple(str(endpoint) for endpoint in etcd["endpoints"])
-        etcd["tls"] = TlsConfig(**etcd["tls"]) if etcd.get("tls") else None
-        tls = TlsConfig(**values["serving_tls"]) if values.get("serving_tls") else None
-        return AgentConfig(**{**values, "etcd": EtcdConfig(**etcd), "serving_tls": tls})
-    except (TypeError, ValueError, KeyError) as error:
-        raise InvalidArgument(f"{source}: {error}") from error
+    if not is_name(config.cluster):
+        raise InvalidArgument(f"{source}: {config.cluster!r} is no name for a cluster: {NAME_RULE}")
+    if not is_name(config.mesh):
+        raise InvalidArgument(f"{source}: {config.mesh!r} is no name for a mesh: {NAME_RULE}")
+    if not config.etcd.endpoints:
+        raise InvalidArgument(f"{source}: the setting `etcd.endpoints` is empty")
+    return config

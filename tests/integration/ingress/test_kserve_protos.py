@@ -33,7 +33,7 @@ def _fields(message: Descriptor) -> set[tuple[str, int, int, bool, str]]:
 
 def test_model_config_has_the_clients_fields() -> None:
     generator = _generator()
-    ours = generator.reachable(generator.load(ROOT / "proto" / "model_config.proto", "ModelConfig"), {})
+    ours = generator.reachable(generator.load(ROOT / "proto" / "open_inference_model_config.proto", "ModelConfig"), {})
     theirs = generator.reachable(model_config_pb2.ModelConfig.DESCRIPTOR, {})
     assert ours.keys() == theirs.keys()
     for name, message in ours.items():

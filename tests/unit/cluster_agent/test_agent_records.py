@@ -11,6 +11,7 @@ from serving.cluster_agent.__main__ import parse
 from serving.cluster_agent.identity import AgentId, is_dead
 from serving.cluster_agent.model import ClusterFacts, Node
 from serving.cluster_agent.record import cluster_record, same_but_for_time
+from serving.config import TlsConfig
 from serving.errors import InvalidArgument
 from serving.master.model import ActorRow, ActorState
 
@@ -76,6 +77,12 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
     config = parse(["--config", str(path), "--cluster", "west", "--labels", "a=b,c=d", "--etcd", "x:1,y:2"])
     assert (config.cluster, config.ray_address, config.etcd.endpoints) == ("west", "h:1", ("x:1", "y:2"))
     assert config.labels == {"a": "b", "c": "d"}
+    text = tmp_path / "agent.yaml"
+    text.write_text(
+        "cluster: east\nray_address: h:1\netcd: {endpoints: ['e:1'], tls: {ca_file: ca.pem}}\nray_away_s: 7\n"
+    )
+    read = parse(["--config", str(text)])
+    assert (read.cluster, read.ray_away_s, read.etcd.tls) == ("east", 7.0, TlsConfig("ca.pem"))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +91,10 @@ def test_flags_win_over_the_file(tmp_path: Path) -> None:
         ({"clster": "x"}, "did you mean `cluster`"),
         ({"cluster": ""}, "`cluster` is missing"),
         ({"cluster": "Not A Name"}, "no name for a cluster"),
-        ({"etcd": {"endpoints": ["e:1"], "usr": "x"}}, "usr"),
+        ({"etcd": {"endpoints": ["e:1"], "usr": "x"}}, "etcd: there is no setting `usr`; did you mean `user`"),
+        ({"etcd": {"endpoints": []}}, "etcd.endpoints. is empty"),
+        ({"lease_ttl_s": "ten"}, "lease_ttl_s: a whole number is wanted, found 'ten'"),
+        ({"serving_tls": {"cert_file": 7}}, "serving_tls: cert_file: a text is wanted"),
     ],
 )
 def test_a_wrong_configuration_is_named(tmp_path: Path, values: dict[str, object], told: str) -> None:
