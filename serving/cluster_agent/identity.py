@@ -8,7 +8,7 @@ import uuid
 from dataclasses import dataclass
 
 from serving.errors import InvalidArgument
-from serving.local.process import ProcessId
+from serving.process_id import ProcessId
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,9 @@
 """The artifacts of one node: fetched once, checked, unpacked once, shared by the replicas, evicted when too many.
 
     <cache>/artifacts/<hex>/files/            the unpacked folder
-    <cache>/artifacts/<hex>/users/<pid>-<t>   one per process that uses it; t is the process's start time
+    <cache>/artifacts/<hex>/users/<process>   one per process that uses it, named as `ProcessId` is written
     <cache>/artifacts/.locks/<hex>            held while the artifact is fetched, claimed or evicted
-    <cache>/artifacts/.partial/<pid>-<t>-..   being fetched, or being removed, by that process
+    <cache>/artifacts/.partial/<process>-..   being fetched, or being removed, by that process
 
 A folder `<hex>` is complete from the moment it is there. Of a killed process only something in `.partial` remains,
 which the next fetch removes.
@@ -19,43 +19,18 @@ import secrets
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from serving.deployment import artifact_store
 from serving.deployment.artifact_unpack import unpack
 from serving.deployment.file_lock import file_lock, try_file_lock
 from serving.errors import InvalidArgument, ResourceExhausted, Unavailable
+from serving.process_id import ProcessId
 
 DEFAULT_MAX_BYTES = 20 * 1024**3
 DEFAULT_KEEP_UNUSED_S = 600.0
 
 _DIGEST = re.compile(r"sha256:([0-9a-f]{64})")
-_USER = re.compile(r"([0-9]+)-([0-9]+)")
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessId:
-    """A process that cannot be mistaken for a later one with the same number."""
-
-    pid: int
-    start_ticks: int
-
-    def __str__(self) -> str:
-        return f"{self.pid}-{self.start_ticks}"
-
-    def alive(self) -> bool:
-        return process_id(self.pid) == self
-
-
-def process_id(pid: int) -> ProcessId | None:
-    """The living process with this number; None when there is none (a zombie counts as none)."""
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    fields = text.rpartition(")")[2].split()  # the name before it may hold anything
-    return None if fields[0] in "ZX" else ProcessId(pid, int(fields[19]))
 
 
 class ArtifactCache:
@@ -129,7 +104,7 @@ class ArtifactCache:
 
     @contextlib.contextmanager
     def _partial_folder(self) -> Iterator[Path]:
-        partial = self._partial / f"{process_id(os.getpid())}-{secrets.token_hex(4)}"
+        partial = self._partial / f"{ProcessId.of(os.getpid())}-{secrets.token_hex(4)}"
         try:
             yield partial
         finally:
@@ -138,13 +113,13 @@ class ArtifactCache:
 
     def _remove_leftovers(self) -> None:
         for partial in self._partial.iterdir():
-            owner = _owner(partial.name)
+            owner = ProcessId.parse(partial.name)
             if owner is None or not owner.alive():
                 shutil.rmtree(partial, ignore_errors=True)  # another process may remove it at the same time
 
     def _claim(self, place: Path, user: ProcessId, now: float) -> None:
         for other in (place / "users").iterdir():
-            owner = _owner(other.name)
+            owner = ProcessId.parse(other.name)
             if owner is None or not owner.alive():
                 other.unlink(missing_ok=True)
         (place / "users" / str(user)).touch()
@@ -154,7 +129,7 @@ class ArtifactCache:
         with try_file_lock(self._locks / place.name) as locked:
             if not locked or not place.is_dir() or now - _last_used(place) < self._keep_unused_s:
                 return False
-            owners = [_owner(user.name) for user in (place / "users").iterdir()]
+            owners = [ProcessId.parse(user.name) for user in (place / "users").iterdir()]
             if any(owner is not None and owner.alive() for owner in owners):
                 return False
             with self._partial_folder() as grave:
@@ -171,11 +146,6 @@ class ArtifactCache:
             raise Unavailable(
                 f"the artifact cache {self._root} cannot be used: {error.strerror or error}; check its owner and rights"
             ) from error
-
-
-def _owner(name: str) -> ProcessId | None:
-    found = _USER.match(name)
-    return ProcessId(int(found[1]), int(found[2])) if found else None
 
 
 def _last_used(place: Path) -> float:

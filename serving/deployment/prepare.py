@@ -19,8 +19,9 @@ from google.protobuf import json_format
 
 from serving._proto.records_pb2 import PreparedNode
 from serving.deployment import backend_directory, libraries
-from serving.deployment.artifact_cache import DEFAULT_MAX_BYTES, ArtifactCache, process_id
+from serving.deployment.artifact_cache import DEFAULT_MAX_BYTES, ArtifactCache
 from serving.errors import FailedPrecondition, MeshError
+from serving.process_id import ProcessId
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -59,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _prepare(options: argparse.Namespace) -> PreparedNode:
     pid = options.user_pid or os.getppid()
-    user = process_id(pid)
+    user = ProcessId.living(pid)
     if user is None:
         raise FailedPrecondition(f"process {pid}, for which the node should be prepared, is gone")
     triton = libraries.find_triton(options.triton)

@@ -19,7 +19,8 @@ from urllib.parse import urlsplit
 from serving.config import EtcdConfig, TlsConfig, etcd_binary
 from serving.errors import AlreadyExists, FailedPrecondition, InvalidArgument, Unavailable
 from serving.local.ports import free_ports, is_free
-from serving.local.process import Process, ProcessId
+from serving.local.process import Process
+from serving.process_id import ProcessId
 
 STATE_FILE: Final = "etcd.json"
 _ATTEMPTS: Final = 5

@@ -20,9 +20,10 @@ from typing import IO, Final
 
 from serving.errors import AlreadyExists, DeadlineExceeded, Internal, MeshError, NotFound, error_for_code
 from serving.local.options import UpOptions
-from serving.local.process import ProcessId, log_tail, stop_group
+from serving.local.process import log_tail, stop_group
 from serving.local.state import STATE_FILE, MeshState, load_state
 from serving.local.supervisor import Supervisor, make_mesh_dir
+from serving.process_id import ProcessId
 
 Progress = Callable[[str], None]
 SUPERVISOR_LOG: Final = "logs/supervisor.log"

@@ -25,7 +25,8 @@ from typing import Final
 import serving
 from serving.errors import Cancelled, DeadlineExceeded, FailedPrecondition, InvalidArgument
 from serving.local.ports import free_ports
-from serving.local.process import TOKEN_VARIABLE, Process, ProcessId, log_tail
+from serving.local.process import Process, log_tail
+from serving.process_id import TOKEN_VARIABLE, ProcessId
 from serving.types import NAME_RULE, is_name
 
 STATE_FILE: Final = "ray.json"

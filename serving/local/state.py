@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from serving.errors import FailedPrecondition, MeshError, NotFound
-from serving.local.process import ProcessId
+from serving.process_id import ProcessId
 
 STATE_FILE: Final = "mesh.json"
 VERSION: Final = 1

@@ -27,10 +27,10 @@ from serving.local.etcd import EtcdCluster, start_etcd
 from serving.local.log_bounds import CHECK_S, bound_logs
 from serving.local.options import UpOptions, cluster_names
 from serving.local.plan import MeshPlan, external_plan, local_plan
-from serving.local.process import ProcessId
 from serving.local.ray_cluster import RayCluster, RayClusterOptions, find_ray_cluster, start_ray_cluster
 from serving.local.ready import wait_until_serving
 from serving.local.state import ClusterState, MeshState, ProcessRecord, load_state
+from serving.process_id import ProcessId
 
 Progress = Callable[[str], None]
 _LOCK_FILE: Final = ".lock"

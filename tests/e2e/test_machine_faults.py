@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from serving.local.ports import free_ports
-from serving.local.process import ProcessId
 from serving.local.ray_cluster import find_ray_cluster
 from serving.local.state import load_state
 from serving.local.supervisor import hold_lock
+from serving.process_id import ProcessId
 from tests.support.mesh import ROOT, RunningMesh
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]

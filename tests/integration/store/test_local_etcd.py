@@ -14,7 +14,8 @@ import pytest
 from serving.errors import FailedPrecondition, InvalidArgument
 from serving.local.etcd import EtcdCluster, EtcdOptions, find_etcd, start_etcd, start_etcd_cluster
 from serving.local.ports import free_ports
-from serving.local.process import ProcessId, stop_group
+from serving.local.process import stop_group
+from serving.process_id import ProcessId
 from serving.store import EtcdClient
 
 OPTIONS = EtcdOptions(die_with_parent=True)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from serving._proto.records_pb2 import Artifact
 from serving.deployment.artifact_archive import pack
-from serving.deployment.artifact_cache import ArtifactCache, ProcessId, process_id
+from serving.deployment.artifact_cache import ArtifactCache
 from serving.errors import DataLoss, InvalidArgument, NotFound, ResourceExhausted, Unavailable
+from serving.process_id import ProcessId
 
-DEAD = ProcessId(2**22 + 1, 5)  # above the kernel's limit of process numbers
+BOOT = ProcessId.of(os.getpid()).boot_id
+DEAD = ProcessId(2**22 + 1, 5, BOOT, "")  # above the kernel's limit of process numbers
 
 
 def me() -> ProcessId:
-    found = process_id(os.getpid())
+    found = ProcessId.living(os.getpid())
     assert found is not None
     return found
 
@@ -72,9 +75,12 @@ def test_users_are_kept_while_they_live(node: Node) -> None:
 
 def test_a_process_number_used_again_is_another_process() -> None:
     assert me().alive()
-    assert not ProcessId(os.getpid(), me().start_ticks + 1).alive()
+    assert not replace(me(), start_ticks=me().start_ticks + 1).alive()
+    assert not replace(me(), boot_id=BOOT[::-1]).alive()
     assert not DEAD.alive()
-    assert process_id(DEAD.pid) is None
+    assert ProcessId.living(DEAD.pid) is None
+    assert ProcessId.parse(f"{me()}-abcd") == me()
+    assert ProcessId.parse(f"{me().pid}-{me().start_ticks}") is None
 
 
 def test_longest_unused_goes_first(node: Node) -> None:

@@ -14,7 +14,8 @@ import pytest
 
 from serving.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument
 from serving.local.ports import free_ports, is_free
-from serving.local.process import Process, ProcessId, kill_group, log_tail, stop_group
+from serving.local.process import Process, kill_group, log_tail, stop_group
+from serving.process_id import ProcessId
 
 SLEEP = "import time; print('up', flush=True); time.sleep(600)"
 DEAF = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(600)"
