@@ -37,7 +37,7 @@ DeploymentActor::DeploymentActor(const std::string& config_json) {
 }
 
 void DeploymentActor::Start(const std::string& config_json) {
-  const Result<deployment::ReplicaConfig> config = 
+  const Result<deployment::ReplicaConfig> config =
       deployment::ParseReplicaConfig(config_json, CommandLineValue(kNodeAddressFlag));
   replica_ = std::make_unique<deployment::Replica>(config, [this](deployment::ReplicaState state) {
     if (state == deployment::ReplicaState::kDrained && terminating_.load()) EndByTermination();
