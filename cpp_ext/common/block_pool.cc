@@ -17,8 +17,8 @@ constexpr bool kPooled = true;
 
 constexpr std::size_t kStep = kPooledAlignment;
 constexpr std::size_t kClasses = kMaxPooledBytes / kStep;
-constexpr int kKept = 64;   // blocks of a class that a thread keeps
-constexpr int kMoved = 32;  // blocks that go to the shelf or come from it at once
+constexpr int kKept = 64;                            // blocks of a class that a thread keeps
+constexpr int kMoved = 32;                           // blocks that go to the shelf or come from it at once
 constexpr std::size_t kShelvedBytes = 512UL * 1024;  // of a class on the shelf; more go back to the system
 
 struct Block {
@@ -42,14 +42,14 @@ struct Stack {
   }
 };
 
-void* New(std::size_t size) { return ::operator new(size, std::align_val_t{kPooledAlignment}); }
-void Delete(void* block) { ::operator delete(block, std::align_val_t{kPooledAlignment}); }
+void* New(std::size_t size) { return ::operator new (size, std::align_val_t{kPooledAlignment}); }
+void Delete(void* block) { ::operator delete (block, std::align_val_t{kPooledAlignment}); }
 
 // Batches of blocks that no thread keeps. Never destroyed: threads may end after the statics do.
 class Shelf {
  public:
   static Shelf& Get() {
-    static Shelf* const shelf = new Shelf();
+    static auto* const shelf = new Shelf();
     return *shelf;
   }
 

@@ -22,9 +22,11 @@ std::uint64_t ReadLimit(const std::string& path) {
 // Of the group and of all above it. Inside of a container the path may be the host's, which is not mounted here: then
 // the mount point itself is the container's group.
 std::uint64_t LowestUpwards(const std::string& mount, std::string path, const std::string& file) {
-  std::uint64_t lowest = ReadLimit(mount + "/" + file);
+  const std::string name = "/" + file;
+  std::uint64_t lowest = ReadLimit(mount + name);
   while (path.size() > 1) {
-    lowest = std::min(lowest, ReadLimit(mount + path + "/" + file));
+    std::string group = mount;
+    lowest = std::min(lowest, ReadLimit(group.append(path).append(name)));
     path.resize(path.rfind('/') == std::string::npos ? 0 : path.rfind('/'));
   }
   return lowest;

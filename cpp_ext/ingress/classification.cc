@@ -1,9 +1,11 @@
 #include "ingress/classification.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <numeric>
 #include <string>
+#include <type_traits>
 
 namespace mesh::ingress {
 namespace {
@@ -24,6 +26,12 @@ void AppendElement(const std::string& text, std::string* bytes) {
 }
 
 template <typename T>
+bool IsNumber(T value) {
+  if constexpr (std::is_floating_point_v<T>) return !std::isnan(value);
+  return true;
+}
+
+template <typename T>
 void AppendTop(const triton::InferResponse& response, std::uint32_t index, const char* data, std::size_t elements,
                std::size_t count, std::string* bytes) {
   const std::vector<T> values = Row<T>(data, elements);
@@ -33,8 +41,8 @@ void AppendTop(const triton::InferResponse& response, std::uint32_t index, const
   // Of equal values the lower index comes first, so that answers are the same every time; NaN comes last, because a
   // comparison that is no order would be undefined behaviour.
   std::partial_sort(order.begin(), best, order.end(), [&](std::size_t a, std::size_t b) {
-    const bool a_is_number = values[a] == values[a];
-    const bool b_is_number = values[b] == values[b];
+    const bool a_is_number = IsNumber(values[a]);
+    const bool b_is_number = IsNumber(values[b]);
     if (a_is_number != b_is_number) return a_is_number;
     return a_is_number && values[a] != values[b] ? values[a] > values[b] : a < b;
   });

@@ -15,9 +15,9 @@ using protozero::tag_and_type;
 
 // More of them than any model has. A few bytes of a message make a list entry of many, and the parameters are searched
 // one by one: without a limit a small message could hold much memory, or an event loop for minutes.
-constexpr std::size_t kMaxTensors = 16 * 1024;  // inputs, outputs and raw contents, each
-constexpr std::size_t kMaxDims = 256 * 1024;    // of all inputs together
-constexpr std::size_t kMaxParameters = 1024;    // of the request and all tensors, each repetition of a key counted
+constexpr std::size_t kMaxTensors = 16UL * 1024;  // inputs, outputs and raw contents, each
+constexpr std::size_t kMaxDims = 256UL * 1024;    // of all inputs together
+constexpr std::size_t kMaxParameters = 1024;      // of the request and all tensors, each repetition of a key counted
 
 // Thrown inside this file for what protozero does not check itself.
 struct BadText {
@@ -112,7 +112,7 @@ void ReadInput(pbf_reader reader, InferMessage* message) {
       case tag_and_type(3, pbf_wire_type::varint): AddDim(reader.get_int64(), message); break;
       case tag_and_type(3, pbf_wire_type::length_delimited): {
         const auto packed = reader.get_packed_int64();
-        for (auto it = packed.begin(); it != packed.end(); ++it) AddDim(*it, message);
+        for (const std::int64_t dim : packed) AddDim(dim, message);
         break;
       }
       case tag_and_type(4, pbf_wire_type::length_delimited):

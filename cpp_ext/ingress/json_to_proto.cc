@@ -138,7 +138,8 @@ void WriteMap(pbf_writer* out, const Json& json, const FieldTable& field, const 
   if (!json.is_object()) throw Mismatch{path};
   for (const auto& [key, value] : json.items()) {
     const Json entry{{"key", key}, {"value", value}};
-    WriteNested(out, field.number, entry, *field.message, path + "." + key, depth);
+    std::string place = path;
+    WriteNested(out, field.number, entry, *field.message, place.append(".").append(key), depth);
   }
 }
 

@@ -158,7 +158,8 @@ void MetricsServer::Impl::Run() {
     const bool full = connections_.size() >= options_.max_connections || steady_clock::now() < accept_after_;
     polled = {{wake_.get(), POLLIN, 0}, {full ? -1 : listener_.get(), POLLIN, 0}};
     for (const Connection& connection : connections_) {
-      polled.push_back({connection.fd.get(), static_cast<short>(connection.answer.empty() ? POLLIN : POLLOUT), 0});
+      polled.push_back({connection.fd.get(),
+                        static_cast<decltype(pollfd::events)>(connection.answer.empty() ? POLLIN : POLLOUT), 0});
     }
     if (poll(polled.data(), polled.size(), WaitMs(steady_clock::now())) < 0 && errno != EINTR) {
       log::Error("metrics server ends, poll failed", {{"reason", std::strerror(errno)}});

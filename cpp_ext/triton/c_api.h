@@ -89,31 +89,34 @@ enum TRITONSERVER_ModelTxnPropertyFlag { TRITONSERVER_TXN_ONE_TO_ONE = 1, TRITON
 
 // Asks for the memory of one output. `userp` is the allocator pointer of the request; `buffer_userp` comes back in the
 // release function and in InferenceResponseOutput.
-typedef TRITONSERVER_Error* (*TRITONSERVER_ResponseAllocatorAllocFn_t)(
-    TRITONSERVER_ResponseAllocator* allocator, const char* tensor_name, size_t byte_size,
-    TRITONSERVER_MemoryType memory_type, int64_t memory_type_id, void* userp, void** buffer, void** buffer_userp,
-    TRITONSERVER_MemoryType* actual_memory_type, int64_t* actual_memory_type_id);
+using TRITONSERVER_ResponseAllocatorAllocFn_t = TRITONSERVER_Error* (*)(TRITONSERVER_ResponseAllocator* allocator,
+                                                                        const char* tensor_name, size_t byte_size,
+                                                                        TRITONSERVER_MemoryType memory_type,
+                                                                        int64_t memory_type_id, void* userp,
+                                                                        void** buffer, void** buffer_userp,
+                                                                        TRITONSERVER_MemoryType* actual_memory_type,
+                                                                        int64_t* actual_memory_type_id);
 // Triton no longer refers to the buffer: called when its response is deleted.
-typedef TRITONSERVER_Error* (*TRITONSERVER_ResponseAllocatorReleaseFn_t)(TRITONSERVER_ResponseAllocator* allocator,
-                                                                         void* buffer, void* buffer_userp,
-                                                                         size_t byte_size,
-                                                                         TRITONSERVER_MemoryType memory_type,
-                                                                         int64_t memory_type_id);
+using TRITONSERVER_ResponseAllocatorReleaseFn_t = TRITONSERVER_Error* (*)(TRITONSERVER_ResponseAllocator* allocator,
+                                                                          void* buffer, void* buffer_userp,
+                                                                          size_t byte_size,
+                                                                          TRITONSERVER_MemoryType memory_type,
+                                                                          int64_t memory_type_id);
 // The following allocations belong to a new response. Optional.
-typedef TRITONSERVER_Error* (*TRITONSERVER_ResponseAllocatorStartFn_t)(TRITONSERVER_ResponseAllocator* allocator,
-                                                                       void* userp);
+using TRITONSERVER_ResponseAllocatorStartFn_t = TRITONSERVER_Error* (*)(TRITONSERVER_ResponseAllocator* allocator,
+                                                                        void* userp);
 // Which memory the allocator would give; `tensor_name` and `byte_size` may be null.
-typedef TRITONSERVER_Error* (*TRITONSERVER_ResponseAllocatorQueryFn_t)(TRITONSERVER_ResponseAllocator* allocator,
-                                                                       void* userp, const char* tensor_name,
-                                                                       size_t* byte_size,
-                                                                       TRITONSERVER_MemoryType* memory_type,
-                                                                       int64_t* memory_type_id);
+using TRITONSERVER_ResponseAllocatorQueryFn_t = TRITONSERVER_Error* (*)(TRITONSERVER_ResponseAllocator* allocator,
+                                                                        void* userp, const char* tensor_name,
+                                                                        size_t* byte_size,
+                                                                        TRITONSERVER_MemoryType* memory_type,
+                                                                        int64_t* memory_type_id);
 // Gives the request object back, with RELEASE_ALL among the flags: its inputs are not read any more.
-typedef void (*TRITONSERVER_InferenceRequestReleaseFn_t)(TRITONSERVER_InferenceRequest* request, uint32_t flags,
-                                                         void* userp);
+using TRITONSERVER_InferenceRequestReleaseFn_t = void (*)(TRITONSERVER_InferenceRequest* request, uint32_t flags,
+                                                          void* userp);
 // Hands over a response (null when a final flag comes alone). The receiver deletes it.
-typedef void (*TRITONSERVER_InferenceResponseCompleteFn_t)(TRITONSERVER_InferenceResponse* response, uint32_t flags,
-                                                           void* userp);
+using TRITONSERVER_InferenceResponseCompleteFn_t = void (*)(TRITONSERVER_InferenceResponse* response, uint32_t flags,
+                                                            void* userp);
 
 TRITONSERVER_Error* TRITONSERVER_ApiVersion(uint32_t* major, uint32_t* minor);
 
@@ -277,38 +280,30 @@ TRITONSERVER_Error* TRITONSERVER_ServerInferAsync(TRITONSERVER_Server* server, T
 }
 
 // Every function above, once: what Library resolves.
+// The formatter cannot make up its mind about this list.
+// clang-format off
 #define MESH_TRITON_FUNCTIONS(X)                                                                                       \
-  X(ApiVersion)                                                                                                        \
-  X(ErrorNew)                                                                                                          \
-  X(ErrorDelete) X(ErrorCode) X(ErrorMessage) X(ResponseAllocatorNew) X(ResponseAllocatorSetQueryFunction)             \
-      X(ResponseAllocatorDelete) X(MessageSerializeToJson) X(MessageDelete) X(MetricsFormatted) X(MetricsDelete) X(    \
-          InferenceRequestNew) X(InferenceRequestDelete) X(InferenceRequestSetId) X(InferenceRequestSetFlags)          \
-          X(InferenceRequestSetCorrelationId) X(InferenceRequestSetCorrelationIdString) X(                             \
-              InferenceRequestSetPriorityUInt64) X(InferenceRequestSetTimeoutMicroseconds) X(InferenceRequestAddInput) \
-              X(InferenceRequestAppendInputData) X(InferenceRequestAddRequestedOutput) X(                              \
-                  InferenceRequestSetStringParameter) X(InferenceRequestSetIntParameter)                               \
-                  X(InferenceRequestSetBoolParameter) X(InferenceRequestSetDoubleParameter) X(                         \
-                      InferenceRequestSetReleaseCallback) X(InferenceRequestSetResponseCallback)                       \
-                      X(InferenceRequestCancel) X(InferenceResponseError) X(InferenceResponseDelete) X(                \
-                          InferenceResponseModel) X(InferenceResponseId) X(InferenceResponseParameterCount)            \
-                          X(InferenceResponseParameter) X(InferenceResponseOutputCount) X(InferenceResponseOutput) X(  \
-                              InferenceResponseOutputClassificationLabel) X(ServerOptionsNew) X(ServerOptionsDelete)   \
-                              X(ServerOptionsSetServerId) X(ServerOptionsSetModelRepositoryPath) X(                    \
-                                  ServerOptionsSetModelControlMode) X(ServerOptionsSetStrictModelConfig)               \
-                                  X(ServerOptionsSetRateLimiterMode) X(ServerOptionsSetPinnedMemoryPoolByteSize) X(    \
-                                      ServerOptionsSetExitOnError) X(ServerOptionsSetStrictReadiness)                  \
-                                      X(ServerOptionsSetExitTimeout) X(ServerOptionsSetBufferManagerThreadCount) X(    \
-                                          ServerOptionsSetModelLoadThreadCount) X(ServerOptionsSetModelLoadRetryCount) \
-                                          X(ServerOptionsSetLogFile) X(ServerOptionsSetLogInfo)                        \
-                                              X(ServerOptionsSetLogWarn) X(ServerOptionsSetLogError) X(                \
-                                                  ServerOptionsSetLogFormat) X(ServerOptionsSetLogVerbose)             \
-                                                  X(ServerOptionsSetMetrics) X(ServerOptionsSetGpuMetrics) X(          \
-                                                      ServerOptionsSetCpuMetrics) X(ServerOptionsSetBackendDirectory)  \
-                                                      X(ServerOptionsSetBackendConfig) X(ServerNew) X(ServerDelete)    \
-                                                          X(ServerStop) X(ServerIsLive) X(ServerIsReady)               \
-                                                              X(ServerModelIsReady) X(ServerModelBatchProperties) X(   \
-                                                                  ServerModelTransactionProperties) X(ServerMetadata)  \
-                                                                  X(ServerModelMetadata) X(ServerModelStatistics)      \
-                                                                      X(ServerModelConfig) X(ServerModelIndex)         \
-                                                                          X(ServerLoadModel) X(ServerUnloadModel)      \
-                                                                              X(ServerMetrics) X(ServerInferAsync)
+  X(ApiVersion) X(ErrorNew) X(ErrorDelete) X(ErrorCode) X(ErrorMessage) X(ResponseAllocatorNew)                        \
+  X(ResponseAllocatorSetQueryFunction) X(ResponseAllocatorDelete) X(MessageSerializeToJson) X(MessageDelete)           \
+  X(MetricsFormatted) X(MetricsDelete) X(InferenceRequestNew) X(InferenceRequestDelete) X(InferenceRequestSetId)       \
+  X(InferenceRequestSetFlags) X(InferenceRequestSetCorrelationId) X(InferenceRequestSetCorrelationIdString)            \
+  X(InferenceRequestSetPriorityUInt64) X(InferenceRequestSetTimeoutMicroseconds) X(InferenceRequestAddInput)           \
+  X(InferenceRequestAppendInputData) X(InferenceRequestAddRequestedOutput) X(InferenceRequestSetStringParameter)       \
+  X(InferenceRequestSetIntParameter) X(InferenceRequestSetBoolParameter) X(InferenceRequestSetDoubleParameter)         \
+  X(InferenceRequestSetReleaseCallback) X(InferenceRequestSetResponseCallback) X(InferenceRequestCancel)               \
+  X(InferenceResponseError) X(InferenceResponseDelete) X(InferenceResponseModel) X(InferenceResponseId)                \
+  X(InferenceResponseParameterCount) X(InferenceResponseParameter) X(InferenceResponseOutputCount)                     \
+  X(InferenceResponseOutput) X(InferenceResponseOutputClassificationLabel) X(ServerOptionsNew)                         \
+  X(ServerOptionsDelete) X(ServerOptionsSetServerId) X(ServerOptionsSetModelRepositoryPath)                            \
+  X(ServerOptionsSetModelControlMode) X(ServerOptionsSetStrictModelConfig) X(ServerOptionsSetRateLimiterMode)          \
+  X(ServerOptionsSetPinnedMemoryPoolByteSize) X(ServerOptionsSetExitOnError) X(ServerOptionsSetStrictReadiness)        \
+  X(ServerOptionsSetExitTimeout) X(ServerOptionsSetBufferManagerThreadCount)                                           \
+  X(ServerOptionsSetModelLoadThreadCount) X(ServerOptionsSetModelLoadRetryCount) X(ServerOptionsSetLogFile)            \
+  X(ServerOptionsSetLogInfo) X(ServerOptionsSetLogWarn) X(ServerOptionsSetLogError) X(ServerOptionsSetLogFormat)       \
+  X(ServerOptionsSetLogVerbose) X(ServerOptionsSetMetrics) X(ServerOptionsSetGpuMetrics)                               \
+  X(ServerOptionsSetCpuMetrics) X(ServerOptionsSetBackendDirectory) X(ServerOptionsSetBackendConfig) X(ServerNew)      \
+  X(ServerDelete) X(ServerStop) X(ServerIsLive) X(ServerIsReady) X(ServerModelIsReady)                                 \
+  X(ServerModelBatchProperties) X(ServerModelTransactionProperties) X(ServerMetadata) X(ServerModelMetadata)           \
+  X(ServerModelStatistics) X(ServerModelConfig) X(ServerModelIndex) X(ServerLoadModel) X(ServerUnloadModel)            \
+  X(ServerMetrics) X(ServerInferAsync)
+// clang-format on

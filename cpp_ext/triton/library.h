@@ -10,6 +10,7 @@ namespace mesh::triton {
 
 // The functions of the loaded library.
 struct Api {
+// NOLINTNEXTLINE(bugprone-macro-parentheses): a member's name
 #define MESH_TRITON_MEMBER(name) decltype(&TRITONSERVER_##name) name = nullptr;
   MESH_TRITON_FUNCTIONS(MESH_TRITON_MEMBER)
 #undef MESH_TRITON_MEMBER

@@ -58,11 +58,11 @@ Status BindApi(const void* caller) {
   std::uint32_t minor = 0;
   if (TRITONSERVER_Error* error = found.TRITONBACKEND_ApiVersion(&major, &minor); error != nullptr) {
     found.TRITONSERVER_ErrorDelete(error);
-    return Status(Code::kInternal, "Triton does not tell the version of its backend API");
+    return {Code::kInternal, "Triton does not tell the version of its backend API"};
   }
   if (major != kApiMajor) {
-    return Status(Code::kUnimplemented, "Triton's backend API has version " + std::to_string(major) + "." +
-                                            std::to_string(minor) + ", this backend needs version 1");
+    return {Code::kUnimplemented, "Triton's backend API has version " + std::to_string(major) + "." +
+                                      std::to_string(minor) + ", this backend needs version 1"};
   }
   return {};
 }

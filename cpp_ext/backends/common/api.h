@@ -62,7 +62,7 @@ namespace mesh::backend {
   X(TRITONBACKEND_ResponseSend)
 
 struct Api {
-#define MESH_DECLARE(name) decltype(&::name) name = nullptr;
+#define MESH_DECLARE(name) decltype(&::name) name = nullptr;  // NOLINT(bugprone-macro-parentheses): a member's name
   MESH_TRITON_FUNCTIONS(MESH_DECLARE)
 #undef MESH_DECLARE
 };

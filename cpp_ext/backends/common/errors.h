@@ -28,11 +28,11 @@ Status Guarded(Work&& work) noexcept {
   try {
     return std::forward<Work>(work)();
   } catch (const std::bad_alloc&) {
-    return Status(Code::kResourceExhausted, "out of memory");
+    return {Code::kResourceExhausted, "out of memory"};
   } catch (const std::exception& error) {
-    return Status(Code::kInternal, error.what());
+    return {Code::kInternal, error.what()};
   } catch (...) {
-    return Status(Code::kInternal, "an exception of an unknown type");
+    return {Code::kInternal, "an exception of an unknown type"};
   }
 }
 

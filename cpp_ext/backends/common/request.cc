@@ -84,7 +84,7 @@ Status CopyInput(const InputView& input, void* target) {
     }
     const auto [data, size] = piece.value();
     if (size > input.byte_size - offset) {
-      return Status(Code::kInternal, "input '" + std::string(input.name) + "' has more bytes than it declares");
+      return {Code::kInternal, "input '" + std::string(input.name) + "' has more bytes than it declares"};
     }
     if (size != 0) {
       std::memcpy(static_cast<char*>(target) + offset, data, size);
@@ -92,8 +92,8 @@ Status CopyInput(const InputView& input, void* target) {
     offset += size;
   }
   if (offset != input.byte_size) {
-    return Status(Code::kInvalidArgument, "input '" + std::string(input.name) + "' has " + std::to_string(offset) +
-                                              " bytes, it declares " + std::to_string(input.byte_size));
+    return {Code::kInvalidArgument, "input '" + std::string(input.name) + "' has " + std::to_string(offset) +
+                                        " bytes, it declares " + std::to_string(input.byte_size)};
   }
   return {};
 }

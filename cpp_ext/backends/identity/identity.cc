@@ -69,7 +69,7 @@ std::uint64_t BatchSize(const IdentityModel& model, TRITONBACKEND_Request* reque
 
 Status CopyThrough(const IdentityModel& model, TRITONBACKEND_Request* request, Response* response) {
   if (IsCancelled(request)) {
-    return Status(Code::kCancelled, "the request was cancelled");
+    return {Code::kCancelled, "the request was cancelled"};
   }
   Result<std::vector<std::string>> outputs = RequestedOutputs(request);
   if (!outputs.ok()) {
@@ -78,7 +78,7 @@ Status CopyThrough(const IdentityModel& model, TRITONBACKEND_Request* request, R
   for (const std::string& name : outputs.value()) {
     const auto source = model.input_of.find(name);
     if (source == model.input_of.end()) {
-      return Status(Code::kInvalidArgument, "output '" + name + "' is not in the model's configuration");
+      return {Code::kInvalidArgument, "output '" + name + "' is not in the model's configuration"};
     }
     Result<InputView> input = FindInput(request, source->second);
     if (!input.ok()) {

@@ -68,10 +68,10 @@ Status CheckServable(const std::string& who, const ModelSignature& model) {
     for (const TensorSignature& tensor : *tensors) {
       const std::string what = who + (tensors == &model.inputs ? "input '" : "output '") + tensor.name() + "' ";
       if (tensor.datatype == TRITONSERVER_TYPE_INVALID) {
-        return Status(Code::kInvalidArgument, what + "has datatype " + tensor.file_type + ", which cannot be served");
+        return {Code::kInvalidArgument, what + "has datatype " + tensor.file_type + ", which cannot be served"};
       }
       if (!tensor.rank_known) {
-        return Status(Code::kInvalidArgument, what + "has no fixed number of dims; give its dims in config.pbtxt");
+        return {Code::kInvalidArgument, what + "has no fixed number of dims; give its dims in config.pbtxt"};
       }
     }
   }

@@ -46,8 +46,8 @@ bool SameRows(const Item& left, const Item& right) {
 Status CheckInput(const Port& port, const InputView& input, bool batches) {
   const std::string what = "input '" + port.name + "' ";
   if (input.datatype != port.datatype) {
-    return Status(Code::kInvalidArgument, what + "has datatype " + DataTypeName(input.datatype) + ", the model takes " +
-                                              DataTypeName(port.datatype));
+    return {Code::kInvalidArgument,
+            what + "has datatype " + DataTypeName(input.datatype) + ", the model takes " + DataTypeName(port.datatype)};
   }
   const std::string shape = ShapeText(input.shape, input.dims_count);
   if (port.rank_known) {
@@ -56,16 +56,16 @@ Status CheckInput(const Port& port, const InputView& input, bool batches) {
       fits = port.dims[index] == -1 || port.dims[index] == input.shape[index];
     }
     if (!fits) {
-      return Status(Code::kInvalidArgument, what + "has shape " + shape + ", the model takes " + ShapeText(port.dims));
+      return {Code::kInvalidArgument, what + "has shape " + shape + ", the model takes " + ShapeText(port.dims)};
     }
   }
   if (batches && input.dims_count == 0) {
-    return Status(Code::kInvalidArgument, what + "has no batch dimension");
+    return {Code::kInvalidArgument, what + "has no batch dimension"};
   }
   const std::uint64_t expected = ElementCount(ToShape(input)) * DataTypeSize(port.datatype);
   if (port.datatype != TRITONSERVER_TYPE_BYTES && expected != input.byte_size) {
-    return Status(Code::kInvalidArgument, what + "has " + std::to_string(input.byte_size) + " bytes, its shape " +
-                                              shape + " needs " + std::to_string(expected));
+    return {Code::kInvalidArgument, what + "has " + std::to_string(input.byte_size) + " bytes, its shape " + shape +
+                                        " needs " + std::to_string(expected)};
   }
   return {};
 }
@@ -112,7 +112,7 @@ Status Instance::Prepare(Item* item) const {
   }
   item->response = std::move(response).value();
   if (IsCancelled(item->request)) {
-    return Status(Code::kCancelled, "the request was cancelled before it was computed");
+    return {Code::kCancelled, "the request was cancelled before it was computed"};
   }
   MESH_RETURN_IF_ERROR(TakeInputs(item));
   MESH_RETURN_IF_ERROR(CheckShapes(*item));
@@ -133,13 +133,13 @@ Status Instance::TakeInputs(Item* item) const {
   for (const Port& port : model_.inputs()) {
     Result<InputView> input = FindInput(item->request, port.name);
     if (!input.ok()) {
-      return Status(Code::kInvalidArgument, input.status().message());
+      return {Code::kInvalidArgument, input.status().message()};
     }
     MESH_RETURN_IF_ERROR(CheckInput(port, input.value(), model_.batches()));
     const auto rows = model_.batches() ? static_cast<std::size_t>(input.value().shape[0]) : 1;
     if (!item->inputs.empty() && rows != item->rows) {
-      return Status(Code::kInvalidArgument, "input '" + port.name + "' has a batch of " + std::to_string(rows) +
-                                                ", another input has " + std::to_string(item->rows));
+      return {Code::kInvalidArgument, "input '" + port.name + "' has a batch of " + std::to_string(rows) +
+                                          ", another input has " + std::to_string(item->rows)};
     }
     item->rows = rows;
     item->inputs.push_back(input.value());
@@ -344,8 +344,8 @@ Status Instance::DeliverOutput(std::size_t index, const Group& group, std::size_
   const ov::Tensor tensor = request_.get_output_tensor(port.index);
   const ov::Shape& shape = tensor.get_shape();
   if (model_.batches() && (shape.empty() || shape.front() != rows)) {
-    return Status(Code::kInternal, "output '" + port.name + "' has shape " + shape.to_string() + " for a batch of " +
-                                       std::to_string(rows) + "; the model cannot batch, set max_batch_size to 0");
+    return {Code::kInternal, "output '" + port.name + "' has shape " + shape.to_string() + " for a batch of " +
+                                 std::to_string(rows) + "; the model cannot batch, set max_batch_size to 0"};
   }
   if (sinks_[index].direct) {
     return {};

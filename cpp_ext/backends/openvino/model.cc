@@ -99,7 +99,7 @@ Status CompleteConfig(TRITONBACKEND_Model* handle, const ModelSignature& signatu
   const std::string& text = completed.value();
   TRITONSERVER_Message* message = nullptr;
   MESH_RETURN_IF_ERROR(FromTriton(api().TRITONSERVER_MessageNewFromSerializedJson(&message, text.data(), text.size())));
-  const Status status = FromTriton(api().TRITONBACKEND_ModelSetConfig(handle, 1, message));
+  Status status = FromTriton(api().TRITONBACKEND_ModelSetConfig(handle, 1, message));
   LogFailure("cannot delete a message", api().TRITONSERVER_MessageDelete(message));
   return status;
 }
@@ -126,7 +126,7 @@ Result<ov::CompiledModel> Compile(ov::Core& core, const ModelConfig& config, con
 }  // namespace
 
 TRITONSERVER_DataType TritonType(const ov::element::Type& type) {
-  switch (ov::element::Type_t(type)) {
+  switch (static_cast<ov::element::Type_t>(type)) {
     case ov::element::Type_t::boolean: return TRITONSERVER_TYPE_BOOL;
     case ov::element::Type_t::bf16: return TRITONSERVER_TYPE_BF16;
     case ov::element::Type_t::f16: return TRITONSERVER_TYPE_FP16;
@@ -206,15 +206,15 @@ Status OpenVinoModel::Guard(const ov::Model& source) {
   std::vector<ov::PartialShape> outputs;
   const Status status = guard->Infer(shapes, &outputs);
   if (!status.ok()) {
-    return Status(status.code(), "model '" + config_.name + "': " + status.message());
+    return {status.code(), "model '" + config_.name + "': " + status.message()};
   }
   for (const Port& port : outputs_) {
     const ov::PartialShape& shape = outputs[port.index];
     if (batches() && shape.rank().is_static() && (shape.size() == 0 || !shape[0].compatible(config_.max_batch_size))) {
-      return Status(Code::kInvalidArgument, "model '" + config_.name + "': output '" + port.name + "' has shape " +
-                                                shape.to_string() + " for a batch of " +
-                                                std::to_string(config_.max_batch_size) +
-                                                "; the model cannot batch, set max_batch_size to 0");
+      return {Code::kInvalidArgument, "model '" + config_.name + "': output '" + port.name + "' has shape " +
+                                          shape.to_string() + " for a batch of " +
+                                          std::to_string(config_.max_batch_size) +
+                                          "; the model cannot batch, set max_batch_size to 0"};
     }
   }
   if (needed) {

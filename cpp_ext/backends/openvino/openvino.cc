@@ -71,8 +71,8 @@ Status StartInstance(TRITONBACKEND_ModelInstance* handle) {
   MESH_RETURN_IF_ERROR(FromTriton(api().TRITONBACKEND_ModelInstanceKind(handle, &kind)));
   auto& loaded = *static_cast<OpenVinoModel*>(model);
   if (kind == TRITONSERVER_INSTANCEGROUPKIND_GPU) {
-    return Status(Code::kUnimplemented, "model '" + loaded.config().name +
-                                            "': instance_group asks for KIND_GPU, this backend has KIND_CPU only");
+    return {Code::kUnimplemented,
+            "model '" + loaded.config().name + "': instance_group asks for KIND_GPU, this backend has KIND_CPU only"};
   }
   return KeepState(handle, std::make_unique<Instance>(loaded, handle), api().TRITONBACKEND_ModelInstanceSetState);
 }

@@ -75,8 +75,8 @@ Status ShapeGuard::Reshape(const std::vector<ov::PartialShape>& shapes) {
     for (const ov::PartialShape& shape : shapes) {
       text += (text.empty() ? "" : ", ") + shape.to_string();
     }
-    return Status(Code::kInvalidArgument,
-                  "the model cannot compute inputs of shapes " + text + ": " + WithoutTrace(error.what()));
+    return {Code::kInvalidArgument,
+            "the model cannot compute inputs of shapes " + text + ": " + WithoutTrace(error.what())};
   }
 }
 

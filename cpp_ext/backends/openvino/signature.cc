@@ -12,7 +12,7 @@ enum class Side { kInput, kOutput };
 const char* Word(Side side) { return side == Side::kInput ? "input" : "output"; }
 
 Status Invalid(const ModelConfig& config, const std::string& text) {
-  return Status(Code::kInvalidArgument, "model '" + config.name + "': " + text);
+  return {Code::kInvalidArgument, "model '" + config.name + "': " + text};
 }
 
 std::string NameList(const std::vector<TensorSignature>& tensors) {

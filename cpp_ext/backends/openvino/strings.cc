@@ -15,22 +15,22 @@ Status ParseStrings(const char* data, std::size_t size, std::size_t count, std::
   for (std::size_t index = 0; index < count; ++index) {
     Length length = 0;
     if (size - offset < sizeof(Length)) {
-      return Status(Code::kInvalidArgument,
-                    "BYTES tensor ends after " + std::to_string(index) + " of " + std::to_string(count) + " elements");
+      return {Code::kInvalidArgument,
+              "BYTES tensor ends after " + std::to_string(index) + " of " + std::to_string(count) + " elements"};
     }
     std::memcpy(&length, data + offset, sizeof(Length));
     offset += sizeof(Length);
     if (size - offset < length) {
-      return Status(Code::kInvalidArgument, "element " + std::to_string(index) + " of a BYTES tensor says it has " +
-                                                std::to_string(length) + " bytes, " + std::to_string(size - offset) +
-                                                " are left");
+      return {Code::kInvalidArgument, "element " + std::to_string(index) + " of a BYTES tensor says it has " +
+                                          std::to_string(length) + " bytes, " + std::to_string(size - offset) +
+                                          " are left"};
     }
     elements[index].assign(data + offset, length);
     offset += length;
   }
   if (offset != size) {
-    return Status(Code::kInvalidArgument, "BYTES tensor has " + std::to_string(size - offset) + " bytes after its " +
-                                              std::to_string(count) + " elements");
+    return {Code::kInvalidArgument, "BYTES tensor has " + std::to_string(size - offset) + " bytes after its " +
+                                        std::to_string(count) + " elements"};
   }
   return {};
 }
@@ -48,6 +48,7 @@ void SerializeStrings(const std::string* elements, std::size_t count, char* targ
     const auto length = static_cast<Length>(elements[index].size());
     std::memcpy(target, &length, sizeof(Length));
     target += sizeof(Length);
+    // NOLINTNEXTLINE(bugprone-not-null-terminated-result): the length stands before the bytes
     std::memcpy(target, elements[index].data(), length);
     target += length;
   }
