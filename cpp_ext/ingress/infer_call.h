@@ -10,7 +10,6 @@
 #include "common/status.h"
 #include "ingress/instruments.h"
 #include "ingress/request_builder.h"
-#include "ingress/response_writer.h"
 #include "rpc/message.h"
 #include "rpc/server.h"
 #include "triton/infer.h"
@@ -36,9 +35,6 @@ class ModelInferCall final : public triton::InferCall {
   Status Submit();
   void FollowCancel();
   Status Answer(const triton::InferResponse& response);
-  Status Collect(const triton::InferResponse& response, ResponseParts* parts);
-  Status CollectClasses(const triton::InferResponse& response, std::uint32_t index, const triton::Output& output,
-                        std::uint32_t count, ResponseParts* parts);
   void End(const Status& status, rpc::Message message);
 
   const triton::Server& server_;

@@ -25,9 +25,10 @@ void MethodInstruments::Count(Code code, std::chrono::steady_clock::duration too
 Instruments::Instruments(metrics::Registry& registry_in)
     : registry(registry_in),
       infer(registry_in, "ModelInfer"),
-      request_bytes(registry_in.GetCounter("mesh_ingress_infer_request_bytes_total", "Bytes of ModelInfer requests.")),
-      response_bytes(
-          registry_in.GetCounter("mesh_ingress_infer_response_bytes_total", "Bytes of ModelInfer answers.")) {}
+      stream(registry_in, "ModelStreamInfer"),
+      request_bytes(registry_in.GetCounter("mesh_ingress_infer_request_bytes_total",
+                                           "Bytes of inference requests, streamed ones included.")),
+      response_bytes(registry_in.GetCounter("mesh_ingress_infer_response_bytes_total", "Bytes of their answers.")) {}
 
 RpcServerMetrics::RpcServerMetrics(metrics::Registry& registry, const rpc::Server& server) : registry_(registry) {
   using Read = std::uint64_t rpc::ServerStats::*;

@@ -31,9 +31,10 @@ struct Instruments {
 
   metrics::Registry& registry;
   MethodInstruments infer;
+  MethodInstruments stream;  // a call is one stream
   metrics::Counter& request_bytes;
   metrics::Counter& response_bytes;
-  std::atomic<std::uint64_t> in_flight{0};  // ModelInfer calls that were accepted and not yet answered
+  std::atomic<std::uint64_t> in_flight{0};  // accepted and not yet answered, of ModelInfer and of streams
 };
 
 // Shows the numbers of an rpc::Server in a registry for as long as it lives; the server must live longer.

@@ -81,7 +81,9 @@ Status Builder::SetParameter(const ParameterView& parameter) {
   if (parameter.key == "timeout") return SetTimeout(parameter);
   if (parameter.key.substr(0, kReserved.size()) == kReserved) {
     if (parameter.key == kEmptyFinal) {
-      return parameter.kind == Value::kBool ? Status() : BadType(parameter.key, "bool_param");
+      if (parameter.kind != Value::kBool) return BadType(parameter.key, "bool_param");
+      extras_.empty_final = parameter.bool_value;
+      return {};
     }
     return Bad(
         "parameter keys starting with 'triton_' are reserved for Triton usage. Only the following keys starting "
@@ -212,7 +214,7 @@ Result<std::string_view> Builder::DataOf(const TensorView& input, std::size_t* r
                                                 std::string(input.name), std::string(message_.model_name));
   if (!encoded.ok()) return encoded.status();
   extras_.typed_contents.push_back(std::move(encoded).value());
-  return std::string_view(extras_.typed_contents.back());
+  return std::string_view{extras_.typed_contents.back()};
 }
 
 // Triton counts the elements of a BYTES tensor, but takes a last one that is longer than the bytes that are left.

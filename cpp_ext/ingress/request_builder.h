@@ -16,6 +16,7 @@ namespace mesh::ingress {
 struct RequestExtras {
   std::vector<std::string> typed_contents;
   std::vector<std::pair<std::string, std::uint32_t>> classifications;  // output → number of classes
+  bool empty_final = false;  // a decoupled request's end is wanted as a message of its own
 };
 
 // Sets id, parameters, inputs and outputs of `request` for the parsed `message`. The bytes of raw inputs are not

@@ -7,6 +7,8 @@
 #include <protozero/varint.hpp>
 #include <string>
 
+#include "common/block_pool.h"
+
 namespace mesh::ingress {
 namespace {
 
@@ -61,6 +63,7 @@ void WriteOutput(const OutputPart& output, Cursor* out) {
   for (std::size_t i = 0; i < output.dims; ++i) out->Varint(static_cast<std::uint64_t>(output.shape[i]));
 }
 
+// Exact: the length of a wrapped message is written before it.
 struct Measure {
   std::size_t total = 0;   // of the message
   std::size_t copied = 0;  // of what is written into our own memory
@@ -68,8 +71,8 @@ struct Measure {
 
 Measure MeasureAll(const ResponseParts& parts, std::string_view version) {
   Measure measure;
-  measure.copied = FieldSize(parts.model_name.size()) + FieldSize(version.size()) + FieldSize(parts.id.size()) +
-                   parts.parameters.size();
+  measure.copied = FieldSize(parts.model_name.size()) + FieldSize(version.size()) +
+                   (parts.id.empty() ? 0 : FieldSize(parts.id.size())) + parts.parameters.size();
   measure.total = measure.copied;
   for (const OutputPart& output : parts.outputs) {
     const std::size_t head = FieldSize(OutputSize(output)) + 1 + VarintSize(output.data.size());
@@ -82,8 +85,10 @@ Measure MeasureAll(const ResponseParts& parts, std::string_view version) {
 // Our own memory of `size` bytes: the scratch, or the heap.
 Scratch Memory(const Scratch& scratch, std::size_t size) {
   if (size <= scratch.size) return scratch;
-  const std::shared_ptr<char> memory(new char[size], std::default_delete<char[]>());
-  return {memory, memory.get(), size};
+  auto* block = static_cast<char*>(AllocateBlock(size));
+  const std::shared_ptr<char> memory(
+      block, [size](char* held) { FreeBlock(held, size); }, BlockAllocator<char>());
+  return {memory, block, size};
 }
 
 // The raw outputs; each run of our own bytes becomes one slice, large outputs are slices of their own.
@@ -111,13 +116,19 @@ Result<rpc::Message> WriteResponse(const ResponseParts& parts, const Scratch& sc
   char digits[24];
   const char* digits_end = std::to_chars(digits, digits + sizeof(digits), parts.model_version).ptr;
   const std::string_view version(digits, static_cast<std::size_t>(digits_end - digits));
-  const Measure measure = MeasureAll(parts, version);
+  Measure measure = MeasureAll(parts, version);
+  const std::size_t wrapped = measure.total;
+  if (parts.streamed) {
+    measure.copied += 1 + VarintSize(wrapped);
+    measure.total += 1 + VarintSize(wrapped);
+  }
   if (measure.total > static_cast<std::size_t>(std::numeric_limits<std::int32_t>::max())) {
     return Status(Code::kInvalidArgument, "Response has byte size " + std::to_string(measure.total) +
                                               " which exceeds gRPC's byte size limit 2147483647.");
   }
   const Scratch memory = Memory(scratch, measure.copied);
   Cursor out(memory.data);
+  if (parts.streamed) out.Head(2, wrapped);
   out.Field(1, parts.model_name);
   out.Field(2, version);
   if (!parts.id.empty()) out.Field(3, parts.id);

@@ -30,6 +30,7 @@ struct ResponseParts {
   std::string_view id;
   std::vector<OutputPart> outputs;
   std::string parameters;  // encoded entries of field 4
+  bool streamed = false;   // wrapped as the `infer_response` of a ModelStreamInferResponse
 };
 
 // Memory for a small answer that the caller already has; `owner` keeps it alive.

@@ -52,13 +52,17 @@ Result<ModelName> ParseModelName(std::string_view request) {
 
 KServeService::KServeService(triton::Server& triton, metrics::Registry& registry)
     : triton_(triton), instruments_(std::make_shared<Instruments>(registry)) {
-  in_flight_gauge_ = registry.AddGauge("mesh_ingress_in_flight", "ModelInfer calls that are not answered yet.", {},
+  in_flight_gauge_ = registry.AddGauge("mesh_ingress_in_flight",
+                                       "Requests of ModelInfer and ModelStreamInfer that are not answered yet.", {},
                                        [this] { return static_cast<double>(in_flight()); });
 }
 
 KServeService::~KServeService() { instruments_->registry.Remove(in_flight_gauge_); }
 
-void KServeService::SetDraining() { draining_.store(true); }
+void KServeService::SetDraining() {
+  draining_.store(true);
+  streams_->Drain();
+}
 
 std::uint64_t KServeService::in_flight() const { return instruments_->in_flight.load(std::memory_order_acquire); }
 
@@ -75,52 +79,46 @@ void KServeService::Register(rpc::Server& server) {
   AddControl(server, "ModelConfig", &KServeService::ModelConfig);
   AddControl(server, "ModelStatistics", &KServeService::ModelStatistics);
   AddControl(server, "RepositoryIndex", &KServeService::RepositoryIndex);
-  AddUnimplemented(server, "ModelStreamInfer", true, "streaming inference is not supported yet; use ModelInfer");
+  server.AddStream(std::string(kPrefix) + "ModelStreamInfer", [this](const std::shared_ptr<rpc::ServerCall>& call) {
+    ModelStream::Start(call, triton_, instruments_, streams_);
+  });
   for (const char* method : {"RepositoryModelLoad", "RepositoryModelUnload"}) {
-    AddUnimplemented(server, method, false,
-                     "models are loaded and unloaded by deploying a revision of the application");
+    AddUnimplemented(server, method, "models are loaded and unloaded by deploying a revision of the application");
   }
   for (const char* kind : {"System", "Cuda"}) {
     for (const char* action : {"Status", "Register", "Unregister"}) {
-      AddUnimplemented(server, std::string(kind) + "SharedMemory" + action, false,
-                       "shared memory is not supported yet");
+      AddUnimplemented(server, std::string(kind) + "SharedMemory" + action, "shared memory is not supported yet");
     }
   }
-  AddUnimplemented(server, "TraceSetting", false, "trace settings are not supported yet");
-  AddUnimplemented(server, "LogSettings", false, "log settings are part of the deployment's specification");
+  AddUnimplemented(server, "TraceSetting", "trace settings are not supported yet");
+  AddUnimplemented(server, "LogSettings", "log settings are part of the deployment's specification");
 }
 
 void KServeService::AddControl(rpc::Server& server, const std::string& method, Handler handler) {
   auto counts = std::make_shared<MethodInstruments>(instruments_->registry, method);
-  server.AddUnary(kPrefix + method,
-                  [this, handler, counts, method](std::shared_ptr<rpc::ServerCall> call, const rpc::Slice& request) {
-                    const auto started = steady_clock::now();
-                    Result<std::string> answer = std::string();
-                    try {
-                      answer = (this->*handler)(request.view());
-                    } catch (const std::exception& error) {
-                      answer = InternalFailure(method, error.what());
-                    }
-                    counts->Count(answer.status().code(), steady_clock::now() - started);
-                    if (answer.ok()) return call->Reply(rpc::Message(std::move(answer).value()));
-                    call->Finish(answer.status());
-                  });
+  server.AddUnary(kPrefix + method, [this, handler, counts, method](const std::shared_ptr<rpc::ServerCall>& call,
+                                                                    const rpc::Slice& request) {
+    const auto started = steady_clock::now();
+    Result<std::string> answer = std::string();
+    try {
+      answer = (this->*handler)(request.view());
+    } catch (const std::exception& error) {
+      answer = InternalFailure(method, error.what());
+    }
+    counts->Count(answer.status().code(), steady_clock::now() - started);
+    if (answer.ok()) return call->Reply(rpc::Message(std::move(answer).value()));
+    call->Finish(answer.status());
+  });
 }
 
-void KServeService::AddUnimplemented(rpc::Server& server, const std::string& method, bool streaming,
-                                     const std::string& reason) {
+void KServeService::AddUnimplemented(rpc::Server& server, const std::string& method, const std::string& reason) {
   const Status status(Code::kUnimplemented, method + ": " + reason);
   auto counts = std::make_shared<MethodInstruments>(instruments_->registry, method);
-  const auto refuse = [status, counts](const std::shared_ptr<rpc::ServerCall>& call) {
-    counts->Count(status.code(), {});
-    call->Finish(status);
-  };
-  if (streaming) {
-    server.AddStream(kPrefix + method, refuse);
-  } else {
-    server.AddUnary(kPrefix + method,
-                    [refuse](const std::shared_ptr<rpc::ServerCall>& call, const rpc::Slice&) { refuse(call); });
-  }
+  server.AddUnary(kPrefix + method,
+                  [status, counts](const std::shared_ptr<rpc::ServerCall>& call, const rpc::Slice& /*request*/) {
+                    counts->Count(status.code(), {});
+                    call->Finish(status);
+                  });
 }
 
 void KServeService::ModelInfer(std::shared_ptr<rpc::ServerCall> call, rpc::Slice request) {

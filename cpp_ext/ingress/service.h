@@ -8,13 +8,15 @@
 
 #include "common/metrics.h"
 #include "ingress/instruments.h"
+#include "ingress/stream_infer.h"
 #include "rpc/server.h"
 #include "triton/server.h"
 
 namespace mesh::ingress {
 
 // Answers ServerLive, ServerReady, ServerMetadata, ModelReady, ModelMetadata, ModelConfig, ModelStatistics,
-// RepositoryIndex and ModelInfer as `tritonserver` does. The service's other methods answer UNIMPLEMENTED.
+// RepositoryIndex, ModelInfer and ModelStreamInfer as `tritonserver` does. The service's other methods answer
+// UNIMPLEMENTED.
 class KServeService {
  public:
   // The server and the registry must live longer than the service; the service must live until the rpc::Server it is
@@ -26,17 +28,18 @@ class KServeService {
 
   void Register(rpc::Server& server);  // before its Start
 
-  // From now on ServerReady is false and ModelInfer answers UNAVAILABLE. Calls that run go on. Thread-safe.
+  // From now on ServerReady is false and new requests are answered UNAVAILABLE. Those that run go on, and streams end
+  // as soon as theirs have. Thread-safe.
   void SetDraining();
   [[nodiscard]] bool draining() const { return draining_.load(std::memory_order_relaxed); }
-  // ModelInfer calls that were accepted and are not answered yet.
+  // Requests that were accepted and are not answered yet.
   [[nodiscard]] std::uint64_t in_flight() const;
 
  private:
   using Handler = Result<std::string> (KServeService::*)(std::string_view request) const;
 
   void AddControl(rpc::Server& server, const std::string& method, Handler handler);
-  void AddUnimplemented(rpc::Server& server, const std::string& method, bool streaming, const std::string& reason);
+  void AddUnimplemented(rpc::Server& server, const std::string& method, const std::string& reason);
   void ModelInfer(std::shared_ptr<rpc::ServerCall> call, rpc::Slice request);
 
   Result<std::string> ServerLive(std::string_view request) const;
@@ -50,6 +53,7 @@ class KServeService {
 
   triton::Server& triton_;
   std::shared_ptr<Instruments> instruments_;
+  const std::shared_ptr<OpenStreams> streams_ = std::make_shared<OpenStreams>();
   std::uint64_t in_flight_gauge_ = 0;
   std::atomic<bool> draining_{false};
 };

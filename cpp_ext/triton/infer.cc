@@ -4,20 +4,31 @@
 #include <string>
 #include <utility>
 
+#include "common/block_pool.h"
 #include "triton/library.h"
 
 namespace mesh::triton {
 namespace {
 
-constexpr std::size_t kAlignment = 64;  // of large outputs: a cache line, and what vectorised backends want
-
-// The memory of one large output. Triton holds one reference through the block, every slice one more.
+// The memory of one large output, aligned to a cache line, which vectorised backends want. Triton holds one reference
+// through the block, every slice one more.
 using Block = std::shared_ptr<char>;
 
-Block* NewBlock(std::size_t size) {
-  auto* data = static_cast<char*>(::operator new (size, std::align_val_t{kAlignment}, std::nothrow));
-  if (data == nullptr) return nullptr;
-  return new Block(data, [](char* memory) { ::operator delete (memory, std::align_val_t{kAlignment}); });
+Block* NewBlock(std::size_t size) noexcept {
+  try {
+    auto* data = static_cast<char*>(AllocateBlock(size));
+    Block block(
+        data, [size](char* memory) { FreeBlock(memory, size); }, BlockAllocator<char>());
+    return new (AllocateBlock(sizeof(Block))) Block(std::move(block));
+  } catch (const std::bad_alloc&) {
+    return nullptr;
+  }
+}
+
+void DeleteBlock(Block* block) {
+  if (block == nullptr) return;
+  block->~Block();
+  FreeBlock(block, sizeof(Block));
 }
 
 constexpr std::size_t RoundUp(std::size_t size) { return (size + 15) & ~static_cast<std::size_t>(15); }
@@ -144,7 +155,7 @@ TRITONSERVER_Error* InferCallbacks::Allocate(TRITONSERVER_ResponseAllocator* /*a
 TRITONSERVER_Error* InferCallbacks::Free(TRITONSERVER_ResponseAllocator* /*allocator*/, void* /*buffer*/,
                                          void* buffer_userp, std::size_t /*size*/, TRITONSERVER_MemoryType /*type*/,
                                          std::int64_t /*type_id*/) {
-  delete static_cast<Block*>(buffer_userp);
+  DeleteBlock(static_cast<Block*>(buffer_userp));
   return nullptr;
 }
 

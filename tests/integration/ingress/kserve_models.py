@@ -34,6 +34,28 @@ class TritonPythonModel:
         raise ValueError("the model's own words")
 """
 
+# One response per element; a negative one is an error. The sender's final flag comes alone.
+REPEATING_MODEL = """
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class TritonPythonModel:
+    def execute(self, requests):
+        for request in requests:
+            sender = request.get_response_sender()
+            for value in pb_utils.get_input_tensor_by_name(request, "INPUT0").as_numpy():
+                if request.is_cancelled():
+                    sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError("stopped")))
+                    break
+                if value < 0:
+                    sender.send(pb_utils.InferenceResponse(error=pb_utils.TritonError("negative")))
+                    continue
+                output = pb_utils.Tensor("OUTPUT0", np.array([value], dtype=np.float32))
+                sender.send(pb_utils.InferenceResponse([output]))
+            sender.send(flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+"""
+
 
 def tensor(kind: str, name: str, datatype: str, dims: str) -> str:
     return f'{kind} {{ name: "{name}" data_type: TYPE_{datatype} dims: {dims} }}\n'
@@ -86,4 +108,6 @@ def write_repository(repository: Path) -> Path:
     (failing / "1" / "model.py").write_text(FAILING_MODEL)
     decoupled = "model_transaction_policy { decoupled: true }\n"
     write_model(repository, "decoupled", pair("FP32", "[-1]"), extra=decoupled)
+    repeat = write_model(repository, "repeat", pair("FP32", "[-1]"), extra=decoupled, backend="python")
+    (repeat / "1" / "model.py").write_text(REPEATING_MODEL)
     return repository

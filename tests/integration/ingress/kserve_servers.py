@@ -131,7 +131,7 @@ class Ingress(KServeProcess):
 
 
 class Oracle(KServeProcess):
-    """The `tritonserver` of the wheel, with the same models and backends."""
+    """The `tritonserver` of the wheel, with the same models and backends. How it ends is not ours to judge."""
 
     def __init__(self, repository: Path, backends: Path, log: Path) -> None:
         port = free_port()
@@ -141,6 +141,11 @@ class Oracle(KServeProcess):
         super().__init__([binary, *flags], log, {"LD_LIBRARY_PATH": str(TRITON_LIBRARIES)})
         self.connect(f"127.0.0.1:{port}")
         eventually(self._ready, timeout_s=START_TIMEOUT_S, what="tritonserver to be ready")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
 
     def _ready(self) -> bool:
         if not self.alive():

@@ -1,0 +1,241 @@
+#include "ingress/stream_infer.h"
+
+#include <algorithm>
+#include <exception>
+#include <utility>
+#include <vector>
+
+#include "common/block_pool.h"
+#include "ingress/failure.h"
+#include "ingress/infer_answer.h"
+#include "ingress/infer_request.h"
+
+namespace mesh::ingress {
+namespace {
+
+using std::chrono::steady_clock;
+
+// A client that does not read its answers may let that much pile up. A model that goes on and on must not fill memory.
+constexpr std::size_t kMaxUnread = 256UL << 20;
+
+Status Draining() {
+  return {Code::kUnavailable, "this replica is draining and takes no new requests; send them to another endpoint"};
+}
+
+Status NotRead() {
+  return {Code::kResourceExhausted,
+          "the client does not read its answers: more than " + std::to_string(kMaxUnread) + " bytes of them wait"};
+}
+
+template <typename Step>
+Status Guarded(Step step) {
+  try {
+    return step();
+  } catch (const std::exception& error) {
+    return InternalFailure("ModelStreamInfer request", error.what());
+  }
+}
+
+bool WantsErrorCodes(const rpc::ServerCall& call) {
+  const rpc::Metadata& metadata = call.metadata();
+  return std::any_of(metadata.begin(), metadata.end(),
+                     [](const auto& entry) { return entry.first == "triton_grpc_error" && entry.second == "true"; });
+}
+
+}  // namespace
+
+// ---------------------------------------------------------------- the streams of a service
+
+bool OpenStreams::Add(const std::shared_ptr<ModelStream>& stream) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (!draining_) open_.emplace(stream.get(), stream);
+  return !draining_;
+}
+
+void OpenStreams::Remove(const ModelStream* stream) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  open_.erase(stream);
+}
+
+void OpenStreams::Drain() {
+  std::vector<std::shared_ptr<ModelStream>> open;  // drained, and perhaps freed, outside of the lock
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    draining_ = true;
+    for (const auto& [stream, weak] : open_) {
+      if (auto held = weak.lock(); held != nullptr) open.push_back(std::move(held));
+    }
+  }
+  for (const auto& stream : open) stream->Drain();
+}
+
+// ---------------------------------------------------------------- a stream
+
+void ModelStream::Start(const std::shared_ptr<rpc::ServerCall>& call, const triton::Server& server,
+                        const std::shared_ptr<Instruments>& instruments, const std::shared_ptr<OpenStreams>& streams) {
+  const auto stream = std::make_shared<ModelStream>(call, server, instruments, streams);
+  if (!streams->Add(stream)) {
+    const std::lock_guard<std::mutex> lock(stream->mutex_);
+    return stream->Finish(Draining());
+  }
+  call->OnCancel([weak = std::weak_ptr<ModelStream>(stream)] {
+    if (const auto cancelled = weak.lock(); cancelled != nullptr) cancelled->OnCancel();
+  });
+  // The callback keeps the stream, until the call has ended.
+  call->OnMessage([stream](std::optional<rpc::Slice> message) { stream->OnMessage(std::move(message)); });
+}
+
+ModelStream::ModelStream(std::shared_ptr<rpc::ServerCall> call, const triton::Server& server,
+                         std::shared_ptr<Instruments> instruments, std::shared_ptr<OpenStreams> streams)
+    : call_(std::move(call)),
+      server_(server),
+      instruments_(std::move(instruments)),
+      streams_(std::move(streams)),
+      started_(steady_clock::now()),
+      errors_end_it_(WantsErrorCodes(*call_)) {}
+
+ModelStream::~ModelStream() { streams_->Remove(this); }
+
+void ModelStream::OnMessage(std::optional<rpc::Slice> message) {
+  if (message.has_value()) return Take(*std::move(message));
+  const std::lock_guard<std::mutex> lock(mutex_);
+  half_closed_ = true;
+  FinishIfDone();
+}
+
+void ModelStream::Take(rpc::Slice request) {
+  instruments_->request_bytes.Add(request.size());
+  const auto infer =
+      std::allocate_shared<StreamedInfer>(BlockAllocator<StreamedInfer>(), shared_from_this(), std::move(request));
+  Status status = Guarded([&] { return infer->Prepare(); });
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!Register(infer)) return;
+    if (draining_) status = Draining();
+  }
+  if (status.ok()) status = Guarded([&] { return infer->Submit(); });
+  if (status.ok()) return;
+  if (errors_end_it_) Fail(status);
+  Answer(infer.get(), EncodeStreamedError(status, {{}, infer->id(), true}), true);
+}
+
+bool ModelStream::Register(const std::shared_ptr<StreamedInfer>& infer) {
+  if (ended_) return false;
+  running_.emplace(infer.get(), infer);
+  if (infer->ordered()) order_.push_back(infer);
+  instruments_->in_flight.fetch_add(1, std::memory_order_relaxed);
+  return true;
+}
+
+void ModelStream::Answer(StreamedInfer* infer, std::optional<rpc::Message> message, bool last) {
+  std::shared_ptr<StreamedInfer> held;  // freed outside of the lock
+  bool unread = false;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = running_.find(infer);
+    if (found == running_.end()) return;
+    if (last) {
+      held = std::move(found->second);
+      running_.erase(found);
+    }
+    if (!ended_ && infer->ordered()) {
+      infer->answer_ = std::move(message);
+      infer->answered_ = last;
+      SendInOrder();
+    } else if (!ended_ && message.has_value()) {
+      Send(*std::move(message));
+    }
+    unread = !ended_ && call_->unsent_bytes() > kMaxUnread;
+    FinishIfDone();
+  }
+  if (last) instruments_->in_flight.fetch_sub(1, std::memory_order_release);
+  if (unread) Fail(NotRead());
+}
+
+void ModelStream::SendInOrder() {
+  while (!order_.empty() && order_.front()->answered_) {
+    if (order_.front()->answer_.has_value()) Send(*std::move(order_.front()->answer_));
+    order_.pop_front();
+  }
+}
+
+void ModelStream::Send(rpc::Message message) {
+  instruments_->response_bytes.Add(message.size());
+  call_->Send(std::move(message));
+}
+
+void ModelStream::FinishIfDone() {
+  if (ended_ || !running_.empty()) return;
+  if (half_closed_) return Finish(Status());
+  if (draining_) Finish(Draining());
+}
+
+void ModelStream::Finish(const Status& status) {
+  ended_ = true;
+  instruments_->stream.Count(status.code(), steady_clock::now() - started_);
+  call_->Finish(status);
+}
+
+void ModelStream::Fail(const Status& status) {
+  std::vector<std::shared_ptr<StreamedInfer>> running;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!ended_) Finish(status);
+    for (const auto& [infer, held] : running_) running.push_back(held);
+    order_.clear();
+  }
+  for (const auto& infer : running) infer->Cancel();
+}
+
+void ModelStream::OnCancel() { Fail({Code::kCancelled, "the client cancelled the stream"}); }
+
+void ModelStream::Drain() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  draining_ = true;
+  FinishIfDone();
+}
+
+// ---------------------------------------------------------------- a request
+
+StreamedInfer::StreamedInfer(std::shared_ptr<ModelStream> stream, rpc::Slice request)
+    : stream_(std::move(stream)), request_(std::move(request)) {}
+
+Status StreamedInfer::Prepare() {
+  PreparedRequest prepared;
+  Status status = PrepareRequest(request_.view(), stream_->call_->deadline(), stream_->server_, Answers::kAnyNumber,
+                                 &prepared, &extras_);
+  model_ = prepared.model;
+  id_ = prepared.id;
+  decoupled_ = prepared.decoupled;
+  prepared_ = std::move(prepared.request);
+  return status;
+}
+
+Status StreamedInfer::Submit() { return stream_->server_.Infer(std::move(prepared_), shared_from_this()); }
+
+void StreamedInfer::OnResponse(triton::InferResponse response, bool final) {
+  Status status;
+  try {
+    Result<std::optional<rpc::Message>> message = Encode(response, final);
+    if (message.ok()) return stream_->Answer(this, std::move(message).value(), final);
+    status = message.status();
+  } catch (const std::exception& error) {
+    status = InternalFailure("ModelStreamInfer response", error.what());
+  }
+  if (stream_->errors_end_it_) stream_->Fail(status);
+  stream_->Answer(this, EncodeStreamedError(status, {model_, id_, final}), final);
+}
+
+Result<std::optional<rpc::Message>> StreamedInfer::Encode(const triton::InferResponse& response, bool final) {
+  const StreamedForm form{model_, id_, final};
+  if (!response.present()) {
+    if (!decoupled_) return InternalFailure("ModelStreamInfer response", "Triton ended the request without a response");
+    return extras_.empty_final ? std::optional<rpc::Message>(EncodeStreamedEnd(form)) : std::nullopt;
+  }
+  if (Status failed = response.status(); !failed.ok()) return WithoutStack(std::move(failed), model_);
+  Result<rpc::Message> message = EncodeStreamedAnswer(response, extras_, stream_->server_, {}, form);
+  if (!message.ok()) return message.status();
+  return std::optional<rpc::Message>(std::move(message).value());
+}
+
+}  // namespace mesh::ingress
