@@ -157,6 +157,7 @@ TritonServer::TritonServer(triton::ServerOptions options) {
   loads_ = server_->loads();
 }
 
+// NOLINTNEXTLINE(bugprone-exception-escape): pybind11 throws only where it has no state, and then nothing works
 TritonServer::~TritonServer() {
   const py::gil_scoped_release released;
   server_.reset();  // the last reference stops Triton
@@ -187,8 +188,9 @@ py::dict TritonServer::Infer(const std::string& model, const py::dict& inputs, c
   const Status decoupled(Code::kUnimplemented, "model '" + model +
                                                    "' is decoupled (any number of responses per request), "
                                                    "which infer() does not support");
-  if ((ValueOrRaise(server->TransactionFlags(model.c_str(), number)) & TRITONSERVER_TXN_DECOUPLED) != 0)
+  if ((ValueOrRaise(server->TransactionFlags(model.c_str(), number)) & TRITONSERVER_TXN_DECOUPLED) != 0) {
     Raise(decoupled);
+  }
   auto parts = std::make_shared<RequestParts>(model, version, request_id);
   parts->AddInputs(inputs);
   parts->ResolveBfloat16(*server, number);

@@ -21,7 +21,7 @@ class WaitingCall;
 class TritonServer {
  public:
   explicit TritonServer(triton::ServerOptions options);
-  ~TritonServer();
+  ~TritonServer();  // NOLINT(bugprone-exception-escape): see there
   TritonServer(const TritonServer&) = delete;
   TritonServer& operator=(const TritonServer&) = delete;
 

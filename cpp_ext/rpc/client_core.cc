@@ -253,8 +253,7 @@ void ClientCore::RetryCall(const std::shared_ptr<CallState>& call, std::chrono::
   later_.insert(call);
   call->StartLater(loop_.get(), delay, [this, waiting = call.get()] {
     const auto found = later_.find(waiting->shared_from_this());
-    const std::shared_ptr<CallState> due = *found;
-    later_.erase(found);
+    const std::shared_ptr<CallState> due = std::move(later_.extract(found).value());
     StartCall(due);
   });
 }
