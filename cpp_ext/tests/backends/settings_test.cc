@@ -1,8 +1,8 @@
 #include "backends/openvino/settings.h"
 
 #include <gtest/gtest.h>
-#include <stdlib.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 

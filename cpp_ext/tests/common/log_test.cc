@@ -77,6 +77,7 @@ TEST_F(LogFileTest, KeepsBelowTheLevelOut) {
 TEST_F(LogFileTest, LinesOfManyThreadsDoNotMix) {
   ASSERT_TRUE(Configure({Level::kInfo, path_, {}}).ok());
   std::vector<std::thread> threads;
+  threads.reserve(8);
   for (int thread = 0; thread < 8; ++thread) {
     threads.emplace_back([thread] {
       for (int index = 0; index < 200; ++index) Info("line", {{"thread", thread}, {"index", index}});

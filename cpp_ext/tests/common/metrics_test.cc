@@ -77,6 +77,7 @@ TEST(MetricsTest, CallbacksAreReadAndRemoved) {
 TEST(MetricsTest, CountsOfManyThreadsAddUp) {
   Registry registry;
   std::vector<std::thread> threads;
+  threads.reserve(8);
   for (int thread = 0; thread < 8; ++thread) {
     threads.emplace_back([&registry] {
       auto& counter = registry.GetCounter("c", "");

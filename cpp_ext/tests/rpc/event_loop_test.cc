@@ -27,6 +27,7 @@ TEST(EventLoop, RunsWorkOfManyThreadsInTheirOrder) {
   constexpr int kThreads = 8, kEach = 20'000;
   std::vector<std::vector<int>> seen(kThreads);
   std::vector<std::thread> threads;
+  threads.reserve(kThreads);
   for (int thread = 0; thread < kThreads; ++thread) {
     threads.emplace_back([&, thread] {
       for (int i = 0; i < kEach; ++i)
@@ -125,6 +126,7 @@ TEST(EventLoop, WorkPostedWhileItStopsIsRunOrFreed) {
     const auto loop = StartedLoop();
     const auto held = std::make_shared<int>(1);
     std::vector<std::thread> threads;
+    threads.reserve(3);
     for (int thread = 0; thread < 3; ++thread) {
       threads.emplace_back([loop, held] {
         for (int i = 0; i < 50; ++i) loop->Post([held] {});
