@@ -1,26 +1,32 @@
 """Direct ingress against the `tritonserver` binary: the same library, models, backends, load generator and pinning.
 
-Servers run one at a time on one CPU, the load generator on another. Rounds alternate between the servers, so that a
-noisy machine disturbs both; the table shows medians and the ratios of medians.
+Both servers run during the whole benchmark and are measured in turn, so that a noisy machine disturbs both; the table
+shows medians and the ratios of medians. `apart`: the server on one CPU, the load generator on another. `shared`: both
+on both CPUs, as the scheduler likes. Requests per second are clients over mean latency: perf_analyzer rounds its own
+figure to whole seconds.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import statistics
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 from benchmarks.processes import cpu_s
-from benchmarks.servers import ROOT, running
+from benchmarks.servers import ROOT, Server, pin, running
 from benchmarks.tools import run_load
 from serving.deployment import libraries
 
 NAMES: Final = ("mesh", "tritonserver")
-SERVER_CPU: Final = 0
-LOAD_CPU: Final = 1
+PLACEMENTS: Final = {"apart": ("0", "1"), "shared": ("0,1", "0,1")}  # CPUs of the servers, of the load generator
+SIZES: Final = {"64 B": (16, 20_000), "64 kB": (16_384, 6_000), "1 MB": (262_144, 1_000), "10 MB": (2_621_440, 150)}
+CLIENTS: Final = (1, 8, 32, 128)
+RESULTS: Final = ROOT / "benchmarks" / "results" / "ingress.json"
 _IDENTITY_CONFIG: Final = """name: "identity"
 backend: "identity"
 max_batch_size: 0
@@ -38,6 +44,7 @@ class Case:
     shapes: dict[str, str]
     clients: int
     requests: int
+    placement: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +58,14 @@ class Cell:
 
 
 def cases(quick: bool) -> list[Case]:
-    requests = 3000 if quick else 10000
+    share = 4 if quick else 1
     rows = [
-        Case("identity", "identity, 64 B", {"INPUT0": "16"}, clients, requests if clients > 1 else requests // 2)
-        for clients in (1, 8, 32)
+        Case("identity", f"identity, {size}", {"INPUT0": str(elements)}, clients, max(count // share, clients), "apart")
+        for size, (elements, count) in SIZES.items()
+        for clients in CLIENTS
     ]
-    rows += [Case("digits", "digits (ONNX)", {"image": "64"}, clients, requests // 2) for clients in (1, 8, 32)]
+    rows += [Case("digits", "digits (ONNX)", {"image": "64"}, n, 10_000 // share, "apart") for n in CLIENTS]
+    rows += [Case("identity", "identity, 64 B", {"INPUT0": "16"}, n, 20_000 // share, "shared") for n in CLIENTS]
     return rows
 
 
@@ -81,57 +90,69 @@ def prepare(folder: Path) -> tuple[Path, Path]:
     return repository, backends
 
 
-def measure(name: str, case: Case, repository: Path, backends: Path) -> Cell:
-    with running(name, repository, backends, SERVER_CPU) as server:
-        run_load(server.address, case.model, clients=case.clients, requests=500, shapes=case.shapes, cpu=LOAD_CPU)
-        cpu_before, count_before = cpu_s(server.pid), server.requests(case.model)
-        load = run_load(
-            server.address, case.model, clients=case.clients, requests=case.requests, shapes=case.shapes, cpu=LOAD_CPU
-        )
-        count = server.requests(case.model) - count_before
-        used = cpu_s(server.pid) - cpu_before
-    return Cell(1e6 * used / count, load.requests_per_s, load.p50_us, load.p99_us)
+def measure(server: Server, case: Case) -> Cell:
+    servers, load_cpu = PLACEMENTS[case.placement]
+    pin(server.pid, servers)
+    warm = max(case.clients, case.requests // 20)
+    run_load(server.address, case.model, clients=case.clients, requests=warm, shapes=case.shapes, cpu=load_cpu)
+    cpu_before, count_before = cpu_s(server.pid), server.requests(case.model)
+    load = run_load(
+        server.address, case.model, clients=case.clients, requests=case.requests, shapes=case.shapes, cpu=load_cpu
+    )
+    count = server.requests(case.model) - count_before
+    used = cpu_s(server.pid) - cpu_before
+    return Cell(1e6 * used / count, 1e6 * case.clients / load.mean_us, load.p50_us, load.p99_us)
+
+
+Rows = list[tuple[Case, dict[str, list[Cell]]]]
 
 
 def run(quick: bool, say: Callable[[str], None]) -> str:
     """Measures everything; the table as Markdown. Raw results go to benchmarks/results/ingress.json."""
     repository, backends = prepare(ROOT / "build" / "bench-ingress")
     rounds = 1 if quick else 3
-    rows = []
-    for case in cases(quick):
-        cells: dict[str, list[Cell]] = {name: [] for name in NAMES}
-        for number in range(rounds):
-            for name in NAMES:
-                say(f"{case.label}, {case.clients} clients, round {number + 1} of {rounds}: {name}")
-                cells[name].append(measure(name, case, repository, backends))
-        rows.append((case, cells))
-    results = ROOT / "benchmarks" / "results" / "ingress.json"
-    results.parent.mkdir(exist_ok=True)
-    results.write_text(
-        json.dumps(
-            [
-                {**asdict(case), "cells": {n: [asdict(c) for c in found] for n, found in cells.items()}}
-                for case, cells in rows
-            ],
-            indent=1,
-        )
-        + "\n"
-    )
+    rows: Rows = []
+    with contextlib.ExitStack() as stack:
+        servers = [stack.enter_context(running(name, repository, backends)) for name in NAMES]
+        for case in cases(quick):
+            cells: dict[str, list[Cell]] = {name: [] for name in NAMES}
+            for number in range(rounds):
+                for server in servers:
+                    say(f"{case.label}, {case.clients} clients, round {number + 1} of {rounds}: {server.name}")
+                    cells[server.name].append(measure(server, case))
+            rows.append((case, cells))
+    if not quick:
+        _keep(rows)
     return table(rows)
 
 
-def table(rows: list[tuple[Case, dict[str, list[Cell]]]]) -> str:
+def _keep(rows: Rows) -> None:
+    RESULTS.parent.mkdir(exist_ok=True)
+    found = [{**asdict(case), "cells": {n: [asdict(c) for c in cells[n]] for n in NAMES}} for case, cells in rows]
+    text = json.dumps({"measured": time.strftime("%Y-%m-%d"), "machine": _machine(), "rows": found}, indent=1)
+    RESULTS.write_text(text + "\n")
+
+
+def _machine() -> dict[str, str]:
+    info = Path("/proc/cpuinfo").read_text().splitlines()
+    fields = {line.split(":")[0].strip(): line.split(":")[1].strip() for line in info if ":" in line}
+    kernel = Path("/proc/version").read_text().split()[2]
+    return {"cpu": fields.get("model name", "unknown"), "cpus": fields.get("siblings", "unknown"), "kernel": kernel}
+
+
+def table(rows: Rows) -> str:
     lines = [
-        "| model | clients | CPU/request mesh | tritonserver | ratio | requests/s mesh | tritonserver | p50 mesh | "
-        "tritonserver | p99 mesh | tritonserver |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| model | CPUs | clients | CPU/request mesh | tritonserver | ratio | requests/s mesh | tritonserver | "
+        "p50 mesh | tritonserver | ratio | p99 mesh | tritonserver | ratio |",
+        "|" + " --- |" * 14,
     ]
     for case, cells in rows:
         ours, peer = (_median(cells[name]) for name in NAMES)
         lines.append(
-            f"| {case.label} | {case.clients} | {ours.cpu_us:.0f} µs | {peer.cpu_us:.0f} µs | "
+            f"| {case.label} | {case.placement} | {case.clients} | {ours.cpu_us:,.0f} µs | {peer.cpu_us:,.0f} µs | "
             f"**{ours.cpu_us / peer.cpu_us:.2f}** | {ours.requests_per_s:,.0f} | {peer.requests_per_s:,.0f} | "
-            f"{ours.p50_us:.0f} µs | {peer.p50_us:.0f} µs | {ours.p99_us:.0f} µs | {peer.p99_us:.0f} µs |"
+            f"{ours.p50_us:,.0f} µs | {peer.p50_us:,.0f} µs | {ours.p50_us / peer.p50_us:.2f} | "
+            f"{ours.p99_us:,.0f} µs | {peer.p99_us:,.0f} µs | {ours.p99_us / peer.p99_us:.2f} |"
         )
     return "\n".join(lines)
 

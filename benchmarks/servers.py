@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import grpc
 from tritonclient.grpc import service_pb2 as kserve
@@ -32,16 +32,28 @@ class Server:
 
     def requests(self, model: str) -> int:
         """How many inference requests the model has answered, as the server itself counts them."""
-        path = "/inference.GRPCInferenceService/ModelStatistics"
-        with grpc.insecure_channel(self.address) as channel:
-            raw = channel.unary_unary(path)(kserve.ModelStatisticsRequest(name=model).SerializeToString(), timeout=10)
+        raw = _call(self.address, "ModelStatistics", kserve.ModelStatisticsRequest(name=model).SerializeToString(), 10)
         statistics = kserve.ModelStatisticsResponse.FromString(raw)
         return sum(int(entry.inference_stats.success.count) for entry in statistics.model_stats)
 
 
+def _call(address: str, method: str, request: bytes, timeout_s: float) -> bytes:
+    with grpc.insecure_channel(address) as channel:
+        plain: Any = channel.unary_unary  # its types know no calls without serializers
+        answer: bytes = plain(f"/inference.GRPCInferenceService/{method}")(request, timeout=timeout_s)
+        return answer
+
+
+def pin(pid: int, cpus: str) -> None:
+    """Binds all threads of a process to `cpus` ("0", "0,1")."""
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(ProcessLookupError):  # a thread that has just ended
+            os.sched_setaffinity(int(task.name), {int(cpu) for cpu in cpus.split(",")})
+
+
 @contextlib.contextmanager
-def running(name: str, repository: Path, backends: Path, cpu: int) -> Iterator[Server]:
-    """Starts `mesh` or `tritonserver`, pinned to one CPU, and ends it. Raises `FailedPrecondition`."""
+def running(name: str, repository: Path, backends: Path) -> Iterator[Server]:
+    """Starts `mesh` or `tritonserver`, and ends it. Raises `FailedPrecondition`."""
     port, http, metrics = free_ports(3)
     triton = find_triton()
     if name == "mesh":
@@ -52,7 +64,7 @@ def running(name: str, repository: Path, backends: Path, cpu: int) -> Iterator[S
     log_file.parent.mkdir(parents=True, exist_ok=True)
     env = {**os.environ, "LD_LIBRARY_PATH": ":".join(str(folder) for folder in triton.search_path)}
     with log_file.open("wb") as log:
-        process = subprocess.Popen(["taskset", "-c", str(cpu), *command], stdout=log, stderr=log, env=env)
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=env)
     try:
         _wait_ready(process, f"127.0.0.1:{port}", log_file)
         yield Server(name, f"127.0.0.1:{port}", process.pid)
@@ -88,16 +100,13 @@ def _tritonserver_command(repository: Path, backends: Path, port: int, http: int
 
 def _wait_ready(process: subprocess.Popen[bytes], address: str, log_file: Path) -> None:
     deadline = time.monotonic() + _START_S
-    path = "/inference.GRPCInferenceService/ServerReady"
     while True:
         if process.poll() is not None:
-            raise FailedPrecondition(f"{process.args} ended with {process.returncode}; see {log_file}")
+            raise FailedPrecondition(f"{process.args!r} ended with {process.returncode}; see {log_file}")
         try:
-            with grpc.insecure_channel(address) as channel:
-                raw = channel.unary_unary(path)(b"", timeout=1)
-            if kserve.ServerReadyResponse.FromString(raw).ready:
+            if kserve.ServerReadyResponse.FromString(_call(address, "ServerReady", b"", 1)).ready:
                 return
         except grpc.RpcError as error:
             if time.monotonic() > deadline:
-                raise FailedPrecondition(f"{process.args} does not answer: {error.code()}; see {log_file}") from error
+                raise FailedPrecondition(f"{process.args!r} does not answer: {error}; see {log_file}") from error
         time.sleep(0.1)

@@ -19,6 +19,16 @@ TOOLS: Final = ROOT / "build" / "tools"
 # The last release whose wheel carries the binary.
 _WHEEL: Final = "tritonclient==2.50.0"
 _LOAD_S: Final = 300.0
+# Columns of a report whose sum is the mean latency.
+_LATENCY_PARTS: Final = (
+    "Client Send",
+    "Network+Server Send/Recv",
+    "Server Queue",
+    "Server Compute Input",
+    "Server Compute Infer",
+    "Server Compute Output",
+    "Client Recv",
+)
 _LIBRARIES: Final = {"libb64.so.0d": "libb64-*.so.0d", "libcudart.so.12": "libcudart-*.so.12*"}
 
 
@@ -26,7 +36,7 @@ _LIBRARIES: Final = {"libb64.so.0d": "libb64-*.so.0d", "libcudart.so.12": "libcu
 class Load:
     """What perf_analyzer saw. Latencies in microseconds."""
 
-    requests_per_s: float
+    mean_us: float
     p50_us: float
     p99_us: float
 
@@ -80,7 +90,7 @@ def run_load(
     clients: int,
     requests: int,
     shapes: dict[str, str],
-    cpu: int | None,
+    cpu: str | None,
     data: Path | None = None,
 ) -> Load:
     """Closed-loop load over gRPC: `clients` requests in flight until `requests` are answered.
@@ -89,7 +99,7 @@ def run_load(
     sending: with a fast server a run of windows never ends. Raises `FailedPrecondition`.
     """
     report = TOOLS / f"report-{os.getpid()}.csv"
-    command = [] if cpu is None else ["taskset", "-c", str(cpu)]
+    command = [] if cpu is None else ["taskset", "-c", cpu]
     command += [str(perf_analyzer()), "-m", model, "-u", address, "-i", "grpc", "--concurrency-range", str(clients)]
     command += ["--request-count", str(requests), "-f", str(report)]
     for name, shape in shapes.items():
@@ -106,4 +116,5 @@ def run_load(
     with report.open(newline="") as file:
         row = next(csv.DictReader(file))
     report.unlink()
-    return Load(float(row["Inferences/Second"]), float(row["p50 latency"]), float(row["p99 latency"]))
+    mean_us = sum(float(row[part]) for part in _LATENCY_PARTS)
+    return Load(mean_us, float(row["p50 latency"]), float(row["p99 latency"]))
