@@ -40,6 +40,12 @@ class Collector {
     const auto classes = std::find_if(extras_.classifications.begin(), extras_.classifications.end(),
                                       [&](const auto& entry) { return entry.first == output.name; });
     if (classes != extras_.classifications.end()) return AddClasses(index, output, classes->second);
+    const bool shared = std::any_of(extras_.shared_outputs.begin(), extras_.shared_outputs.end(),
+                                    [&](const auto& entry) { return entry.name == output.name; });
+    if (shared) {  // the client has it already
+      parts_.outputs.push_back({output.name, triton::DataTypeName(output.type), output.shape, output.dims, {}, {}});
+      return {};
+    }
     OutputPart part{output.name, triton::DataTypeName(output.type), output.shape,
                     output.dims, {output.data, output.size},        {}};
     if (output.size > kCopyBytes) part.owned = response_.Share(output);

@@ -13,12 +13,12 @@ namespace mesh::ingress {
 using std::chrono::steady_clock;
 
 void ModelInferCall::Start(std::shared_ptr<rpc::ServerCall> call, rpc::Slice request, const triton::Server& server,
-                           std::shared_ptr<Instruments> instruments) {
+                           const SharedMemory& shared_memory, std::shared_ptr<Instruments> instruments) {
   auto infer = std::allocate_shared<ModelInferCall>(BlockAllocator<ModelInferCall>(), std::move(call),
                                                     std::move(request), server, std::move(instruments));
   Status status;
   try {
-    status = infer->Submit();
+    status = infer->Submit(shared_memory);
   } catch (const std::exception& error) {
     status = InternalFailure("ModelInfer request", error.what());
   }
@@ -38,9 +38,10 @@ ModelInferCall::ModelInferCall(std::shared_ptr<rpc::ServerCall> call, rpc::Slice
 
 ModelInferCall::~ModelInferCall() = default;
 
-Status ModelInferCall::Submit() {
+Status ModelInferCall::Submit(const SharedMemory& shared_memory) {
   PreparedRequest prepared;
-  Status status = PrepareRequest(request_.view(), call_->deadline(), server_, Answers::kOne, &prepared, &extras_);
+  Status status =
+      PrepareRequest(request_.view(), call_->deadline(), server_, shared_memory, Answers::kOne, &prepared, &extras_);
   if (!status.ok()) return status;
   FollowCancel();
   return server_.Infer(std::move(prepared.request), shared_from_this());

@@ -22,7 +22,7 @@ class ModelInferCall final : public triton::InferCall {
   // Answers `call` for the encoded ModelInferRequest in `request`: now, when something is wrong with it, else when
   // Triton has answered. Never throws. `server` must stay until the instruments count it as ended.
   static void Start(std::shared_ptr<rpc::ServerCall> call, rpc::Slice request, const triton::Server& server,
-                    std::shared_ptr<Instruments> instruments);
+                    const SharedMemory& shared_memory, std::shared_ptr<Instruments> instruments);
 
   ModelInferCall(std::shared_ptr<rpc::ServerCall> call, rpc::Slice request, const triton::Server& server,
                  std::shared_ptr<Instruments> instruments);
@@ -32,7 +32,9 @@ class ModelInferCall final : public triton::InferCall {
   void OnResponse(triton::InferResponse response, bool final) override;
   void OnReleased() override;
 
-  Status Submit();
+  Result<char*> Place(std::string_view output, std::size_t size) override { return PlaceOutput(extras_, output, size); }
+
+  Status Submit(const SharedMemory& shared_memory);
   void FollowCancel();
   Status Answer(const triton::InferResponse& response);
   void End(const Status& status, rpc::Message message);

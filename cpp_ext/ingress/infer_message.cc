@@ -4,7 +4,7 @@
 #include <protozero/pbf_reader.hpp>
 #include <string>
 
-#include "ingress/text.h"
+#include "ingress/message_reading.h"
 
 namespace mesh::ingress {
 namespace {
@@ -19,24 +19,11 @@ constexpr std::size_t kMaxTensors = 16UL * 1024;  // inputs, outputs and raw con
 constexpr std::size_t kMaxDims = 256UL * 1024;    // of all inputs together
 constexpr std::size_t kMaxParameters = 1024;      // of the request and all tensors, each repetition of a key counted
 
-// Thrown inside this file for what protozero does not check itself.
-struct BadText {
-  Status status;
-};
-
 // Before one more is added.
 void CheckRoom(std::size_t count, std::size_t limit, const char* what) {
   if (count < limit) return;
-  throw BadText{{Code::kInvalidArgument,
-                 "a request has more than " + std::to_string(limit) + " " + what + ", which is the limit"}};
-}
-
-std::string_view View(const protozero::data_view& view) { return {view.data(), view.size()}; }
-
-std::string_view Text(pbf_reader* reader, const char* what) {
-  const std::string_view text = View(reader->get_view());
-  if (Status status = CheckText(text, what); !status.ok()) throw BadText{std::move(status)};
-  return text;
+  throw MessageFault{{Code::kInvalidArgument,
+                      "a request has more than " + std::to_string(limit) + " " + what + ", which is the limit"}};
 }
 
 void ReadParameterValue(pbf_reader reader, ParameterView* parameter) {
@@ -53,7 +40,7 @@ void ReadParameterValue(pbf_reader reader, ParameterView* parameter) {
         break;
       case tag_and_type(3, pbf_wire_type::length_delimited):
         parameter->kind = Value::kString;
-        parameter->string_value = Text(&reader, "parameter value");
+        parameter->string_value = ReadText(&reader, "parameter value");
         break;
       case tag_and_type(4, pbf_wire_type::fixed64):
         parameter->kind = Value::kDouble;
@@ -74,7 +61,7 @@ void ReadParameter(pbf_reader reader, std::size_t begin, std::vector<ParameterVi
   ParameterView parameter;
   while (reader.next()) {
     switch (reader.tag_and_type()) {
-      case tag_and_type(1, pbf_wire_type::length_delimited): parameter.key = Text(&reader, "parameter key"); break;
+      case tag_and_type(1, pbf_wire_type::length_delimited): parameter.key = ReadText(&reader, "parameter key"); break;
       case tag_and_type(2, pbf_wire_type::length_delimited):
         ReadParameterValue(reader.get_message(), &parameter);
         break;
@@ -107,8 +94,10 @@ void ReadInput(pbf_reader reader, InferMessage* message) {
   const std::size_t parameters_begin = message->tensor_parameters.size();
   while (reader.next()) {
     switch (reader.tag_and_type()) {
-      case tag_and_type(1, pbf_wire_type::length_delimited): input.name = Text(&reader, "input name"); break;
-      case tag_and_type(2, pbf_wire_type::length_delimited): input.datatype = Text(&reader, "input datatype"); break;
+      case tag_and_type(1, pbf_wire_type::length_delimited): input.name = ReadText(&reader, "input name"); break;
+      case tag_and_type(2, pbf_wire_type::length_delimited):
+        input.datatype = ReadText(&reader, "input datatype");
+        break;
       case tag_and_type(3, pbf_wire_type::varint): AddDim(reader.get_int64(), message); break;
       case tag_and_type(3, pbf_wire_type::length_delimited): {
         const auto packed = reader.get_packed_int64();
@@ -119,7 +108,7 @@ void ReadInput(pbf_reader reader, InferMessage* message) {
         ReadParameter(reader.get_message(), parameters_begin, &message->tensor_parameters, message);
         break;
       case tag_and_type(5, pbf_wire_type::length_delimited):
-        if (input.has_contents) throw BadText{{Code::kInvalidArgument, "an input has contents twice"}};
+        if (input.has_contents) throw MessageFault{{Code::kInvalidArgument, "an input has contents twice"}};
         input.has_contents = true;
         input.contents = View(reader.get_view());
         break;
@@ -137,7 +126,7 @@ void ReadOutput(pbf_reader reader, InferMessage* message) {
   const std::size_t parameters_begin = message->tensor_parameters.size();
   while (reader.next()) {
     switch (reader.tag_and_type()) {
-      case tag_and_type(1, pbf_wire_type::length_delimited): output.name = Text(&reader, "output name"); break;
+      case tag_and_type(1, pbf_wire_type::length_delimited): output.name = ReadText(&reader, "output name"); break;
       case tag_and_type(2, pbf_wire_type::length_delimited):
         ReadParameter(reader.get_message(), parameters_begin, &message->tensor_parameters, message);
         break;
@@ -151,11 +140,13 @@ void ReadOutput(pbf_reader reader, InferMessage* message) {
 void ReadInfer(pbf_reader reader, InferMessage* message) {
   while (reader.next()) {
     switch (reader.tag_and_type()) {
-      case tag_and_type(1, pbf_wire_type::length_delimited): message->model_name = Text(&reader, "model_name"); break;
-      case tag_and_type(2, pbf_wire_type::length_delimited):
-        message->model_version = Text(&reader, "model_version");
+      case tag_and_type(1, pbf_wire_type::length_delimited):
+        message->model_name = ReadText(&reader, "model_name");
         break;
-      case tag_and_type(3, pbf_wire_type::length_delimited): message->id = Text(&reader, "id"); break;
+      case tag_and_type(2, pbf_wire_type::length_delimited):
+        message->model_version = ReadText(&reader, "model_version");
+        break;
+      case tag_and_type(3, pbf_wire_type::length_delimited): message->id = ReadText(&reader, "id"); break;
       case tag_and_type(4, pbf_wire_type::length_delimited):
         ReadParameter(reader.get_message(), 0, &message->parameters, message);
         break;
@@ -169,22 +160,6 @@ void ReadInfer(pbf_reader reader, InferMessage* message) {
     }
   }
 }
-
-// Runs a reader; what it throws becomes a Status.
-template <typename Read>
-Status Guard(const char* type, Read read) {
-  try {
-    read();
-    return {};
-  } catch (const BadText& bad) {
-    return bad.status;
-  } catch (const protozero::exception& error) {
-    return {Code::kInternal,
-            "Unable to parse request: not a valid inference." + std::string(type) + " (" + error.what() + ")"};
-  }
-}
-
-pbf_reader Reader(std::string_view bytes) { return {bytes.data(), bytes.size()}; }
 
 }  // namespace
 
@@ -200,17 +175,17 @@ void InferMessage::Clear() {
 }
 
 Status ParseInferMessage(std::string_view bytes, InferMessage* message) {
-  return Guard("ModelInferRequest", [&] { ReadInfer(Reader(bytes), message); });
+  return ParseGuarded("ModelInferRequest", [&] { ReadInfer(ReaderOf(bytes), message); });
 }
 
 Result<ModelMessage> ParseModelMessage(std::string_view bytes) {
   ModelMessage message;
-  Status status = Guard("ModelMessage", [&] {
-    pbf_reader reader = Reader(bytes);
+  Status status = ParseGuarded("ModelMessage", [&] {
+    pbf_reader reader = ReaderOf(bytes);
     while (reader.next()) {
       switch (reader.tag_and_type()) {
-        case tag_and_type(1, pbf_wire_type::length_delimited): message.name = Text(&reader, "name"); break;
-        case tag_and_type(2, pbf_wire_type::length_delimited): message.version = Text(&reader, "version"); break;
+        case tag_and_type(1, pbf_wire_type::length_delimited): message.name = ReadText(&reader, "name"); break;
+        case tag_and_type(2, pbf_wire_type::length_delimited): message.version = ReadText(&reader, "version"); break;
         default: reader.skip();
       }
     }
@@ -221,13 +196,13 @@ Result<ModelMessage> ParseModelMessage(std::string_view bytes) {
 
 Result<bool> ParseIndexMessage(std::string_view bytes) {
   bool ready = false;
-  Status status = Guard("RepositoryIndexRequest", [&] {
-    pbf_reader reader = Reader(bytes);
+  Status status = ParseGuarded("RepositoryIndexRequest", [&] {
+    pbf_reader reader = ReaderOf(bytes);
     while (reader.next()) {
       switch (reader.tag_and_type()) {
         case tag_and_type(1, pbf_wire_type::length_delimited):
-          if (!Text(&reader, "repository_name").empty()) {
-            throw BadText{{Code::kUnimplemented, "'repository_name' specification is not supported"}};
+          if (!ReadText(&reader, "repository_name").empty()) {
+            throw MessageFault{{Code::kUnimplemented, "'repository_name' specification is not supported"}};
           }
           break;
         case tag_and_type(2, pbf_wire_type::varint): ready = reader.get_bool(); break;
@@ -240,8 +215,8 @@ Result<bool> ParseIndexMessage(std::string_view bytes) {
 }
 
 Status ParseEmptyMessage(std::string_view bytes) {
-  return Guard("request", [&] {
-    pbf_reader reader = Reader(bytes);
+  return ParseGuarded("request", [&] {
+    pbf_reader reader = ReaderOf(bytes);
     while (reader.next()) reader.skip();
   });
 }

@@ -37,7 +37,8 @@ Status DecoupledRefused() {
 }
 
 Status PrepareRequest(std::string_view bytes, const std::optional<steady_clock::time_point>& deadline,
-                      const triton::Server& server, Answers answers, PreparedRequest* prepared, RequestExtras* extras) {
+                      const triton::Server& server, const SharedMemory& shared_memory, Answers answers,
+                      PreparedRequest* prepared, RequestExtras* extras) {
   Workspace& work = LocalWorkspace();
   if (Status status = ParseInferMessage(bytes, &work.message); !status.ok()) return status;
   prepared->model = work.message.model_name;
@@ -52,7 +53,8 @@ Status PrepareRequest(std::string_view bytes, const std::optional<steady_clock::
   Result<triton::RequestHandle> request = server.NewRequest(model, version.value());
   if (!request.ok()) return request.status();
   prepared->request = std::move(request).value();
-  return BuildRequest(work.message, MicrosecondsLeft(deadline), prepared->request.get(), &work.arena, extras);
+  return BuildRequest(work.message, MicrosecondsLeft(deadline), prepared->request.get(), shared_memory, &work.arena,
+                      extras);
 }
 
 }  // namespace mesh::ingress

@@ -24,7 +24,8 @@ enum class Answers : std::uint8_t { kOne, kAnyNumber };
 // Fills `prepared` and `extras`. The bytes must stay until Triton has released the request. `deadline` bounds the time
 // in Triton's queues. A decoupled model is UNIMPLEMENTED where only one answer can be given.
 Status PrepareRequest(std::string_view bytes, const std::optional<std::chrono::steady_clock::time_point>& deadline,
-                      const triton::Server& server, Answers answers, PreparedRequest* prepared, RequestExtras* extras);
+                      const triton::Server& server, const SharedMemory& shared_memory, Answers answers,
+                      PreparedRequest* prepared, RequestExtras* extras);
 
 // What a client is told that asks for one answer of a decoupled model.
 Status DecoupledRefused();

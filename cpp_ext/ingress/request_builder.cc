@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "ingress/contents.h"
 #include "triton/datatype.h"
@@ -15,6 +16,8 @@ using Value = ParameterView::Kind;
 constexpr std::string_view kReserved = "triton_";
 constexpr std::string_view kEmptyFinal = "triton_enable_empty_final_response";
 constexpr std::string_view kSharedMemory = "shared_memory_region";
+constexpr std::string_view kSharedSize = "shared_memory_byte_size";
+constexpr std::string_view kSharedOffset = "shared_memory_offset";
 constexpr std::string_view kClassification = "classification";
 
 Status Bad(std::string message) { return {Code::kInvalidArgument, std::move(message)}; }
@@ -23,11 +26,16 @@ Status BadType(std::string_view key, const char* expected) {
   return Bad("invalid value type for '" + std::string(key) + "' parameter, expected " + expected + ".");
 }
 
+Status BadTensorType(const TensorView& tensor, std::string_view key, const char* expected) {
+  return Bad("invalid value type for '" + std::string(key) + "' parameter for tensor '" + std::string(tensor.name) +
+             "', expected " + expected + ".");
+}
+
 class Builder {
  public:
-  Builder(const InferMessage& message, TRITONSERVER_InferenceRequest* request, CStringArena* arena,
-          RequestExtras* extras)
-      : message_(message), request_(request), arena_(*arena), extras_(*extras) {}
+  Builder(const InferMessage& message, TRITONSERVER_InferenceRequest* request, const SharedMemory& shared_memory,
+          CStringArena* arena, RequestExtras* extras)
+      : message_(message), request_(request), shared_memory_(shared_memory), arena_(*arena), extras_(*extras) {}
 
   Status Build(std::uint64_t deadline_us) {
     timeout_us_ = deadline_us;
@@ -55,12 +63,16 @@ class Builder {
   Status AddOutput(const TensorView& output);
   Status AddData();
   Result<std::string_view> DataOf(const TensorView& input, std::size_t* raws_used);
+  [[nodiscard]] Result<std::optional<rpc::Slice>> SharedPart(const TensorView& tensor) const;
+  [[nodiscard]] Result<std::uint64_t> SharedNumber(const TensorView& tensor, std::string_view key) const;
+  Result<std::string_view> SharedData(const TensorView& input, rpc::Slice part);
   [[nodiscard]] Status CheckStrings(const TensorView& input, std::string_view bytes) const;
   [[nodiscard]] const ParameterView* FindParameter(const TensorView& tensor, std::string_view key) const;
 
   const triton::Api& api_ = triton::GetApi();
   const InferMessage& message_;
   TRITONSERVER_InferenceRequest* request_;
+  const SharedMemory& shared_memory_;
   CStringArena& arena_;
   RequestExtras& extras_;
   std::uint32_t flags_ = 0;
@@ -168,10 +180,6 @@ Status Builder::AddTensors() {
 }
 
 Status Builder::AddInput(const TensorView& input) {
-  if (FindParameter(input, kSharedMemory) != nullptr) {
-    return {Code::kUnimplemented, "shared memory (parameter 'shared_memory_region' of input '" +
-                                      std::string(input.name) + "') is not supported by this server"};
-  }
   const std::int64_t* shape = message_.dims.data() + input.shape.begin;
   const triton::DataType type = triton::ParseDataType(input.datatype);
   const auto elements = triton::ElementCount(shape, input.shape.count);
@@ -186,9 +194,13 @@ Status Builder::AddInput(const TensorView& input) {
 }
 
 Status Builder::AddOutput(const TensorView& output) {
-  if (FindParameter(output, kSharedMemory) != nullptr) {
-    return {Code::kUnimplemented, "shared memory (parameter 'shared_memory_region' of output '" +
-                                      std::string(output.name) + "') is not supported by this server"};
+  Result<std::optional<rpc::Slice>> shared = SharedPart(output);
+  if (!shared.ok()) return shared.status();
+  if (shared.value().has_value()) {
+    if (FindParameter(output, kClassification) != nullptr) {
+      return Bad("output can't set both 'shared_memory_region' and 'classification'");
+    }
+    extras_.shared_outputs.push_back({std::string(output.name), *std::move(shared).value()});
   }
   if (const ParameterView* classes = FindParameter(output, kClassification); classes != nullptr) {
     if (classes->kind != Value::kInt64) {
@@ -203,6 +215,12 @@ Status Builder::AddOutput(const TensorView& output) {
 
 Result<std::string_view> Builder::DataOf(const TensorView& input, std::size_t* raws_used) {
   const auto where = [&] { return std::string(input.name) + "' for model '" + std::string(message_.model_name) + "'"; };
+  Result<std::optional<rpc::Slice>> shared = SharedPart(input);
+  if (!shared.ok()) return shared.status();
+  if (shared.value().has_value()) {
+    if (!input.has_contents) return SharedData(input, *std::move(shared).value());
+    return Bad("unexpected 'content' provided when using shared memory for input tensor '" + where());
+  }
   if (!input.has_contents) {
     if (*raws_used < message_.raw_inputs.size()) return message_.raw_inputs[(*raws_used)++];
     return Bad("unable to find data for input tensor '" + where() + " in request.");
@@ -215,6 +233,43 @@ Result<std::string_view> Builder::DataOf(const TensorView& input, std::size_t* r
   if (!encoded.ok()) return encoded.status();
   extras_.typed_contents.push_back(std::move(encoded).value());
   return std::string_view{extras_.typed_contents.back()};
+}
+
+// One of the two numbers that come with a region; an offset may be left out.
+Result<std::uint64_t> Builder::SharedNumber(const TensorView& tensor, std::string_view key) const {
+  const ParameterView* parameter = FindParameter(tensor, key);
+  if (parameter == nullptr) {
+    if (key == kSharedOffset) return std::uint64_t{0};
+    return Bad("'" + std::string(key) + "' must be specified along with '" + std::string(kSharedMemory) +
+               "' parameter for tensor '" + std::string(tensor.name) + "'");
+  }
+  if (parameter->kind != Value::kInt64) return BadTensorType(tensor, key, "int64_param");
+  return static_cast<std::uint64_t>(parameter->int64_value);  // a negative one lies beyond every region
+}
+
+// The part of shared memory that the tensor's parameters name, if they do.
+Result<std::optional<rpc::Slice>> Builder::SharedPart(const TensorView& tensor) const {
+  if (tensor.parameters.count == 0) return std::optional<rpc::Slice>();
+  const ParameterView* region = FindParameter(tensor, kSharedMemory);
+  if (region == nullptr) return std::optional<rpc::Slice>();
+  if (region->kind != Value::kString) return BadTensorType(tensor, kSharedMemory, "string_param");
+  Result<std::uint64_t> size = SharedNumber(tensor, kSharedSize);
+  if (!size.ok()) return size.status();
+  Result<std::uint64_t> offset = SharedNumber(tensor, kSharedOffset);
+  if (!offset.ok()) return offset.status();
+  Result<rpc::Slice> part = shared_memory_.Find(std::string(region->string_value), offset.value(), size.value());
+  if (!part.ok()) return part.status();
+  return std::optional<rpc::Slice>(std::move(part).value());
+}
+
+// Strings are copied: their lengths are checked, and must not change between that and their use.
+Result<std::string_view> Builder::SharedData(const TensorView& input, rpc::Slice part) {
+  if (input.datatype == "BYTES") {
+    extras_.typed_contents.emplace_back(part.view());
+    return std::string_view{extras_.typed_contents.back()};
+  }
+  extras_.shared_inputs.push_back(std::move(part));
+  return extras_.shared_inputs.back().view();
 }
 
 // Triton counts the elements of a BYTES tensor, but takes a last one that is longer than the bytes that are left.
@@ -248,7 +303,8 @@ Status Builder::AddData() {
         request_, input_names_[i], bytes.value().data(), bytes.value().size(), TRITONSERVER_MEMORY_CPU, 0));
     if (!status.ok()) return status;
   }
-  if (raws_used == message_.raw_inputs.size()) return {};
+  // What comes beside shared memory is not looked at.
+  if (raws_used == message_.raw_inputs.size() || !extras_.shared_inputs.empty()) return {};
   return Bad("expected " + std::to_string(raws_used) + " raw_input_contents for the inputs of model '" +
              std::string(message_.model_name) + "', got " + std::to_string(message_.raw_inputs.size()));
 }
@@ -256,8 +312,20 @@ Status Builder::AddData() {
 }  // namespace
 
 Status BuildRequest(const InferMessage& message, std::uint64_t deadline_us, TRITONSERVER_InferenceRequest* request,
-                    CStringArena* arena, RequestExtras* extras) {
-  return Builder(message, request, arena, extras).Build(deadline_us);
+                    const SharedMemory& shared_memory, CStringArena* arena, RequestExtras* extras) {
+  return Builder(message, request, shared_memory, arena, extras).Build(deadline_us);
+}
+
+Result<char*> PlaceOutput(const RequestExtras& extras, std::string_view name, std::size_t size) {
+  for (const RequestExtras::SharedOutput& output : extras.shared_outputs) {
+    if (output.name != name) continue;
+    // Mapped for writing; a slice is read-only only because most others are.
+    if (size <= output.place.size()) return const_cast<char*>(output.place.data());
+    return Status(Code::kInternal, "shared memory size specified with the request for output '" + output.name + "' (" +
+                                       std::to_string(output.place.size()) + " bytes) should be at least " +
+                                       std::to_string(size) + " bytes to hold the results");
+  }
+  return nullptr;
 }
 
 }  // namespace mesh::ingress

@@ -7,10 +7,12 @@
 #include <set>
 #include <utility>
 
+#include "ingress/control_method.h"
 #include "ingress/control_tables.h"
 #include "ingress/failure.h"
 #include "ingress/infer_call.h"
 #include "ingress/infer_message.h"
+#include "ingress/shared_memory_methods.h"
 #include "ingress/text.h"
 
 namespace mesh::ingress {
@@ -23,8 +25,8 @@ const char* const kDraining = "this replica is draining and takes no new request
 
 // Extensions that Triton announces and this service does not offer.
 const std::set<std::string>& MissingExtensions() {
-  static const std::set<std::string> names{"model_repository(unload_dependents)", "system_shared_memory",
-                                           "cuda_shared_memory", "trace", "logging"};
+  static const std::set<std::string> names{"model_repository(unload_dependents)", "cuda_shared_memory", "trace",
+                                           "logging"};
   return names;
 }
 
@@ -80,35 +82,20 @@ void KServeService::Register(rpc::Server& server) {
   AddControl(server, "ModelStatistics", &KServeService::ModelStatistics);
   AddControl(server, "RepositoryIndex", &KServeService::RepositoryIndex);
   server.AddStream(std::string(kPrefix) + "ModelStreamInfer", [this](const std::shared_ptr<rpc::ServerCall>& call) {
-    ModelStream::Start(call, triton_, instruments_, streams_);
+    ModelStream::Start(call, triton_, shared_memory_, instruments_, streams_);
   });
   for (const char* method : {"RepositoryModelLoad", "RepositoryModelUnload"}) {
     AddUnimplemented(server, method, "models are loaded and unloaded by deploying a revision of the application");
   }
-  for (const char* kind : {"System", "Cuda"}) {
-    for (const char* action : {"Status", "Register", "Unregister"}) {
-      AddUnimplemented(server, std::string(kind) + "SharedMemory" + action, "shared memory is not supported yet");
-    }
-  }
+  AddSharedMemoryMethods(server, instruments_->registry, shared_memory_);
   AddUnimplemented(server, "TraceSetting", "trace settings are not supported yet");
   AddUnimplemented(server, "LogSettings", "log settings are part of the deployment's specification");
 }
 
 void KServeService::AddControl(rpc::Server& server, const std::string& method, Handler handler) {
-  auto counts = std::make_shared<MethodInstruments>(instruments_->registry, method);
-  server.AddUnary(kPrefix + method, [this, handler, counts, method](const std::shared_ptr<rpc::ServerCall>& call,
-                                                                    const rpc::Slice& request) {
-    const auto started = steady_clock::now();
-    Result<std::string> answer = std::string();
-    try {
-      answer = (this->*handler)(request.view());
-    } catch (const std::exception& error) {
-      answer = InternalFailure(method, error.what());
-    }
-    counts->Count(answer.status().code(), steady_clock::now() - started);
-    if (answer.ok()) return call->Reply(rpc::Message(std::move(answer).value()));
-    call->Finish(answer.status());
-  });
+  AddControlMethod(
+      server, instruments_->registry, method,
+      [this, handler](const rpc::ServerCall&, std::string_view request) { return (this->*handler)(request); });
 }
 
 void KServeService::AddUnimplemented(rpc::Server& server, const std::string& method, const std::string& reason) {
@@ -126,7 +113,7 @@ void KServeService::ModelInfer(std::shared_ptr<rpc::ServerCall> call, rpc::Slice
     instruments_->infer.Count(Code::kUnavailable, {});
     return call->Finish({Code::kUnavailable, kDraining});
   }
-  ModelInferCall::Start(std::move(call), std::move(request), triton_, instruments_);
+  ModelInferCall::Start(std::move(call), std::move(request), triton_, shared_memory_, instruments_);
 }
 
 Result<std::string> KServeService::ServerLive(std::string_view request) const {

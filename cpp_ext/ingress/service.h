@@ -8,6 +8,7 @@
 
 #include "common/metrics.h"
 #include "ingress/instruments.h"
+#include "ingress/shared_memory.h"
 #include "ingress/stream_infer.h"
 #include "rpc/server.h"
 #include "triton/server.h"
@@ -53,6 +54,7 @@ class KServeService {
 
   triton::Server& triton_;
   std::shared_ptr<Instruments> instruments_;
+  SharedMemory shared_memory_;
   const std::shared_ptr<OpenStreams> streams_ = std::make_shared<OpenStreams>();
   std::uint64_t in_flight_gauge_ = 0;
   std::atomic<bool> draining_{false};

@@ -72,8 +72,9 @@ void OpenStreams::Drain() {
 // ---------------------------------------------------------------- a stream
 
 void ModelStream::Start(const std::shared_ptr<rpc::ServerCall>& call, const triton::Server& server,
-                        const std::shared_ptr<Instruments>& instruments, const std::shared_ptr<OpenStreams>& streams) {
-  const auto stream = std::make_shared<ModelStream>(call, server, instruments, streams);
+                        const SharedMemory& shared_memory, const std::shared_ptr<Instruments>& instruments,
+                        const std::shared_ptr<OpenStreams>& streams) {
+  const auto stream = std::make_shared<ModelStream>(call, server, shared_memory, instruments, streams);
   if (!streams->Add(stream)) {
     const std::lock_guard<std::mutex> lock(stream->mutex_);
     return stream->Finish(Draining());
@@ -86,9 +87,11 @@ void ModelStream::Start(const std::shared_ptr<rpc::ServerCall>& call, const trit
 }
 
 ModelStream::ModelStream(std::shared_ptr<rpc::ServerCall> call, const triton::Server& server,
-                         std::shared_ptr<Instruments> instruments, std::shared_ptr<OpenStreams> streams)
+                         const SharedMemory& shared_memory, std::shared_ptr<Instruments> instruments,
+                         std::shared_ptr<OpenStreams> streams)
     : call_(std::move(call)),
       server_(server),
+      shared_memory_(shared_memory),
       instruments_(std::move(instruments)),
       streams_(std::move(streams)),
       started_(steady_clock::now()),
@@ -202,8 +205,8 @@ StreamedInfer::StreamedInfer(std::shared_ptr<ModelStream> stream, rpc::Slice req
 
 Status StreamedInfer::Prepare() {
   PreparedRequest prepared;
-  Status status = PrepareRequest(request_.view(), stream_->call_->deadline(), stream_->server_, Answers::kAnyNumber,
-                                 &prepared, &extras_);
+  Status status = PrepareRequest(request_.view(), stream_->call_->deadline(), stream_->server_, stream_->shared_memory_,
+                                 Answers::kAnyNumber, &prepared, &extras_);
   model_ = prepared.model;
   id_ = prepared.id;
   decoupled_ = prepared.decoupled;

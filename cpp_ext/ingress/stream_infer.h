@@ -48,9 +48,10 @@ class ModelStream final : public std::enable_shared_from_this<ModelStream> {
  public:
   // Serves `call` until it ends. `server` must stay until the instruments count no request as running.
   static void Start(const std::shared_ptr<rpc::ServerCall>& call, const triton::Server& server,
-                    const std::shared_ptr<Instruments>& instruments, const std::shared_ptr<OpenStreams>& streams);
+                    const SharedMemory& shared_memory, const std::shared_ptr<Instruments>& instruments,
+                    const std::shared_ptr<OpenStreams>& streams);
 
-  ModelStream(std::shared_ptr<rpc::ServerCall> call, const triton::Server& server,
+  ModelStream(std::shared_ptr<rpc::ServerCall> call, const triton::Server& server, const SharedMemory& shared_memory,
               std::shared_ptr<Instruments> instruments, std::shared_ptr<OpenStreams> streams);
   ~ModelStream();
   ModelStream(const ModelStream&) = delete;
@@ -77,6 +78,7 @@ class ModelStream final : public std::enable_shared_from_this<ModelStream> {
 
   const std::shared_ptr<rpc::ServerCall> call_;
   const triton::Server& server_;
+  const SharedMemory& shared_memory_;  // read when a request comes, so the service is still there
   const std::shared_ptr<Instruments> instruments_;
   const std::shared_ptr<OpenStreams> streams_;
   const std::chrono::steady_clock::time_point started_;
@@ -106,6 +108,7 @@ class StreamedInfer final : public triton::InferCall {
 
   void OnResponse(triton::InferResponse response, bool final) override;
   void OnReleased() override { request_ = {}; }
+  Result<char*> Place(std::string_view output, std::size_t size) override { return PlaceOutput(extras_, output, size); }
   Result<std::optional<rpc::Message>> Encode(const triton::InferResponse& response, bool final);
 
   const std::shared_ptr<ModelStream> stream_;

@@ -140,7 +140,9 @@ TRITONSERVER_Error* InferCallbacks::Allocate(TRITONSERVER_ResponseAllocator* /*a
   *buffer_userp = nullptr;
   *buffer = nullptr;
   if (size == 0) return nullptr;
-  *buffer = static_cast<InferCall*>(userp)->AllocateInline(size);
+  Result<char*> place = static_cast<InferCall*>(userp)->Place(name, size);
+  if (!place.ok()) return ToTritonError(place.status());
+  *buffer = place.value() != nullptr ? place.value() : static_cast<InferCall*>(userp)->AllocateInline(size);
   if (*buffer != nullptr) return nullptr;
   Block* block = NewBlock(size);
   if (block == nullptr) {

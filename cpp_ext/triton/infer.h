@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <string_view>
 
 #include "common/status.h"
 #include "rpc/message.h"
@@ -72,6 +73,8 @@ class InferCall : public std::enable_shared_from_this<InferCall> {
  protected:
   // Each response; `final` is true exactly once, with the last one.
   virtual void OnResponse(InferResponse response, bool final) = 0;
+  // Where an output is to lie; null leaves it to us. An error is the answer to the request.
+  virtual Result<char*> Place(std::string_view /*output*/, std::size_t /*size*/) { return nullptr; }
   // The input bytes are not read any more.
   virtual void OnReleased() {}
 
