@@ -10,12 +10,14 @@ import pytest
 
 from serving import MeshClient
 from serving.store.keys import AppKey
+from tests.support.census import assert_one_copy_stays
 from tests.support.mesh import RunningMesh
 from tests.support.traffic import Traffic
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 APP = AppKey("default", "digits")
+BACK_WITHIN_S = 5.0
 
 
 def replica_pids(client: MeshClient) -> dict[str, int]:
@@ -31,12 +33,13 @@ def test_replica_killed(mesh: RunningMesh, digits: MeshClient, expected: list[in
         eventually(lambda: replica_pids(digits).get(victim) != pid, timeout_s=5, what="discovery without the dead one")
         gone_s = time.monotonic() - killed_at
         eventually(
-            lambda: len(now := replica_pids(digits)) == 2 and pid not in now.values(),
-            timeout_s=15,
-            what="two replicas again",
+            lambda: (now := replica_pids(digits)).keys() == before.keys() and pid not in now.values(),
+            timeout_s=BACK_WITHIN_S - gone_s,
+            what="the same two replicas again, within 5 s of the kill",
         )
         print(f"left discovery after {gone_s:.2f} s, back after {time.monotonic() - killed_at:.2f} s")
         traffic.wait_for(50)
+        assert_one_copy_stays(mesh, digits)
     traffic.check()
 
 
@@ -51,6 +54,7 @@ def test_replica_hangs(mesh: RunningMesh, digits: MeshClient, expected: list[int
             what="the hung replica replaced",
         )
         traffic.wait_for(50)
+        assert_one_copy_stays(mesh, digits)
     traffic.check()
 
 
@@ -63,6 +67,7 @@ def test_controller_killed(mesh: RunningMesh, digits: MeshClient, expected: list
         mesh.wait_replaced(mesh.kill(name))
         eventually(lambda: digits.clusters(), timeout_s=60, what="a keeper that answers")
         traffic.wait_for(100)
+        assert_one_copy_stays(mesh, digits)
         assert replica_pids(digits) == before, "the same replicas serve: nothing was started twice or again"
     traffic.check()
 
@@ -81,6 +86,7 @@ def test_master_killed(mesh: RunningMesh, digits: MeshClient, expected: list[int
             timeout_s=30,
             what="the new master's care for a dead replica",
         )
-        assert len(mesh.ray(cluster).pids()) > 0
         traffic.wait_for(50)
+        assert_one_copy_stays(mesh, digits)
+        assert digits.status("digits").cluster == cluster
     traffic.check()
