@@ -109,8 +109,9 @@ TEST(InferMessage, RandomChangesAreAnswered) {
   const std::string whole = Example();
   for (int round = 0; round < 20000; ++round) {
     std::string changed = whole;
-    for (int change = 0; change < 1 + round % 8; ++change)
+    for (int change = 0; change < 1 + round % 8; ++change) {
       changed[random() % changed.size()] = static_cast<char>(random());
+    }
     InferMessage message;
     const Status status = ParseInferMessage(changed, &message);
     if (!status.ok()) {

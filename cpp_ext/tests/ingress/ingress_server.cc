@@ -3,10 +3,10 @@
 // Prints one line of JSON when it serves: {"address":...,"metrics":...,"failed":{"<model>":"<reason>"}}. SIGUSR1 sets
 // draining; SIGTERM and SIGINT drain, stop and exit with 0.
 #include <pthread.h>
-#include <signal.h>
 #include <unistd.h>
 
 #include <chrono>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -71,7 +71,7 @@ mesh::rpc::ServerOptions RpcOptions(const Flags& flags) {
   options.host = flags.at("host");
   options.port = std::atoi(flags.at("port").c_str());
   options.event_loops = std::atoi(flags.at("event-loops").c_str());
-  if (const long limit = std::atol(flags.at("max-message-bytes").c_str()); limit > 0) {
+  if (const std::int64_t limit = std::atoll(flags.at("max-message-bytes").c_str()); limit > 0) {
     options.max_message_bytes = static_cast<std::size_t>(limit);
   }
   return options;
@@ -123,6 +123,7 @@ int Serve(const Flags& flags, std::vector<std::string> models, const sigset_t& s
 
 }  // namespace
 
+// NOLINTNEXTLINE(bugprone-exception-escape): a test program may end so
 int main(int argc, char** argv) {
   sigset_t signals;
   sigemptyset(&signals);

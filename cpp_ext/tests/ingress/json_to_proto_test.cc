@@ -42,7 +42,7 @@ TEST(JsonToProto, OneofsKeepDefaults) {
 
 TEST(JsonToProto, NumbersComeInManyForms) {
   const auto delay = [](const std::string& text) {
-    return Field(Config("{\"dynamic_batching\": {\"max_queue_delay_microseconds\": " + text + "}}"), 11);
+    return Field(Config(R"({"dynamic_batching": {"max_queue_delay_microseconds": )" + text + "}}"), 11);
   };
   EXPECT_EQ(delay("300"), std::string("\x10\xac\x02"));
   EXPECT_EQ(delay("\"300\""), std::string("\x10\xac\x02"));

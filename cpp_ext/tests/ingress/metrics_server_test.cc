@@ -37,8 +37,9 @@ class UnconnectedClient {
   [[nodiscard]] std::string ReadAll() const {
     std::string all;
     char buffer[4096];
-    for (ssize_t got = 0; (got = recv(fd_, buffer, sizeof(buffer), 0)) > 0;)
+    for (ssize_t got = 0; (got = recv(fd_, buffer, sizeof(buffer), 0)) > 0;) {
       all.append(buffer, static_cast<std::size_t>(got));
+    }
     return all;
   }
 
@@ -53,7 +54,7 @@ class Client : public UnconnectedClient {
 
 class MetricsServerTest : public testing::Test {
  protected:
-  void Start(MetricsServerOptions options = {}) {
+  void Start(const MetricsServerOptions& options = {}) {
     server_ = std::make_unique<MetricsServer>(options, [this]() -> Result<std::string> { return text_(); });
     const Status status = server_->Start();
     ASSERT_TRUE(status.ok()) << status.ToString();
