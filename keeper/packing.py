@@ -122,20 +122,33 @@ class _State:
         return [Node(node.id, room, node.accelerators) for node, room in zip(self.origin, self.rooms, strict=True)]
 
 
+@dataclass(slots=True)
+class _Choice:
+    """`count` replicas of the demand at `position` are on the node at `index`; before it, `left` had no place yet."""
+
+    position: int
+    index: int
+    left: int
+    count: int
+
+
 class _Search:
-    """Depth first over (demand, node): how many of this demand on this node, the most first."""
+    """Depth first over (demand, node): how many of this demand on this node, the most first.
+
+    The choices made so far are a list instead of calls inside calls: there is one for each node of each demand, which
+    is thousands on an ordinary cluster that is full.
+    """
 
     def __init__(self, demands: Sequence[Demand], nodes: Sequence[Node]) -> None:
         self._demands = demands
         self._state = _State(nodes)
         self._steps = SEARCH_STEPS
+        self._choices: list[_Choice] = []
 
     def run(self) -> list[Node] | None:
         if not all(self._enough(demand) for demand in self._demands):
             return None
-        if self._demand(0):
-            return self._state.nodes()
-        return None
+        return self._state.nodes() if self._place_all() else None
 
     def _enough(self, demand: Demand) -> bool:
         """Whether this demand would fit if it were alone: cheap, and rules most hopeless cases out."""
@@ -146,21 +159,36 @@ class _Search:
                 return True
         return left <= 0
 
-    def _demand(self, position: int) -> bool:
-        if position == len(self._demands):
+    def _place_all(self) -> bool:
+        """False when there is no way, and when the steps are used up: what was not tried by then does not fit."""
+        if not self._demands:
             return True
-        return self._node(position, 0, self._demands[position].count)
-
-    def _node(self, position: int, index: int, left: int) -> bool:
-        if left == 0:
-            return self._demand(position + 1)
-        if index == len(self._state.rooms) or self._steps <= 0:
-            return False
-        need = self._demands[position].need
-        for count in range(self._state.most(index, need, left), -1, -1):
+        position, index, left = 0, 0, self._demands[0].count
+        while True:
+            if left == 0:
+                position += 1
+                if position == len(self._demands):
+                    return True
+                index, left = 0, self._demands[position].count
+            if self._steps <= 0:
+                return False
+            if index < len(self._state.rooms):
+                most = self._state.most(index, self._demands[position].need, left)
+                self._choices.append(_Choice(position, index, left, most))
+            elif not self._step_back():
+                return False
+            choice = self._choices[-1]
             self._steps -= 1
-            self._state.take(index, need, count)
-            if self._node(position, index + 1, left - count):
+            self._state.take(choice.index, self._demands[choice.position].need, choice.count)
+            position, index, left = choice.position, choice.index + 1, choice.left - choice.count
+
+    def _step_back(self) -> bool:
+        """Undoes choices back to the last one that can be one smaller, and makes it so; False when there is none."""
+        while self._choices:
+            choice = self._choices[-1]
+            self._state.take(choice.index, self._demands[choice.position].need, -choice.count)
+            if choice.count > 0:
+                choice.count -= 1
                 return True
-            self._state.take(index, need, -count)
+            self._choices.pop()
         return False
