@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from examples.digits.data import Split, load_split
 from examples.openvino_quietly import without_telemetry
 from serving import Connection, MeshClient, load_spec
-from serving.errors import MeshError, NotFound
+from serving.errors import MeshError
 from serving.local.mesh import UpOptions, down, up
 
 HERE: Final = Path(__file__).resolve().parent
@@ -111,6 +111,19 @@ def run_requests(client: MeshClient, split: Split) -> bool:
     return mesh.classes == outside == direct.classes and accuracy(mesh.classes, split) >= WANTED_ACCURACY
 
 
+def deploy_and_ask(mesh_dir: Path, split: Split) -> bool:
+    """The application from its deployment to its deletion; True when its answers are what they should be."""
+    with MeshClient(Connection.local(mesh_dir)) as client:
+        print("\nDeploying examples/digits")
+        started = time.monotonic()
+        client.deploy(load_spec(HERE / "app.yaml"), wait=True, timeout_s=180, on_progress=say)
+        say(f"answers after {time.monotonic() - started:.1f} s")
+        print("\nSending requests")
+        correct = run_requests(client, split)
+        client.delete("digits", wait=True)
+    return correct
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dir", type=Path, default=DEFAULT_DIR, help="folder of the demonstration's mesh")
@@ -120,25 +133,16 @@ def main() -> int:
     started = time.monotonic()
     print("Starting a mesh")
     try:
-        up(UpOptions(options.dir, clusters=options.clusters), say)
-        say(f"ready after {time.monotonic() - started:.1f} s")
-        with MeshClient(Connection.local(options.dir)) as client:
-            print("\nDeploying examples/digits")
-            started = time.monotonic()
-            client.deploy(load_spec(HERE / "app.yaml"), wait=True, timeout_s=180, on_progress=say)
-            say(f"answers after {time.monotonic() - started:.1f} s")
-            print("\nSending requests")
-            correct = run_requests(client, split)
-            client.delete("digits", wait=True)
+        up(UpOptions(options.dir, clusters=options.clusters), say)  # an `up` that fails has ended what it started
+        try:
+            say(f"ready after {time.monotonic() - started:.1f} s")
+            correct = deploy_and_ask(options.dir, split)
+        finally:
+            print("\nStopping the mesh")
+            down(options.dir, say)
     except MeshError as error:
         print(f"\nmake demo: {error}", file=sys.stderr)
         return 1
-    finally:
-        print("\nStopping the mesh")
-        try:
-            down(options.dir, say)
-        except NotFound:
-            say("nothing was started")
     print("\nDone." if correct else "\nThe answers are not what they should be.")
     return 0 if correct else 1
 
