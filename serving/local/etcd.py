@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from serving.config import EtcdConfig, TlsConfig, etcd_binary
+from serving.config import EtcdConfig, TlsConfig
 from serving.errors import AlreadyExists, FailedPrecondition, InvalidArgument, Unavailable
+from serving.local.etcd_binary import find_etcd
 from serving.local.ports import free_ports, is_free
 from serving.local.process import Process
 from serving.process_id import ProcessId
@@ -38,25 +39,6 @@ class EtcdOptions:
     cluster_token: str = ""  # empty: a new one for each empty store, so that a wiped store has another cluster id
     die_with_parent: bool = False
     probe_tls: TlsConfig | None = None  # what the readiness check presents; by default the servers' own files
-
-
-def find_etcd() -> str:
-    """Path of the etcd binary: $MESH_ETCD_BINARY, else from $PATH, else from /usr/bin.
-
-    Raises `FailedPrecondition` that says what to install.
-    """
-    chosen = etcd_binary()
-    if chosen:
-        if not os.access(chosen, os.X_OK):
-            raise FailedPrecondition(
-                f"$MESH_ETCD_BINARY is {chosen}, which is no program: correct it, or unset it and install etcd: "
-                "apt-get install etcd-server"
-            )
-        return chosen
-    found = shutil.which("etcd") or shutil.which("etcd", path="/usr/bin:/usr/local/bin:/usr/sbin")
-    if found is None:
-        raise FailedPrecondition("etcd was not found on $PATH or in /usr/bin; install it: apt-get install etcd-server")
-    return found
 
 
 @dataclass(slots=True)

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from serving.errors import FailedPrecondition, InvalidArgument
-from serving.local.etcd import EtcdCluster, EtcdOptions, find_etcd, start_etcd, start_etcd_cluster
+from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd, start_etcd_cluster
+from serving.local.etcd_binary import find_etcd
 from serving.local.ports import free_ports
 from serving.local.process import stop_group
 from serving.process_id import ProcessId
