@@ -65,7 +65,7 @@ setup(
     name="serving-mesh",
     version=runpy.run_path(str(ROOT / "serving" / "version.py"))["VERSION"],
     description="An online serving mesh on Ray: C++ deployment actors with an embedded Triton, discovery in etcd",
-    python_requires=">=3.10",
+    python_requires=">=3.10,<3.13",  # the Triton package needs numpy 1.x, which has no newer Python
     packages=find_packages(include=["serving*", "keeper*"]),
     package_data={"serving": ["py.typed", "*.pyi"]},
     ext_modules=[Extension("serving._native", sources=[])],

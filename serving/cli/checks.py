@@ -26,6 +26,11 @@ WARNING: Final = "warning"
 FAILED: Final = "failed"
 
 MIN_PYTHON: Final = (3, 10)
+MAX_PYTHON: Final = (3, 12)
+PYTHON_ADVICE: Final = (
+    "install Python 3.12, for example with uv (`uv python install 3.12`), then from the source tree: "
+    '`rm -rf .venv && MESH_PYTHON="$(uv python find 3.12)" make setup`'
+)
 MIN_MEMORY_GIB: Final = 4.0
 MIN_DISK_GIB: Final = 5.0
 MIN_OPEN_FILES: Final = 4096
@@ -74,8 +79,9 @@ def machine(mesh_dir: Path) -> Iterator[Check]:
     supported = platform.system() == "Linux" and platform.machine() == "x86_64"
     yield Check("machine", OK if supported else WARNING, system, "" if supported else "tried on Linux x86_64 only")
     version = platform.python_version()
-    good = sys.version_info >= MIN_PYTHON
-    yield Check("python", OK if good else FAILED, version, "" if good else "install Python 3.10 or newer")
+    good = MIN_PYTHON <= sys.version_info[:2] <= MAX_PYTHON
+    found = version if good else f"{version}, needed is 3.10, 3.11 or 3.12"
+    yield Check("python", OK if good else FAILED, found, "" if good else PYTHON_ADVICE)
     cores = len(os.sched_getaffinity(0))
     advice = "" if cores >= 2 else "a local mesh starts slowly on one core"
     yield Check("cores", OK if cores >= 2 else WARNING, str(cores), advice)
@@ -151,18 +157,14 @@ def system_libraries() -> Iterator[Check]:
 def etcd() -> Iterator[Check]:
     """The binary that `mesh up` starts."""
     from serving.errors import FailedPrecondition
-    from serving.local.etcd import find_etcd
+    from serving.local.etcd_binary import etcd_version, find_etcd
 
     try:
         path = find_etcd()
+        yield Check("etcd", OK, f"{etcd_version(path)} ({path})")
     except FailedPrecondition as error:
-        yield Check("etcd", FAILED, "missing", f"{error.message}; not needed with `mesh up -f` and an etcd elsewhere")
-        return
-    done = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=20, check=False)
-    match = re.search(r"etcd Version: (\S+)", done.stdout)
-    version = match.group(1) if match else "of unknown version"
-    good = match is not None and tuple(int(part) for part in version.split(".")[:2]) >= (3, 4)
-    yield Check("etcd", OK if good else WARNING, f"{version} ({path})", "" if good else "3.4 or newer is wanted")
+        advice = "see the message; not needed with `mesh up -f` and an etcd elsewhere"
+        yield Check("etcd", FAILED, error.message, advice)
 
 
 def replica_parts() -> Iterator[Check]:

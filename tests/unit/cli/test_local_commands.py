@@ -239,6 +239,17 @@ def test_the_checks_themselves(tmp_path: Path) -> None:
     assert not [item for item in found.values() if item.found.startswith("the check itself failed")]
 
 
+@pytest.mark.parametrize(
+    ("version", "state"), [((3, 9), "failed"), ((3, 10), "ok"), ((3, 12), "ok"), ((3, 13), "failed")]
+)
+def test_a_python_that_the_packages_lack_is_refused(
+    version: tuple[int, int], state: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks.sys, "version_info", (*version, 1))
+    found = next(item for item in checks.machine(tmp_path) if item.name == "python")
+    assert (found.state, "uv python install 3.12" in found.advice) == (state, state == "failed")
+
+
 def completed(*words: str) -> list[str]:
     """What the shell offers for the last word."""
     from click.shell_completion import ShellComplete
