@@ -13,7 +13,7 @@ from keeper.picture import AppState, Picture
 from keeper.placement import Current, NoFit
 from keeper.plan import choose, decision_of
 from keeper.quota import exceeded
-from keeper.revisions import Request, Stored, mark_deleting, revision_of, store
+from keeper.revisions import Request, Stored, kept_revisions, mark_deleting, revision_of, store
 from keeper.world import World
 from serving._proto import keeper_pb2 as api
 from serving._proto import records_pb2 as pb
@@ -114,8 +114,8 @@ class Applications:
         found = await self.read(key)
         if found.spec is None:
             raise self._unknown(key)
-        numbers = sorted(found.revisions, reverse=True)
-        return api.ListRevisionsResponse(revisions=[found.revisions[number].value for number in numbers])
+        kept = kept_revisions(found)
+        return api.ListRevisionsResponse(revisions=[kept[number].value for number in sorted(kept, reverse=True)])
 
     def _unknown(self, key: AppKey) -> NotFound:
         """Names the application that was probably meant, of the namespace before others."""

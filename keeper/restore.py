@@ -109,10 +109,11 @@ def _revisions(known: AppState, found: AppState) -> Change | None:
         return None
     change = Change()
     for number in sorted(known.revisions, reverse=True):
-        old = known.revisions[number]
+        old, there = known.revisions[number], found.revisions.get(number)
         current = spec_order(found.spec.value)[0]
-        if old.value.uid == known.spec.value.uid and number not in found.revisions and number <= current:
-            change.put(keys.revision(known.key, number), None, old.value)
+        missing = there is None or there.value.uid != old.value.uid  # an older store has those of an older creation
+        if old.value.uid == known.spec.value.uid and missing and number <= current:
+            change.put(keys.revision(known.key, number), there, old.value)
         if len(change.puts) == REVISIONS_PER_CHANGE:
             break
     if not change:

@@ -91,17 +91,25 @@ def _write(stored: pb.StoredSpec, found: AppState) -> Change:
     change = Change()
     change.put(keys.spec(found.key), found.spec, stored)
     change.put(keys.revision(found.key, stored.revision), found.revisions.get(stored.revision), stored)
-    numbers = sorted([*found.revisions, stored.revision])
-    for number in numbers[:-MAX_REVISIONS]:
+    ours = {number for number, kept in found.revisions.items() if kept.value.uid == stored.uid} | {stored.revision}
+    wanted = {stored.revision, *sorted(ours)[-MAX_REVISIONS:]}
+    for number in sorted(found.revisions.keys() - wanted):
         change.delete(keys.revision(found.key, number), found.revisions[number])
     return change
 
 
+def kept_revisions(found: AppState) -> dict[int, Versioned[pb.StoredSpec]]:
+    """Those of the application as it is now: a store that came back older may hold some of an earlier creation."""
+    uid = found.spec.value.uid if found.spec else ""
+    return {number: kept for number, kept in found.revisions.items() if kept.value.uid == uid}
+
+
 def revision_of(found: AppState, number: int) -> Versioned[pb.StoredSpec]:
     """The kept revision `number`. Raises `NotFound` that names those that are kept."""
-    kept = found.revisions.get(number)
+    revisions = kept_revisions(found)
+    kept = revisions.get(number)
     if kept is None:
-        numbers = ", ".join(str(known) for known in sorted(found.revisions)) or "none"
+        numbers = ", ".join(str(known) for known in sorted(revisions)) or "none"
         raise NotFound(f"{found.key} has no revision {number}; kept are: {numbers}")
     return kept
 

@@ -9,6 +9,7 @@ from test_plan import applied
 
 from keeper.picture import AppState
 from keeper.restore import came_back, restore
+from keeper.revisions import kept_revisions
 from serving.store import keys
 
 
@@ -74,6 +75,19 @@ def test_older_records_are_raised_and_newer_ones_left() -> None:
     assert state.spec == found.spec
     assert state.decision == found.decision
     assert state.placements == found.placements
+
+
+def test_revisions_of_an_earlier_creation_are_replaced() -> None:
+    known = known_app()
+    earlier = [stored(revision=number, uid="uid-old", at=1.0) for number in (1, 2, 3, 4)]
+    state = restored(known, app(earlier[3], revisions=earlier))
+    assert known.spec is not None
+    assert state.spec is not None
+    assert state.spec.value == known.spec.value
+    assert {number: state.revisions[number].value for number in known.revisions} == {
+        number: kept.value for number, kept in known.revisions.items()
+    }
+    assert set(kept_revisions(state)) == {1, 2, 3}  # 4 is of the earlier creation
 
 
 def test_a_deletion_is_not_taken_back() -> None:

@@ -40,6 +40,16 @@ def test_if_revision() -> None:
         store(wish(if_revision=3), NOTHING, NOTHING)
 
 
+def test_revisions_of_an_earlier_creation_are_neither_kept_nor_offered() -> None:
+    earlier = [stored(revision=number, uid="uid-old", at=1.0) for number in (2, 5)]
+    found = app(stored(revision=1), revisions=[stored(revision=1), *earlier])
+    with pytest.raises(NotFound, match=r"has no revision 5; kept are: 1$"):
+        revision_of(found, 5)
+    result = store(wish(cpus=2), found, NOTHING)
+    assert result.stored.revision == 2
+    assert result.change.deletes == [keys.revision(KEY, 5)]
+
+
 def test_while_it_is_being_deleted() -> None:
     with pytest.raises(FailedPrecondition, match="is being deleted"):
         store(wish(), app(stored(deleting=True)), NOTHING)
