@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final, NoReturn
+
+import click
 
 from serving.errors import Code, MeshError
 
@@ -58,6 +60,18 @@ def reported(*, as_json: bool, debug: bool) -> Iterator[None]:
             traceback.print_exc()
         text = f"unexpected {type(error).__name__}: {error}. This is a fault of the mesh; --debug shows where"
         fail(text, FAILED, as_json=as_json, word=Code.INTERNAL.name)
+
+
+def fail_usage(error: click.ClickException, words: Sequence[str]) -> NoReturn:
+    """Says what is wrong with the command line `words`, as everything else that goes wrong is said."""
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        sys.exit(error.exit_code)
+    hint = f" (`{context.command_path} --help` says what there is)" if context is not None else ""
+    options = words[: words.index("--")] if "--" in words else words
+    word = Code.INVALID_ARGUMENT if error.exit_code == USAGE else Code.INTERNAL
+    fail(error.format_message() + hint, error.exit_code, as_json="--json" in options, word=word.name)
 
 
 def fail(message: str, code: int, *, as_json: bool = False, word: str = "") -> NoReturn:

@@ -52,7 +52,7 @@ class LazyGroup(click.Group):
 
             closest = closest_match(args[0], COMMANDS)
             hint = f" Did you mean `{closest}`?" if closest else ""
-            ctx.fail(f"There is no command `{args[0]}`.{hint} (`mesh --help` lists them)")
+            ctx.fail(f"There is no command `{args[0]}`.{hint}")
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002

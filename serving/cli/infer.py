@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+import zlib
+from lzma import LZMAError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 import click
 
@@ -129,19 +132,34 @@ def _existing(text: str) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     """Values by input; the name "" is for the one that `--name` or the model says."""
-    if path.suffix == ".json":
-        try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InvalidArgument(f"{path} is not JSON: {error}") from error
-        return value if isinstance(value, dict) else {"": value}
+    try:
+        if path.suffix != ".json":
+            return _read_numpy(path)
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidArgument(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise InvalidArgument(f"{path} is not JSON: {error}") from error
+    return value if isinstance(value, dict) else {"": value}
+
+
+def _read_numpy(path: Path) -> dict[str, Any]:
+    """What the file holds decides, not its name: one array, or an archive of several by name."""
     import numpy as np
 
+    damaged = (ValueError, OSError, EOFError, KeyError, RuntimeError, MemoryError, BadZipFile, zlib.error, LZMAError)
     try:
         loaded = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        if isinstance(loaded, np.ndarray):
+            return {"": loaded}
+        with loaded:
+            found = {name: loaded[name] for name in loaded.files}
+    except damaged as error:
         raise InvalidArgument(f"{path} is not a numpy file without pickled objects: {error}") from error
-    return {name: loaded[name] for name in loaded.files} if path.suffix == ".npz" else {"": loaded}
+    for name, value in found.items():
+        if not isinstance(value, np.ndarray):
+            raise InvalidArgument(f"{path}: its entry `{name}` is no numpy array")
+    return found
 
 
 def _only_input(path: Path, metadata: ModelMetadata) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -319,3 +321,52 @@ def test_wrong_inputs_are_named(run: Run, tmp_path: Path, content: str, option: 
     result = run("infer", "digits", "digits", "--input", option.format(file=path))
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def damaged_archive() -> bytes:
+    """A .npz whose member does not have the checksum that the archive says."""
+    held = io.BytesIO()
+    np.savez(held, image=np.zeros((64, 64), dtype=np.float32))
+    data = bytearray(held.getvalue())
+    data[len(data) // 2] ^= 0xFF
+    return bytes(data)
+
+
+def archive_of_text() -> bytes:
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w") as archive:
+        archive.writestr("image", "no array")
+    return held.getvalue()
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("in.npz", damaged_archive(), "is not a numpy file without pickled objects"),
+        ("in.npz", b"PK\x03\x04 and no more", "is not a numpy file without pickled objects"),
+        ("in.npz", archive_of_text(), "its entry `image` is no numpy array"),
+        ("in.npy", b"\x93NUMPY\x01\x00", "is not a numpy file without pickled objects"),
+        ("in.npy", b"", "is not a numpy file without pickled objects"),
+        ("in.json", b"\xff\xfe", "is not JSON"),
+        ("in.json", b"[" * 200_000, "is not JSON"),
+    ],
+)
+def test_damaged_files_are_wrong_inputs(run: Run, tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    result = run("infer", "digits", "digits", "--input", str(path))
+    assert result.exit_code == 2, result.stderr
+    assert f"mesh: {path}" in result.stderr
+    assert message in result.stderr
+
+
+def test_what_a_file_holds_decides_and_not_its_name(fake: FakeMesh, run: Run, tmp_path: Path) -> None:
+    array, archive = tmp_path / "one.npz", tmp_path / "several.npy"
+    with array.open("wb") as file:
+        np.save(file, np.zeros((1, 2), dtype=np.float32))
+    with archive.open("wb") as file:
+        np.savez(file, image=np.zeros((1, 2), dtype=np.float32))
+    for path in (array, archive):
+        assert run("infer", "digits", "digits", "--input", str(path)).exit_code == 0
+        assert list(fake.asked[-1][1][1]) == ["image"]

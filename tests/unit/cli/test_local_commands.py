@@ -192,7 +192,43 @@ def test_usage_errors_end_with_their_code(capsys: pytest.CaptureFixture[str]) ->
     with pytest.raises(SystemExit) as caught:
         main(["statsu"])
     assert caught.value.code == 2
-    assert "Did you mean `status`?" in capsys.readouterr().err
+    wanted = "There is no command `statsu`. Did you mean `status`? (`mesh --help` says what there is)"
+    assert capsys.readouterr().err == f"mesh: {wanted}\n"
+    with pytest.raises(SystemExit) as caught:
+        main(["statsu", "--json"])
+    assert caught.value.code == 2
+    said = json.loads(capsys.readouterr().err)
+    assert said == {"error": {"code": "INVALID_ARGUMENT", "message": wanted, "exit_code": 2}}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["up", "--cluster", "2"], "No such option"),
+        (["up", "--clusters", "none"], "'none' is not a valid integer"),
+        (["delete"], "Missing argument 'APP'"),
+        (["infer", "a", "b"], "Missing option '--input'"),
+    ],
+)
+def test_usage_errors_are_one_sentence_or_one_object(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for more in ([], ["--json"]):
+        with pytest.raises(SystemExit) as caught:
+            main([*words, *more])
+        assert caught.value.code == 2
+        said = capsys.readouterr().err
+        assert message in said
+        assert f"(`mesh {words[0]} --help` says what there is)" in said
+        assert json.loads(said)["error"]["exit_code"] == 2 if more else said.startswith("mesh: ")
+        assert said.count("\n") == 1
+
+
+def test_no_command_at_all_shows_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([])
+    assert caught.value.code == 2
+    assert "Usage: mesh" in capsys.readouterr().err
 
 
 def test_every_command_has_help_that_names_the_exit_codes(run: Run) -> None:
@@ -355,4 +391,4 @@ def test_the_entry_point_and_its_exit_code() -> None:
         [sys.executable, "-m", "serving.cli", "nonsense"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2
-    assert done.stderr.startswith("Usage: mesh")
+    assert done.stderr.startswith("mesh: There is no command `nonsense`.")
