@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +21,8 @@ from serving.sdk.spec import (
 )
 from serving.validation import Problem, closest_match, spec_problems
 
-_COMPARED: Final = ("replicas", "resources")  # fields of these are judged together
+_COMPARED: Final = {"max": ("min", "max")}  # of replicas: what is said of the first is judged by all of them
+_WHOLE: Final = "repository"  # an artifact without its url is no repository at all
 
 
 def load_spec(path: str | os.PathLike[str]) -> Application:
@@ -68,28 +69,31 @@ def _parse(
     values = TABLE.read(document.value, reading.root())
     application = _application(values, folder)
     found = [*spec_problems(application.unchecked_spec(), packed=False), *(look(application) if look else ())]
-    wrong = [place for problem in reading.problems for place in _places(problem)]
+    wrong = [place for problem in reading.problems for place in _places(problem, document.lines)]
     problems = [*reading.problems, *(problem for problem in found if not _follows(problem.field, wrong))]
     if problems:
         raise document.error(problems)
     return application
 
 
-def _places(problem: Problem) -> Iterator[str]:
-    """The field that could not be read, and the one that was meant by a misspelt name."""
+def _places(problem: Problem, written: Collection[str]) -> Iterator[str]:
+    """The field that could not be read, and the one that was meant by a misspelt name, unless that stands there too."""
     yield problem.field
     if problem.closest:
         parent = problem.field.rpartition(".")[0]
-        yield f"{parent}.{problem.closest}" if parent else problem.closest
+        meant = f"{parent}.{problem.closest}" if parent else problem.closest
+        if meant not in written:
+            yield meant
 
 
 def _follows(path: str, wrong: Iterable[str]) -> bool:
-    """True where something at this path, in it or around it could not be read, or what it is compared with."""
+    """True where something at this path or around it could not be read, or what it is judged by."""
+    parent, _, name = path.rpartition(".")
+    judged_by = {f"{parent}.{other}" for other in _COMPARED.get(name, ())} if parent.endswith("replicas") else set()
     for place in wrong:
-        if place == path or _inside(place, path) or _inside(path, place):
+        if place == path or _inside(path, place) or place in judged_by:
             return True
-        parent = place.rpartition(".")[0]
-        if parent.endswith(_COMPARED) and _inside(path, parent):
+        if name == _WHOLE and _inside(place, path):
             return True
     return not path
 

@@ -188,6 +188,32 @@ def test_what_cannot_be_read_does_not_hide_what_is_wrong_otherwise(app_file: Pat
     ]
 
 
+ONE: str = "name: a\ndeployments: [{name: d, triton: {repository: /m}, %s}]"
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        (ONE % "resources: {cpus: -1, memory: lots, custom: {CPU: 3}}", {"cpus", "memory", "custom"}),
+        (ONE % "resources: {gpu: 1, cpus: -1}", {"gpu", "cpus"}),
+        (ONE % "resources: {custom: {x: many, CPU: 3}}", {"x", "custom"}),
+        (ONE % "env: {1A: x, B: []}", {"env", "B"}),
+        (ONE % "replicas: {min: -3, max: x}", {"min", "max"}),
+        (ONE % "replicas: {min: -3, maxx: 4}", {"min", "maxx"}),
+        (ONE % "replica: 2, replicas: -2", {"replica", "replicas.min"}),
+        (
+            "name: a\ndeploymens: []\ndeployments:\n"
+            "- {name: d, triton: {repository: /m}, replicas: -2}\n- {name: d, triton: {repository: /m}}",
+            {"deploymens", "replicas.min", "deployments[1].name"},
+        ),
+    ],
+)
+def test_all_of_them_are_answered_in_one_round(text: str, fields: set[str]) -> None:
+    found = [line.split(": ")[1] for line in str(wrong(text)).splitlines()[1:]]
+    assert len(found) == len(fields), found
+    assert all(any(field == one or field.endswith(f".{one}") for field in found) for one in fields), found
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -197,6 +223,10 @@ def test_what_cannot_be_read_does_not_hide_what_is_wrong_otherwise(app_file: Pat
         "name: digits\ndeployments: [7]",
         "name: digits\ndeployments: [{name: d, triton: {repositry: /m}}]",
         "name: digits\ndeployments: [{name: d, triton: {repository: {uri: 's3://a/b'}}}]",
+        ONE % "replicas: {min: x, max: 3}",
+        ONE % "replicas: {mn: 2, max: 2}",
+        ONE % "replicas: {min: 2, maxx: 2}",
+        ONE.replace("/m", "{uri: 5, digest: 'sha256:" + 64 * "0" + "'}") % "env: {}",
         "name: digits\nplacement: []\ndeployments: [{name: d, triton: {repository: /m}}]",
     ],
 )
