@@ -8,17 +8,27 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from serving import MeshClient
+from serving._proto import records_pb2 as pb
 from serving.errors import MeshError
-from tests.support.mesh import RunningMesh
+from serving.local.mesh import load_state
+from serving.store import keys
+from serving.store.keys import AppKey
+from serving.store.records import decode
+from tests.support.census import take
+from tests.support.mesh import RunningMesh, deploy_digits
+from tests.support.stored import stored_keys
 from tests.support.traffic import Traffic
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+APP = AppKey("default", "digits")
+LONGEST_LEASE_S = 10  # of agents; replicas and keepers have shorter ones
 
 
 @contextmanager
@@ -61,15 +71,28 @@ def hold(traffic: Traffic, seconds: float) -> None:
         traffic.wait_for(5)
 
 
+def assert_registered(mesh: RunningMesh, pids: dict[str, int]) -> None:
+    """The leased records of replicas, agents and a leading keeper stand in etcd itself."""
+    etcd = mesh.connection.etcd
+    endpoints = [decode(pb.Endpoint, value) for value in stored_keys(etcd, keys.endpoints(APP)).values()]
+    assert {endpoint.id: endpoint.pid for endpoint in endpoints} == pids
+    clusters = [cluster.name for cluster in load_state(mesh.mesh_dir).clusters]
+    assert set(stored_keys(etcd, keys.CLUSTERS)) == {keys.cluster(name) for name in clusters}
+    assert stored_keys(etcd, keys.KEEPER_ELECTION), "no keeper stands for election"
+
+
 def test_etcd_stopped_for_a_minute(mesh: RunningMesh, digits: MeshClient, expected: list[int]) -> None:
     before = replica_pids(digits)
+    census = take(mesh)
     with Traffic(mesh.connection, expected) as traffic:
         with etcd_down(mesh):
             hold(traffic, 60)
-        wait_healthy(digits, before, 10)
-        traffic.wait_for(50)
-        eventually(lambda: len(digits.clusters()) == 2, timeout_s=30, what="both agents registered again")
+        # A restarted etcd gives every lease its full time again: only a record that outlives this was renewed.
+        hold(traffic, LONGEST_LEASE_S)
+        assert_registered(mesh, before)
         assert replica_pids(digits) == before
+        assert {view.record.name for view in digits.clusters()} == set(census.masters)
+        assert take(mesh) == census, "no process ended or started"
     traffic.check()
 
 
@@ -85,45 +108,116 @@ def test_etcd_hangs(mesh: RunningMesh, digits: MeshClient, expected: list[int]) 
     traffic.check()
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What the store must know again: specs as they were written, and where and in what state the application is."""
+
+    spec: pb.StoredSpec
+    revisions: dict[str, pb.StoredSpec]
+    placements: dict[str, pb.Placement]
+    decided: tuple[str, str, int, int]
+    status: tuple[str, str, int, int, int, int]
+
+
+def facts(mesh: RunningMesh) -> Facts | None:
+    """None while a record is missing or etcd does not answer."""
+    try:
+        app, placed = (
+            stored_keys(mesh.connection.etcd, keys.app(APP)),
+            stored_keys(mesh.connection.etcd, keys.PLACEMENTS),
+        )
+    except MeshError:
+        return None
+    if not {keys.spec(APP), keys.decision(APP), keys.status(APP)} <= app.keys():
+        return None
+    decision = decode(pb.Decision, app[keys.decision(APP)])
+    status = decode(pb.ApplicationStatus, app[keys.status(APP)])
+    return Facts(
+        spec=decode(pb.StoredSpec, app[keys.spec(APP)]),
+        revisions={k: decode(pb.StoredSpec, v) for k, v in app.items() if k.startswith(keys.revisions(APP))},
+        placements={k: decode(pb.Placement, v) for k, v in placed.items() if keys.parse_placement(k)[1] == APP},
+        decided=(decision.uid, decision.cluster, decision.generation, decision.revision),
+        status=(
+            status.uid,
+            status.cluster,
+            status.generation,
+            status.revision,
+            status.serving_revision,
+            status.phase,
+        ),
+    )
+
+
+def unchanged(known: Facts, now: Facts | None) -> bool:
+    """Raises `AssertionError` with what differs."""
+    assert now is not None, "not all records are there"
+    for name, value in vars(known).items():
+        assert getattr(now, name) == value, f"{name} was {value}"
+    return True
+
+
+def settled(mesh: RunningMesh) -> Facts:
+    """The facts of an application that is ready."""
+
+    def look() -> Facts | None:
+        now = facts(mesh)
+        return now if now is not None and now.status[-1] == pb.READY else None
+
+    return eventually(look, timeout_s=30, what="the records of an application that is ready")
+
+
+def keeper_log(mesh: RunningMesh) -> str:
+    return Path(mesh.process("keeper-0").log_file).read_text()
+
+
+def assert_told(mesh: RunningMesh, client: MeshClient, logged: int, kind: str) -> None:
+    """The status names where the records come from; the keeper's log, from `logged` on, names what happened."""
+    message = client.status("digits").message
+    assert "restored from the memory of keeper keeper-0, because the store had lost it" in message
+    assert f"the store came back {kind}" in keeper_log(mesh)[logged:]
+    assert "nothing is stopped" in keeper_log(mesh)[logged:]
+
+
 def test_etcd_comes_back_empty(mesh: RunningMesh, digits: MeshClient, expected: list[int]) -> None:
     before = replica_pids(digits)
-    revision = digits.status("digits").revision
+    known, census, logged = settled(mesh), take(mesh), len(keeper_log(mesh))
     with Traffic(mesh.connection, expected) as traffic:
         with etcd_down(mesh) as data:
             shutil.rmtree(data)
         wait_healthy(digits, before, 30)
-        eventually(lambda: _revision(digits) == revision, timeout_s=90, what="the application known again")
+        eventually(lambda: unchanged(known, facts(mesh)), timeout_s=90, what="the records as they were")
         hold(traffic, 40)  # longer than every grace time: nothing may be taken down late
+        unchanged(known, facts(mesh))
         assert replica_pids(digits) == before
+        assert take(mesh) == census, "no process ended or started"
+        assert_told(mesh, digits, logged, "empty")
     traffic.check()
 
 
 def test_etcd_comes_back_older(mesh: RunningMesh, digits: MeshClient, expected: list[int], tmp_path: Path) -> None:
+    older = settled(mesh)
     with etcd_down(mesh) as data:
         shutil.copytree(data, tmp_path / "older")
     wait_healthy(digits, replica_pids(digits), 30)
     eventually(lambda: _delete_and_deploy(digits), timeout_s=120, what="the application deployed anew")
     before = replica_pids(digits)
+    known, census, logged = settled(mesh), take(mesh), len(keeper_log(mesh))
+    assert known.spec.uid != older.spec.uid
     with Traffic(mesh.connection, expected) as traffic:
         with etcd_down(mesh) as data:
             shutil.rmtree(data)
             shutil.copytree(tmp_path / "older", data)
         wait_healthy(digits, before, 60)
+        eventually(lambda: unchanged(known, facts(mesh)), timeout_s=90, what="the records as they were")
         hold(traffic, 40)
+        unchanged(known, facts(mesh))
         assert replica_pids(digits) == before
+        assert take(mesh) == census, "no process ended or started"
+        assert_told(mesh, digits, logged, "older")
     traffic.check()
 
 
-def _revision(client: MeshClient) -> int:
-    try:
-        return int(client.status("digits").revision)
-    except MeshError:
-        return 0
-
-
 def _delete_and_deploy(client: MeshClient) -> bool:
-    from tests.support.mesh import deploy_digits
-
     client.delete("digits", wait=True)
     deploy_digits(client)
     return True
