@@ -11,6 +11,7 @@ from small_mesh import CLUSTER, Keeper, SmallMesh, health_answers, spec, until
 
 from serving._proto import records_pb2 as pb
 from serving.local.etcd import start_etcd
+from serving.local.process import Process
 from serving.store import keys
 from serving.store.client import EtcdClient
 from serving.store.records import decode
@@ -18,22 +19,39 @@ from serving.store.records import decode
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
 
+async def masters_of(client: EtcdClient) -> list[str] | None:
+    """The masters that a mesh's agent tells of; None before its first record."""
+    kv = await client.get(keys.cluster(CLUSTER))
+    return list(decode(pb.ClusterRecord, kv.value).masters) if kv is not None else None
+
+
 @pytest.fixture
-async def neighbour(mesh: SmallMesh, tmp_path: Path) -> AsyncIterator[EtcdClient]:
-    """The etcd of another mesh, whose agent is in the same Ray cluster."""
+async def other(mesh: SmallMesh, keeper: Keeper, tmp_path: Path) -> AsyncIterator[Keeper]:
+    """Another mesh with an agent in the same Ray cluster; even the application's name is the same.
+
+    Whatever the test did, nothing of it is left for the tests that follow: only its own agent ends its masters.
+    """
     etcd = await asyncio.to_thread(start_etcd, tmp_path / "etcd")
     agent = await asyncio.to_thread(lambda: mesh.start_agent(mesh="neighbour", etcd=etcd))
+    mesh.agents.remove(agent)  # those are the mesh's own
     client = EtcdClient(etcd.config())
+    other = Keeper(client, keeper.app)
+
+    async def no_master() -> bool:
+        return await masters_of(client) == []
+
     try:
-        yield client
+        yield other
+        if other.revision and not other.stored.deleting:
+            await other.delete()
+        await until(no_master, told=agent.log_file.read_text)
     finally:
         await client.close()
         await asyncio.to_thread(agent.stop)
         await asyncio.to_thread(etcd.stop)
 
 
-async def test_two_meshes(mesh: SmallMesh, keeper: Keeper, neighbour: EtcdClient) -> None:
-    other = Keeper(neighbour, keeper.app)  # even the applications' names are the same
+async def test_two_meshes(mesh: SmallMesh, keeper: Keeper, other: Keeper) -> None:
     wanted = spec(keeper.app, mesh.repository())
     await keeper.place(wanted)
     await other.place(wanted)
@@ -43,8 +61,7 @@ async def test_two_meshes(mesh: SmallMesh, keeper: Keeper, neighbour: EtcdClient
     assert len(await keeper.endpoints()) == len(await other.endpoints()) == 1
 
     async def told() -> bool:
-        kv = await neighbour.get(keys.cluster(CLUSTER))
-        return kv is not None and list(decode(pb.ClusterRecord, kv.value).masters) == [str(other.app)]
+        return await masters_of(other.client) == [str(other.app)]
 
     await until(told)
     await other.delete()
@@ -63,13 +80,17 @@ async def test_a_second_mesh_of_the_same_name_is_refused(mesh: SmallMesh, keeper
     etcd = await asyncio.to_thread(start_etcd, tmp_path / "etcd")
     try:
         agent = await asyncio.to_thread(lambda: mesh.start_agent(etcd=etcd))
-
-        async def ended() -> bool:
-            return not agent.running()
-
-        await until(ended)
-        assert agent.exit_status() == 3
-        assert "meshes that share a Ray cluster need different names" in agent.log_file.read_text()
+        mesh.agents.remove(agent)
+        try:
+            await until(lambda: _ended(agent))
+            assert agent.exit_status() == 3
+            assert "meshes that share a Ray cluster need different names" in agent.log_file.read_text()
+        finally:
+            await asyncio.to_thread(agent.stop)
     finally:
         await asyncio.to_thread(etcd.stop)
     assert (await keeper.wait_ready()).deployments[0].replicas[0].pid == ready.pid
+
+
+async def _ended(process: Process) -> bool:
+    return not process.running()
