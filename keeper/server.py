@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import socket
 from pathlib import Path
 
 import grpc
@@ -66,11 +68,28 @@ class Server:
                 port = server.add_secure_port(listen, credentials)
             else:
                 port = server.add_insecure_port(listen)
-        except RuntimeError as error:
-            raise FailedPrecondition(f"cannot listen on {listen}: is the port taken? ({error})") from error
+        except RuntimeError as error:  # gRPC says only that it failed
+            raise FailedPrecondition(_cannot_listen(listen)) from error
         if not port:
-            raise FailedPrecondition(f"cannot listen on {listen}: the port is taken or the address is not of this host")
+            raise FailedPrecondition(_cannot_listen(listen))
         return int(port)
+
+
+def _cannot_listen(listen: str) -> str:
+    """Asks the kernel again, which knows why, and says what to do."""
+    host, _, port = listen.rpartition(":")
+    try:
+        found = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, protocol, _, address in found:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.bind(address)
+    except OSError as error:
+        advice = {
+            errno.EADDRINUSE: "end what uses the port, or choose another one with --listen",
+            errno.EACCES: "choose a port above 1023 with --listen",
+        }.get(error.errno or 0, "name an address of this machine in listen.host of mesh.yaml, or with --listen")
+        return f"cannot listen on {listen}: {error.strerror}; {advice}"
+    return f"cannot listen on {listen}: gRPC refused it, although the address is free now; try again"
 
 
 def server_credentials(tls: TlsConfig) -> grpc.ServerCredentials:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE, STDOUT
 
 import pytest
+import yaml
 
+from serving.errors import FailedPrecondition
+from serving.local.etcd import start_etcd
 from serving.local.ports import free_ports
 from serving.local.ray_cluster import find_ray_cluster
 from serving.local.state import load_state
@@ -70,17 +75,55 @@ def test_an_interrupted_detached_start_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_etcd_port_taken(tmp_path: Path) -> None:
-    import socket
-
-    from serving.errors import FailedPrecondition
-    from serving.local.etcd import start_etcd
-
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         port = holder.getsockname()[1]
         with pytest.raises(FailedPrecondition, match="address already in use"):
             start_etcd(tmp_path, client_port=port, peer_port=free_ports(1)[0])
+
+
+def test_listen_address_of_another_host(mesh: RunningMesh, tmp_path: Path) -> None:
+    """`mesh up -f` on an address that the keeper cannot listen on: which, why, and what to do; and nothing is left."""
+    etcd = start_etcd(tmp_path / "etcd")
+    try:
+        ray = mesh.ray("east")
+        description = {
+            "name": "elsewhere",
+            "etcd": {"endpoints": list(etcd.endpoints)},
+            "artifacts": "artifacts",
+            "clusters": [{"name": "east", "ray_address": ray.address, "token_file": str(ray.token_file)}],
+            "listen": {"host": "192.0.2.1"},  # kept for documentation: no machine has it
+        }
+        (tmp_path / "mesh.yaml").write_text(yaml.safe_dump(description))
+        folder = tmp_path / "mesh"
+        done = mesh_command("up", "--detach", "-f", str(tmp_path / "mesh.yaml"), "--dir", str(folder))
+        assert done.returncode == 1
+        assert "cannot listen on 192.0.2.1:0: Cannot assign requested address" in said(done)
+        assert "name an address of this machine in listen.host" in said(done)
+        assert not any(record.identity.members() for record in load_state(folder).processes)
+    finally:
+        etcd.stop()
+
+
+def test_two_starts_at_once(tmp_path: Path) -> None:
+    """Two `mesh up` in one folder at the same moment: one wins, the other says so; the winner is unharmed."""
+    folder = tmp_path / "mesh"
+    command = [*MESH, "up", "--detach", "--clusters", "1", "--dir", str(folder)]
+    starts = [subprocess.Popen(command, cwd=ROOT, stdout=PIPE, stderr=STDOUT, text=True) for _ in range(2)]
+    try:
+        told = [start.communicate(timeout=200)[0] for start in starts]
+        assert sorted(start.returncode for start in starts) == [0, 1], told
+        loser = told[[start.returncode for start in starts].index(1)]
+        assert "Traceback" not in loser
+        assert f"a mesh is running or starting in {folder}: end it with `mesh down --dir {folder}`" in loser
+        assert "or choose another folder with --dir" in loser
+        state = load_state(folder)
+        assert state.phase == "ready"
+        assert all(record.identity.alive() for record in state.processes)
+        assert len([record for record in state.processes if record.role == "supervisor"]) == 1
+    finally:
+        assert mesh_command("down", "--dir", str(folder)).returncode == 0
 
 
 def test_half_built_extension(mesh: RunningMesh, tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_a_wrong_start_is_one_sentence(tmp_path: Path) -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         code, text = refused(*etcd, "--listen", address)
         assert code == 1
-        assert f"cannot listen on {address}" in text
+        assert f"cannot listen on {address}: Address already in use; end what uses the port" in text
     code, text = refused(*etcd, "--tls-cert", "missing.pem", "--tls-key", "missing.key")
     assert (code, text) == (2, "keeper: tls: cannot read missing.key: No such file or directory\n")
     (tmp_path / "k.yaml").write_text("etcd: {endpoints: [a:1]}\nlistn: x\n")
