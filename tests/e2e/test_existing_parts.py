@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 import yaml
 
 from examples.digits.data import load_split
 from serving import Connection, MeshClient
+from serving._proto import records_pb2 as pb
+from serving.config import TlsConfig
+from serving.discovery.client_tls import channel_credentials
 from serving.errors import DeadlineExceeded, FailedPrecondition, MeshError, NotFound, Unauthenticated
-from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd
+from serving.local.etcd import EtcdCluster, EtcdOptions, client_context, start_etcd
 from serving.local.mesh import UpOptions, down, load_state, up
 from serving.local.ray_cluster import RayCluster, RayClusterOptions, start_ray_cluster
-from serving.store import EtcdClient
+from serving.store import EtcdClient, keys
+from serving.store.records import decode
 from tests.support.certificates import Authority
 from tests.support.mesh import deploy_digits, expected_classes
+from tests.support.stored import stored_keys
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 USER, PASSWORD = "mesh", "right password"
+HEALTH = "/grpc.health.v1.Health/Check"
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +66,10 @@ def ray(folder: Path) -> Iterator[RayCluster]:
 def mesh_yaml(folder: Path, authority: Authority, etcd: EtcdCluster, ray: RayCluster) -> Path:
     """Paths in it are relative to it, as an administrator would write them."""
     (folder / "etcd.password").write_text(PASSWORD + "\n")
-    authority.issue("client")
-    tls = {"ca_file": "authority/ca.pem", "cert_file": "authority/client.pem", "key_file": "authority/client.key"}
+    tls = {name: issued(authority, name) for name in ("client", "keeper", "replica")}
+    store = {"endpoints": list(etcd.endpoints), "tls": tls["client"], "user": USER, "password_file": "etcd.password"}
     description = {
-        "etcd": {"endpoints": list(etcd.endpoints), "tls": tls, "user": USER, "password_file": "etcd.password"},
+        "etcd": store,
         "artifacts": "artifacts",
         "clusters": [
             {
@@ -69,11 +77,25 @@ def mesh_yaml(folder: Path, authority: Authority, etcd: EtcdCluster, ray: RayClu
                 "ray_address": ray.address,
                 "token_file": str(ray.token_file.relative_to(folder)),
                 "labels": {"region": "here"},
+                "listen": {"tls": tls["replica"]},
             }
         ],
         "keepers": 1,
+        "listen": {"tls": tls["keeper"]},
+        "tls": tls["client"],
     }
     return write(folder / "mesh.yaml", description)
+
+
+def issued(authority: Authority, name: str) -> dict[str, str]:
+    """A certificate's files, relative to the folder that holds the authority's."""
+    authority.issue(name)
+    folder = authority.folder.name
+    return {
+        "ca_file": f"{folder}/ca.pem",
+        "cert_file": f"{folder}/{name}.pem",
+        "key_file": f"{folder}/{name}.key",
+    }
 
 
 @pytest.fixture
@@ -110,6 +132,28 @@ def assert_answers(etcd: EtcdCluster, config: Connection) -> None:
     asyncio.run(look())
 
 
+def assert_tls(address: str, connection: Connection, name: str) -> None:
+    """A server that shows the certificate of that name and speaks only to clients with one of the same authority."""
+    assert connection.tls is not None
+    host, port = address.rsplit(":", 1)
+    context = client_context(connection.tls)
+    context.set_alpn_protocols(["h2"])
+    with (
+        socket.create_connection((host, int(port)), timeout=10) as plain,
+        context.wrap_socket(plain, server_hostname=host) as secure,
+    ):
+        shown = secure.getpeercert()
+    assert shown is not None
+    assert ((("commonName", name),),) == shown["subject"]
+    with grpc.secure_channel(address, channel_credentials(connection.tls)) as known:
+        known.unary_unary(HEALTH)(b"", timeout=10)
+    without_certificate = channel_credentials(TlsConfig(ca_file=connection.tls.ca_file))
+    for stranger in (grpc.secure_channel(address, without_certificate), grpc.insecure_channel(address)):
+        with stranger, pytest.raises(grpc.RpcError) as raised:
+            stranger.unary_unary(HEALTH)(b"", timeout=10)
+        assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
 def test_up_deploy_infer_down(running: Path, mesh_yaml: Path, etcd: EtcdCluster, ray: RayCluster) -> None:
     started = {record.role for record in load_state(running).processes}
     assert started == {"supervisor", "keeper", "agent"}  # and neither an etcd nor a Ray cluster
@@ -119,6 +163,11 @@ def test_up_deploy_infer_down(running: Path, mesh_yaml: Path, etcd: EtcdCluster,
         images = load_split().held_out_images[:64]  # the model's largest batch
         answer = client.infer("digits", "digits", {"image": images})["probabilities"]
         assert answer.argmax(axis=1).tolist() == expected_classes()[:64]
+        for endpoint in client.endpoints("digits"):
+            assert endpoint.tls
+            assert_tls(endpoint.address, connection, "replica")
+        for value in stored_keys(connection.etcd, keys.KEEPER_ELECTION).values():
+            assert_tls(decode(pb.KeeperRecord, value).address, connection, "keeper")
         client.delete("digits", wait=True, timeout_s=120)
     identity, pids = etcd.members[0].process, ray.pids()
     assert identity is not None
