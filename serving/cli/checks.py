@@ -49,8 +49,8 @@ class Check:
     advice: str = ""
 
 
-def run_all(mesh_dir: Path, say: Callable[[str], None]) -> list[Check]:
-    """Every check, in the order in which they build on each other."""
+def run_all(mesh_dir: Path, say: Callable[[str], None], config: Path | None = None) -> list[Check]:
+    """Every check, in the order in which they build on each other; with `config` also what that `mesh.yaml` names."""
     groups: list[tuple[str, Callable[[], Iterator[Check]]]] = [
         ("the machine", lambda: machine(mesh_dir)),
         ("Python packages", packages),
@@ -62,6 +62,11 @@ def run_all(mesh_dir: Path, say: Callable[[str], None]) -> list[Check]:
         ("ports", ports),
         ("the mesh", lambda: mesh(mesh_dir)),
     ]
+    if config is not None:
+        from serving.cli.mesh_file_checks import mesh_file
+
+        groups = [group for group in groups if group[1] is not etcd]  # there is one already
+        groups.append(("what mesh.yaml names", lambda: mesh_file(config)))
     found: list[Check] = []
     for name, group in groups:
         say(f"checking {name}")

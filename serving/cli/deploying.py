@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from serving.cli import names, shapes
-from serving.cli.options import Settings, command
+from serving.cli.options import APPLICATIONS, Settings, command
 from serving.cli.output import print_json, table
 from serving.cli.waiting import Waiting
 from serving.errors import InvalidArgument
@@ -26,7 +26,7 @@ _TIMEOUT = click.option(
 _WAIT = click.option("--wait/--no-wait", default=True, show_default=True, help="Return when the revision is ready.")
 
 
-@command()
+@command(*APPLICATIONS)
 @click.argument("spec", type=click.Path(path_type=Path))
 @_WAIT
 @click.option("--dry-run", is_flag=True, help="Check the spec and say where it would be placed; no revision is made.")
@@ -44,7 +44,7 @@ def deploy(settings: Settings, *, spec: Path, wait: bool, dry_run: bool, if_revi
     _show(settings, result, dry_run=dry_run)
 
 
-@command()
+@command(*APPLICATIONS)
 @click.argument("app", shell_complete=names.applications)
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Return when it is gone.")
 @_TIMEOUT
@@ -66,7 +66,7 @@ def delete(settings: Settings, *, app: str, wait: bool, timeout: float) -> None:
         click.echo(f"{key} is deleted" if wait else f"{key} is being deleted")
 
 
-@command()
+@command(*APPLICATIONS)
 @click.argument("app", shell_complete=names.applications)
 def revisions(settings: Settings, *, app: str) -> None:
     """Show the stored revisions of APP, newest first."""
@@ -92,7 +92,7 @@ def revisions(settings: Settings, *, app: str) -> None:
     click.echo(table(("REVISION", "CREATED (UTC)", "AUTHOR", "DEPLOYMENTS", "NOTE"), rows))
 
 
-@command()
+@command(*APPLICATIONS)
 @click.argument("app", shell_complete=names.applications)
 @click.argument("revision", type=click.IntRange(1))
 @_WAIT

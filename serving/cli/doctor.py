@@ -7,22 +7,24 @@ import sys
 import click
 
 from serving.cli.exits import FAILED
-from serving.cli.options import Settings, command
+from serving.cli.options import MESH, Settings, command
 from serving.cli.output import coloured, print_json, table
 from serving.cli.waiting import Waiting
 
 
-@command()
+@command(*MESH)
 def doctor(settings: Settings) -> None:
     """Check the machine, its libraries, ports and versions, and say what to do.
 
-    Exit code 1 when something is missing that a local mesh needs.
+    With --config (or $MESH_CONFIG) also what that mesh.yaml names: etcd endpoints, Ray clusters and their tokens,
+    certificates, the address that keepers listen on. Exit code 1 when something is missing that a mesh needs.
     """
     from serving.cli.checks import FAILED as BROKEN
     from serving.cli.checks import run_all
+    from serving.config import mesh_config_file
 
     with Waiting("checking this machine", quiet=settings.as_json) as waiting:
-        found = run_all(settings.folder(), waiting)
+        found = run_all(settings.folder(), waiting, settings.config or mesh_config_file())
     broken = [item for item in found if item.state == BROKEN]
     if settings.as_json:
         shapes = [

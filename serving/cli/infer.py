@@ -14,7 +14,7 @@ from zipfile import BadZipFile
 import click
 
 from serving.cli import names
-from serving.cli.options import Settings, command
+from serving.cli.options import APPLICATIONS, Settings, command
 from serving.cli.output import print_json
 from serving.cli.waiting import Waiting
 from serving.errors import InvalidArgument
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 MAX_SHOWN = 20
 
 
-@command()
+@command(*APPLICATIONS)
 @click.argument("app", shell_complete=names.applications)
 @click.argument("model")
 @click.option(

@@ -15,7 +15,7 @@ import click
 
 from serving.cli import names
 from serving.cli.logs_elsewhere import elsewhere
-from serving.cli.options import Settings, command
+from serving.cli.options import APPLICATIONS, Settings, command
 from serving.cli.output import print_json
 from serving.errors import InvalidArgument, NotFound
 from serving.store.keys import AppKey
@@ -69,7 +69,7 @@ class Tail:
             self._inode = found.st_ino
 
 
-@command()
+@command(*APPLICATIONS)
 @click.argument("what", metavar="APP[/DEPLOYMENT[/REPLICA]]", shell_complete=names.deployments)
 @click.option("-f", "--follow", is_flag=True, help="Go on showing new lines until Ctrl-C.")
 @click.option("--tail", type=click.IntRange(0), default=200, show_default=True, help="At most so many lines at first.")

@@ -19,7 +19,7 @@ def model() -> None:
     """Check model repositories before they are deployed."""
 
 
-@command(connects=False)
+@command()
 @click.argument("directory", type=click.Path(path_type=Path, file_okay=False))
 @click.option("--model", "models", multiple=True, help="Only this model. May be repeated.")
 @click.option("--timeout", type=click.FloatRange(0.1), default=300.0, show_default=True, help="Seconds.")

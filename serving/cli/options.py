@@ -1,4 +1,4 @@
-"""The options that all commands share, and what they say together."""
+"""The options that commands share, and what they say together."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -63,10 +63,11 @@ class Settings:
         return key
 
 
-def command(*, connects: bool = True) -> Callable[[Function], click.Command]:
+def command(*takes: str) -> Callable[[Function], click.Command]:
     """A command with the shared options; the function gets `Settings` first and may raise any `MeshError`.
 
-    `connects` False leaves out the options that choose a mesh.
+    `takes` names those of `config`, `dir` and `namespace` that mean something there. `MESH` and `APPLICATIONS` are
+    the usual ones.
     """
 
     def decorate(function: Function) -> click.Command:
@@ -83,31 +84,30 @@ def command(*, connects: bool = True) -> Callable[[Function], click.Command]:
                 return function(settings, **values)
 
         decorated: Function = run
-        for option in _options(connects):
-            decorated = option(decorated)
+        for option in ("debug", "json", *(name for name in APPLICATIONS if name in takes)):
+            decorated = _OPTIONS[option](decorated)
         return click.command(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})(decorated)
 
     return decorate
 
 
-def _options(connects: bool) -> list[Callable[[Function], Function]]:
-    options: list[Callable[[Function], Function]] = [
-        click.option("--debug", is_flag=True, help="Show where an error came from."),
-        click.option("--json", "as_json", is_flag=True, help="Answer as JSON, for machines."),
-    ]
-    if connects:
-        options += [
-            click.option(
-                "--config",
-                type=click.Path(path_type=Path, dir_okay=False),
-                help="The mesh.yaml of the mesh that is meant.  [env: MESH_CONFIG]",
-            ),
-            click.option(
-                "--dir",
-                "mesh_dir",
-                type=click.Path(path_type=Path, file_okay=False),
-                help="The folder of the local mesh that is meant.  [env: MESH_DIR; default: ~/.mesh]",
-            ),
-            click.option("-n", "--namespace", default="", help="Namespace of the application.  [default: default]"),
-        ]
-    return options
+MESH: Final = ("config", "dir")  # for commands that ask a mesh
+APPLICATIONS: Final = (*MESH, "namespace")  # and are about its applications
+_OPTIONS: Final[dict[str, Callable[[Function], Function]]] = {
+    "debug": click.option("--debug", is_flag=True, help="Show where an error came from."),
+    "json": click.option("--json", "as_json", is_flag=True, help="Answer as JSON, for machines."),
+    "config": click.option(
+        "--config",
+        type=click.Path(path_type=Path, dir_okay=False),
+        help="The mesh.yaml of the mesh that is meant.  [env: MESH_CONFIG]",
+    ),
+    "dir": click.option(
+        "--dir",
+        "mesh_dir",
+        type=click.Path(path_type=Path, file_okay=False),
+        help="The folder of the local mesh that is meant.  [env: MESH_DIR; default: ~/.mesh]",
+    ),
+    "namespace": click.option(
+        "-n", "--namespace", default="", help="Namespace of the application.  [default: default]"
+    ),
+}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from serving.cli import names, shapes
-from serving.cli.options import Settings, command
+from serving.cli.options import APPLICATIONS, MESH, Settings, command
 from serving.cli.output import ago, coloured, print_json, table
 from serving.cli.waiting import Waiting
 
@@ -24,7 +24,7 @@ APP_HEADERS = ("NAMESPACE", "NAME", "PHASE", "REPLICAS", "CLUSTER", "REVISION", 
 ENDPOINT_HEADERS = ("APPLICATION", "ID", "DEPLOYMENT", "ROLE", "STATE", "ADDRESS", "CLUSTER", "REVISION", "MODELS")
 
 
-@command()
+@command(*APPLICATIONS)
 @click.argument("app", required=False, shell_complete=names.applications)
 @click.option("-w", "--watch", is_flag=True, help="Go on showing changes until Ctrl-C.")
 def status(settings: Settings, *, app: str | None, watch: bool) -> None:
@@ -54,7 +54,7 @@ def status(settings: Settings, *, app: str | None, watch: bool) -> None:
         click.echo(f"no applications{where}; `mesh deploy app.yaml` stores one")
 
 
-@command()
+@command(*APPLICATIONS)
 @click.argument("app", required=False, shell_complete=names.applications)
 @click.option("--role", default="", help="Only endpoints of this role: direct, proxy, broker, gateway.")
 @click.option("-w", "--watch", is_flag=True, help="Go on showing changes until Ctrl-C.")
@@ -78,7 +78,7 @@ def endpoints(settings: Settings, *, app: str | None, role: str, watch: bool) ->
         click.echo("no endpoints; `mesh status` shows the applications")
 
 
-@command()
+@command(*MESH)
 def clusters(settings: Settings) -> None:
     """Show the Ray clusters: alive or not, free and all resources, applications, labels."""
     from serving.sdk import AsyncMeshClient

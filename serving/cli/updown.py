@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from serving.local.state import MeshState
 
 
-@command()
+@command("dir")
 @click.option("--clusters", type=click.IntRange(1, 16), default=1, show_default=True, help="Local Ray clusters.")
 @click.option("--keepers", type=click.IntRange(1, 5), default=1, show_default=True, help="Keepers.")
 @click.option(
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 @click.option(
     "-f",
     "--file",
+    "--config",
     "config_file",
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="A mesh.yaml that names existing etcd endpoints and Ray clusters; only keepers and agents are started.",
@@ -78,7 +79,7 @@ def up(
     click.echo("the mesh is down", err=True)
 
 
-@command()
+@command("dir")
 def down(settings: Settings) -> None:
     """End the mesh of a folder: its supervisor and everything it started. Its data stays."""
     from serving.local.mesh import down as stop

@@ -26,7 +26,7 @@ def versions() -> dict[str, str]:
     return {**found, "python": platform.python_version()}
 
 
-@command(connects=False)
+@command()
 def version(settings: Settings) -> None:
     """Show the versions of the mesh and of what it is made of."""
     found = versions()

@@ -286,6 +286,30 @@ def test_a_python_that_the_packages_lack_is_refused(
     assert (found.state, "uv python install 3.12" in found.advice) == (state, state == "failed")
 
 
+def test_commands_take_only_the_options_that_mean_something_there(run: Run) -> None:
+    shared = {"--config", "--dir", "--namespace"}
+    takes = {
+        "up": {"--config", "--dir"},  # there --config is -f
+        "down": {"--dir"},
+        "doctor": {"--config", "--dir"},
+        "clusters": {"--config", "--dir"},
+        "status": shared,
+        "version": set(),
+    }
+    for name, wanted in takes.items():
+        shown = {word.strip(",") for word in run(name, "--help").stdout.split() if word.startswith("--")}
+        assert shown & shared == wanted, name
+    assert run("down", "--config", "mesh.yaml").exit_code == 2
+
+
+def test_the_file_of_up_may_be_called_config(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "mesh.yaml"
+    path.write_text("name: 5\n")
+    result = run("up", "--config", str(path), "--clusters", "2", "--dir", str(tmp_path / "mesh"))
+    assert result.exit_code == 2
+    assert f"--clusters is for a mesh with its own clusters; {path} says" in result.stderr
+
+
 def completed(*words: str) -> list[str]:
     """What the shell offers for the last word."""
     from click.shell_completion import ShellComplete
