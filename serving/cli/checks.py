@@ -229,6 +229,8 @@ def mesh(mesh_dir: Path) -> Iterator[Check]:
     if state.running():
         dead = [item.name for item in state.processes if not item.identity.alive()]
         advice = f"not running now: {', '.join(dead)}; see {mesh_dir / 'logs'}" if dead else ""
+        if any(item.role == "ray" for item in state.processes if item.name in dead):
+            advice += "; a Ray cluster comes back with `mesh down` and `mesh up`"
         yield Check("mesh", WARNING if dead else OK, f"{state.phase} in {mesh_dir}", advice)
     else:
         advice = f"clean up with `mesh down --dir {mesh_dir}`, start again with `mesh up`"

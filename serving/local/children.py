@@ -9,16 +9,14 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from serving.errors import FailedPrecondition
 from serving.local.plan import ClusterPlan, MeshPlan
 from serving.local.process import Process, log_tail
+from serving.local.restart_pauses import RestartPauses
 from serving.local.state import ProcessRecord
 
-_FIRST_PAUSE_S: Final = 0.5
-_LONGEST_PAUSE_S: Final = 30.0
-_STABLE_S: Final = 60.0
 _log = logging.getLogger(__name__)
 
 
@@ -81,9 +79,7 @@ class Child:
     def __init__(self, spec: ChildSpec) -> None:
         self.spec = spec
         self._process: Process | None = None
-        self._started_s = 0.0
-        self._pause_s = _FIRST_PAUSE_S
-        self._not_before_s = 0.0
+        self._pauses = RestartPauses()
 
     def start(self, now_s: float = 0.0) -> None:
         """Starts it. Raises `FailedPrecondition` when it cannot be executed."""
@@ -93,7 +89,7 @@ class Child:
             json.dump(self.spec.config, file, indent=2)
         command = [sys.executable, "-m", self.spec.module, "--config", str(self.spec.config_file)]
         self._process = Process.start(self.spec.name, command, log_file=self.spec.log_file, env=self.spec.env)
-        self._started_s = now_s
+        self._pauses.started(now_s)
 
     def record(self) -> ProcessRecord:
         """For `mesh.json`."""
@@ -114,17 +110,14 @@ class Child:
         """Starts it again when it ended and its pause is over; `now_s` is monotonic. True when it was started."""
         if self._process is None or self._process.running():
             return False
-        if self._not_before_s == 0.0:
-            if now_s - self._started_s > _STABLE_S:
-                self._pause_s = _FIRST_PAUSE_S
-            self._not_before_s = now_s + self._pause_s
-            self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+        if self._pauses.ended(now_s):
+            status, log_file = self._process.exit_status(), str(self.spec.log_file)
             _log.error(
-                "%s ended with status %s; log %s", self.spec.name, self._process.exit_status(), self.spec.log_file
+                "a process of the mesh ended and is started again",
+                extra={"process_name": self.spec.name, "status": status, "log_file": log_file},
             )
-        if now_s < self._not_before_s:
+        if not self._pauses.over(now_s):
             return False
-        self._not_before_s = 0.0
         self._process.kill()  # what is left of its group
         self.start(now_s)
         return True

@@ -25,10 +25,11 @@ def count_gpus(environment: Mapping[str, str] = os.environ) -> int:
     try:
         done = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
-        _log.warning("nvidia-smi does not answer; no GPU is handed out: %s", error)
+        _log.warning("nvidia-smi does not answer; no GPU is handed out", extra={"error": str(error)})
         return 0
     if done.returncode != 0:
-        _log.warning("nvidia-smi fails; no GPU is handed out: %s", (done.stderr or done.stdout).strip())
+        said = (done.stderr or done.stdout).strip()
+        _log.warning("nvidia-smi fails; no GPU is handed out", extra={"error": said})
         return 0
     found = sum(1 for line in done.stdout.splitlines() if line.startswith("GPU "))  # parts of one are indented
     return found if visible is None else min(found, len(visible.split(",")))

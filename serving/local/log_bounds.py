@@ -35,7 +35,7 @@ def bound_logs(mesh_dir: Path, max_bytes: int = MAX_LOG_BYTES) -> None:
         except FileNotFoundError:
             continue  # removed meanwhile
         except OSError as error:
-            _log.error("the log %s cannot be cut: %s", path, error)
+            _log.error("a log cannot be cut", extra={"log_file": str(path), "error": str(error)})
 
 
 def _cut(path: Path) -> None:
@@ -44,6 +44,6 @@ def _cut(path: Path) -> None:
         shutil.copyfile(path, old)
         os.chmod(old, path.stat().st_mode & 0o777)
     except OSError as error:
-        _log.error("the log %s is emptied without a copy: %s", path, error)
+        _log.error("a log is emptied without a copy", extra={"log_file": str(path), "error": str(error)})
         old.unlink(missing_ok=True)
     os.truncate(path, 0)

@@ -23,6 +23,7 @@ from serving.local.options import UpOptions
 from serving.local.process import log_tail, stop_group
 from serving.local.state import STATE_FILE, MeshState, load_state
 from serving.local.supervisor import Supervisor, make_mesh_dir
+from serving.observe import configure_logging
 from serving.process_id import ProcessId
 
 Progress = Callable[[str], None]
@@ -98,6 +99,7 @@ def run_foreground(options: UpOptions, on_progress: Progress, on_ready: Callable
     """Starts a mesh, calls `on_ready`, and keeps it until SIGINT or SIGTERM; ends everything before it returns."""
     options.validate()
     _refuse_second(options.mesh_dir)
+    configure_logging(level="warning", process="supervisor")
     stop = threading.Event()
     previous = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
     supervisor = Supervisor(options, on_progress)

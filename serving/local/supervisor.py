@@ -1,7 +1,7 @@
 """The process that owns a local mesh: starts etcd, the Ray clusters, keepers and agents, and keeps them running.
 
 etcd, keepers and agents that end are started again with growing pauses; a Ray cluster that ends is not: its
-applications move to another cluster, and it is for a person to say that it should come back.
+applications move to another cluster, and it is for a person to bring it back, by `mesh down` and `mesh up`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,15 @@ from typing import Final
 
 from serving.errors import AlreadyExists, FailedPrecondition, MeshError
 from serving.local.children import Child, ChildSpec, agent_spec, keeper_spec
-from serving.local.etcd import EtcdCluster, start_etcd
+from serving.local.etcd import EtcdCluster, EtcdMember, start_etcd
 from serving.local.log_bounds import CHECK_S, bound_logs
 from serving.local.options import UpOptions, cluster_names
 from serving.local.plan import MeshPlan, external_plan, local_plan
 from serving.local.ray_cluster import RayCluster, RayClusterOptions, find_ray_cluster, start_ray_cluster
 from serving.local.ready import wait_until_serving
+from serving.local.restart_pauses import RestartPauses
 from serving.local.state import ClusterState, MeshState, ProcessRecord, load_state
+from serving.observe import configure_logging
 from serving.process_id import ProcessId
 
 Progress = Callable[[str], None]
@@ -47,6 +49,7 @@ class Supervisor:
         self._dir = options.mesh_dir.absolute()
         self._lock: contextlib.ExitStack = contextlib.ExitStack()
         self._etcd: EtcdCluster | None = None
+        self._etcd_pauses = RestartPauses()  # there is one member
         self._ray: dict[str, RayCluster] = {}
         self._children: list[Child] = []
         self._state: MeshState | None = None
@@ -74,7 +77,7 @@ class Supervisor:
         dead: set[str] = set()
         logs_at_s = 0.0
         while not stop.wait(_WATCH_S):
-            self._watch_etcd()
+            self._watch_etcd(time.monotonic())
             if time.monotonic() >= logs_at_s:
                 bound_logs(self._dir)
                 logs_at_s = time.monotonic() + CHECK_S
@@ -84,7 +87,10 @@ class Supervisor:
             for name, cluster in self._ray.items():
                 if name not in dead and not cluster.running():
                     dead.add(name)
-                    _log.error("Ray cluster ended; its applications move elsewhere: %s, log %s", name, cluster.log_file)
+                    _log.error(
+                        "a Ray cluster ended: its applications move elsewhere; `mesh down` and `mesh up` bring it back",
+                        extra={"cluster": name, "log_file": str(cluster.log_file)},
+                    )
 
     def stop(self) -> None:
         """Ends everything, in the order in which nobody misses anybody. May be repeated."""
@@ -165,17 +171,25 @@ class Supervisor:
         for child in self._children:
             child.raise_if_ended()
 
-    def _watch_etcd(self) -> None:
+    def _watch_etcd(self, now_s: float) -> None:
         if self._etcd is None:
             return
         for member in self._etcd.members:
-            if member.process is not None and not member.process.running():
-                _log.error("etcd ended; starting it again, log %s", member.log_file)
-                try:
-                    member.launch()
-                except MeshError as error:
-                    _log.error("etcd cannot be started: %s", error)
-                self._record_infrastructure()
+            if member.process is None or member.process.running():
+                continue
+            if self._etcd_pauses.ended(now_s):
+                status, log_file = member.process.exit_status(), str(member.log_file)
+                _log.error("etcd ended and is started again", extra={"status": status, "log_file": log_file})
+            if self._etcd_pauses.over(now_s):
+                self._start_etcd_again(member, now_s)
+
+    def _start_etcd_again(self, member: EtcdMember, now_s: float) -> None:
+        try:
+            member.launch()
+        except MeshError as error:
+            _log.error("etcd cannot be started", extra={"error": error.message})
+        self._etcd_pauses.started(now_s)
+        self._record_infrastructure()
 
     def _record(self, record: ProcessRecord) -> None:
         if self._state is not None:
@@ -197,7 +211,7 @@ def make_mesh_dir(mesh_dir: Path) -> None:
     if not mesh_dir.stat().st_mode & 0o077:
         return
     if any(mesh_dir.iterdir()):
-        _log.warning("others can look into the mesh's folder; `chmod 700 %s` closes it", mesh_dir)
+        _log.warning("others can look into the mesh's folder; chmod 700 closes it", extra={"mesh_dir": str(mesh_dir)})
     else:
         mesh_dir.chmod(0o700)
 
@@ -221,7 +235,7 @@ def main(arguments: str) -> int:
     """The detached supervisor: reports on standard output until the mesh is ready, then works silently."""
     from serving.local.mesh import reported_error
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    configure_logging(process="supervisor")
     values = json.loads(arguments)
     config_file = values.pop("config_file")
     mesh_dir = Path(values.pop("mesh_dir"))
