@@ -6,7 +6,7 @@ PYTHON := .venv/bin/python
 help:
 	@echo 'make demo       set up, start a local mesh, deploy examples/digits, send requests, stop'
 	@echo 'make test       set up and run all tests (C++ and Python)'
-	@echo 'make test-long  chaos and soak runs'
+	@echo 'make test-long  what takes long: 10 minutes of random kills under traffic, pip install of the sources'
 	@echo 'make lint       ruff, mypy --strict, clang-format, clang-tidy'
 	@echo 'make bench      benchmarks against peers; table in benchmarks/README.md'
 	@echo 'make sanitize   C++ tests under AddressSanitizer and ThreadSanitizer'
