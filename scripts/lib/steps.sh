@@ -1,7 +1,7 @@
 # Shared by the scripts: steps that show that they are alive, and the C++ build. Sourced, not run.
 
-# step <title> <command...>: runs the command with its output in a log; shows the seconds while it runs, and the end
-# of the log when it fails.
+# step <title> <command...>: runs the command with its output in a log; shows its title at once, the seconds while it
+# runs, and the end of the log when it fails.
 step() {
   local title=$1 log status=0 started=$SECONDS
   shift
@@ -9,6 +9,7 @@ step() {
   log=build/logs/$(echo "$title" | tr -c 'a-zA-Z0-9\n' '-' | cut -c1-40).log
   "$@" >"$log" 2>&1 </dev/null &
   local pid=$! shown=0
+  [ -t 1 ] || printf '  %s ...\n' "$title"
   while kill -0 "$pid" 2>/dev/null; do
     if [ -t 1 ]; then
       printf '\r  %s ... %d s' "$title" $((SECONDS - started))
