@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import heapq
-import json
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import click
 
 from serving.cli import names
+from serving.cli.log_tail import Source, Tail, last_lines, record_of
 from serving.cli.logs_elsewhere import elsewhere
 from serving.cli.options import APPLICATIONS, Settings, command
 from serving.cli.output import print_json
@@ -23,50 +20,6 @@ from serving.store.keys import AppKey
 POLL_S = 0.2
 _LEVELS = {"debug": "blue", "warning": "yellow", "error": "red"}
 _OWN_KEYS = frozenset(("ts", "level", "msg", "logger"))
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """One log file, and what its lines are called."""
-
-    name: str
-    path: Path
-
-
-@dataclass(slots=True)
-class Tail:
-    """A file that is read as it grows; a file that is replaced or cut is read from its beginning."""
-
-    source: Source
-    _file: TextIO | None = None
-    _inode: int = 0
-    _rest: str = field(default="")
-
-    def lines(self) -> list[str]:
-        """The full lines that were added since the last call."""
-        self._open()
-        if self._file is None:
-            return []
-        text = self._rest + self._file.read()
-        *full, self._rest = text.split("\n")
-        return full
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
-    def _open(self) -> None:
-        try:
-            found = self.source.path.stat()
-        except FileNotFoundError:
-            return
-        if self._file is not None and (found.st_ino != self._inode or found.st_size < self._file.tell()):
-            self.close()
-            self._rest = ""
-        if self._file is None:
-            self._file = self.source.path.open(encoding="utf-8", errors="replace")
-            self._inode = found.st_ino
 
 
 @command(*APPLICATIONS)
@@ -91,7 +44,7 @@ def logs(settings: Settings, *, what: str, follow: bool, tail: int, level: str) 
         click.echo(text, err=True)
     show = _Printer(settings.as_json, level)
     tails = {source.path: Tail(source) for source in found}
-    for source, line in last_lines(list(tails.values()), tail):
+    for source, line in last_lines(list(tails.values()), tail, show.wants):
         show(source, line)
     if follow:
         _follow(folder, (key, deployment, replica), tails, show)
@@ -108,21 +61,6 @@ def sources(folder: Path, key: AppKey, deployment: str, replica: str) -> list[So
     pattern = f"{deployment or '*'}/{replica or '*'}.log"
     found += [Source(path.stem, path) for path in sorted(root.glob(pattern)) if path.is_file()]
     return found
-
-
-def last_lines(tails: list[Tail], count: int) -> list[tuple[Source, str]]:
-    """The newest `count` lines of all files, in the order of their times."""
-    streams = [_timed(tail) for tail in tails]
-    merged = [(source, line) for _, _, _, source, line in heapq.merge(*streams, key=lambda item: item[:3])]
-    return merged[-count:] if count else []
-
-
-def _timed(tail: Tail) -> Iterator[tuple[str, str, int, Source, str]]:
-    """Lines with their times; a line without one belongs to the line before."""
-    moment = ""
-    for number, line in enumerate(tail.lines()):
-        moment = max(moment, str(_record(line).get("ts", "")))
-        yield moment, tail.source.name, number, tail.source, line
 
 
 def _follow(folder: Path, target: tuple[AppKey, str, str], tails: dict[Path, Tail], show: _Printer) -> None:
@@ -163,17 +101,6 @@ def _nothing(folder: Path, key: AppKey, deployment: str, replica: str) -> str:
     return f"{text}; logs are written on the machine where a replica runs, in the mesh's folder (--dir)"
 
 
-def _record(line: str) -> dict[str, Any]:
-    """A line of JSON as its keys; {} for any other line."""
-    if not line.startswith("{"):
-        return {}
-    try:
-        value = json.loads(line)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
 class _Printer:
     """Shows a line: JSON records as text for people, everything else as it is."""
 
@@ -182,10 +109,15 @@ class _Printer:
         order = ("debug", "info", "warning", "error")
         self._shown = set(order[order.index(level) :])
 
+    def wants(self, line: str) -> bool:
+        """Whether it is of the level that was asked for; a line that has none is."""
+        record = record_of(line)
+        return not record or str(record.get("level", "info")) in self._shown
+
     def __call__(self, source: Source, line: str) -> None:
-        record = _record(line)
-        if record and str(record.get("level", "info")) not in self._shown:
+        if not self.wants(line):
             return
+        record = record_of(line)
         if self._as_json:
             print_json({"source": source.name, "record": record or None, "line": line})
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -9,14 +10,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from cli_fakes import FakeMesh
 from click.testing import Result
+from hypothesis import given
+from hypothesis import strategies as st
 
 from serving.cli import checks, main, model_check
 from serving.cli.group import COMMANDS
-from serving.cli.logs import Source, Tail, last_lines
+from serving.cli.log_tail import BLOCK_BYTES, Source, Tail, backwards, last_lines
 from serving.cli.output import ago, table
 from serving.cli.waiting import Waiting
 from serving.errors import AlreadyExists, InvalidArgument
@@ -106,7 +110,9 @@ def test_a_followed_file_grows_is_cut_and_is_replaced(tmp_path: Path) -> None:
     other.write_text("replaced\n")
     other.replace(path)
     assert tail.lines() == ["replaced"]
-    assert last_lines([tail], 5) == []
+    assert [text for _, text in last_lines([tail], 5)] == ["replaced"]
+    assert last_lines([tail], 0) == []
+    assert tail.lines() == []
     tail.close()
 
 
@@ -308,6 +314,40 @@ def test_the_file_of_up_may_be_called_config(run: Run, tmp_path: Path) -> None:
     result = run("up", "--config", str(path), "--clusters", "2", "--dir", str(tmp_path / "mesh"))
     assert result.exit_code == 2
     assert f"--clusters is for a mesh with its own clusters; {path} says" in result.stderr
+
+
+@given(st.binary(max_size=200).map(lambda data: data.replace(b"a", b"\n")), st.integers(1, 7))
+def test_lines_are_found_backwards_whatever_the_blocks(data: bytes, block: int) -> None:
+    with patch("serving.cli.log_tail.BLOCK_BYTES", block):
+        assert list(backwards(io.BytesIO(data), len(data)))[::-1] == data.split(b"\n")
+
+
+def test_the_newest_lines_are_read_from_the_end(run: Run, folder: Path) -> None:
+    """Of a large file only its end is read, and a level is chosen before lines are counted."""
+    path = folder / "logs" / "replicas" / "default" / "digits" / "digits" / "digits-r1-0.log"
+    old = [line(1, "old" * 100) for _ in range(20 * BLOCK_BYTES // 300)]
+    path.write_text("".join(old) + line(2, "broken", "error") + "".join(line(3, "new") for _ in range(50)) + "cut")
+    tail = Tail(Source("x", path))
+    assert [json.loads(text)["msg"] for text in tail.newest(2, lambda _: True)] == ["new", "new"]
+    with path.open("a") as file:
+        file.write(" here\nand")
+    assert tail.lines() == ["cut here"]
+    read = 0
+
+    class Counting(io.FileIO):
+        def read(self, size: int | None = -1) -> bytes:
+            nonlocal read
+            found = super().read(size) or b""
+            read += len(found)
+            return found
+
+    with Counting(path) as counting:
+        ends = backwards(counting, path.stat().st_size)
+        assert [next(ends) for _ in range(2)] == [b"and", b"cut here"]
+    assert 0 < read <= BLOCK_BYTES
+    shown = run("logs", "digits/digits/digits-r1-0", "--dir", str(folder), "--level", "error", "--tail", "2").stdout
+    assert "ERROR broken" in shown
+    assert "old" not in shown
 
 
 def completed(*words: str) -> list[str]:
