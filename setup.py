@@ -71,6 +71,7 @@ setup(
     ext_modules=[Extension("serving._native", sources=[])],
     cmdclass={"build_ext": CMakeBuild, "build_py": GenerateStubs},
     install_requires=requirements("runtime.txt"),
+    # `cache` is for the semantic cache, a part that follows: nothing imports gptcache yet.
     extras_require={"dev": requirements("dev.txt"), "cache": ["gptcache==0.1.44"]},
     entry_points={"console_scripts": ["mesh=serving.cli:main"]},
 )

@@ -1,6 +1,6 @@
 """Trains the digits network in a few seconds and writes it as ONNX.
 
-    python examples/digits/train.py
+    python -m examples.digits.train
 
 The network is small: 64 pixels, two hidden layers, ten classes. Pixels are scaled inside the model, so that a client
 sends the images as they are.
@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from data import Split, load_split
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.neural_network import MLPClassifier
+
+from examples.digits.data import Split, load_split
 
 MODEL_FILE = Path(__file__).parent / "models" / "digits" / "1" / "model.onnx"
 HIDDEN_UNITS = (96, 48)

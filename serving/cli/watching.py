@@ -15,7 +15,7 @@ from serving.errors import NotFound
 
 if TYPE_CHECKING:
     from serving._proto import records_pb2 as pb
-    from serving.sdk import AppEvent, AppStatus
+    from serving.sdk import AppEvent, AppStatus, Connection
     from serving.store.keys import AppKey
 
 
@@ -49,8 +49,8 @@ async def watch_status(settings: Settings, key: AppKey | None) -> None:
 
 async def watch_endpoints(settings: Settings, key: AppKey | None, role: str) -> None:
     """Follows the endpoints of one application or of all until interrupted. Raises `NotFound` for one unknown."""
+    from serving._proto import records_pb2 as records
     from serving.cli.showing import endpoint_table
-    from serving.sdk import AsyncMeshClient
     from serving.store import Changes, EtcdClient, Resync, keys
     from serving.store.records import decode
 
@@ -63,13 +63,7 @@ async def watch_endpoints(settings: Settings, key: AppKey | None, role: str) -> 
 
     connection = settings.connection()
     if key is not None:
-        async with AsyncMeshClient(connection) as client:
-            try:
-                await client.status(key)
-            except NotFound as error:
-                raise NotFound(f"{error.message} (`mesh status` lists them)") from error
-    from serving._proto import records_pb2 as records
-
+        await _require(connection, key)
     everywhere = keys.ENDPOINTS + (f"{settings.namespace}/" if settings.namespace else "")
     store = EtcdClient(connection.etcd)
     try:
@@ -89,6 +83,17 @@ async def watch_endpoints(settings: Settings, key: AppKey | None, role: str) -> 
                     click.echo(f"etcd does not answer; the last known endpoints stay ({event.error.message})", err=True)
     finally:
         await store.close()
+
+
+async def _require(connection: Connection, key: AppKey) -> None:
+    """Raises `NotFound` for an application that is not stored: nothing of it would ever be seen."""
+    from serving.sdk import AsyncMeshClient
+
+    async with AsyncMeshClient(connection) as client:
+        try:
+            await client.status(key)
+        except NotFound as error:
+            raise NotFound(f"{error.message} (`mesh status` lists them)") from error
 
 
 class _Screen:

@@ -64,11 +64,7 @@ class ApplicationMaster:
         self._endpoints = EndpointView(self._client, self._app, self._wake)
         self._specs = SpecHistory(self._client, self._app, order.stored.uid, self._wake)
         self._writer = StatusWriter(
-            self._client,
-            keys.status(self._app),
-            order.generation,
-            self._clock,
-            heartbeat_s=config.status_heartbeat_s,
+            self._client, keys.status(self._app), order.generation, self._clock, heartbeat_s=config.status_heartbeat_s
         )
         self._controller: Controller[keys.AppKey] = Controller(
             "master", self._reconcile, clock=self._clock, backoff=Backoff(first_s=0.2, limit_s=5.0)
