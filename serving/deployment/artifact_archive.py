@@ -11,6 +11,7 @@ import hashlib
 import os
 import stat
 import tarfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from serving.errors import FailedPrecondition, InvalidArgument
 IGNORED_NAMES = frozenset({"__pycache__", ".git", ".DS_Store"})
 """Files and folders of these names are left out, wherever they are."""
 
+REFRESH_S = 12 * 3600.0
 _BLOCK_BYTES = 1 << 20
 
 
@@ -37,7 +39,7 @@ class Entry:
 
 
 def pack(folder: Path, store_url: str) -> Artifact:
-    """Archives `folder` as `<store_url>/<hex digest>.tar`, unless the store has it already.
+    """Archives `folder` as `<store_url>/<hex digest>.tar`, unless the store has it already and not for long.
 
     Links to places inside the folder are followed; their target's content is archived.
 
@@ -49,13 +51,19 @@ def pack(folder: Path, store_url: str) -> Artifact:
     _write_tar(entries, counting)
     digest = counting.digest()
     url = f"{artifact_store.normalised(store_url)}/{digest}.tar"
-    if not artifact_store.exists(url):
+    if not artifact_store.exists(url) or _is_old(url):
         with artifact_store.writing(url) as stream:
             storing = _HashingSink(stream)
             _write_tar(entries, storing)
             if storing.digest() != digest:
                 raise FailedPrecondition(f"{folder} changed while it was packed; deploy again when it rests")
     return Artifact(uri=url, digest=f"sha256:{digest}", size_bytes=counting.size)
+
+
+def _is_old(url: str) -> bool:
+    """Written again, it is young: `mesh artifacts prune` leaves it alone until the revision that names it is stored."""
+    modified_s = artifact_store.modified_s(url)
+    return modified_s is not None and time.time() - modified_s > REFRESH_S
 
 
 def digest_of(folder: Path) -> str:

@@ -9,6 +9,7 @@ import contextlib
 import os
 import secrets
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -39,6 +40,68 @@ def exists(url: str) -> bool:
     with _translated(url):
         filesystem, name = _filesystem(url)
         return bool(filesystem.isfile(name))
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An object of a store. `modified_s` is seconds since the epoch; None where the store does not tell."""
+
+    url: str
+    size_bytes: int
+    modified_s: float | None
+
+
+def listing(url: str) -> list[Item]:
+    """The objects right below `url`, in the order of their names; none where nothing was stored yet.
+
+    Raises: Unavailable, InvalidArgument for an unknown scheme.
+    """
+    path = local_path(url)
+    base = normalised(url)
+    with _translated(url):
+        if path is not None:
+            files = sorted(entry for entry in path.iterdir() if entry.is_file()) if path.is_dir() else []
+            found = [(entry.name, entry.stat()) for entry in files]
+            return [Item(f"{base}/{name}", stat.st_size, stat.st_mtime) for name, stat in found]
+        filesystem, name = _filesystem(base)
+        if not filesystem.isdir(name):
+            return []
+        entries = sorted(filesystem.ls(name, detail=True), key=lambda entry: str(entry["name"]))
+        files_there = [entry for entry in entries if entry["type"] == "file"]
+        return [
+            Item(
+                f"{base}/{one['name'].rpartition('/')[2]}", int(one["size"] or 0), _modified_s(filesystem, one["name"])
+            )
+            for one in files_there
+        ]
+
+
+def modified_s(url: str) -> float | None:
+    """When the object was written; None where the store does not tell. Raises: NotFound, Unavailable."""
+    path = local_path(url)
+    with _translated(url):
+        if path is not None:
+            return path.stat().st_mtime
+        return _modified_s(*_filesystem(url))
+
+
+def remove(url: str) -> None:
+    """Removes an object; one that is not there is no error. Raises: Unavailable."""
+    path = local_path(url)
+    with _translated(url):
+        if path is not None:
+            path.unlink(missing_ok=True)
+            return
+        filesystem, name = _filesystem(url)
+        with contextlib.suppress(FileNotFoundError):
+            filesystem.rm_file(name)
+
+
+def _modified_s(filesystem: Any, name: str) -> float | None:
+    try:
+        return float(filesystem.modified(name).timestamp())
+    except NotImplementedError:
+        return None
 
 
 @contextlib.contextmanager
