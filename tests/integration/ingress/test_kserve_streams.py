@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import resource
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -211,3 +212,32 @@ def test_damaged_requests_are_answered(ingress: Ingress, change: Callable[[bytes
     answers = [pb.ModelStreamInferResponse.FromString(raw) for raw in call(iter([bad, good]), timeout=60)]
     assert answers[0].error_message
     assert answers[1].infer_response.id == "after"
+
+
+def test_a_client_that_never_reads_is_bounded(ingress: Ingress) -> None:
+    """Its answers pile up to a bound; then the stream ends, or its requests are no longer taken. Others are served."""
+    large = infer_request("id_fp32", [("INPUT0", "FP32", (2_500_000,))], (bytes(10_000_000),))
+    sent = 0
+
+    def flood() -> Iterator[pb.ModelInferRequest]:
+        nonlocal sent
+        for _ in range(100):
+            sent += 1
+            yield large
+
+    before = resident_bytes(ingress.process.pid)
+    call = ingress.stub.ModelStreamInfer(flood(), timeout=60)
+    eventually(lambda: sent > 10, timeout_s=30, what="the flood has begun")
+    most = 0
+    for _ in range(30):
+        wanted = [request("id_fp32", [1], "other")]
+        assert stream(ingress, wanted)[1] == ("OK", "")
+        most = max(most, resident_bytes(ingress.process.pid) - before)
+    assert most < 450_000_000
+    call.cancel()
+    eventually(lambda: in_flight(ingress) == 0, timeout_s=30, what="no request runs")
+
+
+def resident_bytes(pid: int) -> int:
+    with open(f"/proc/{pid}/statm") as file:
+        return int(file.read().split()[1]) * resource.getpagesize()
