@@ -200,8 +200,9 @@ py::dict TritonServer::Infer(const std::string& model, const py::dict& inputs, c
   triton::RequestHandle request = ValueOrRaise(server->NewRequest(model.c_str(), number));
   ingress::CStringArena arena;
   ingress::RequestExtras extras;
+  const ingress::SharedMemory no_regions;  // arrays of this process need none
   const auto timeout_us = static_cast<std::uint64_t>(std::min(timeout_s.value_or(0) * 1e6, 9e18));
-  RaiseUnlessOk(ingress::BuildRequest(parts->message, timeout_us, request.get(), &arena, &extras));
+  RaiseUnlessOk(ingress::BuildRequest(parts->message, timeout_us, request.get(), no_regions, &arena, &extras));
   const auto call = std::make_shared<WaitingCall>();
   RaiseUnlessOk(Unlocked([&] { return server->Infer(std::move(request), call); }));
   // The serialized BYTES and the arrays must outlive a request that is given up.
