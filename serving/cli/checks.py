@@ -12,18 +12,14 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires
 from importlib.metadata import version as installed_version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
+from serving.cli.check import FAILED, OK, WARNING, Check
 from serving.cli.version import versions
-
-OK: Final = "ok"
-WARNING: Final = "warning"
-FAILED: Final = "failed"
 
 MIN_PYTHON: Final = (3, 10)
 MAX_PYTHON: Final = (3, 12)
@@ -37,16 +33,6 @@ MIN_OPEN_FILES: Final = 4096
 LIBRARIES: Final = {"nghttp2": "libnghttp2-14", "ssl": "libssl3", "crypto": "libssl3", "z": "zlib1g"}
 RUNTIME: Final = Path(__file__).resolve().parents[2] / "requirements" / "runtime.txt"
 _GIB: Final = 1 << 30
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """`state` is ok, warning or failed; `advice` says what to do where it is not ok."""
-
-    name: str
-    state: str
-    found: str
-    advice: str = ""
 
 
 def run_all(mesh_dir: Path, say: Callable[[str], None], config: Path | None = None) -> list[Check]:

@@ -19,7 +19,7 @@ def doctor(settings: Settings) -> None:
     With --config (or $MESH_CONFIG) also what that mesh.yaml names: etcd endpoints, Ray clusters and their tokens,
     certificates, the address that keepers listen on. Exit code 1 when something is missing that a mesh needs.
     """
-    from serving.cli.checks import FAILED as BROKEN
+    from serving.cli.check import FAILED as BROKEN
     from serving.cli.checks import run_all
     from serving.config import mesh_config_file
 

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from serving.cli.checks import FAILED, OK, Check
+from serving.cli.check import FAILED, OK, Check
 from serving.errors import MeshError, SpecError
 
 if TYPE_CHECKING:

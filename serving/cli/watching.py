@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 async def watch_status(settings: Settings, key: AppKey | None) -> None:
     """Follows applications until interrupted; of one `key`, until it is deleted. Raises `NotFound`."""
-    from serving.cli.showing import APP_HEADERS, one_application, row
+    from serving.cli.tables import APP_HEADERS, one_application, row
     from serving.sdk import AsyncMeshClient
 
     known: dict[AppKey, AppStatus] = {}
@@ -50,7 +50,7 @@ async def watch_status(settings: Settings, key: AppKey | None) -> None:
 async def watch_endpoints(settings: Settings, key: AppKey | None, role: str) -> None:
     """Follows the endpoints of one application or of all until interrupted. Raises `NotFound` for one unknown."""
     from serving._proto import records_pb2 as records
-    from serving.cli.showing import endpoint_table
+    from serving.cli.tables import endpoint_table
     from serving.store import Changes, EtcdClient, Resync, keys
     from serving.store.records import decode
 

@@ -18,7 +18,7 @@ from click.testing import Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.cli import checks, main, model_check
+from serving.cli import check, checks, main, model_check
 from serving.cli.group import COMMANDS
 from serving.cli.log_tail import BLOCK_BYTES, Source, Tail, backwards, last_lines
 from serving.cli.output import ago, table
@@ -260,8 +260,8 @@ def test_help_imports_nothing_heavy() -> None:
 
 def test_doctor_says_what_to_do(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = [
-        checks.Check("python", "ok", "3.11"),
-        checks.Check("etcd", "failed", "missing", "apt-get install etcd-server"),
+        check.Check("python", "ok", "3.11"),
+        check.Check("etcd", "failed", "missing", "apt-get install etcd-server"),
     ]
     monkeypatch.setattr(checks, "run_all", lambda *_: found)
     result = run("doctor", "--dir", str(tmp_path))
