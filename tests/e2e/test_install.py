@@ -1,20 +1,29 @@
-"""`pip install` of the sources makes a package that works away from them."""
+"""`pip install` of the sources makes a package that works away from them.
+
+It is built and run beside the packages of this environment, which are the pinned ones: nothing is downloaded. That pip
+would get the same ones by itself is proved from what the package declares.
+"""
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from serving.version import VERSION
-from tests.support.mesh import ROOT
+from tests.support.mesh import DIGITS, ROOT
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(3600)]
+USED_WHERE_AT_HAND = {"ml_dtypes"}
 INSPECT = """
 import json, keeper, serving, serving._native
 from serving._proto import etcd_pb2, keeper_pb2, keeper_pb2_grpc, records_pb2
@@ -75,3 +84,39 @@ def test_it_is_imported_from_there(installed: Path, tmp_path: Path) -> None:
 def test_the_command_works(installed: Path, tmp_path: Path) -> None:
     said = run([sys.executable, str(installed / "bin" / "mesh"), "--version"], cwd=tmp_path, PYTHONPATH=str(installed))
     assert VERSION in said
+
+
+def test_the_native_part_works(installed: Path, tmp_path: Path) -> None:
+    """The embedded Triton and the OpenVINO backend of the package load the example's model."""
+    models = tmp_path / "models"
+    shutil.copytree(DIGITS.parent / "models", models)
+    command = [sys.executable, str(installed / "bin" / "mesh"), "model", "check", str(models)]
+    assert "digits" in run(command, cwd=tmp_path, PYTHONPATH=str(installed))
+
+
+def test_what_it_imports_is_declared_and_here(installed: Path) -> None:
+    [distribution] = metadata.distributions(path=[str(installed)], name="serving-mesh")
+    wanted = [Requirement(line) for line in distribution.requires or ()]
+    always = [item for item in wanted if item.marker is None or item.marker.evaluate({"extra": ""})]
+    for item in always:
+        assert item.specifier.contains(metadata.version(item.name)), item
+    declared = {canonicalize_name(item.name) for item in always}
+    carries = metadata.packages_distributions()
+    undeclared = {
+        name
+        for name in third_party(installed)
+        if not declared & {canonicalize_name(package) for package in carries.get(name, [name])}
+    }
+    assert undeclared == USED_WHERE_AT_HAND
+
+
+def third_party(installed: Path) -> set[str]:
+    """The top-level names that the package's modules import and that are neither its own nor Python's."""
+    names: set[str] = set()
+    for path in (*installed.glob("serving/**/*.py"), *installed.glob("keeper/**/*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                names.add(node.module.partition(".")[0])
+    return names - set(sys.stdlib_module_names) - {"serving", "keeper"}
