@@ -18,7 +18,7 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 TOOLS: Final = ROOT / "build" / "tools"
 # The last release whose wheel carries the binary.
 _WHEEL: Final = "tritonclient==2.50.0"
-_LOAD_S: Final = 12.0
+_LOAD_S: Final = 30.0
 # Columns of a report whose sum is the mean latency.
 _LATENCY_PARTS: Final = (
     "Client Send",
