@@ -117,7 +117,8 @@ Status Server::Explained(const ModelLoad& loaded) {
     return {Code::kInvalidArgument, where + (lacking.empty() ? "its folder cannot be read" : lacking)};
   }
   if (lacking.empty()) return loaded.status;
-  return {Code::kInvalidArgument, where + lacking};
+  // What the folder lacks is often the reason, and sometimes beside it: a backend may be missing as well.
+  return {Code::kInvalidArgument, where + lacking + " (Triton: " + loaded.status.message() + ")"};
 }
 
 Server::~Server() {

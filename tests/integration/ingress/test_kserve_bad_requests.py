@@ -151,12 +151,3 @@ def test_classes_of_strings_are_refused(ingress: Ingress) -> None:
         ingress.stub.ModelInfer(request, timeout=60)
     assert raised.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     good_request_succeeds(ingress)
-
-
-def test_shared_memory_is_not_supported(ingress: Ingress) -> None:
-    request = infer_request()
-    request.inputs[0].parameters["shared_memory_region"].string_param = "x"
-    with pytest.raises(grpc.RpcError) as raised:
-        ingress.stub.ModelInfer(request, timeout=60)
-    assert raised.value.code() == grpc.StatusCode.UNIMPLEMENTED
-    assert "INPUT0" in str(raised.value.details())
