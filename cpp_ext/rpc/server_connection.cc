@@ -84,7 +84,8 @@ void Connection::ContinueHandshake() {
 
 bool Connection::OpenSession() {
   const ServerContext& context = owner_->context();
-  if (nghttp2_session_server_new3(&session_, context.callbacks, this, context.session_options, SessionMemory()) != 0) return false;
+  if (nghttp2_session_server_new3(&session_, context.callbacks, this, context.session_options, SessionMemory()) != 0)
+    return false;
   const nghttp2_settings_entry settings[] = {
     {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, options_.max_concurrent_streams},
     {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, static_cast<std::uint32_t>(ServerContext::kStreamWindow)},

@@ -2,8 +2,8 @@
 #include <algorithm>
 #include <string>
 
-#include "common/memory.h"
 #include "common/block_pool.h"
+#include "common/memory.h"
 #include "rpc/server_connection.h"
 
 namespace mesh::rpc {
