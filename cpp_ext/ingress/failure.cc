@@ -34,6 +34,10 @@ Status InternalFailure(std::string_view where, std::string_view detail) {
   return {Code::kInternal, "internal error, logged as " + id};
 }
 
+Status Draining() {
+  return {Code::kUnavailable, "this replica is draining and takes no new requests; send them to another endpoint"};
+}
+
 Status WithoutStack(Status status, std::string_view model) {
   const std::string::size_type stack = status.message().find(kPythonStack);
   if (stack == std::string::npos) return status;

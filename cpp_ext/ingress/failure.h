@@ -1,4 +1,4 @@
-// Failures whose cause is not the client's business.
+// Failures that are not of the client's making.
 #pragma once
 
 #include <string>
@@ -10,6 +10,9 @@ namespace mesh::ingress {
 
 // Logs the detail under a new id and gives the status that clients see: INTERNAL, with that id and nothing else.
 Status InternalFailure(std::string_view where, std::string_view detail);
+
+// For requests that come while the replica drains: UNAVAILABLE.
+Status Draining();
 
 // A model's own error, fit for clients: the stack that Triton's Python backend appends is cut off and logged under the
 // id that the message then names. Everything else stays as it is.

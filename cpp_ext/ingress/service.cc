@@ -21,7 +21,6 @@ namespace {
 using std::chrono::steady_clock;
 
 const char* const kPrefix = "/inference.GRPCInferenceService/";
-const char* const kDraining = "this replica is draining and takes no new requests; send them to another endpoint";
 
 // Extensions that Triton announces and this service does not offer.
 const std::set<std::string>& MissingExtensions() {
@@ -111,7 +110,7 @@ void KServeService::AddUnimplemented(rpc::Server& server, const std::string& met
 void KServeService::ModelInfer(std::shared_ptr<rpc::ServerCall> call, rpc::Slice request) {
   if (draining()) {
     instruments_->infer.Count(Code::kUnavailable, {});
-    return call->Finish({Code::kUnavailable, kDraining});
+    return call->Finish(Draining());
   }
   ModelInferCall::Start(std::move(call), std::move(request), triton_, shared_memory_, instruments_);
 }

@@ -18,10 +18,6 @@ using std::chrono::steady_clock;
 // A client that does not read its answers may let that much pile up. A model that goes on and on must not fill memory.
 constexpr std::size_t kMaxUnread = 256UL << 20;
 
-Status Draining() {
-  return {Code::kUnavailable, "this replica is draining and takes no new requests; send them to another endpoint"};
-}
-
 Status NotRead() {
   return {Code::kResourceExhausted,
           "the client does not read its answers: more than " + std::to_string(kMaxUnread) + " bytes of them wait"};
