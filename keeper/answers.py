@@ -11,6 +11,7 @@ from typing import Any, NoReturn, TypeVar
 import grpc
 
 from serving.errors import Code, DeadlineExceeded, Internal, MeshError
+from serving.timeouts import wait_for
 
 _log = logging.getLogger("keeper.service")
 T = TypeVar("T")
@@ -26,7 +27,7 @@ async def answer(context: Context[Any, Any], method: str, work: Callable[[], Awa
     left = context.time_remaining()
     limit_s = MAX_CALL_S if left is None else min(left, MAX_CALL_S)
     try:
-        return await asyncio.wait_for(work(), limit_s)
+        return await wait_for(work(), limit_s)
     except asyncio.TimeoutError:
         await abort(context, DeadlineExceeded(f"{method} took longer than {limit_s:.1f} s; it may have been done"))
     except Exception as error:  # noqa: BLE001 - the edge: nothing may leave as a trace

@@ -20,6 +20,7 @@ from serving.errors import StoreUnavailable
 from serving.store import Changes, Disconnected, EtcdClient, Resync, WatchEvent, keys
 from serving.store.keys import AppKey
 from serving.store.records import encode
+from serving.timeouts import wait_for
 
 _log = logging.getLogger("keeper.mirror")
 Listener = Callable[[Touched], None]
@@ -84,7 +85,7 @@ class Mirror:
                 continue
             at_s = self.book.next_change_s(now_s)
             try:
-                await asyncio.wait_for(self._changed.wait(), None if at_s is None else max(0.01, at_s - now_s))
+                await wait_for(self._changed.wait(), None if at_s is None else max(0.01, at_s - now_s))
             except asyncio.TimeoutError:
                 continue
 
@@ -144,7 +145,7 @@ class Mirror:
             if left <= 0:
                 return False
             try:
-                await asyncio.wait_for(self._advanced.wait(), left)
+                await wait_for(self._advanced.wait(), left)
             except asyncio.TimeoutError:
                 return False
         return True

@@ -14,6 +14,7 @@ from keeper.mirror import Mirror
 from keeper.picture import AppState
 from keeper.placement import Liveness
 from serving.errors import FailedPrecondition, InvalidArgument
+from serving.timeouts import wait_for
 
 REQUEST_LIMIT_S = 5.0
 
@@ -103,9 +104,9 @@ class Page:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), REQUEST_LIMIT_S)
+            head = await wait_for(reader.readuntil(b"\r\n\r\n"), REQUEST_LIMIT_S)
             writer.write(self._response(head))
-            await asyncio.wait_for(writer.drain(), REQUEST_LIMIT_S)
+            await wait_for(writer.drain(), REQUEST_LIMIT_S)
         except (asyncio.TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError):
             pass  # a client that does not speak HTTP, or left: nothing to answer
         finally:

@@ -24,6 +24,7 @@ from serving.control import Clock, SystemClock
 from serving.errors import StoreUnavailable
 from serving.store import Election, EtcdClient, keys
 from serving.store.records import encode
+from serving.timeouts import wait_for
 from serving.version import VERSION
 
 _log = logging.getLogger("keeper")
@@ -133,6 +134,6 @@ class Keeper:
         if election is None:
             return
         try:
-            await asyncio.wait_for(election.resign(), RESIGN_LIMIT_S)
+            await wait_for(election.resign(), RESIGN_LIMIT_S)
         except (StoreUnavailable, asyncio.TimeoutError) as error:
             _log.info("the election key ends with its lease", extra={"error": str(error)})

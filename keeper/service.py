@@ -16,6 +16,7 @@ from serving._proto import keeper_pb2 as api
 from serving._proto import keeper_pb2_grpc as rpc
 from serving.control import Clock
 from serving.errors import Unavailable
+from serving.timeouts import wait_for
 
 T = TypeVar("T")
 
@@ -97,7 +98,7 @@ class KeeperService(rpc.KeeperServicer):
     async def _synced(self) -> None:
         """Waits a moment for the first full picture. Raises `Unavailable`."""
         try:
-            await asyncio.wait_for(self._mirror.synced.wait(), 5.0)
+            await wait_for(self._mirror.synced.wait(), 5.0)
         except asyncio.TimeoutError:
             raise Unavailable(f"this keeper has not read the store yet: {self._mirror.stale_reason}") from None
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from serving.errors import MeshError
+from serving.timeouts import wait_for
 
 if TYPE_CHECKING:
     from serving._proto import keeper_pb2 as api
@@ -23,7 +24,7 @@ def elsewhere(
 ) -> tuple[list[str], str]:
     """A sentence for each file that is wanted and not `here`; and why that is not known, "" where it is."""
     try:
-        status, clusters = asyncio.run(asyncio.wait_for(_ask(settings, key), PATIENCE_S))
+        status, clusters = asyncio.run(wait_for(_ask(settings, key), PATIENCE_S))
     except MeshError as error:
         return [], f"whether other machines have some is not known: {error.message}"
     except asyncio.TimeoutError:

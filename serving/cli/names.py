@@ -9,6 +9,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from serving.errors import MeshError
+from serving.timeouts import wait_for
 
 if TYPE_CHECKING:
     from serving.sdk import AppStatus
@@ -44,7 +45,7 @@ def _spellings(context: click.Context) -> set[str]:
 
 def _listed(context: click.Context) -> tuple[AppStatus, ...]:
     try:
-        return asyncio.run(asyncio.wait_for(_ask(context.params), PATIENCE_S))
+        return asyncio.run(wait_for(_ask(context.params), PATIENCE_S))
     except (MeshError, asyncio.TimeoutError):
         return ()  # a shell has no place for the reason; the command itself says it
 

@@ -22,6 +22,7 @@ from serving.cluster_agent.ray_side import RaySide, prepare_environment
 from serving.errors import AlreadyExists, FailedPrecondition, InvalidArgument, MeshError
 from serving.observe.logging import configure_logging
 from serving.settings import read_settings
+from serving.timeouts import wait_for
 
 _LOG: Final = logging.getLogger("serving.cluster_agent")
 EXIT_CONFIGURATION: Final = 2
@@ -89,11 +90,11 @@ async def serve(config: AgentConfig) -> None:
             run.result()
     finally:
         with contextlib.suppress(asyncio.TimeoutError, MeshError):
-            await asyncio.wait_for(agent.withdraw(), _WITHDRAW_S)
+            await wait_for(agent.withdraw(), _WITHDRAW_S)
         run.cancel()
         await asyncio.gather(run, return_exceptions=True)
         with contextlib.suppress(asyncio.TimeoutError, MeshError):
-            await asyncio.wait_for(ray_side.close(), _WITHDRAW_S)
+            await wait_for(ray_side.close(), _WITHDRAW_S)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -36,6 +36,7 @@ from serving.master.order import app_key, supersedes
 from serving.observe import MetricsServer, reached_by, serve_collector
 from serving.store.client import EtcdClient
 from serving.store.keys import AppKey
+from serving.timeouts import wait_for
 
 _LOG: Final = logging.getLogger(__name__)
 _LOOK_S: Final = 0.5
@@ -169,11 +170,11 @@ class Agent:
     async def _claim(self) -> bool:
         """True when this agent holds the mesh's name. Raises `AlreadyExists` when another mesh's agent has it."""
         try:
-            found = await asyncio.wait_for(self._ray.read_claim(), _RAY_TIMEOUT_S)
+            found = await wait_for(self._ray.read_claim(), _RAY_TIMEOUT_S)
             wanted = self._claimant.look(found, self._clock.monotonic())
             if wanted is None:
                 return False
-            await asyncio.wait_for(self._ray.write_claim(wanted), _RAY_TIMEOUT_S)
+            await wait_for(self._ray.write_claim(wanted), _RAY_TIMEOUT_S)
         except (Unavailable, asyncio.TimeoutError) as error:
             _LOG.warning("the mesh's name cannot be claimed now", extra={"error": str(error) or "no answer in time"})
             return False
@@ -181,7 +182,7 @@ class Agent:
 
     async def _look(self) -> None:
         try:
-            facts = await asyncio.wait_for(self._ray.facts(), _RAY_TIMEOUT_S)
+            facts = await wait_for(self._ray.facts(), _RAY_TIMEOUT_S)
         except (Unavailable, asyncio.TimeoutError) as error:
             _LOG.warning("Ray does not answer", extra={"error": str(error) or "no answer in time"})
             return
@@ -197,7 +198,7 @@ class Agent:
         """Writes the record on change and now and then; takes it back while Ray does not answer."""
         while True:
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._publish_now.wait(), self._config.refresh_s)
+                await wait_for(self._publish_now.wait(), self._config.refresh_s)
             self._publish_now.clear()
             away_s = self._clock.monotonic() - self._seen_ray_s
             try:

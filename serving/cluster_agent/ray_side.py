@@ -21,6 +21,7 @@ from serving.deployment.libraries import check_actor_library
 from serving.errors import DataLoss, FailedPrecondition, MeshError, Unavailable
 from serving.master.names import MasterName, parse_master, parse_replica, ray_namespace
 from serving.store.records import decode, encode
+from serving.timeouts import wait_for
 from serving.version import VERSION
 
 T = TypeVar("T")
@@ -119,7 +120,7 @@ class RaySide:
             raise FailedPrecondition(f"ray_address {self._config.ray_address!r} is not host:port")
         try:
             opening = asyncio.open_connection(host.strip("[]"), int(port))
-            _, writer = await asyncio.wait_for(opening, _CALL_TIMEOUT_S)
+            _, writer = await wait_for(opening, _CALL_TIMEOUT_S)
         except (OSError, asyncio.TimeoutError) as error:
             reason = str(error) or "no answer"
             raise Unavailable(f"there is no Ray at {self._config.ray_address}: {reason}") from error
@@ -138,7 +139,7 @@ class RaySide:
 
         reference = await self._call(lambda: getattr(_master(self._namespace, name), method).remote())
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(reference.future()), _CALL_TIMEOUT_S)
+            return await wait_for(asyncio.wrap_future(reference.future()), _CALL_TIMEOUT_S)
         except asyncio.TimeoutError as error:
             # The call is not cancelled: raylet would try to reach the hung process for that, fail, and then ignore a
             # later kill, which it passes on through the same broken connection (Ray 2.60).

@@ -14,6 +14,7 @@ from serving.control.outcome import Done, GiveUp, LookAgain, Outcome, Retry
 from serving.control.queue import KeyedQueue
 from serving.control.stats import ControllerStats
 from serving.errors import FailedPrecondition, InvalidArgument
+from serving.timeouts import wait_for
 
 _LOG: Final = logging.getLogger(__name__)
 _OUTCOME_NAMES: Final = {Done: "done", LookAgain: "look_again", Retry: "retry", GiveUp: "give_up"}
@@ -145,7 +146,7 @@ class Controller(Generic[K]):
     async def _guarded(self, key: K) -> tuple[Outcome, str]:
         """The outcome of one run, and what it counts as."""
         try:
-            outcome = await asyncio.wait_for(self._reconcile(key), self._timeout_s)
+            outcome = await wait_for(self._reconcile(key), self._timeout_s)
             return outcome, _OUTCOME_NAMES[type(outcome)]
         except asyncio.CancelledError:
             if self._stopping:

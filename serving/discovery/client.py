@@ -38,6 +38,7 @@ from serving.errors import (
     error_for_code,
 )
 from serving.routing import OutlierDetector, Rank, RetryBudget
+from serving.timeouts import wait_for
 from serving.validation import closest_match
 
 _log = logging.getLogger(__name__)
@@ -364,7 +365,7 @@ class InferenceClient:
 
     async def _wait_for_change(self, limit_s: float) -> None:
         with contextlib.suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), limit_s)
+            await wait_for(self._changed.wait(), limit_s)
 
 
 def _checked(

@@ -20,6 +20,7 @@ from serving.store.lease import Lease
 from serving.store.records import decode, encode
 from serving.store.types import Changes, KeyValue, OutcomeUnknown, Resync
 from serving.store.waiting import wait_first
+from serving.timeouts import wait_for
 
 _LOG: Final = logging.getLogger(__name__)
 # Short: when etcd comes back, the record of the old lease lives for its ttl, and the new one must stand before its end.
@@ -85,7 +86,7 @@ class Registrar:
     async def wait_registered(self, timeout_s: float) -> None:
         """Returns when the wanted record stands in the store. Raises `StoreUnavailable` when it does not by then."""
         try:
-            await asyncio.wait_for(self._registered.wait(), timeout_s)
+            await wait_for(self._registered.wait(), timeout_s)
         except asyncio.TimeoutError:
             raise StoreUnavailable(f"{self.key} was not registered within {timeout_s:g} s") from None
 

@@ -26,6 +26,7 @@ from serving.master.phases import ReplicaState
 from serving.master.probe import Probes
 from serving.master.replica_config import build_launch
 from serving.store.client import EtcdClient
+from serving.timeouts import wait_for
 
 _LOG: Final = logging.getLogger(__name__)
 _REVOKE_S: Final = 1.0
@@ -93,7 +94,7 @@ class Actions:
     async def _revoke(self, action: RevokeLease) -> None:
         """Not worth waiting for: with etcd away the lease runs out by itself."""
         try:
-            await asyncio.wait_for(self._client.revoke(action.lease), _REVOKE_S)
+            await wait_for(self._client.revoke(action.lease), _REVOKE_S)
         except (StoreUnavailable, asyncio.TimeoutError) as error:
             _LOG.warning("lease could not be revoked", extra={"replica": action.replica_id, "error": str(error)})
             return

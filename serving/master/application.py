@@ -29,6 +29,7 @@ from serving.master.store_view import EndpointView, PlacementWatch, SpecHistory
 from serving.observe import MetricsServer, reached_by, serve_collector
 from serving.store import keys
 from serving.store.client import EtcdClient
+from serving.timeouts import wait_for
 
 _LOG: Final = logging.getLogger(__name__)
 _BUSY_S: Final = 0.2  # between two looks at Ray's table while something starts or ends
@@ -176,7 +177,7 @@ class ApplicationMaster:
 
     async def _load_status(self) -> None:
         try:
-            self._status = await asyncio.wait_for(self._writer.load(), _LOAD_S)
+            self._status = await wait_for(self._writer.load(), _LOAD_S)
         except asyncio.TimeoutError:
             _LOG.warning("etcd does not answer; the times of the status begin anew")
 

@@ -17,6 +17,7 @@ import grpc.aio
 
 from serving.config import TlsConfig
 from serving.master.model import Health
+from serving.timeouts import wait_for
 
 _WATCH: Final = "/grpc.health.v1.Health/Watch"
 _CHECK: Final = "/grpc.health.v1.Health/Check"
@@ -123,7 +124,7 @@ class HealthCheck:
         host, _, port = self.address.rpartition(":")
         try:
             opening = asyncio.open_connection(host.strip("[]"), int(port))
-            _, writer = await asyncio.wait_for(opening, self._limits.timeout_s)
+            _, writer = await wait_for(opening, self._limits.timeout_s)
         except ConnectionRefusedError:
             return _Answer.CLOSED
         except (OSError, asyncio.TimeoutError):

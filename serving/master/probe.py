@@ -14,6 +14,7 @@ from serving.master.health import HealthCheck, HealthLimits
 from serving.master.launcher import Launcher
 from serving.master.model import ActorRow, ActorState, Health, Report
 from serving.master.names import ReplicaName, parse_replica
+from serving.timeouts import wait_for
 
 _LOG: Final = logging.getLogger(__name__)
 _SETTLED: Final = frozenset({"ready"})  # states in which nothing but death or a drain is to be expected
@@ -72,7 +73,7 @@ class Probe:
             settled = self.report is not None and self.report.state in _SETTLED and self.report.registered
             wait_s = self._limits.settled_s if settled else self._limits.changing_s
             try:
-                await asyncio.wait_for(self._soon.wait(), wait_s)
+                await wait_for(self._soon.wait(), wait_s)
             except asyncio.TimeoutError:
                 continue
             self._soon.clear()

@@ -17,6 +17,7 @@ from serving.master.names import MasterName, ReplicaName, parse_replica, ray_nam
 from serving.master.ray_actors import cpp_library_path, read_actors
 from serving.master.replica_config import LIBRARY_PATH, Launch, merged_env
 from serving.store.records import decode
+from serving.timeouts import wait_for
 
 T = TypeVar("T")
 CPP_FACTORY: Final = "CreateDeploymentActor"
@@ -102,7 +103,7 @@ class RayLauncher:
 
         reference = await self._call(send)
         try:
-            answer = await asyncio.wait_for(asyncio.wrap_future(reference.future()), _CALL_TIMEOUT_S)
+            answer = await wait_for(asyncio.wrap_future(reference.future()), _CALL_TIMEOUT_S)
         except asyncio.TimeoutError as error:
             raise Unavailable(f"{name} did not answer {method} within {_CALL_TIMEOUT_S:g} s") from error
         except (RayError, GetTimeoutError) as error:

@@ -12,6 +12,7 @@ from serving.errors import Conflict, DataLoss, MeshError, StoreUnavailable
 from serving.master.status import same_but_for_time
 from serving.store.client import EtcdClient
 from serving.store.records import decode, encode
+from serving.timeouts import wait_for
 
 _LOG: Final = logging.getLogger(__name__)
 _RETRY_S: Final = 0.5
@@ -53,7 +54,7 @@ class StatusWriter:
     async def run(self) -> None:
         while True:
             try:
-                await asyncio.wait_for(self._changed.wait(), self._heartbeat_s)
+                await wait_for(self._changed.wait(), self._heartbeat_s)
             except asyncio.TimeoutError:
                 self._mod_revision = None  # the heartbeat also looks whether it is still there
             self._changed.clear()

@@ -17,6 +17,7 @@ from serving.sdk.progress import Stage, assess
 from serving.sdk.spec import Application, Artifact
 from serving.sdk.status import AppEvent, AppStatus, DeployResult
 from serving.store.keys import AppKey
+from serving.timeouts import wait_for
 
 Notify: TypeAlias = Callable[[str], None]
 
@@ -157,7 +158,7 @@ async def _until(events: AsyncGenerator[AppEvent | None, None], deadline: float)
     try:
         while True:
             try:
-                yield await asyncio.wait_for(anext(events), max(_left(deadline), 0.0))
+                yield await wait_for(anext(events), max(_left(deadline), 0.0))
             except (asyncio.TimeoutError, StopAsyncIteration):
                 return
     finally:

@@ -20,6 +20,7 @@ from serving.sdk.status import ModelMetadata
 from serving.sdk.tensors import Array, decode_response, encode_request
 from serving.store.client import EtcdClient
 from serving.store.keys import AppKey
+from serving.timeouts import wait_for
 
 MAX_APPLICATIONS: Final = 256
 
@@ -89,7 +90,7 @@ class InferenceClients:
             return await self.client(app), timeout_s
         started = time.monotonic()
         try:
-            client = await asyncio.wait_for(self.client(app, wait_s=timeout_s), timeout_s)
+            client = await wait_for(self.client(app, wait_s=timeout_s), timeout_s)
         except asyncio.TimeoutError:
             raise DeadlineExceeded(f"discovery of {app} did not begin within {timeout_s:g} s") from None
         return client, max(timeout_s - (time.monotonic() - started), 0.001)

@@ -27,6 +27,7 @@ from serving.errors import (
 from serving.store import keys
 from serving.store.client import EtcdClient
 from serving.store.records import decode
+from serving.timeouts import wait_for
 
 _log = logging.getLogger(__name__)
 
@@ -123,7 +124,7 @@ class Keepers:
         """Reads who is there; with etcd away the ones known before stay."""
         try:
             left = max(deadline - time.monotonic(), 0.01)
-            snapshot = await asyncio.wait_for(self._store.get_prefix(keys.KEEPER_ELECTION), left)
+            snapshot = await wait_for(self._store.get_prefix(keys.KEEPER_ELECTION), left)
         except (StoreUnavailable, asyncio.TimeoutError) as error:
             return error if isinstance(error, StoreUnavailable) else StoreUnavailable("etcd did not answer in time")
         found = []

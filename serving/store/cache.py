@@ -14,6 +14,7 @@ from serving.errors import FailedPrecondition, MeshError, StoreUnavailable
 from serving.store.cache_state import CacheState, Prefer, prefer_found
 from serving.store.client import EtcdClient
 from serving.store.types import Changes, Disconnected, KeyValue, Resync
+from serving.timeouts import wait_for
 
 CARRY_GRACE_S: Final = 60.0
 _LOG: Final = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ class PrefixCache:
     async def wait_synced(self, timeout_s: float) -> None:
         """Raises `StoreUnavailable` when there is no picture by then (following goes on), else why it never will be."""
         try:
-            await asyncio.wait_for(self._synced.wait(), timeout_s)
+            await wait_for(self._synced.wait(), timeout_s)
         except asyncio.TimeoutError:
             why = f": {self._error.message}" if self._error else ""
             raise StoreUnavailable(f"{self.prefix} could not be read within {timeout_s:g} s{why}") from self._error
@@ -211,7 +212,7 @@ class PrefixCache:
             self._moved.clear()
             at_s = self._state.next_expiry_s()
             try:
-                await asyncio.wait_for(self._moved.wait(), None if at_s is None else max(0.0, at_s - self._monotonic()))
+                await wait_for(self._moved.wait(), None if at_s is None else max(0.0, at_s - self._monotonic()))
             except asyncio.TimeoutError:
                 keys = self._state.expire(self._monotonic())
                 if keys:

@@ -19,6 +19,7 @@ from serving.config import EtcdConfig
 from serving.errors import Code, Internal, MeshError, StoreUnavailable
 from serving.store import wire
 from serving.store.calls import Calls, backoff_s
+from serving.timeouts import wait_for
 
 _LOG: Final = logging.getLogger(__name__)
 _RENEW_AT: Final = 1 / 3  # of the time to live
@@ -159,7 +160,7 @@ class LeaseThread:
         request = pb.LeaseRevokeRequest(ID=self._id)
         limit_s = min(self._ttl_s, 2 * self._config.request_timeout_s) if self.held() else _UNSURE_S
         try:
-            await asyncio.wait_for(
+            await wait_for(
                 calls.call(wire.LEASE_REVOKE, request, what=f"revoke lease {self._id:x}", repeat=True), limit_s
             )
         except (MeshError, asyncio.TimeoutError) as error:
@@ -188,7 +189,7 @@ class _Renewals:
         """The seconds that etcd gives from now, 0 when it no longer knows the lease. Raises `MeshError`."""
         what = f"renew lease {lease:x}"
         try:
-            return await asyncio.wait_for(self._exchange(lease), timeout=timeout_s)
+            return await wait_for(self._exchange(lease), timeout_s)
         except grpc.aio.AioRpcError as error:
             raise self._calls.judge(error, self._line, self._metadata, what).error from error
         except (asyncio.TimeoutError, asyncio.InvalidStateError) as error:
