@@ -16,11 +16,13 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
-from serving.errors import AlreadyExists, DeadlineExceeded, Internal, MeshError, NotFound, error_for_code
+from serving.errors import AlreadyExists, DeadlineExceeded, Internal, MeshError, NotFound
+from serving.local.leftovers import end_leftovers
 from serving.local.options import UpOptions
-from serving.local.process import log_tail, stop_group
+from serving.local.process import log_tail
+from serving.local.start_report import follow_start
 from serving.local.state import STATE_FILE, MeshState, load_state
 from serving.local.supervisor import Supervisor, make_mesh_dir
 from serving.observe import configure_logging
@@ -58,7 +60,7 @@ def up(options: UpOptions, on_progress: Progress) -> MeshState:
         raise Internal("the supervisor was started without a pipe to report on")
     with child.stdout as events:
         try:
-            if _follow_start(events, on_progress):
+            if follow_start(events, on_progress):
                 return load_state(options.mesh_dir)
         except MeshError:
             child.wait()  # it has ended everything before it said so
@@ -68,19 +70,6 @@ def up(options: UpOptions, on_progress: Progress) -> MeshState:
             raise
     status = child.wait()
     raise Internal(f"the supervisor ended with status {status} before the mesh was ready:\n{log_tail(log_file)}")
-
-
-def _follow_start(events: IO[bytes], on_progress: Progress) -> bool:
-    """True when the supervisor says that the mesh is ready, False when it says nothing more. Raises its error."""
-    for line in events:
-        event = json.loads(line)
-        if "progress" in event:
-            on_progress(str(event["progress"]))
-        elif "error" in event:
-            raise error_for_code(int(event["code"]), str(event["error"]))
-        elif event.get("ready"):
-            return True
-    return False
 
 
 def _end_start(child: subprocess.Popen[bytes], on_progress: Progress) -> None:
@@ -128,14 +117,6 @@ def down(mesh_dir: Path, on_progress: Progress) -> None:
     (mesh_dir / STATE_FILE).unlink(missing_ok=True)
 
 
-def end_leftovers(state: MeshState, on_progress: Progress) -> None:
-    """Ends what is still running of a mesh whose supervisor is gone; strangers with the same pids never."""
-    for record in state.processes:
-        if record.role != "supervisor" and record.identity.members():
-            on_progress(f"ending {record.name}, left over from a mesh whose supervisor is gone")
-            stop_group(record.identity)
-
-
 def _refuse_second(mesh_dir: Path) -> None:
     try:
         state = load_state(mesh_dir)
@@ -155,10 +136,3 @@ def _wait_gone(identity: ProcessId, timeout_s: float) -> bool:
             return False
         time.sleep(_POLL_S)
     return True
-
-
-def reported_error(error: BaseException) -> dict[str, object]:
-    """An error as the supervisor reports it to the process that waits for it."""
-    if isinstance(error, MeshError):
-        return {"error": error.message, "code": int(error.code)}
-    return {"error": f"{type(error).__name__}: {error}", "code": int(Internal.code)}

@@ -24,12 +24,14 @@ from typing import Final
 from serving.errors import AlreadyExists, FailedPrecondition, MeshError
 from serving.local.children import Child, ChildSpec, agent_spec, keeper_spec
 from serving.local.etcd import EtcdCluster, EtcdMember, start_etcd
+from serving.local.leftovers import end_leftovers
 from serving.local.log_bounds import CHECK_S, bound_logs
 from serving.local.options import UpOptions, cluster_names
 from serving.local.plan import MeshPlan, external_plan, local_plan
 from serving.local.ray_cluster import RayCluster, RayClusterOptions, find_ray_cluster, start_ray_cluster
 from serving.local.ready import wait_until_serving
 from serving.local.restart_pauses import RestartPauses
+from serving.local.start_report import reported_error
 from serving.local.state import ClusterState, MeshState, ProcessRecord, load_state
 from serving.observe import configure_logging
 from serving.process_id import ProcessId
@@ -108,8 +110,6 @@ class Supervisor:
         self._lock.close()
 
     def _end_leftovers(self) -> None:
-        from serving.local.mesh import end_leftovers
-
         for name in cluster_names(self._options.clusters):
             left = find_ray_cluster(self._dir / "ray" / name)
             if left is not None:
@@ -233,8 +233,6 @@ def hold_lock(mesh_dir: Path) -> Iterator[None]:
 
 def main(arguments: str) -> int:
     """The detached supervisor: reports on standard output until the mesh is ready, then works silently."""
-    from serving.local.mesh import reported_error
-
     configure_logging(process="supervisor")
     values = json.loads(arguments)
     config_file = values.pop("config_file")

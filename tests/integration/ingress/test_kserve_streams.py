@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import queue
-import resource
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 import tritonclient.grpc as triton
 from tritonclient.grpc import service_pb2 as pb
@@ -225,19 +225,15 @@ def test_a_client_that_never_reads_is_bounded(ingress: Ingress) -> None:
             sent += 1
             yield large
 
-    before = resident_bytes(ingress.process.pid)
+    process = psutil.Process(ingress.process.pid)
+    before = process.memory_info().rss
     call = ingress.stub.ModelStreamInfer(flood(), timeout=60)
     eventually(lambda: sent > 10, timeout_s=30, what="the flood has begun")
     most = 0
     for _ in range(30):
         wanted = [request("id_fp32", [1], "other")]
         assert stream(ingress, wanted)[1] == ("OK", "")
-        most = max(most, resident_bytes(ingress.process.pid) - before)
+        most = max(most, process.memory_info().rss - before)
     assert most < 450_000_000
     call.cancel()
     eventually(lambda: in_flight(ingress) == 0, timeout_s=30, what="no request runs")
-
-
-def resident_bytes(pid: int) -> int:
-    with open(f"/proc/{pid}/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize()

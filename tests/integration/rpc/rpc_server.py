@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import IO, Any
 
 import grpc
+import psutil
 
 from tests.support.waiting import eventually
 
@@ -70,8 +71,7 @@ class EchoServer:
         return self.command("stats")
 
     def resident_bytes(self) -> int:
-        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
+        return psutil.Process(self.process.pid).memory_info().rss
 
     def log_text(self) -> str:
         self._log_file.flush()
