@@ -40,7 +40,8 @@ struct ServerOptions {
   std::size_t max_metadata_bytes = 16UL * 1024;
   std::uint32_t max_concurrent_streams = 1000;  // per connection
   std::size_t max_connections = 10000;
-  // A connection with more unsent bytes is clogged: its requests wait until its client has taken some answers.
+  // A connection with more unsent bytes is clogged: its requests wait until its client has taken some answers. Of a
+  // stream with a quarter of it no further messages are taken until its answers have gone out.
   std::size_t max_pending_bytes = 64UL << 20;
   // While all connections together have more unsent bytes, each with more than 64 KiB is clogged. 0: a quarter of the
   // memory that this process may use.

@@ -102,6 +102,7 @@ class CallImpl final : public ServerCall, public LoopTask, public std::enable_sh
   void MessageReceived(Slice message);
   void AllReceived();
   void DeliverMessages();
+  [[nodiscard]] bool Backlogged() const;
   void GrantWindow(std::size_t bytes);
   void GrantWithheld();
   void Schedule(std::unique_lock<std::mutex>* lock);

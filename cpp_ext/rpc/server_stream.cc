@@ -10,6 +10,7 @@ namespace mesh::rpc {
 namespace {
 
 constexpr std::size_t kLargestWindow = 16UL << 20;
+constexpr std::size_t kBacklogShare = 4;
 constexpr std::chrono::hours kLongestDeadline{24 * 365};
 
 // One per thread: its memory is reused from call to call.
@@ -188,6 +189,7 @@ void CallImpl::DeliverMessages() {
   if (delivering_ || connection_ == nullptr || !method_->stream) return;
   delivering_ = true;
   while (!inbox_.empty() || (end_received_ && !end_delivered_ && inflow_ == nullptr)) {
+    if (!inbox_.empty() && Backlogged()) break;  // RunOnSent goes on
     std::function<void(std::optional<Slice>)> callback;
     {
       std::lock_guard<std::mutex> lock(mutex_);
@@ -216,6 +218,12 @@ void CallImpl::DeliverMessages() {
   } else {
     GrantWithheld();
   }
+}
+
+// A client that does not take the answers of one stream must not ask for more on it. It stops there, long before it
+// could clog the connection for the streams beside it.
+bool CallImpl::Backlogged() const {
+  return unsent_bytes() > connection_->owner().context().options.max_pending_bytes / kBacklogShare;
 }
 
 void CallImpl::GrantWithheld() {
@@ -368,13 +376,16 @@ void CallImpl::RunOnSent() {
   std::function<void()> callback;
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    if (done() || !on_sent_) return;
+    if (done()) return;
     callback = std::move(on_sent_);
     on_sent_ = nullptr;
   }
-  Invoke(callback);
-  std::lock_guard<std::mutex> lock(mutex_);
-  if (!done() && !on_sent_) on_sent_ = std::move(callback);
+  if (callback) {
+    Invoke(callback);
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!done() && !on_sent_) on_sent_ = std::move(callback);
+  }
+  DeliverMessages();
 }
 
 }  // namespace mesh::rpc

@@ -22,6 +22,7 @@ struct TRITONSERVER_InferenceResponse;
 struct TRITONSERVER_InferenceTrace;
 struct TRITONSERVER_Message;
 struct TRITONSERVER_Metrics;
+struct TRITONSERVER_Parameter;
 struct TRITONSERVER_ResponseAllocator;
 struct TRITONSERVER_Server;
 struct TRITONSERVER_ServerOptions;
@@ -271,6 +272,14 @@ TRITONSERVER_Error* TRITONSERVER_ServerModelConfig(TRITONSERVER_Server* server, 
 TRITONSERVER_Error* TRITONSERVER_ServerModelIndex(TRITONSERVER_Server* server, uint32_t flags,
                                                   TRITONSERVER_Message** index);
 // Returns when the model is loaded or has failed to.
+// `name_mapping` (parameters: model folder's name -> model's name) may be null with a count of 0. The path must be
+// unlike those that are registered already.
+TRITONSERVER_Error* TRITONSERVER_ServerRegisterModelRepository(TRITONSERVER_Server* server, const char* repository_path,
+                                                               const TRITONSERVER_Parameter** name_mapping,
+                                                               const uint32_t mapping_count);
+// Models that were loaded from there stay.
+TRITONSERVER_Error* TRITONSERVER_ServerUnregisterModelRepository(TRITONSERVER_Server* server,
+                                                                 const char* repository_path);
 TRITONSERVER_Error* TRITONSERVER_ServerLoadModel(TRITONSERVER_Server* server, const char* model_name);
 TRITONSERVER_Error* TRITONSERVER_ServerUnloadModel(TRITONSERVER_Server* server, const char* model_name);
 TRITONSERVER_Error* TRITONSERVER_ServerMetrics(TRITONSERVER_Server* server, TRITONSERVER_Metrics** metrics);
@@ -305,5 +314,6 @@ TRITONSERVER_Error* TRITONSERVER_ServerInferAsync(TRITONSERVER_Server* server, T
   X(ServerDelete) X(ServerStop) X(ServerIsLive) X(ServerIsReady) X(ServerModelIsReady)                                 \
   X(ServerModelBatchProperties) X(ServerModelTransactionProperties) X(ServerMetadata) X(ServerModelMetadata)           \
   X(ServerModelStatistics) X(ServerModelConfig) X(ServerModelIndex) X(ServerLoadModel) X(ServerUnloadModel)            \
+  X(ServerRegisterModelRepository) X(ServerUnregisterModelRepository)                                                 \
   X(ServerMetrics) X(ServerInferAsync)
 // clang-format on

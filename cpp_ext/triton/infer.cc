@@ -174,7 +174,9 @@ void InferCallbacks::Respond(TRITONSERVER_InferenceResponse* response, std::uint
   auto* call = static_cast<InferCall*>(userp);
   const bool final = (flags & TRITONSERVER_RESPONSE_COMPLETE_FINAL) != 0;
   std::shared_ptr<InferCall> held = final ? std::move(call->held_for_response_) : call->shared_from_this();
+  std::atomic<std::uint64_t>* const open = call->open_callbacks_;
   call->OnResponse(InferResponse(ResponseHandle(response), std::move(held)), final);
+  if (final) open->fetch_sub(1);
 }
 
 void InferCallbacks::Release(TRITONSERVER_InferenceRequest* request, std::uint32_t flags, void* userp) {
@@ -187,6 +189,7 @@ void InferCallbacks::Release(TRITONSERVER_InferenceRequest* request, std::uint32
   }
   RequestHandle(request).reset();  // before anybody hears of it and stops the server
   call->OnReleased();
+  call->open_callbacks_->fetch_sub(1);
 }
 
 }  // namespace mesh::triton

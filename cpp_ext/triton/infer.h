@@ -98,6 +98,7 @@ class InferCall : public std::enable_shared_from_this<InferCall> {
   bool cancel_wanted_ = false;                        // guarded by mutex_
   std::shared_ptr<InferCall> held_for_response_;
   std::shared_ptr<InferCall> held_for_release_;
+  std::atomic<std::uint64_t>* open_callbacks_ = nullptr;  // the server's count
 };
 
 // The C functions that Triton calls; `userp` is always the InferCall.

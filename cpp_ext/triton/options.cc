@@ -10,6 +10,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// Server::Stop waits for everything itself. Triton's own count never ends when a model could not be loaded beside an
+// older version of it (seen with 2.51), so it gets a moment only.
+constexpr unsigned kTritonExitTimeoutS = 1;
+
 Status CheckFolder(const char* what, const std::string& folder) {
   std::error_code error;
   if (fs::is_directory(folder, error)) return {};
@@ -52,7 +56,7 @@ void SetModels(const Api& api, TRITONSERVER_ServerOptions* raw, const ServerOpti
 }
 
 void SetProcess(const Api& api, TRITONSERVER_ServerOptions* raw, const ServerOptions& options, Setter* set) {
-  (*set)(api.ServerOptionsSetExitTimeout(raw, options.exit_timeout_s));
+  (*set)(api.ServerOptionsSetExitTimeout(raw, kTritonExitTimeoutS));
   (*set)(api.ServerOptionsSetBufferManagerThreadCount(raw, options.buffer_manager_threads));
   (*set)(api.ServerOptionsSetRateLimiterMode(raw, TRITONSERVER_RATE_LIMIT_OFF));
   (*set)(api.ServerOptionsSetPinnedMemoryPoolByteSize(raw, options.pinned_memory_pool_bytes));

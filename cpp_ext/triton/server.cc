@@ -91,19 +91,22 @@ Result<std::vector<std::string>> Server::WantedModels() const {
 Status Server::LoadModels() {
   Result<std::vector<std::string>> wanted = WantedModels();
   if (!wanted.ok()) return wanted.status();
-  for (const std::string& name : wanted.value()) loads_.push_back({name, Status()});
+  std::vector<ModelLoad> loads;
+  for (const std::string& name : wanted.value()) loads.push_back({name, Status()});
   std::atomic<std::size_t> next{0};
-  const auto load = [this, &next] {
-    for (std::size_t i = next++; i < loads_.size(); i = next++) loads_[i].status = LoadModel(loads_[i].name);
+  const auto load = [&] {
+    for (std::size_t i = next++; i < loads.size(); i = next++) loads[i].status = LoadModel(loads[i].name);
   };
   std::vector<std::thread> threads;
-  const std::size_t count = std::min<std::size_t>(std::max(options_.model_load_threads, 1U), loads_.size());
+  const std::size_t count = std::min<std::size_t>(std::max(options_.model_load_threads, 1U), loads.size());
   for (std::size_t i = 1; i < count; ++i) threads.emplace_back(load);
   load();
   for (std::thread& thread : threads) thread.join();
-  for (ModelLoad& loaded : loads_) {
+  for (ModelLoad& loaded : loads) {
     if (!loaded.status.ok()) loaded.status = Explained(loaded);
   }
+  const std::lock_guard<std::mutex> lock(loads_mutex_);
+  loads_ = std::move(loads);
   return {};
 }
 
@@ -124,24 +127,41 @@ Status Server::Explained(const ModelLoad& loaded) {
 Server::~Server() {
   if (server_ == nullptr) return;
   const Status status = Stop();
-  if (status.ok()) {
+  if (status.ok() && !left_over_) {
     static_cast<void>(ToStatus(GetApi().ServerDelete(server_)));
     return;
   }
   // Requests still run inside: freeing the server under them would crash, keeping it costs only memory.
-  log::Error("triton kept, it did not stop", {{"reason", status.message()}});
+  if (!status.ok()) log::Error("triton kept, it did not stop", {{"reason", status.message()}});
   static_cast<void>(allocator_.release());
+  static_cast<void>(open_callbacks_.release());
 }
 
 Status Server::Stop() {
   if (server_ == nullptr || stopped_.exchange(true)) return stop_status_;
-  Status status = UnloadAll(std::chrono::steady_clock::now() + std::chrono::seconds(options_.exit_timeout_s));
-  if (status.ok()) status = ToStatus(GetApi().ServerStop(server_));
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(options_.exit_timeout_s);
+  Status status = UnloadAll(until);
+  if (status.ok()) status = WaitForCallbacks(until);
+  if (status.ok() && !ToStatus(GetApi().ServerStop(server_)).ok()) left_over_ = true;
   if (!status.ok()) {
     stop_status_ = {Code::kUnavailable, "Triton did not stop within " + std::to_string(options_.exit_timeout_s) +
                                             " s, requests or responses are still held: " + status.message()};
   }
   return stop_status_;
+}
+
+Status Server::WaitForCallbacks(std::chrono::steady_clock::time_point until) {
+  const std::lock_guard<std::mutex> waiting(wait_mutex_);
+  // Twice, because a request that read the epoch just before it changed may count itself afterwards.
+  for (int turn = 0; turn < 2; ++turn) {
+    const std::size_t before = epoch_.fetch_xor(1);
+    for (std::chrono::milliseconds pause{1}; (*open_callbacks_)[before].load() > 0;
+         pause = std::min(pause * 2, kLongestPause)) {
+      if (std::chrono::steady_clock::now() >= until) return {Code::kUnavailable, "requests run"};
+      std::this_thread::sleep_for(pause);
+    }
+  }
+  return {};
 }
 
 Status Server::UnloadAll(std::chrono::steady_clock::time_point until) {
@@ -175,6 +195,11 @@ Result<std::vector<std::string>> Server::ModelsInUse() const {
   return names;
 }
 
+std::vector<ModelLoad> Server::loads() const {
+  const std::lock_guard<std::mutex> lock(loads_mutex_);
+  return loads_;
+}
+
 bool Server::IsLive() const {
   bool live = false;
   return ToStatus(GetApi().ServerIsLive(server_, &live)).ok() && live;
@@ -184,7 +209,8 @@ bool Server::IsReady() const {
   bool ready = false;
   if (!ToStatus(GetApi().ServerIsReady(server_, &ready)).ok() || !ready) return false;
   // Triton does not miss a model whose folder it could not even read.
-  return std::all_of(loads_.begin(), loads_.end(), [this](const ModelLoad& load) {
+  const std::vector<ModelLoad> wanted = loads();
+  return std::all_of(wanted.begin(), wanted.end(), [this](const ModelLoad& load) {
     if (load.status.ok()) return true;
     const Result<bool> loaded_later = IsModelReady(load.name);
     return loaded_later.ok() && loaded_later.value();
@@ -276,6 +302,8 @@ Status Server::Infer(RequestHandle request, std::shared_ptr<InferCall> call) con
       ToStatus(api.InferenceRequestSetResponseCallback(raw, allocator_.get(), self, InferCallbacks::Respond, self));
   if (!status.ok()) return status;
   self->running_ = raw;
+  self->open_callbacks_ = &(*open_callbacks_)[epoch_.load(std::memory_order_relaxed)];
+  self->open_callbacks_->fetch_add(2);
   self->held_for_response_ = call;
   self->held_for_release_ = call;
   status = ToStatus(api.ServerInferAsync(server_, raw, nullptr));
@@ -284,6 +312,7 @@ Status Server::Infer(RequestHandle request, std::shared_ptr<InferCall> call) con
     self->running_ = nullptr;
     self->held_for_response_.reset();
     self->held_for_release_.reset();
+    self->open_callbacks_->fetch_sub(2);
     return status;
   }
   static_cast<void>(request.release());

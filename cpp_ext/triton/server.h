@@ -1,10 +1,12 @@
 // A Triton server inside this process.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -39,7 +41,7 @@ class Server {
   // that somebody still holds counts as running. UNAVAILABLE when something was left after the timeout.
   Status Stop();
 
-  [[nodiscard]] const std::vector<ModelLoad>& loads() const { return loads_; }
+  [[nodiscard]] std::vector<ModelLoad> loads() const;
   [[nodiscard]] bool IsLive() const;
   [[nodiscard]] bool IsReady() const;  // the server and every model that it was to load
   [[nodiscard]] Result<bool> IsModelReady(const std::string& model, std::int64_t version = kAnyVersion) const;
@@ -57,6 +59,15 @@ class Server {
 
   Status LoadModel(const std::string& model);
   Status UnloadModel(const std::string& model);
+
+  // Serves the models of another folder from now on (`models` empty: all of them). Each new model is loaded beside the
+  // old one of its name; new requests then go to it, and Triton unloads the old one after its last request. Models that
+  // the new folder does not have are unloaded. When one cannot be loaded, everything goes back to the folder before,
+  // and the status names the reason; FAILED_PRECONDITION when even that did not work: the server must be ended then.
+  //
+  // Both folders must be this process's own down to the models' folders, whose times it sets: Triton takes a model for
+  // unchanged unless its folder is newer than the one before.
+  Status SwitchRepository(const std::string& folder, const std::vector<std::string>& models);
 
   // Bits of TRITONSERVER_ModelTxnPropertyFlag and of TRITONSERVER_ModelBatchFlag.
   [[nodiscard]] Result<std::uint32_t> TransactionFlags(const char* model, std::int64_t version) const;
@@ -77,14 +88,31 @@ class Server {
   // One model after the other: Triton 2.51 crashes now and then when it ends many at once, as ServerStop does (a lookup
   // of its rate limiter is not guarded against the end of another model).
   Status UnloadAll(std::chrono::steady_clock::time_point until);
+  // Until all requests that were sent before have been answered and released.
+  Status WaitForCallbacks(std::chrono::steady_clock::time_point until);
   Result<std::vector<std::string>> ModelsInUse() const;
+  // server_switch.cc
+  Status ReplaceRepository(const std::string& before, const std::string& after);
+  Status LoadFrom(const std::string& before, std::vector<ModelLoad>* loads);
+  Status GoBack(const ServerOptions& before, const std::vector<ModelLoad>& touched);
+  Status EndAfter(const std::string& model, Status (Server::*change)(const std::string& model));
+  std::vector<RequestHandle> HoldVersions(const std::string& model) const;
 
-  ServerOptions options_;
+  ServerOptions options_;  // its repository and models change under switch_mutex_
   AllocatorHandle allocator_;
   TRITONSERVER_Server* server_ = nullptr;
-  std::vector<ModelLoad> loads_;
+  std::mutex switch_mutex_;
+  std::mutex wait_mutex_;
+  mutable std::mutex loads_mutex_;
+  std::vector<ModelLoad> loads_;                          // guarded by loads_mutex_
+  // What Triton still owes to calls, two callbacks for each, counted apart for those before and after the last change of
+  // models. On the heap, because it outlives a server that is kept.
+  using OpenCallbacks = std::array<std::atomic<std::uint64_t>, 2>;
+  std::unique_ptr<OpenCallbacks> open_callbacks_ = std::make_unique<OpenCallbacks>();
+  std::atomic<std::size_t> epoch_{0};
   std::atomic<bool> stopped_{false};
   Status stop_status_;
+  bool left_over_ = false;  // nothing runs, and yet Triton says that it has not ended
 };
 
 }  // namespace mesh::triton

@@ -10,6 +10,7 @@ import grpc
 import grpc.aio
 import pytest
 
+from tests.integration.rpc.conftest import StartServer
 from tests.integration.rpc.rpc_server import UNLIMITED, EchoServer, method, wait_until
 
 TIMEOUT_S = 60.0
@@ -121,6 +122,34 @@ async def test_slow_handler_slows_the_client(server: EchoServer) -> None:
         call.cancel()
     wait_until(lambda: server.stats()["calls_open"] == 0, "the cancelled stream is gone")
     assert server.resident_bytes() - before < 128 * MEBIBYTE
+
+
+async def test_a_stream_whose_answers_nobody_takes_holds_up_no_other(start_server: StartServer) -> None:
+    """Not even on the same connection: it is stopped before it has used up what all streams share."""
+    server = start_server(max_pending_bytes=16 * MEBIBYTE)
+    async with grpc.aio.insecure_channel(server.address, options=UNLIMITED) as opened:
+        stuck = opened.stream_stream(method("Bidi"))(timeout=TIMEOUT_S)
+
+        async def flood() -> None:
+            for _ in range(100):
+                await stuck.write(bytes(2 * MEBIBYTE))
+
+        flooding = asyncio.create_task(flood())
+        sent = -1
+        while sent != (now := server.stats()["bytes_received"]) or now < MEBIBYTE:  # until nothing moves any more
+            sent = now
+            await asyncio.sleep(0.3)
+        for size in (10, MEBIBYTE):
+            for _ in range(20):
+                answer = await opened.unary_unary(method("Unary"))(bytes(size), timeout=5)
+                assert len(answer) == size
+        received = 0
+        while received < 100:
+            assert len(await stuck.read()) == 2 * MEBIBYTE
+            received += 1
+        await flooding
+        await stuck.done_writing()
+        assert await stuck.read() is grpc.aio.EOF
 
 
 async def test_many_streams_at_once(server: EchoServer) -> None:

@@ -1,0 +1,174 @@
+// A server that goes from one folder of models to another while requests come.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <filesystem>
+#include <string>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "tests/triton/server_fixture.h"
+
+namespace mesh::triton {
+namespace {
+
+std::string Mark(const std::string& text) {
+  return "parameters [{key: \"mark\" value: {string_value: \"" + text + "\"}}]\n";
+}
+
+class SwitchTest : public ServerTest {
+ protected:
+  void TearDown() override {
+    for (const std::string& folder : folders_) fs::remove_all(folder);
+    ServerTest::TearDown();
+  }
+  // A new, empty folder.
+  std::string Folder() {
+    char name[] = "/tmp/mesh-switch-XXXXXX";
+    folders_.emplace_back(mkdtemp(name));
+    return folders_.back();
+  }
+  static std::string MarkOf(const Server& server, const std::string& model) {
+    const std::string config = server.ModelConfig(model).value();
+    const std::size_t at = config.find("\"mark\":{\"string_value\":\"");
+    return at == std::string::npos ? "" : config.substr(at + 24, config.find('"', at + 24) - at - 24);
+  }
+  static Status Ask(const Server& server, const char* model) {
+    const std::vector<float> values = Numbers(4);
+    auto waiter = std::make_shared<Waiter>();
+    if (Status sent = Send(server, model, values, waiter); !sent.ok()) return sent;
+    if (!waiter->WaitDone()) return {Code::kDeadlineExceeded, "no answer"};
+    const InferResponse response = waiter->Take();
+    return response.status();
+  }
+  static bool GoneSoon(const Server& server, const std::string& model) {
+    const auto until = std::chrono::steady_clock::now() + kPatience;
+    while (std::chrono::steady_clock::now() < until) {
+      const Result<bool> ready = server.IsModelReady(model);
+      if (!ready.ok() || !ready.value()) return true;
+      std::this_thread::yield();
+    }
+    return false;
+  }
+
+ private:
+  std::vector<std::string> folders_;
+};
+
+TEST_F(SwitchTest, ModelsAreReplacedAddedAndRemoved) {
+  WriteModel(options_.repository, "echo", Mark("first"));
+  WriteModel(options_.repository, "old", "");
+  const std::unique_ptr<Server> server = Start();
+  ASSERT_NE(server, nullptr);
+  const std::string next = Folder();
+  WriteModel(next, "echo", Mark("second"));
+  WriteModel(next, "new", "");
+  const Status status = server->SwitchRepository(next, {});
+  ASSERT_TRUE(status.ok()) << status.ToString();
+  EXPECT_EQ(MarkOf(*server, "echo"), "second");
+  EXPECT_TRUE(Ask(*server, "new").ok());
+  EXPECT_TRUE(GoneSoon(*server, "old"));
+  EXPECT_TRUE(server->IsReady());
+  EXPECT_TRUE(server->SwitchRepository(next, {"echo"}).code() != Code::kOk) << "Triton has that folder already";
+  EXPECT_EQ(MarkOf(*server, "echo"), "second");
+}
+
+// As of an artifact that was made earlier, or on a machine whose clock went back.
+TEST_F(SwitchTest, OlderFilesAreLoadedToo) {
+  WriteModel(options_.repository, "echo", Mark("first"));
+  const auto now = fs::file_time_type::clock::now();
+  for (const auto& entry : fs::recursive_directory_iterator(options_.repository)) {
+    fs::last_write_time(entry.path(), now + std::chrono::hours(5));
+  }
+  const std::unique_ptr<Server> server = Start();
+  ASSERT_NE(server, nullptr);
+  for (const std::string mark : {"second", "third"}) {
+    const std::string next = Folder();
+    WriteModel(next, "echo", Mark(mark));
+    for (const auto& entry : fs::recursive_directory_iterator(next)) {
+      fs::last_write_time(entry.path(), now - std::chrono::hours(5));
+    }
+    ASSERT_TRUE(server->SwitchRepository(next, {}).ok());
+    EXPECT_EQ(MarkOf(*server, "echo"), mark);
+  }
+}
+
+TEST_F(SwitchTest, AModelThatCannotBeLoadedLeavesAllAsItWas) {
+  WriteModel(options_.repository, "echo", Mark("first"));
+  WriteModel(options_.repository, "zebra", Mark("first"));
+  const std::unique_ptr<Server> server = Start();
+  ASSERT_NE(server, nullptr);
+  for (const std::string fault : {"backend: \"nothing\"\n",
+                                  "parameters [{key: \"execute_delay_ms\" "
+                                  "value: {string_value: \"x\"}}]\n"}) {
+    const std::string next = Folder();
+    WriteModel(next, "added", "");
+    WriteModel(next, "echo", Mark("second"));
+    WriteModel(next, "zebra", fault);
+    const Status status = server->SwitchRepository(next, {});
+    EXPECT_FALSE(status.ok());
+    EXPECT_NE(status.message().find("zebra"), std::string::npos) << status.ToString();
+    EXPECT_EQ(MarkOf(*server, "echo"), "first");
+    EXPECT_EQ(MarkOf(*server, "zebra"), "first");
+    EXPECT_TRUE(Ask(*server, "zebra").ok());
+    EXPECT_TRUE(server->IsReady());
+    EXPECT_TRUE(GoneSoon(*server, "added"));
+  }
+  const std::string good = Folder();
+  WriteModel(good, "echo", Mark("third"));
+  ASSERT_TRUE(server->SwitchRepository(good, {}).ok());
+  EXPECT_EQ(MarkOf(*server, "echo"), "third");
+  // Triton goes on counting a version that failed beside an older one: that must not hold up the end.
+  const auto began = std::chrono::steady_clock::now();
+  EXPECT_TRUE(server->Stop().ok());
+  EXPECT_LT(std::chrono::steady_clock::now() - began, seconds(options_.exit_timeout_s) / 2);
+}
+
+TEST_F(SwitchTest, AFolderWithoutModelsIsRefused) {
+  const std::unique_ptr<Server> server = Start();
+  ASSERT_NE(server, nullptr);
+  EXPECT_NE(server->SwitchRepository(Folder(), {}).message().find("holds no models"), std::string::npos);
+  EXPECT_FALSE(server->SwitchRepository("/nowhere/models", {}).ok());
+  EXPECT_TRUE(Ask(*server, "echo").ok());
+}
+
+TEST_F(SwitchTest, NoRequestFailsAndRunningOnesFinish) {
+  WriteModel(options_.repository, "slow", Delay(50));
+  const std::unique_ptr<Server> server = Start();
+  ASSERT_NE(server, nullptr);
+  std::atomic<bool> over{false};
+  std::atomic<int> good{0};
+  std::mutex mutex;
+  std::string failure;
+  std::vector<std::thread> clients;
+  for (const char* model : {"echo", "echo", "slow"}) {
+    clients.emplace_back([&, model] {
+      while (!over.load()) {
+        const Status status = Ask(*server, model);
+        if (status.ok()) {
+          ++good;
+          continue;
+        }
+        const std::lock_guard<std::mutex> lock(mutex);
+        failure = status.ToString();
+      }
+    });
+  }
+  for (int round = 0; round < 20; ++round) {
+    const std::string next = Folder();
+    WriteModel(next, "echo", Mark(std::to_string(round)));
+    WriteModel(next, "slow", Delay(20 + round));
+    EXPECT_TRUE(server->SwitchRepository(next, {}).ok());
+    EXPECT_EQ(MarkOf(*server, "echo"), std::to_string(round));
+  }
+  over.store(true);
+  for (std::thread& client : clients) client.join();
+  EXPECT_EQ(failure, "");
+  EXPECT_GT(good.load(), 100);
+}
+
+}  // namespace
+}  // namespace mesh::triton

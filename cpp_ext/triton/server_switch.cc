@@ -1,0 +1,182 @@
+// Server::SwitchRepository.
+#include <pthread.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+#include "common/file.h"
+#include "triton/library.h"
+#include "triton/server.h"
+
+namespace mesh::triton {
+namespace {
+
+namespace fs = std::filesystem;
+using std::chrono::milliseconds;
+
+constexpr milliseconds kLongestPause{20};
+constexpr char kEndThread[] = "model-end";
+
+// The latest time of a model's folder and everything in it. What cannot be read counts for nothing.
+fs::file_time_type NewestTime(const fs::path& model) {
+  std::error_code error;
+  fs::file_time_type newest = fs::last_write_time(model, error);
+  if (error) return fs::file_time_type::min();
+  fs::recursive_directory_iterator at(model, fs::directory_options::follow_directory_symlink, error);
+  for (const fs::recursive_directory_iterator end; !error && at != end; at.increment(error)) {
+    std::error_code gone;
+    const fs::file_time_type time = fs::last_write_time(at->path(), gone);
+    if (!gone) newest = std::max(newest, time);
+  }
+  return newest;
+}
+
+// Makes the folder of a model newer than the one that was loaded before, whatever the clock did in between.
+Status MakeNewer(const fs::path& model, const fs::path& before) {
+  const fs::file_time_type older = NewestTime(before);
+  if (older == fs::file_time_type::min()) return {};  // it is new
+  std::error_code error;
+  fs::last_write_time(model, std::max(fs::file_time_type::clock::now(), older + milliseconds(1)), error);
+  if (!error) return {};
+  return {Code::kInternal, "cannot set the time of the model's folder '" + model.string() + "': " + error.message()};
+}
+
+// Names the calling thread for as long as it lives. Threads inherit the name of the one that starts them.
+class ThreadName {
+ public:
+  explicit ThreadName(const char* name) {
+    pthread_getname_np(pthread_self(), before_.data(), before_.size());
+    pthread_setname_np(pthread_self(), name);
+  }
+  ~ThreadName() { pthread_setname_np(pthread_self(), before_.data()); }
+  ThreadName(const ThreadName&) = delete;
+  ThreadName& operator=(const ThreadName&) = delete;
+
+ private:
+  std::array<char, 16> before_{};
+};
+
+// How many threads of this process have the name.
+std::size_t ThreadsNamed(const std::string& name) {
+  std::size_t count = 0;
+  std::error_code error;
+  for (fs::directory_iterator at("/proc/self/task", error), end; !error && at != end; at.increment(error)) {
+    const Result<std::string> found = ReadFile((at->path() / "comm").string());  // fails when the thread has ended
+    if (found.ok() && found.value() == name + '\n') ++count;
+  }
+  return count;
+}
+
+bool Names(const std::vector<ModelLoad>& loads, const std::string& name) {
+  return std::any_of(loads.begin(), loads.end(), [&name](const ModelLoad& load) { return load.name == name; });
+}
+
+}  // namespace
+
+Status Server::SwitchRepository(const std::string& folder, const std::vector<std::string>& models) {
+  const std::lock_guard<std::mutex> switching(switch_mutex_);
+  const ServerOptions before = options_;
+  const std::string to = fs::absolute(folder).string();
+  if (Status status = ReplaceRepository(before.repository, to); !status.ok()) return status;
+  options_.repository = to;
+  options_.models = models;
+  std::vector<ModelLoad> loads;
+  if (Status failed = LoadFrom(before.repository, &loads); !failed.ok()) {
+    const Status back = GoBack(before, loads);
+    if (back.ok()) return failed;
+    return {Code::kFailedPrecondition,
+            failed.message() + "; and the models before could not be restored: " + back.message()};
+  }
+  Status status;
+  for (const ModelLoad& old : this->loads()) {
+    if (Names(loads, old.name) || !old.status.ok()) continue;
+    if (Status unloaded = EndAfter(old.name, &Server::UnloadModel); !unloaded.ok()) status = unloaded;
+  }
+  const std::lock_guard<std::mutex> lock(loads_mutex_);
+  loads_ = std::move(loads);
+  return status;
+}
+
+// Triton refuses to load a model that two repositories have, so there is only ever one. What is loaded stays.
+Status Server::ReplaceRepository(const std::string& before, const std::string& after) {
+  const Api& api = GetApi();
+  Status status = ToStatus(api.ServerRegisterModelRepository(server_, after.c_str(), nullptr, 0));
+  if (!status.ok()) return status;
+  status = ToStatus(api.ServerUnregisterModelRepository(server_, fs::absolute(before).c_str()));
+  if (!status.ok()) static_cast<void>(ToStatus(api.ServerUnregisterModelRepository(server_, after.c_str())));
+  return status;
+}
+
+// Up to the first that fails; `loads` then names those that may have changed.
+Status Server::LoadFrom(const std::string& before, std::vector<ModelLoad>* loads) {
+  Result<std::vector<std::string>> wanted = WantedModels();
+  if (!wanted.ok()) return wanted.status();
+  for (const std::string& name : wanted.value()) {
+    const fs::path model = fs::path(options_.repository) / name;
+    Status status = MakeNewer(model, fs::path(before) / name);
+    if (!status.ok()) return status;
+    loads->push_back({name, EndAfter(name, &Server::LoadModel)});
+    if (!loads->back().status.ok()) return Explained(loads->back());
+  }
+  return {};
+}
+
+Status Server::GoBack(const ServerOptions& before, const std::vector<ModelLoad>& touched) {
+  const std::string from = std::exchange(options_, before).repository;
+  if (Status status = ReplaceRepository(from, before.repository); !status.ok()) return status;
+  const std::vector<ModelLoad> old = loads();
+  for (const ModelLoad& load : touched) {
+    if (!Names(old, load.name)) {
+      if (load.status.ok())
+        static_cast<void>(EndAfter(load.name, &Server::UnloadModel));  // nobody has asked for it yet
+      continue;
+    }
+    if (!load.status.ok()) continue;  // the old one still serves
+    Status status = MakeNewer(fs::path(before.repository) / load.name, fs::path(from) / load.name);
+    if (status.ok()) status = EndAfter(load.name, &Server::LoadModel);
+    if (!status.ok()) return status;
+  }
+  return {};
+}
+
+// Changes a model and waits until what served before has ended: its last request is answered, its memory returned.
+//
+// Triton ends a model on a thread of its own, started by whoever gives up the last reference. Two models that end at
+// the same time can crash (2.51: the rate limiter looks up one while the other is taken out), so ends must not overlap.
+// To know when one is through, the last reference is kept here, and the thread known by the name that it inherits.
+Status Server::EndAfter(const std::string& model, Status (Server::*change)(const std::string& model)) {
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(options_.exit_timeout_s);
+  std::vector<RequestHandle> held = HoldVersions(model);
+  if (Status status = (this->*change)(model); !status.ok()) return status;
+  if (!WaitForCallbacks(until).ok()) return {};  // a request takes very long: the model ends with it
+  const ThreadName named(kEndThread);
+  for (RequestHandle& reference : held) {
+    reference.reset();
+    for (milliseconds pause{1}; ThreadsNamed(kEndThread) > 1 && std::chrono::steady_clock::now() < until;) {
+      std::this_thread::sleep_for(pause);
+      pause = std::min(pause * 2, kLongestPause);
+    }
+  }
+  return {};
+}
+
+// A request keeps the version of the model that it is for.
+std::vector<RequestHandle> Server::HoldVersions(const std::string& model) const {
+  std::vector<RequestHandle> held;
+  const Result<std::string> metadata = ModelMetadata(model);
+  if (!metadata.ok()) return held;  // nothing serves yet
+  const nlohmann::json parsed = nlohmann::json::parse(metadata.value(), nullptr, false);
+  for (const nlohmann::json& version : parsed.value("versions", nlohmann::json::array())) {
+    Result<RequestHandle> request = NewRequest(model.c_str(), std::stoll(version.get<std::string>()));
+    if (request.ok()) held.push_back(std::move(request).value());
+  }
+  return held;
+}
+
+}  // namespace mesh::triton
