@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "common/file.h"
 #include "tests/triton/server_fixture.h"
 
 namespace mesh::triton {
@@ -17,6 +18,12 @@ namespace {
 
 std::string Mark(const std::string& text) {
   return "parameters [{key: \"mark\" value: {string_value: \"" + text + "\"}}]\n";
+}
+
+int CountOf(const std::string& text, const std::string& part) {
+  int count = 0;
+  for (std::size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++count;
+  return count;
 }
 
 class SwitchTest : public ServerTest {
@@ -74,6 +81,23 @@ TEST_F(SwitchTest, ModelsAreReplacedAddedAndRemoved) {
   EXPECT_TRUE(server->IsReady());
   EXPECT_TRUE(server->SwitchRepository(next, {"echo"}).code() != Code::kOk) << "Triton has that folder already";
   EXPECT_EQ(MarkOf(*server, "echo"), "second");
+}
+
+// So that memory is returned, and ends do not overlap.
+TEST_F(SwitchTest, WhatServedBeforeHasEndedWhenItReturns) {
+  options_.log_info = true;
+  options_.log_file = Folder() + "/log";
+  WriteModel(options_.repository, "old", "");
+  const std::unique_ptr<Server> server = Start();
+  ASSERT_NE(server, nullptr);
+  for (int round = 1; round <= 5; ++round) {
+    const std::string next = Folder();
+    WriteModel(next, "echo", Mark(std::to_string(round)));
+    ASSERT_TRUE(server->SwitchRepository(next, {}).ok());
+    const std::string log = ReadFile(options_.log_file).value();
+    EXPECT_EQ(CountOf(log, "successfully unloaded 'echo' version 1"), round) << log;
+    EXPECT_EQ(CountOf(log, "successfully unloaded 'old' version 1"), 1);
+  }
 }
 
 // As of an artifact that was made earlier, or on a machine whose clock went back.
