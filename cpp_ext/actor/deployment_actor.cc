@@ -53,9 +53,9 @@ void DeploymentActor::Start(const std::string& config_json) {
   replica_->Start();
 }
 
-std::string DeploymentActor::Report(const char* method) {
+std::string DeploymentActor::Report(const char* method, const std::string& refused) {
   try {
-    return broken_.empty() ? replica_->Report() : BrokenReport(broken_);
+    return broken_.empty() ? replica_->Report(refused) : BrokenReport(broken_);
   } catch (const std::exception& error) {
     log::Error("actor method failed", {{"method", method}, {"error", error.what()}});
     return "{}";
@@ -68,6 +68,13 @@ std::string DeploymentActor::Drain(double limit_s) {
   const double bounded = std::isfinite(limit_s) ? std::clamp(limit_s, 0.0, kMaxDrainS) : 0.0;
   if (broken_.empty()) replica_->Drain(std::chrono::milliseconds(static_cast<std::int64_t>(bounded * 1000)));
   return Report("Drain");
+}
+
+std::string DeploymentActor::Update(const std::string& update_json) {
+  if (!broken_.empty()) return Report("Update");
+  Result<deployment::ReplicaUpdate> update = deployment::ParseReplicaUpdate(update_json);
+  const mesh::Status status = update.ok() ? replica_->Update(std::move(update).value()) : update.status();
+  return Report("Update", status.message());
 }
 
 std::string DeploymentActor::Stop() {

@@ -20,11 +20,12 @@ class DeploymentActor {
 
   // Each answers with a ReplicaReport in canonical JSON.
   std::string Status();
-  std::string Drain(double limit_s);  // returns at once; Status follows it
-  std::string Stop();                 // leaves discovery and ends everything; returns when that is done
+  std::string Drain(double limit_s);                   // returns at once; Status follows it
+  std::string Update(const std::string& update_json);  // a ReplicaUpdate; returns at once, Status follows it
+  std::string Stop();  // leaves discovery and ends everything; returns when that is done
 
  private:
-  std::string Report(const char* method);
+  std::string Report(const char* method, const std::string& refused = "");
 
   void Start(const std::string& config_json);
 

@@ -17,4 +17,5 @@ using mesh::actor::DeploymentActor;
 // NOLINTNEXTLINE(performance-unnecessary-value-param)
 static DeploymentActor* CreateDeploymentActor(std::string config_json) { return new DeploymentActor(config_json); }
 
-RAY_REMOTE(CreateDeploymentActor, &DeploymentActor::Status, &DeploymentActor::Drain, &DeploymentActor::Stop);
+RAY_REMOTE(CreateDeploymentActor, &DeploymentActor::Status, &DeploymentActor::Drain, &DeploymentActor::Update,
+           &DeploymentActor::Stop);

@@ -11,6 +11,7 @@
 #include <optional>
 #include <thread>
 #include <utility>
+#include <vector>
 
 #include "common/host.h"
 #include "common/log.h"
@@ -40,6 +41,7 @@ class Replica::Impl {
         config_status_(config.status()),
         on_change_(std::move(on_change)) {
     view_.id = config_.id;
+    view_.revision = config_.revision;
     view_.pid = ProcessId();
     AddProcessMetrics(metrics_);
   }
@@ -55,9 +57,10 @@ class Replica::Impl {
     thread_ = std::thread([this] { Run(); });
   }
 
-  [[nodiscard]] std::string Report() const {
+  [[nodiscard]] std::string Report(const std::string& refused) const {
     const std::lock_guard<std::mutex> lock(mutex_);
     ReplicaView view = view_;
+    view.refused = refused;
     if (stack_ != nullptr) view.in_flight = stack_->in_flight();
     if (registrar_ != nullptr) {
       view.lease = registrar_->lease();
@@ -81,6 +84,24 @@ class Replica::Impl {
     changed_.notify_all();
   }
 
+  Status Update(ReplicaUpdate update) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (update.id != config_.id || update.generation != config_.generation) {
+      return {Code::kInvalidArgument, "the update is for replica " + update.id + " of generation " +
+                                          std::to_string(update.generation) + ", this is " + config_.id + " of " +
+                                          std::to_string(config_.generation)};
+    }
+    if (drain_until_ || view_.state == ReplicaState::kFailed) {
+      return {Code::kUnavailable, std::string("the replica is ") + StateName(view_.state) + " and takes no update"};
+    }
+    const bool serves_it = view_.updating_to == 0 && update.revision == view_.revision;
+    if (serves_it || update.revision == view_.updating_to) return {};
+    view_.updating_to = update.revision;
+    update_ = std::move(update);
+    changed_.notify_all();
+    return {};
+  }
+
   void Stop() {
     Drain(milliseconds(0));
     const std::lock_guard<std::mutex> joining(join_mutex_);
@@ -92,7 +113,7 @@ class Replica::Impl {
     pthread_setname_np(pthread_self(), "replica");
     const Status ready = TryToBecomeReady();
     if (!ready.ok()) Fail(ready.message());
-    WaitForDrain();
+    while (WaitForWork()) ApplyUpdate();
     Leave();
   }
 
@@ -110,12 +131,15 @@ class Replica::Impl {
     if (!status.ok()) return status;
     log::Info("replica starts", {{"pid", ProcessId()}, {"cluster", config_.cluster}});
     const auto began = steady_clock::now();
-    Result<PreparedNode> node = Prepare();
+    Result<PreparedNode> node = Prepare(config_.prepare_command);
     if (!node.ok()) return node.status();
     if (draining()) return {};
     Step(ReplicaState::kLoading);
     status = Load(node.value());
     if (!status.ok() || draining()) return status;
+    repository_ = node.value().repository_path;
+    ApplyUpdate();  // of a process that was started again: it should not serve what is out of date
+    if (draining()) return {};
     Register();
     Step(ReplicaState::kReady);
     log::Info("replica ready", {{"address", AddressOf()},
@@ -123,9 +147,9 @@ class Replica::Impl {
     return {};
   }
 
-  Result<PreparedNode> Prepare() {
+  Result<PreparedNode> Prepare(std::vector<std::string> arguments) {
     Command command;
-    command.arguments = config_.prepare_command;
+    command.arguments = std::move(arguments);
     command.cancelled = &cancel_prepare_;
     const Result<CommandOutcome> ran = RunCommand(command);
     if (!ran.ok()) return ran.status();
@@ -167,9 +191,64 @@ class Replica::Impl {
     registrar_->Start();
   }
 
-  void WaitForDrain() {
+  // False when the replica is to leave, true when there is an update to apply.
+  bool WaitForWork() {
     std::unique_lock<std::mutex> lock(mutex_);
-    changed_.wait(lock, [this] { return drain_until_.has_value(); });
+    changed_.wait(lock, [this] { return drain_until_.has_value() || update_.has_value(); });
+    return !drain_until_.has_value();
+  }
+
+  void ApplyUpdate() {
+    std::optional<ReplicaUpdate> update;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      update.swap(update_);
+    }
+    if (!update) return;
+    log::Info("update begins", {{"to_revision", update->revision}});
+    const auto began = steady_clock::now();
+    std::vector<ModelState> models;
+    Status status;
+    try {
+      status = SwitchTo(*update, &models);
+    } catch (const std::exception& error) {
+      status = {Code::kInternal, std::string("the update ended with an exception: ") + error.what()};
+    }
+    if (draining()) return;
+    NoteUpdate(*update, status, std::move(models));
+    const double took_s = std::chrono::duration<double>(steady_clock::now() - began).count();
+    if (status.ok()) {
+      log::Info("update done", {{"to_revision", update->revision}, {"took_s", took_s}});
+      return;
+    }
+    log::Error("update failed", {{"to_revision", update->revision}, {"reason", status.message()}});
+    // What serves now is neither revision: another replica has to take over.
+    if (status.code() == Code::kFailedPrecondition) Drain(config_.drain_timeout);
+  }
+
+  Status SwitchTo(const ReplicaUpdate& update, std::vector<ModelState>* models) {
+    std::vector<std::string> command = update.prepare_command;
+    command.insert(command.end(), {"--in-use", repository_});
+    const Result<PreparedNode> node = Prepare(std::move(command));
+    if (!node.ok()) return {Code::kUnavailable, node.status().message()};
+    if (draining()) return {};
+    Status status = stack_->Update(node.value().repository_path, update.models, models);
+    if (status.ok()) repository_ = node.value().repository_path;
+    return status;
+  }
+
+  void NoteUpdate(const ReplicaUpdate& update, const Status& status, std::vector<ModelState> models) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    view_.updating_to = update_ ? update_->revision : 0;
+    view_.failed_revision = status.ok() ? 0 : update.revision;
+    view_.failed_reason = status.message();
+    if (!status.ok()) {
+      ++view_.failed_updates;
+      return;
+    }
+    view_.revision = update.revision;
+    view_.models = std::move(models);
+    if (registrar_ != nullptr) registrar_->Update(EndpointJson(config_, view_, HostName(), "ready"));
   }
 
   // Leave discovery, stop accepting, finish what runs, release: always in this order.
@@ -266,10 +345,12 @@ class Replica::Impl {
   std::condition_variable changed_;
   ReplicaView view_;                                     // guarded by mutex_
   std::optional<steady_clock::time_point> drain_until_;  // guarded by mutex_
+  std::optional<ReplicaUpdate> update_;                  // guarded by mutex_; waits to be applied
   bool started_ = false;                                 // guarded by mutex_
   std::shared_ptr<ServingStack> stack_;                  // written under mutex_ by the thread, which reads it without
   std::unique_ptr<registry::Registrar> registrar_;       // as stack_
   std::uint64_t registered_gauge_ = 0;                   // of the thread
+  std::string repository_;                               // of the thread; the folder that serves
   std::mutex join_mutex_;
   std::thread thread_;  // joined under join_mutex_
 };
@@ -278,9 +359,10 @@ Replica::Replica(const Result<ReplicaConfig>& config, OnChange on_change)
     : impl_(std::make_unique<Impl>(config, std::move(on_change))) {}
 Replica::~Replica() = default;
 void Replica::Start() { impl_->Start(); }
-std::string Replica::Report() const { return impl_->Report(); }
+std::string Replica::Report(const std::string& refused) const { return impl_->Report(refused); }
 ReplicaState Replica::state() const { return impl_->state(); }
 void Replica::Drain(std::chrono::milliseconds limit) { impl_->Drain(limit); }
+Status Replica::Update(ReplicaUpdate update) { return impl_->Update(std::move(update)); }
 void Replica::Stop() { impl_->Stop(); }
 
 }  // namespace mesh::deployment

@@ -36,7 +36,13 @@ std::string ReportJson(const ReplicaView& view) {
                            {"lease", std::to_string(view.lease)},
                            {"registered", view.registered},
                            {"models", std::move(models)},
-                           {"inFlight", std::to_string(view.in_flight)}});
+                           {"inFlight", std::to_string(view.in_flight)},
+                           {"revision", std::to_string(view.revision)},
+                           {"updatingTo", std::to_string(view.updating_to)},
+                           {"failedRevision", std::to_string(view.failed_revision)},
+                           {"failedReason", view.failed_reason},
+                           {"failedUpdates", std::to_string(view.failed_updates)},
+                           {"refused", view.refused}});
 }
 
 std::string EndpointJson(const ReplicaConfig& config, const ReplicaView& view, const std::string& node,
@@ -58,7 +64,7 @@ std::string EndpointJson(const ReplicaConfig& config, const ReplicaView& view, c
                            {"cluster", config.cluster},
                            {"node", node},
                            {"labels", config.labels},
-                           {"revision", std::to_string(config.revision)},
+                           {"revision", std::to_string(view.revision)},
                            {"generation", std::to_string(config.generation)},
                            {"state", state},
                            {"tls", config.serving_tls.has_value()},

@@ -32,6 +32,12 @@ struct ReplicaView {
   bool registered = false;
   std::vector<ModelState> models;
   std::uint64_t in_flight = 0;
+  std::int64_t revision = 0;         // whose models serve
+  std::int64_t updating_to = 0;      // 0: no update is asked for
+  std::int64_t failed_revision = 0;  // of the last update, when it failed
+  std::string failed_reason;
+  std::int64_t failed_updates = 0;  // since the process began
+  std::string refused;              // why the call that is answered here did nothing
 };
 
 std::string ReportJson(const ReplicaView& view);

@@ -44,11 +44,7 @@ Status ServingStack::LoadModels(const PreparedNode& node, std::vector<ModelState
   Result<std::unique_ptr<triton::Server>> started = triton::Server::Start(TritonOptions(config_, node));
   if (!started.ok()) return started.status();
   triton_ = std::move(started).value();
-  const Result<std::string> index = triton_->Index();
-  if (!index.ok()) return index.status();
-  Result<std::vector<ModelState>> parsed = ParseIndex(index.value());
-  if (!parsed.ok()) return parsed.status();
-  *models = std::move(parsed).value();
+  if (Status status = ReadIndex(models); !status.ok()) return status;
   std::string reasons;
   for (const triton::ModelLoad& load : triton_->loads()) {
     if (load.status.ok()) continue;
@@ -56,6 +52,21 @@ Status ServingStack::LoadModels(const PreparedNode& node, std::vector<ModelState
   }
   if (!reasons.empty()) return {Code::kFailedPrecondition, reasons};
   return {};
+}
+
+Status ServingStack::ReadIndex(std::vector<ModelState>* models) const {
+  const Result<std::string> index = triton_->Index();
+  if (!index.ok()) return index.status();
+  Result<std::vector<ModelState>> parsed = ParseIndex(index.value());
+  if (!parsed.ok()) return parsed.status();
+  *models = std::move(parsed).value();
+  return {};
+}
+
+Status ServingStack::Update(const std::string& repository, const std::vector<std::string>& wanted,
+                            std::vector<ModelState>* models) {
+  if (Status status = triton_->SwitchRepository(repository, wanted); !status.ok()) return status;
+  return ReadIndex(models);
 }
 
 Status ServingStack::Listen() {

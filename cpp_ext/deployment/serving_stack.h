@@ -36,6 +36,9 @@ class ServingStack {
   [[nodiscard]] std::string metrics_address() const;
   [[nodiscard]] std::uint64_t in_flight() const { return service_->in_flight(); }
 
+  // Goes to another folder of models, as triton::Server::SwitchRepository does; `models` tells what serves then.
+  Status Update(const std::string& repository, const std::vector<std::string>& wanted, std::vector<ModelState>* models);
+
   // Refuses new requests, says so to everybody who asks (readiness, health, GOAWAY) and waits for the running ones.
   // True when all finished within the limit. Repeatable.
   bool Drain(std::chrono::milliseconds limit);
@@ -46,6 +49,7 @@ class ServingStack {
  private:
   ServingStack(const ReplicaConfig& config, metrics::Registry& registry) : config_(config), registry_(registry) {}
   Status LoadModels(const PreparedNode& node, std::vector<ModelState>* models);
+  Status ReadIndex(std::vector<ModelState>* models) const;
   Status Listen();
   Status ServeMetrics();
 

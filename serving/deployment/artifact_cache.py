@@ -18,7 +18,7 @@ import re
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from serving.deployment import artifact_store
@@ -71,6 +71,13 @@ class ArtifactCache:
             if fetched:
                 self.evict(now=now, keep=name)
         return place / "files"
+
+    def release(self, user: ProcessId, *, keep: Collection[str]) -> None:
+        """`user` uses no artifact any more but those of these names (the hex digits of their digests)."""
+        with self._disk_errors():
+            for place in self._places():
+                if place.name not in keep:
+                    (place / "users" / str(user)).unlink(missing_ok=True)
 
     def evict(self, *, now: float, keep: str = "") -> list[str]:
         """Removes artifacts that no process uses, longest unused first, until the rest fits the bound.

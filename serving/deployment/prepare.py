@@ -18,7 +18,7 @@ from pathlib import Path
 from google.protobuf import json_format
 
 from serving._proto.records_pb2 import PreparedNode
-from serving.deployment import backend_directory, libraries
+from serving.deployment import backend_directory, libraries, model_folders
 from serving.deployment.artifact_cache import DEFAULT_MAX_BYTES, ArtifactCache
 from serving.errors import FailedPrecondition, MeshError
 from serving.process_id import ProcessId
@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--user-pid", type=int, default=0, help="the process that uses the artifact; the caller if not given"
     )
+    parser.add_argument("--in-use", type=Path, help="the folder of models that the process serves at this moment")
     return parser
 
 
@@ -66,9 +67,14 @@ def _prepare(options: argparse.Namespace) -> PreparedNode:
     triton = libraries.find_triton(options.triton)
     backends = backend_directory.compose(options.cache_dir, _backend_plan(triton, options))
     cache = ArtifactCache(options.cache_dir, max_bytes=options.max_cache_bytes)
-    repository = cache.get(options.uri, options.digest, options.size, user=user, now=time.time())
+    in_use = options.in_use
+    if in_use is not None:  # before the new one is fetched: it may need the room
+        cache.release(user, keep=(model_folders.digest_of(in_use),))
+    artifact = cache.get(options.uri, options.digest, options.size, user=user, now=time.time())
+    digest = options.digest.rpartition(":")[2]
+    repository = model_folders.compose(options.cache_dir, artifact, digest, user=user, in_use=in_use)
     return PreparedNode(
-        repository_path=str(repository.absolute()),
+        repository_path=str(repository),
         backend_directory=str(backends.absolute()),
         triton_library=str(triton.library),
     )

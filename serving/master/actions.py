@@ -20,11 +20,12 @@ from serving.master.model import (
     KillReplica,
     Replica,
     RevokeLease,
+    UpdateReplica,
 )
 from serving.master.names import ReplicaName
 from serving.master.phases import ReplicaState
 from serving.master.probe import Probes
-from serving.master.replica_config import build_launch
+from serving.master.replica_config import build_launch, build_update
 from serving.store.client import EtcdClient
 from serving.timeouts import wait_for
 
@@ -66,6 +67,10 @@ class Actions:
     async def _one(self, action: Action, order: pb.Placement, rows: Rows) -> None:
         if isinstance(action, CreateReplica):
             await self._create(action.name, order, rows)
+        elif isinstance(action, UpdateReplica):
+            await self._launcher.update(action.name, build_update(self._config, order, action.name, action.revision))
+            _LOG.info("replica updates", extra={"replica": action.name.id, "to_revision": action.revision})
+            self._note(rows, action.name, updating_to=action.revision)
         elif isinstance(action, DrainReplica):
             await self._launcher.drain(action.name, action.limit_s)
             _LOG.info("replica drains", extra={"replica": action.name.id, "why": action.why})

@@ -275,8 +275,9 @@ class ApplicationMaster:
 
     def _goals(self, rows: Mapping[ReplicaName, Replica] | None = None) -> tuple[Goal, ...]:
         order = self._memory.order
-        mine = [name for name in (self._rows if rows is None else rows) if name.generation == order.generation]
-        running = {name.revision for name in mine}
+        rows_known = self._rows if rows is None else rows
+        mine = [name for name in rows_known if name.generation == order.generation]
+        running = {rows_known[name].revision for name in mine}
         for revision in running:
             self._specs.want(revision)
         return orders.goals(order, running, self._specs.specs)

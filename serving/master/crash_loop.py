@@ -36,16 +36,26 @@ def fold(
         loop = loops.get(goal.deployment)
         if loop is not None and loop.revision != goal.revision:
             loop = None
-        current = [row for row in rows if row.name.deployment == goal.deployment and goal.is_current(row)]
-        if _stable(current, limits, now):
+        current = [row for row in rows if row.name.deployment == goal.deployment and goal.stays(row)]
+        if all(goal.is_current(row) for row in current) and _stable(current, limits, now):
             loop = None
         for row in current:
-            if _newly_failed(before.get(row.id), row, limits, now):
+            reason = _new_failure(goal, before.get(row.id), row, limits, now)
+            if reason is not None:
                 failures = (loop.failures if loop else 0) + 1
-                loop = CrashLoop(goal.revision, failures, now + limits.wait_s(failures), row.reason)
+                loop = CrashLoop(goal.revision, failures, now + limits.wait_s(failures), reason)
         if loop is not None:
             found[goal.deployment] = loop
     return found
+
+
+def _new_failure(goal: Goal, before: Replica | None, after: Replica, limits: BackoffLimits, now: float) -> str | None:
+    """Why the replica has failed, or has failed to load the models of the wanted revision, since it was seen before."""
+    if _newly_failed(before, after, limits, now):
+        return after.reason
+    counted = before.failed_updates if before is not None and before.pid == after.pid else 0
+    failed = after.failed_revision == goal.revision and after.failed_updates > counted
+    return after.failed_reason if failed else None
 
 
 def _newly_failed(before: Replica | None, after: Replica, limits: BackoffLimits, now: float) -> bool:

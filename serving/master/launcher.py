@@ -21,6 +21,12 @@ class Launcher(Protocol):
     async def report(self, name: ReplicaName) -> Report:
         """What the replica's process says of itself now."""
 
+    async def update(self, name: ReplicaName, update_json: str) -> None:
+        """Has it load other models (`ReplicaUpdate`) and serve them. Returns when it has taken the order.
+
+        Raises `Unavailable` when it does not take it.
+        """
+
     async def drain(self, name: ReplicaName, limit_s: float) -> None:
         """Has it leave discovery and finish what runs. Returns when it has begun."""
 

@@ -42,6 +42,11 @@ class Report:
     reason: str = ""
     address: str = ""
     registered: bool = False
+    revision: int = 0  # whose models serve; 0: not said
+    updating_to: int = 0
+    failed_revision: int = 0  # of the last update, when it failed
+    failed_reason: str = ""
+    failed_updates: int = 0  # since the process began
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +88,20 @@ class Replica:
     killed_pid: int = 0  # the process for which Ray was told last to end it, and when
     killed_at: float = 0.0
     reason: str = ""
+    serves: int = 0  # the revision whose models it has; `revision` reads it
+    updating_to: int = 0  # the revision that it was told to go to
+    failed_revision: int = 0
+    failed_updates: int = 0
+    failed_reason: str = ""
 
     @property
     def id(self) -> str:
         return self.name.id
+
+    @property
+    def revision(self) -> int:
+        """The revision that it serves: the one it was made for, or a later one that it was updated to."""
+        return self.serves or self.name.revision
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +129,8 @@ class Goal:
     """What is wanted of one deployment.
 
     `same` are revisions whose replicas are as good as new ones (the deployment did not change in between), `unknown`
-    those of which that cannot be said yet: they are neither counted out nor replaced.
+    those of which that cannot be said yet: they are neither counted out nor replaced. `updatable` are those from which
+    a running replica gets to the wanted revision by loading other models.
     """
 
     deployment: str
@@ -122,11 +138,17 @@ class Goal:
     revision: int
     same: frozenset[int] = frozenset()
     unknown: frozenset[int] = frozenset()
+    updatable: frozenset[int] = frozenset()
     drain_timeout_s: float = 30.0
 
     def is_current(self, replica: Replica) -> bool:
-        revision = replica.name.revision
+        """It serves what is wanted, as far as is known."""
+        revision = replica.revision
         return revision == self.revision or revision in self.same or revision in self.unknown
+
+    def stays(self, replica: Replica) -> bool:
+        """It is current, or will be without being replaced."""
+        return self.is_current(replica) or replica.revision in self.updatable
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +170,14 @@ class Situation:
 @dataclass(frozen=True, slots=True)
 class CreateReplica:
     name: ReplicaName
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateReplica:
+    """Has a running replica load the models of another revision and serve them instead."""
+
+    name: ReplicaName
+    revision: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +210,7 @@ class Finish:
     """Nothing is left: the status may be deleted and the master ended."""
 
 
-Action = CreateReplica | DrainReplica | KillReplica | RevokeLease | Finish
+Action = CreateReplica | UpdateReplica | DrainReplica | KillReplica | RevokeLease | Finish
 
 
 @dataclass(frozen=True, slots=True)

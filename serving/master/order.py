@@ -11,6 +11,7 @@ from serving.master.replica import ReplicaLimits
 from serving.store.keys import AppKey
 
 DEFAULT_START_S = 120.0
+REPLACE = "replace"  # of `TritonDeployment.update`
 
 
 def app_key(order: pb.Placement) -> AppKey:
@@ -46,6 +47,7 @@ def goals(
             revision=order.stored.revision,
             same=frozenset(number for number in older if _same(wanted, specs.get(number))),
             unknown=frozenset(number for number in older if number not in specs),
+            updatable=frozenset(number for number in older if _updatable(wanted, specs.get(number))),
             drain_timeout_s=wanted.drain_timeout_s or DEFAULT_DRAIN_S,
         )
         for wanted in order.stored.spec.deployments
@@ -66,8 +68,25 @@ def _same(wanted: pb.DeploymentSpec, other: pb.ApplicationSpec | None) -> bool:
     return any(_without_number(spec) == _without_number(wanted) for spec in other.deployments)
 
 
+def _updatable(wanted: pb.DeploymentSpec, other: pb.ApplicationSpec | None) -> bool:
+    """True when a replica of `other` becomes one of `wanted` by loading models: nothing but these differs."""
+    if other is None or wanted.triton.update == REPLACE or _same(wanted, other):
+        return False
+    return any(_without_models(spec) == _without_models(wanted) for spec in other.deployments)
+
+
 def _without_number(spec: pb.DeploymentSpec) -> pb.DeploymentSpec:
     copy = pb.DeploymentSpec()
     copy.CopyFrom(spec)
     copy.ClearField("replicas")
+    if copy.HasField("triton"):
+        copy.triton.ClearField("update")  # says how to get there, not what is wanted
+    return copy
+
+
+def _without_models(spec: pb.DeploymentSpec) -> pb.DeploymentSpec:
+    copy = _without_number(spec)
+    if copy.HasField("triton"):
+        copy.triton.ClearField("repository")
+        copy.triton.ClearField("models")
     return copy

@@ -52,18 +52,24 @@ class RayLauncher:
         await self._call(lambda: _create(self._namespace, launch))
 
     async def report(self, name: ReplicaName) -> Report:
-        text = await self._ask(name, "Status")
-        try:
-            record = decode(pb.ReplicaReport, text.encode())
-        except DataLoss as error:
-            raise Unavailable(f"{name} answered something else than a report: {error.message}") from error
+        record = _decoded(name, await self._ask(name, "Status"))
         return Report(
             pid=record.pid,
             state=record.state,
             reason=record.reason,
             address=record.address,
             registered=record.registered,
+            revision=record.revision,
+            updating_to=record.updating_to,
+            failed_revision=record.failed_revision,
+            failed_reason=record.failed_reason,
+            failed_updates=record.failed_updates,
         )
+
+    async def update(self, name: ReplicaName, update_json: str) -> None:
+        record = _decoded(name, await self._ask(name, "Update", update_json))
+        if record.refused:
+            raise Unavailable(f"{name} takes no update: {record.refused}")
 
     async def drain(self, name: ReplicaName, limit_s: float) -> None:
         await self._ask(name, "Drain", float(limit_s))
@@ -109,6 +115,13 @@ class RayLauncher:
         except (RayError, GetTimeoutError) as error:
             raise Unavailable(f"{name} did not answer {method}: {error}") from error
         return str(answer)
+
+
+def _decoded(name: ReplicaName, text: str) -> pb.ReplicaReport:
+    try:
+        return decode(pb.ReplicaReport, text.encode())
+    except DataLoss as error:
+        raise Unavailable(f"{name} answered something else than a report: {error.message}") from error
 
 
 def _create(namespace: str, launch: Launch) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from serving.master.model import ActorRow, ActorState, Facts, Replica
 from serving.master.names import ReplicaName
@@ -57,7 +57,22 @@ def observe(name: ReplicaName, previous: Replica | None, facts: Facts, limits: R
         process_gone=_process_gone(facts),
         unheard=actor is not None and actor.state is ActorState.ALIVE and not _is_current(facts),
         reason=seen.reason if believed else before.reason,
+        **_update_facts(before, facts),
     )
+
+
+def _update_facts(before: Replica, facts: Facts) -> dict[str, Any]:
+    """What the process says of its models. A new process begins with those that the replica was made for."""
+    report = facts.report
+    if report is None or not _is_current(facts):
+        return {}
+    return {
+        "serves": report.revision or before.serves,
+        "updating_to": report.updating_to,
+        "failed_revision": report.failed_revision,
+        "failed_updates": report.failed_updates,
+        "failed_reason": report.failed_reason,
+    }
 
 
 def forgettable(replica: Replica) -> bool:

@@ -55,6 +55,19 @@ def build_launch(config: MasterConfig, order: pb.Placement, name: ReplicaName) -
     )
 
 
+def build_update(config: MasterConfig, order: pb.Placement, name: ReplicaName, revision: int) -> str:
+    """The `ReplicaUpdate` in canonical JSON that brings a running replica to the order's revision."""
+    spec = next(spec for spec in order.stored.spec.deployments if spec.name == name.deployment)
+    update = pb.ReplicaUpdate(
+        id=name.id,
+        generation=name.generation,
+        revision=revision,
+        prepare_command=prepare_command(config, spec.triton.repository),
+        models=spec.triton.models,
+    )
+    return encode(update).decode()
+
+
 def merged_env(ours: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, str]:
     """What the spec says wins, but for the library path: the spec's folders are searched after those we need."""
     path = LIBRARY_SEPARATOR.join(env[LIBRARY_PATH] for env in (ours, wanted) if env.get(LIBRARY_PATH))

@@ -1,7 +1,7 @@
 """One deployment from what runs to what is wanted, a step at a time. Pure.
 
 A new replica starts beside the old ones (one more than wanted at most); old ones go as new ones are ready. A new
-revision that fails therefore never costs an old replica.
+revision that fails therefore never costs an old replica. Where only models differ, the old replicas stay and load them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from serving.master.model import Action, CrashLoop, CreateReplica, DrainReplica, Goal, KillReplica, Replica
+from serving.master.model import (
+    Action,
+    CrashLoop,
+    CreateReplica,
+    DrainReplica,
+    Goal,
+    KillReplica,
+    Replica,
+    UpdateReplica,
+)
 from serving.master.names import ReplicaName
 from serving.master.phases import ReplicaState
 from serving.store.keys import AppKey
@@ -45,6 +54,7 @@ def steps(
     counted = [replica for replica in replicas if replica.state in _COMING | {_S.READY} and not replica.retired]
     groups = _group(goal, counted)
     leaving = 0
+    yield from _update(goal, counted, loop, now)
     if not any(row.unheard for row in counted):  # it may be one that serves: nobody leaves until that is known
         yield from _retire_old(goal, groups)
         yield from _scale_in(goal, groups)
@@ -54,15 +64,28 @@ def steps(
 
 
 def _group(goal: Goal, counted: list[Replica]) -> _Groups:
-    rows = sorted(counted, key=lambda row: (row.name.revision, row.name.index))
-    current = [row for row in rows if goal.is_current(row)]
-    old = [row for row in rows if not goal.is_current(row)]
+    rows = sorted(counted, key=lambda row: (row.revision, row.name))
+    current = [row for row in rows if goal.stays(row)]
+    old = [row for row in rows if not goal.stays(row)]
     return _Groups(
         current_ready=[row for row in current if row.state is _S.READY],
         current_coming=[row for row in current if row.state is not _S.READY],
         old_ready=[row for row in old if row.state is _S.READY],
         old_coming=[row for row in old if row.state is not _S.READY],
     )
+
+
+def _update(goal: Goal, counted: list[Replica], loop: CrashLoop | None, now: float) -> Iterator[Action]:
+    """Other models for running replicas: first for one, and when that has gone well for a quarter of them at a time."""
+    if loop is not None and now < loop.retry_at:
+        return
+    wanting = [row for row in counted if row.revision in goal.updatable and not row.unheard]
+    running = [row for row in wanting if row.updating_to == goal.revision]
+    proven = any(row.revision == goal.revision and row.state is _S.READY for row in counted)
+    at_a_time = max(1, goal.replicas // 4) if proven else 1
+    waiting = [row for row in wanting if row.updating_to != goal.revision and row.state in (_S.STARTING, _S.READY)]
+    for row in sorted(waiting, key=lambda row: row.name)[: max(0, at_a_time - len(running))]:
+        yield UpdateReplica(row.name, goal.revision)
 
 
 def _retire_old(goal: Goal, groups: _Groups) -> Iterator[Action]:
@@ -91,7 +114,7 @@ def _scale_in(goal: Goal, groups: _Groups) -> Iterator[Action]:
     leaving = sorted(groups.current_coming, key=lambda row: row.name.index, reverse=True)[: max(0, surplus)]
     yield from (KillReplica(row.name, restart=False, why=why) for row in leaving)
     surplus -= len(leaving)
-    ready = sorted(groups.current_ready, key=lambda row: (row.name.revision, -row.name.index))
+    ready = sorted(groups.current_ready, key=lambda row: (row.revision, row.name.revision, -row.name.index))
     for row in ready[: max(0, surplus)]:
         yield DrainReplica(row.name, goal.drain_timeout_s, why)
 

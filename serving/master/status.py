@@ -26,7 +26,7 @@ class _Count:
     loop: CrashLoop | None
     current_ready: int
     old_ready: int
-    old_left: int  # old replicas that have not ended
+    old_left: int  # replicas that are not current, or of which that is not known yet, and that have not ended
 
     @property
     def ready(self) -> int:
@@ -79,7 +79,8 @@ def _count(goal: Goal, situation: Situation) -> _Count:
     own = [row for row in rows if row.name.generation == situation.generation]
     ready = [row for row in own if row.state is _S.READY and not row.retired]
     current = sum(1 for row in ready if goal.is_current(row))
-    old_left = sum(1 for row in own if not goal.is_current(row) and row.state in (*_COMING, _S.READY))
+    doubtful = [row for row in own if not goal.is_current(row) or row.revision in goal.unknown]
+    old_left = sum(1 for row in doubtful if row.state in (*_COMING, _S.READY))
     loop = situation.crash_loops.get(goal.deployment)
     return _Count(goal, rows, loop, current, len(ready) - current, old_left)
 
@@ -122,7 +123,7 @@ def _phase(counts: list[_Count], situation: Situation) -> AppPhase:
 def _older_serves(count: _Count) -> bool:
     """Also replicas that did not change since an older revision: the application served before this one."""
     revision = count.goal.revision
-    return any(row.state is _S.READY and not row.retired and row.name.revision < revision for row in count.rows)
+    return any(row.state is _S.READY and not row.retired and row.revision < revision for row in count.rows)
 
 
 def _short(count: _Count) -> bool:
@@ -137,7 +138,7 @@ def _serving_revision(counts: list[_Count], wanted: int) -> int:
         return 0
     candidates = {wanted}
     for count in counts:
-        candidates |= {row.name.revision for row in count.rows}
+        candidates |= {row.revision for row in count.rows}
     for revision in sorted((number for number in candidates if number <= wanted), reverse=True):
         if all(_serves(count, revision, wanted) for count in counts):
             return revision
@@ -148,7 +149,7 @@ def _serves(count: _Count, revision: int, wanted: int) -> bool:
     """A deployment that did not change between two revisions serves both with the same replicas."""
     as_good = revision == wanted or revision in count.goal.same
     return any(
-        row.name.revision == revision or (as_good and count.goal.is_current(row))
+        row.revision == revision or (as_good and count.goal.is_current(row))
         for row in count.rows
         if row.state is _S.READY and not row.retired
     )
@@ -248,7 +249,7 @@ def _replica(row: Replica) -> pb.ReplicaStatus:
         address=row.address,
         pid=row.pid,
         restarts=row.restarts,
-        revision=row.name.revision,
+        revision=row.revision,
         reason=row.reason[:MAX_REASON],
         since=_timestamp(row.since),
     )

@@ -23,6 +23,7 @@ from serving.master.model import (
     Report,
     RevokeLease,
     Situation,
+    UpdateReplica,
 )
 from serving.master.names import ReplicaName, parse_replica
 from serving.master.phases import ReplicaState
@@ -43,6 +44,23 @@ class Process:
     state: str = "preparing"
     lease: int = 0
     hung: bool = False
+    serves: int = 0
+    updating_to: int = 0
+    failed_revision: int = 0
+    failed_updates: int = 0
+
+    def report(self) -> Report:
+        return Report(
+            self.pid,
+            self.state,
+            "bad model",
+            registered=self.lease != 0,
+            revision=self.serves,
+            updating_to=self.updating_to,
+            failed_revision=self.failed_revision,
+            failed_reason="bad model" if self.failed_revision else "",
+            failed_updates=self.failed_updates,
+        )
 
 
 @dataclass
@@ -119,9 +137,8 @@ class World:
             return Facts(row)
         if process.hung:
             heard = known is not None and known.pid == process.pid and not known.unheard
-            report = Report(process.pid, process.state, registered=process.lease != 0) if heard else None
-            return Facts(row, report, Health(process.pid, hung=True) if heard else None)
-        return Facts(row, Report(process.pid, process.state, "bad model", registered=process.lease != 0))
+            return Facts(row, process.report() if heard else None, Health(process.pid, hung=True) if heard else None)
+        return Facts(row, process.report())
 
     def actions(self) -> tuple[Action, ...]:
         return plan(APP, self.look(), self.now).actions
@@ -133,6 +150,8 @@ class World:
     def apply_one(self, action: Action) -> None:
         if isinstance(action, CreateReplica):
             self._create(action.name)
+        elif isinstance(action, UpdateReplica):
+            self._update(action)
         elif isinstance(action, DrainReplica):
             self._drain(action.name)
         elif isinstance(action, KillReplica):
@@ -145,12 +164,21 @@ class World:
     def _create(self, name: ReplicaName) -> None:
         found = self.actors.get(name)
         if found is None or found.dead:
-            self.actors[name] = Actor(name, self._process())
+            self.actors[name] = Actor(name, self._process(name))
         self.rows[name] = Replica(name=name, state=ReplicaState.PENDING, since=self.now, present=True)
 
-    def _process(self) -> Process:
+    def _process(self, name: ReplicaName) -> Process:
         self.next_pid += 1
-        return Process(self.next_pid)
+        return Process(self.next_pid, serves=name.revision)  # whatever the one before it was updated to
+
+    def _update(self, action: UpdateReplica) -> None:
+        actor = self.actors.get(action.name)
+        if actor is None or actor.process is None or actor.process.hung or actor.process.state == "failed":
+            return
+        if actor.process.state not in ("draining", "drained"):
+            actor.process.updating_to = action.revision
+        if action.name in self.rows:
+            self.rows[action.name] = replace(self.rows[action.name], updating_to=action.revision)
 
     def _drain(self, name: ReplicaName) -> None:
         actor = self.actors.get(name)
@@ -191,7 +219,7 @@ class World:
         if actor is None or actor.dead:
             return
         if actor.process is None:
-            actor.process = self._process()
+            actor.process = self._process(name)
             return
         process = actor.process
         if process.hung:
@@ -205,6 +233,12 @@ class World:
                 self.endpoints[name.id] = EndpointFact(name.id, name.generation, process.pid, process.lease)
         elif process.state == "draining":
             process.state = "drained"
+        elif process.state == "ready" and process.updating_to:
+            wanted, process.updating_to = process.updating_to, 0
+            failed = wanted in self.bad
+            process.failed_revision = wanted if failed else 0
+            process.failed_updates += failed
+            process.serves = process.serves if failed else wanted
 
     def everything_goes_on(self) -> None:
         for name in list(self.actors):
@@ -237,6 +271,11 @@ class World:
             and actor.process.state == "ready"
             and name.id in self.endpoints
         ]
+
+    def serves(self, deployment: str) -> list[int]:
+        """The revisions whose models the serving replicas have, sorted."""
+        processes = [self.actors[name].process for name in self.serving(deployment)]
+        return sorted(process.serves for process in processes if process is not None)
 
     def living(self, deployment: str) -> list[ReplicaName]:
         """Replicas that take resources and were not told to leave."""

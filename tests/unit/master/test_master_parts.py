@@ -98,6 +98,27 @@ def test_goals_know_which_revisions_are_as_good() -> None:
     assert (goal.replicas, goal.revision) == (5, 9)
     assert goal.same == {1}, "only the number of replicas differs"
     assert goal.unknown == {4}, "nobody has said yet: neither old nor new"
+    assert goal.updatable == frozenset()
+
+
+def test_goals_know_from_which_revisions_other_models_are_enough() -> None:
+    def with_models(digest: str, **more: object) -> pb.DeploymentSpec:
+        spec = deployment(**more)
+        spec.triton.repository.digest = digest
+        return spec
+
+    wanted = with_models("sha256:9")
+    wanted.triton.models.append("digits")
+    specs = {
+        1: order(1, spec=with_models("sha256:1")).stored.spec,
+        2: order(2, spec=with_models("sha256:2", env={"X": "1"})).stored.spec,
+        3: order(3, spec=wanted).stored.spec,
+    }
+    (goal,) = goals(order(9, spec=wanted), {1, 2, 3, 9}, specs)
+    assert (goal.updatable, goal.same) == ({1}, {3}), "another environment needs another process"
+    wanted.triton.update = "replace"
+    (goal,) = goals(order(9, spec=wanted), {1, 2, 3, 9}, specs)
+    assert (goal.updatable, goal.same) == (frozenset(), {3})
 
 
 def test_a_launch_holds_all_that_the_spec_asks_for() -> None:

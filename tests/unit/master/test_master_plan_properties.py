@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from random import Random
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from master_world import World
 
-from serving.master.model import CreateReplica, DrainReplica, Goal, KillReplica
+from serving.master.model import CreateReplica, DrainReplica, Goal, KillReplica, UpdateReplica
 
 DEPLOYMENT = "digits"
 
@@ -97,6 +100,17 @@ class MasterMachine(RuleBasedStateMachine):
         self.most = max(replicas + 1, len(self.world.living(DEPLOYMENT)))
         self.world.goals = (goal(replicas, old.revision + 1, old.same | {old.revision}),)
 
+    @rule(replicas=st.integers(1, 4), fails=st.booleans())
+    def new_models(self, replicas: int, fails: bool) -> None:
+        """A revision that every running replica can be brought to by loading other models."""
+        old = self.world.goals[0]
+        if fails:
+            self.bad.add(old.revision + 1)
+            self.world.bad = frozenset(self.bad)
+        self.most = max(replicas + 1, len(self.world.living(DEPLOYMENT)))
+        earlier = old.same | old.updatable | {old.revision}
+        self.world.goals = (replace(goal(replicas, old.revision + 1), updatable=earlier),)
+
     @invariant()
     def never_too_many(self) -> None:
         if self.world.goals:
@@ -117,7 +131,8 @@ class MasterMachine(RuleBasedStateMachine):
             return
         assert len(serving) == wanted.replicas
         assert len(self.world.living(DEPLOYMENT)) == wanted.replicas
-        assert all(name.revision == wanted.revision or name.revision in wanted.same for name in serving)
+        served = self.world.serves(DEPLOYMENT)
+        assert all(revision == wanted.revision or revision in wanted.same for revision in served)
 
 
 TestMasterMachine = MasterMachine.TestCase
@@ -162,3 +177,61 @@ def test_stopping_drains_everything_and_then_finishes(replicas: int, forget: boo
     world.settle(rounds=20)
     assert world.finished
     assert not world.actors
+
+
+@given(replicas=st.integers(1, 6), seed=st.randoms())
+@settings(max_examples=60, deadline=None)
+def test_new_models_are_loaded_by_the_replicas_that_run(replicas: int, seed: Random) -> None:
+    """First by one, then by a quarter at a time; none is created, drained or killed, and all serve all the time."""
+    world = World((goal(replicas, 1),))
+    world.settle()
+    before = set(world.serving(DEPLOYMENT))
+    world.goals = (replace(goal(replicas, 2), updatable=frozenset({1})),)
+    for _ in range(200):
+        actions = world.actions()
+        assert all(isinstance(action, UpdateReplica) for action in actions)
+        world.apply(actions)
+        assert set(world.serving(DEPLOYMENT)) == before
+        updating = [actor for actor in world.actors.values() if actor.process is not None and actor.process.updating_to]
+        done = world.serves(DEPLOYMENT).count(2)
+        assert len(updating) <= (max(1, replicas // 4) if done else 1)
+        if done == replicas:
+            break
+        world.progress(seed.choice(sorted(world.actors)))
+        world.now += 0.5
+    world.settle()
+    assert world.serves(DEPLOYMENT) == [2] * replicas
+    assert set(world.serving(DEPLOYMENT)) == before
+
+
+def test_models_that_cannot_be_loaded_leave_all_replicas_as_they_are() -> None:
+    world = World((goal(3, 1),), bad=frozenset({2}))
+    world.settle()
+    world.goals = (replace(goal(3, 2), updatable=frozenset({1})),)
+    tries = []
+    for _ in range(300):
+        actions = world.actions()
+        assert all(isinstance(action, UpdateReplica) for action in actions)
+        tries += [world.now] * len(actions)
+        world.apply(actions)
+        world.everything_goes_on()
+        world.now += 1.0
+    assert world.serves(DEPLOYMENT) == [1, 1, 1]
+    assert 3 < len(tries) < 15, "tried again, with growing pauses"
+    assert world.loops[DEPLOYMENT].reason == "bad model"
+    world.goals = (replace(goal(3, 3), updatable=frozenset({1, 2})),)
+    world.settle()
+    assert world.serves(DEPLOYMENT) == [3, 3, 3]
+    assert world.loops == {}
+
+
+def test_a_process_started_again_gets_the_models_of_today() -> None:
+    world = World((goal(2, 1),))
+    world.settle()
+    world.goals = (replace(goal(2, 2), updatable=frozenset({1})),)
+    world.settle()
+    victim = world.serving(DEPLOYMENT)[0]
+    world.die(victim)
+    world.settle()
+    assert world.serves(DEPLOYMENT) == [2, 2]
+    assert sorted(name.revision for name in world.serving(DEPLOYMENT)) == [1, 1], "no replica was replaced"
