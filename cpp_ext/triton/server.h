@@ -65,8 +65,8 @@ class Server {
   // the new folder does not have are unloaded. When one cannot be loaded, everything goes back to the folder before,
   // and the status names the reason; FAILED_PRECONDITION when even that did not work: the server must be ended then.
   //
-  // Both folders must be this process's own down to the models' folders, whose times it sets: Triton takes a model for
-  // unchanged unless its folder is newer than the one before.
+  // Both folders must be this process's own down to those of the models' versions, whose times it sets: Triton takes a
+  // version for unchanged unless its folder is newer than the one before.
   Status SwitchRepository(const std::string& folder, const std::vector<std::string>& models);
 
   // Bits of TRITONSERVER_ModelTxnPropertyFlag and of TRITONSERVER_ModelBatchFlag.

@@ -37,14 +37,25 @@ fs::file_time_type NewestTime(const fs::path& model) {
   return newest;
 }
 
-// Makes the folder of a model newer than the one that was loaded before, whatever the clock did in between.
+Status SetTime(const fs::path& folder, fs::file_time_type time) {
+  std::error_code error;
+  fs::last_write_time(folder, time, error);
+  if (!error) return {};
+  return {Code::kInternal, "cannot set the time of the model's folder '" + folder.string() + "': " + error.message()};
+}
+
+// Makes the folders of a model and of its versions newer than what was loaded before, whatever the clock did in
+// between.
 Status MakeNewer(const fs::path& model, const fs::path& before) {
   const fs::file_time_type older = NewestTime(before);
   if (older == fs::file_time_type::min()) return {};  // it is new
+  const auto time = std::max(fs::file_time_type::clock::now(), older + milliseconds(1));
   std::error_code error;
-  fs::last_write_time(model, std::max(fs::file_time_type::clock::now(), older + milliseconds(1)), error);
-  if (!error) return {};
-  return {Code::kInternal, "cannot set the time of the model's folder '" + model.string() + "': " + error.message()};
+  for (fs::directory_iterator at(model, error), end; !error && at != end; at.increment(error)) {
+    if (at->is_symlink() || !at->is_directory()) continue;
+    if (Status status = SetTime(at->path(), time); !status.ok()) return status;
+  }
+  return SetTime(model, time);
 }
 
 // Names the calling thread for as long as it lives. Threads inherit the name of the one that starts them.

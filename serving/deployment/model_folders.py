@@ -1,9 +1,11 @@
 """The folder of models that one replica serves: its own real folders, with links to what the artifact holds.
 
-    <node cache>/repositories/<process>/<digest>-<token>/<model>/{config.pbtxt,1,...} → <artifact>/<model>/...
+    <node cache>/repositories/<process>/<digest>-<token>/<model>/config.pbtxt → <artifact>/<model>/config.pbtxt
+    <node cache>/repositories/<process>/<digest>-<token>/<model>/1/model.onnx → <artifact>/<model>/1/model.onnx
 
-Triton takes a model for unchanged unless its folder is newer than the one that it loaded before. The artifact's folders
-are shared by all replicas of the node and never change, so each replica sets the times of folders of its own.
+Triton takes a version of a model for unchanged unless its folder is newer than the one that it loaded before. The
+artifact's folders are shared by all replicas of the node and never change, so each replica has folders of its own, down
+to the versions, and sets their times.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from serving.errors import ResourceExhausted, Unavailable
 from serving.process_id import ProcessId
 
 _REPOSITORIES = "repositories"
+_OWN_LEVELS = 2  # models and versions
 
 
 def compose(cache_dir: Path, artifact: Path, digest: str, *, user: ProcessId, in_use: Path | None = None) -> Path:
@@ -32,7 +35,7 @@ def compose(cache_dir: Path, artifact: Path, digest: str, *, user: ProcessId, in
         folder = own / f"{digest}-{secrets.token_hex(4)}"
         folder.mkdir()
         for entry in sorted(artifact.iterdir()):
-            _link(entry, folder / entry.name)
+            _mirror(entry, folder / entry.name, own_folders=_OWN_LEVELS)
     except OSError as error:
         raised = ResourceExhausted if error.errno in (errno.ENOSPC, errno.EDQUOT) else Unavailable
         raise raised(f"the folder of models {own} cannot be written: {error.strerror or error}") from error
@@ -44,13 +47,13 @@ def digest_of(folder: Path) -> str:
     return folder.name.partition("-")[0]
 
 
-def _link(source: Path, place: Path) -> None:
-    if not source.is_dir():
+def _mirror(source: Path, place: Path, *, own_folders: int) -> None:
+    if own_folders == 0 or not source.is_dir():
         place.symlink_to(source.absolute())
         return
     place.mkdir()
     for entry in source.iterdir():
-        (place / entry.name).symlink_to(entry.absolute())
+        _mirror(entry, place / entry.name, own_folders=own_folders - 1)
 
 
 def _sweep(own: Path, in_use: Path | None) -> None:

@@ -120,6 +120,22 @@ TEST_F(SwitchTest, OlderFilesAreLoadedToo) {
   }
 }
 
+// Triton keeps a version whose folder is not newer, when the configuration is the same.
+TEST_F(SwitchTest, OlderVersionsWithTheSameConfigurationAreLoadedToo) {
+  options_.log_info = true;
+  options_.log_file = Folder() + "/log";
+  const std::unique_ptr<Server> server = Start();
+  ASSERT_NE(server, nullptr);
+  const auto now = fs::file_time_type::clock::now();
+  for (int round = 1; round <= 3; ++round) {
+    const std::string next = Folder();
+    WriteModel(next, "echo", "");
+    fs::last_write_time(next + "/echo/1", now - std::chrono::hours(round));
+    ASSERT_TRUE(server->SwitchRepository(next, {}).ok());
+    EXPECT_EQ(CountOf(ReadFile(options_.log_file).value(), "successfully loaded 'echo'"), round + 1);
+  }
+}
+
 TEST_F(SwitchTest, AModelThatCannotBeLoadedLeavesAllAsItWas) {
   WriteModel(options_.repository, "echo", Mark("first"));
   WriteModel(options_.repository, "zebra", Mark("first"));
