@@ -11,7 +11,7 @@ from pathlib import Path
 
 from serving.errors import MeshError
 
-BENCHMARKS = {"ingress": "benchmarks.ingress", "mesh": "benchmarks.mesh_timings"}
+BENCHMARKS = {"ingress": "benchmarks.ingress", "mesh": "benchmarks.mesh_timings", "updates": "benchmarks.model_updates"}
 
 
 def machine() -> str:

@@ -22,7 +22,7 @@ _SETTLED: Final = frozenset({"ready"})  # states in which nothing but death or a
 
 @dataclass(frozen=True, slots=True)
 class ProbeLimits:
-    changing_s: float = 0.1  # between two reports while it starts or drains
+    changing_s: float = 0.1  # between two reports while it starts, loads other models or drains
     settled_s: float = 2.0
     health: HealthLimits = field(default_factory=HealthLimits)
 
@@ -70,14 +70,17 @@ class Probe:
                 self._take(await self._launcher.report(self.name))
             except Unavailable as error:
                 _LOG.debug("no report", extra={"replica": str(self.name), "error": error.message})
-            settled = self.report is not None and self.report.state in _SETTLED and self.report.registered
-            wait_s = self._limits.settled_s if settled else self._limits.changing_s
+            wait_s = self._limits.settled_s if self._settled() else self._limits.changing_s
             try:
                 await wait_for(self._soon.wait(), wait_s)
             except asyncio.TimeoutError:
                 continue
             self._soon.clear()
             await asyncio.sleep(self._limits.changing_s)  # give what was asked for a moment to begin
+
+    def _settled(self) -> bool:
+        report = self.report
+        return report is not None and report.state in _SETTLED and report.registered and not report.updating_to
 
     def _take(self, report: Report) -> None:
         if report.pid != self.pid:
