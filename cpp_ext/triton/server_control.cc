@@ -20,6 +20,7 @@ Status Server::LoadOnRequest(const std::string& model, const ModelOverride& with
   for (const auto& [name, bytes] : with.files) {
     owned.emplace_back(api.ParameterBytesNew(std::string(name).c_str(), bytes.data(), bytes.size()));
   }
+  parameters.reserve(owned.size());
   for (const ParameterHandle& parameter : owned) parameters.push_back(parameter.get());
   Status status = ToStatus(
       with.nothing() ? api.ServerLoadModel(server_, model.c_str())

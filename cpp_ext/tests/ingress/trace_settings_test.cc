@@ -103,6 +103,7 @@ TEST_F(TraceTest, ManyThreadsLoseNothing) {
   {
     TraceSampler sampler({TRITONSERVER_TRACE_LEVEL_TIMESTAMPS, 2, -1, 0}, std::make_shared<TraceFile>(File(), 1 << 20));
     std::vector<std::thread> threads;
+    threads.reserve(kThreads);
     for (int i = 0; i < kThreads; ++i) {
       threads.emplace_back([&sampler] {
         for (int j = 0; j < kEach; ++j) {
