@@ -17,6 +17,7 @@ from serving.errors import SpecError
 from serving.types import NAME_RULE, is_name
 
 KINDS: Final = ("triton",)
+MODEL_CONTROLS: Final = ("none", "explicit")
 UPDATES: Final = ("in_place", "replace")
 
 MAX_SPEC_BYTES: Final = 512 * 1024  # etcd refuses values beyond 1.5 MB, and a placement carries the spec once more
@@ -174,6 +175,9 @@ def _triton(path: str, triton: pb.TritonDeployment, packed: bool) -> Iterator[Pr
     yield from _whole(f"{path}.event_loops", triton.event_loops, 0, MAX_EVENT_LOOPS, "; 0 lets the replica choose")
     yield from _whole(f"{path}.max_message_bytes", triton.max_message_bytes, 0, MAX_MESSAGE_BYTES, "; 0 is the default")
     yield from _whole(f"{path}.log_verbosity", triton.log_verbosity, 0, MAX_LOG_VERBOSITY)
+    if triton.model_control and triton.model_control not in MODEL_CONTROLS:
+        allowed = ", ".join(MODEL_CONTROLS)
+        yield Problem(f"{path}.model_control", f"{_shown(triton.model_control)} is not known; allowed are {allowed}")
     if triton.update and triton.update not in UPDATES:
         yield Problem(f"{path}.update", f"{_shown(triton.update)} is not known; allowed are {', '.join(UPDATES)}")
 

@@ -168,9 +168,10 @@ class Replica::Impl {
   Status Load(const PreparedNode& node) {
     for (const auto& [name, value] : node.env) setenv(name.c_str(), value.c_str(), 1);
     std::vector<ModelState> models;
-    Result<std::unique_ptr<ServingStack>> started = ServingStack::Start(config_, node, metrics_, &models);
+    Result<std::unique_ptr<ServingStack>> started = ServingStack::Start(
+        config_, node, metrics_, &models, [this](std::vector<ModelState> changed) { SetModels(std::move(changed)); });
     const std::lock_guard<std::mutex> lock(mutex_);
-    view_.models = std::move(models);
+    if (view_.models.empty()) view_.models = std::move(models);  // a client may have changed them by now
     if (!started.ok()) return started.status();
     stack_ = std::move(started).value();
     view_.address = stack_->address();
@@ -189,6 +190,13 @@ class Replica::Impl {
     registered_gauge_ = metrics_.AddGauge("mesh_replica_registered", "1 while the endpoint is in discovery", {},
                                           [registrar = registrar_.get()] { return registrar->registered() ? 1 : 0; });
     registrar_->Start();
+  }
+
+  // On a thread of the stack, which ends before the registrar and this object do.
+  void SetModels(std::vector<ModelState> models) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    view_.models = std::move(models);
+    if (registrar_ != nullptr) registrar_->Update(EndpointJson(config_, view_, HostName(), "ready"));
   }
 
   // False when the replica is to leave, true when there is an update to apply.

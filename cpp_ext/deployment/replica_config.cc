@@ -39,6 +39,15 @@ registry::Options ReadEtcd(mesh::json::Fields& in, int ttl_s) {
   return options;
 }
 
+ingress::ModelControl ReadModelControl(mesh::json::Fields& in) {
+  const std::string mode = in.Text("modelControl");
+  if (mode == "explicit") return ingress::ModelControl::kExplicit;
+  if (!mode.empty() && mode != "none") {
+    in.Note({Code::kInvalidArgument, "field 'modelControl' must be 'none' or 'explicit', not '" + mode + "'"});
+  }
+  return ingress::ModelControl::kNone;
+}
+
 void ReadTriton(mesh::json::Fields& in, ReplicaConfig* config) {
   const json nested = in.Nested("triton");
   mesh::json::Fields triton(nested);
@@ -46,6 +55,7 @@ void ReadTriton(mesh::json::Fields& in, ReplicaConfig* config) {
   config->event_loops = static_cast<int>(triton.Int("eventLoops"));
   config->max_message_bytes = static_cast<std::size_t>(std::max<std::int64_t>(triton.Int("maxMessageBytes"), 0));
   config->triton_log_verbosity = static_cast<int>(triton.Int("logVerbosity"));
+  config->model_control = ReadModelControl(triton);
   const json backends = triton.Nested("backends");
   for (const auto& [backend, settings] : backends.items()) {
     mesh::json::Fields fields(settings);

@@ -12,6 +12,7 @@
 
 #include "common/log.h"
 #include "common/status.h"
+#include "ingress/repository_control.h"
 #include "registry/options.h"
 #include "rpc/server.h"
 
@@ -33,6 +34,7 @@ struct ReplicaConfig {
   int event_loops = 0;
   std::size_t max_message_bytes = 0;
   int triton_log_verbosity = 0;
+  ingress::ModelControl model_control = ingress::ModelControl::kNone;
   std::string listen_host;
   int listen_port = 0;
   std::string advertise_host;

@@ -1,5 +1,6 @@
 #include "deployment/serving_stack.h"
 
+#include <filesystem>
 #include <utility>
 
 #include "common/log.h"
@@ -23,6 +24,11 @@ triton::ServerOptions TritonOptions(const ReplicaConfig& config, const PreparedN
   return options;
 }
 
+// Beside the log: the one place of a replica where a client may have files written.
+std::string TraceFile(const std::string& log_file) {
+  return std::filesystem::path(log_file).replace_extension(".trace.json").string();
+}
+
 std::string HostOf(const std::string& host) {
   return host.find(':') == std::string::npos ? host : '[' + host + ']';  // IPv6
 }
@@ -30,11 +36,11 @@ std::string HostOf(const std::string& host) {
 }  // namespace
 
 Result<std::unique_ptr<ServingStack>> ServingStack::Start(const ReplicaConfig& config, const PreparedNode& node,
-                                                          metrics::Registry& registry,
-                                                          std::vector<ModelState>* models) {
+                                                          metrics::Registry& registry, std::vector<ModelState>* models,
+                                                          std::function<void(std::vector<ModelState>)> on_models) {
   std::unique_ptr<ServingStack> stack(new ServingStack(config, registry));
   Status status = stack->LoadModels(node, models);
-  if (status.ok()) status = stack->Listen();
+  if (status.ok()) status = stack->Listen(std::move(on_models));
   if (status.ok()) status = stack->ServeMetrics();
   if (!status.ok()) return status;
   return stack;
@@ -69,7 +75,7 @@ Status ServingStack::Update(const std::string& repository, const std::vector<std
   return ReadIndex(models);
 }
 
-Status ServingStack::Listen() {
+Status ServingStack::Listen(std::function<void(std::vector<ModelState>)> on_models) {
   rpc::ServerOptions options;
   options.host = config_.listen_host;
   options.port = config_.listen_port;
@@ -77,7 +83,7 @@ Status ServingStack::Listen() {
   options.max_message_bytes = config_.max_message_bytes;
   options.tls = config_.serving_tls;
   server_ = std::make_unique<rpc::Server>(std::move(options));
-  service_ = std::make_unique<ingress::KServeService>(*triton_, registry_);
+  service_ = std::make_unique<ingress::KServeService>(*triton_, registry_, ServiceOptions(std::move(on_models)));
   service_->Register(*server_);
   health_ = std::make_unique<rpc::HealthService>();
   health_->Register(server_.get());
@@ -100,6 +106,19 @@ Status ServingStack::ServeMetrics() {
     return tritons.value() + registry_.Text();
   });
   return metrics_->Start();
+}
+
+ingress::ServiceOptions ServingStack::ServiceOptions(std::function<void(std::vector<ModelState>)> on_models) const {
+  ingress::ServiceOptions options;
+  options.model_control = config_.model_control;
+  if (!config_.log.file.empty()) options.trace_file = TraceFile(config_.log.file);
+  options.on_models_changed = [this, on_models = std::move(on_models)] {
+    std::vector<ModelState> models;
+    const Status status = ReadIndex(&models);
+    if (status.ok()) return on_models(std::move(models));
+    log::Warning("states of models not known", {{"error", status.ToString()}});
+  };
+  return options;
 }
 
 ServingStack::~ServingStack() { Stop(); }

@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -25,9 +26,11 @@ namespace mesh::deployment {
 class ServingStack {
  public:
   // Loads the models and serves. The message of a failure is for the spec's author: "model digits: ...". `models` is
-  // filled as far as it is known, also when it fails.
+  // filled as far as it is known, also when it fails. `on_models` is told, on another thread, whenever a client may
+  // have changed them.
   static Result<std::unique_ptr<ServingStack>> Start(const ReplicaConfig& config, const PreparedNode& node,
-                                                     metrics::Registry& registry, std::vector<ModelState>* models);
+                                                     metrics::Registry& registry, std::vector<ModelState>* models,
+                                                     std::function<void(std::vector<ModelState>)> on_models);
   ~ServingStack();  // Stop()
   ServingStack(const ServingStack&) = delete;
   ServingStack& operator=(const ServingStack&) = delete;
@@ -50,8 +53,9 @@ class ServingStack {
   ServingStack(const ReplicaConfig& config, metrics::Registry& registry) : config_(config), registry_(registry) {}
   Status LoadModels(const PreparedNode& node, std::vector<ModelState>* models);
   Status ReadIndex(std::vector<ModelState>* models) const;
-  Status Listen();
+  Status Listen(std::function<void(std::vector<ModelState>)> on_models);
   Status ServeMetrics();
+  [[nodiscard]] ingress::ServiceOptions ServiceOptions(std::function<void(std::vector<ModelState>)> on_models) const;
 
   const ReplicaConfig& config_;
   metrics::Registry& registry_;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <string_view>
 
@@ -17,5 +18,14 @@ using ControlHandler = std::function<Result<std::string>(const rpc::ServerCall& 
 // Registers the method and counts its calls. What the handler throws is logged, and INTERNAL for the client.
 void AddControlMethod(rpc::Server& server, metrics::Registry& registry, const std::string& method,
                       ControlHandler handler);
+
+// Takes the encoded answer, from any thread; only the first one counts.
+using Answer = std::function<void(const Result<std::string>&)>;
+using WorkerHandler = std::function<void(const std::shared_ptr<rpc::ServerCall>& call, rpc::Slice request, Answer)>;
+
+// The same for what takes long: the handler passes its work to another thread and returns. An answer that is dropped
+// instead of given counts as cancelled, as the client must be gone.
+void AddWorkerMethod(rpc::Server& server, metrics::Registry& registry, const std::string& method,
+                     WorkerHandler handler);
 
 }  // namespace mesh::ingress

@@ -44,7 +44,10 @@ Status ModelInferCall::Submit(const SharedMemory& shared_memory) {
       PrepareRequest(request_.view(), call_->deadline(), server_, shared_memory, Answers::kOne, &prepared, &extras_);
   if (!status.ok()) return status;
   FollowCancel();
-  return server_.Infer(std::move(prepared.request), shared_from_this());
+  SampledTrace sampled = instruments_->traces.Sample(prepared.model);
+  trace_ = std::move(sampled.trace);
+  if (trace_ != nullptr) trace_->Mark("GRPC_WAITREAD_END", started_);
+  return server_.Infer(std::move(prepared.request), shared_from_this(), std::move(sampled.handle));
 }
 
 void ModelInferCall::FollowCancel() {
@@ -57,6 +60,7 @@ void ModelInferCall::OnReleased() { request_ = {}; }
 
 void ModelInferCall::OnResponse(triton::InferResponse response, bool final) {
   Status status;
+  if (trace_ != nullptr) trace_->Mark("INFER_RESPONSE_COMPLETE");
   try {
     if (!final) {  // the model became decoupled after it was asked
       status = DecoupledRefused();
@@ -91,11 +95,13 @@ void ModelInferCall::End(const Status& status, rpc::Message message) {
   const std::shared_ptr<rpc::ServerCall> call = std::move(call_);
   instruments_->response_bytes.Add(message.size());
   instruments_->infer.Count(status.code(), steady_clock::now() - started_);
+  if (trace_ != nullptr) trace_->Mark("GRPC_SEND_START");
   if (status.ok()) {
     call->Reply(std::move(message));
   } else {
     call->Finish(status);
   }
+  if (trace_ != nullptr) trace_->Mark("GRPC_SEND_END");
   instruments_->in_flight.fetch_sub(1, std::memory_order_release);
 }
 

@@ -10,6 +10,7 @@
 #include "common/status.h"
 #include "ingress/instruments.h"
 #include "ingress/request_builder.h"
+#include "ingress/request_trace.h"
 #include "rpc/message.h"
 #include "rpc/server.h"
 #include "triton/infer.h"
@@ -45,6 +46,7 @@ class ModelInferCall final : public triton::InferCall {
   std::shared_ptr<rpc::ServerCall> call_;  // until the answer
   rpc::Slice request_;                     // until Triton has released the inputs
   RequestExtras extras_;
+  std::shared_ptr<RequestTrace> trace_;  // null for most
   std::atomic<bool> ended_{false};
   std::array<char, 256> scratch_;  // most answers fit
 };

@@ -22,13 +22,14 @@ void MethodInstruments::Count(Code code, std::chrono::steady_clock::duration too
   seconds_.Observe(std::chrono::duration<double>(took).count());
 }
 
-Instruments::Instruments(metrics::Registry& registry_in)
+Instruments::Instruments(metrics::Registry& registry_in, const std::string& trace_file)
     : registry(registry_in),
       infer(registry_in, "ModelInfer"),
       stream(registry_in, "ModelStreamInfer"),
       request_bytes(registry_in.GetCounter("mesh_ingress_infer_request_bytes_total",
                                            "Bytes of inference requests, streamed ones included.")),
-      response_bytes(registry_in.GetCounter("mesh_ingress_infer_response_bytes_total", "Bytes of their answers.")) {}
+      response_bytes(registry_in.GetCounter("mesh_ingress_infer_response_bytes_total", "Bytes of their answers.")),
+      traces(trace_file) {}
 
 RpcServerMetrics::RpcServerMetrics(metrics::Registry& registry, const rpc::Server& server) : registry_(registry) {
   using Read = std::uint64_t rpc::ServerStats::*;

@@ -1,4 +1,4 @@
-// What the ingress counts.
+// What the ingress counts and traces.
 #pragma once
 
 #include <array>
@@ -10,6 +10,7 @@
 
 #include "common/metrics.h"
 #include "common/status.h"
+#include "ingress/trace_settings.h"
 #include "rpc/server.h"
 
 namespace mesh::ingress {
@@ -27,7 +28,8 @@ class MethodInstruments {
 };
 
 struct Instruments {
-  explicit Instruments(metrics::Registry& registry);
+  // `trace_file` as for TraceSettings.
+  Instruments(metrics::Registry& registry, const std::string& trace_file);
 
   metrics::Registry& registry;
   MethodInstruments infer;
@@ -35,6 +37,7 @@ struct Instruments {
   metrics::Counter& request_bytes;
   metrics::Counter& response_bytes;
   std::atomic<std::uint64_t> in_flight{0};  // accepted and not yet answered, of ModelInfer and of streams
+  TraceSettings traces;
 };
 
 // Shows the numbers of an rpc::Server in a registry for as long as it lives; the server must live longer.

@@ -61,6 +61,7 @@ class Builder {
   Status AddTensors();
   Status AddInput(const TensorView& input);
   Status AddOutput(const TensorView& output);
+  Status BadShape(const TensorView& input) const;
   Status AddData();
   Result<std::string_view> DataOf(const TensorView& input, std::size_t* raws_used);
   [[nodiscard]] Result<std::optional<rpc::Slice>> SharedPart(const TensorView& tensor) const;
@@ -185,12 +186,23 @@ Status Builder::AddInput(const TensorView& input) {
   const auto elements = triton::ElementCount(shape, input.shape.count);
   const std::size_t size = std::max<std::size_t>(triton::DataTypeSize(type), 1);
   // Triton multiplies without looking: such a shape could pass for one of few bytes.
-  if (!elements.has_value() || *elements > INT64_MAX / static_cast<std::int64_t>(size)) {
-    return Bad("input '" + std::string(input.name) + "' for model '" + std::string(message_.model_name) +
-               "' has a shape with a negative dimension or with more elements than can be addressed");
-  }
+  if (!elements.has_value() || *elements > INT64_MAX / static_cast<std::int64_t>(size)) return BadShape(input);
   input_names_.push_back(arena_.Copy(input.name));
   return triton::ToStatus(api_.InferenceRequestAddInput(request_, input_names_.back(), type, shape, input.shape.count));
+}
+
+Status Builder::BadShape(const TensorView& input) const {
+  const std::int64_t* begin = message_.dims.data() + input.shape.begin;
+  const std::int64_t* end = begin + input.shape.count;
+  const std::string where = "input '" + std::string(input.name) + "' for model '" + std::string(message_.model_name);
+  if (std::none_of(begin, end, [](std::int64_t dim) { return dim < 0; })) {
+    return Bad(where + "' has a shape with more elements than can be addressed");
+  }
+  std::string shape;
+  for (const std::int64_t* dim = begin; dim != end; ++dim) shape += (dim == begin ? "" : ",") + std::to_string(*dim);
+  const std::string id(message_.id.empty() ? "<id_unknown>" : message_.id);
+  return Bad("[request id: " + id + "] All input dimensions should be specified for " + where + "', got [" + shape +
+             "]");
 }
 
 Status Builder::AddOutput(const TensorView& output) {

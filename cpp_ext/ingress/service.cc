@@ -1,7 +1,5 @@
 #include "ingress/service.h"
 
-#include <chrono>
-#include <exception>
 #include <nlohmann/json.hpp>
 #include <protozero/pbf_writer.hpp>
 #include <set>
@@ -12,20 +10,20 @@
 #include "ingress/failure.h"
 #include "ingress/infer_call.h"
 #include "ingress/infer_message.h"
+#include "ingress/repository_methods.h"
+#include "ingress/settings_methods.h"
 #include "ingress/shared_memory_methods.h"
 #include "ingress/text.h"
 
 namespace mesh::ingress {
 namespace {
 
-using std::chrono::steady_clock;
-
 const char* const kPrefix = "/inference.GRPCInferenceService/";
 
 // Extensions that Triton announces and this service does not offer.
-const std::set<std::string>& MissingExtensions() {
-  static const std::set<std::string> names{"model_repository(unload_dependents)", "cuda_shared_memory", "trace",
-                                           "logging"};
+std::set<std::string> MissingExtensions(ModelControl control) {
+  std::set<std::string> names{"cuda_shared_memory"};
+  if (control == ModelControl::kNone) names.insert({"model_repository", "model_repository(unload_dependents)"});
   return names;
 }
 
@@ -51,18 +49,29 @@ Result<ModelName> ParseModelName(std::string_view request) {
 
 }  // namespace
 
-KServeService::KServeService(triton::Server& triton, metrics::Registry& registry)
-    : triton_(triton), instruments_(std::make_shared<Instruments>(registry)) {
+KServeService::KServeService(triton::Server& triton, metrics::Registry& registry, ServiceOptions options)
+    : triton_(triton),
+      instruments_(std::make_shared<Instruments>(registry, options.trace_file)),
+      logs_(triton.options()),
+      model_control_(options.model_control),
+      repository_(triton, options.model_control, std::move(options.on_models_changed)) {
   in_flight_gauge_ = registry.AddGauge("mesh_ingress_in_flight",
                                        "Requests of ModelInfer and ModelStreamInfer that are not answered yet.", {},
                                        [this] { return static_cast<double>(in_flight()); });
+  waiting_gauge_ =
+      registry.AddGauge("mesh_ingress_repository_calls_waiting", "Calls that wait to load or unload a model.", {},
+                        [this] { return static_cast<double>(repository_.waiting()); });
 }
 
-KServeService::~KServeService() { instruments_->registry.Remove(in_flight_gauge_); }
+KServeService::~KServeService() {
+  instruments_->registry.Remove(in_flight_gauge_);
+  instruments_->registry.Remove(waiting_gauge_);
+}
 
 void KServeService::SetDraining() {
   draining_.store(true);
   streams_->Drain();
+  repository_.Drain();
 }
 
 std::uint64_t KServeService::in_flight() const { return instruments_->in_flight.load(std::memory_order_acquire); }
@@ -83,28 +92,15 @@ void KServeService::Register(rpc::Server& server) {
   server.AddStream(std::string(kPrefix) + "ModelStreamInfer", [this](const std::shared_ptr<rpc::ServerCall>& call) {
     ModelStream::Start(call, triton_, shared_memory_, instruments_, streams_);
   });
-  for (const char* method : {"RepositoryModelLoad", "RepositoryModelUnload"}) {
-    AddUnimplemented(server, method, "models are loaded and unloaded by deploying a revision of the application");
-  }
+  AddRepositoryMethods(server, instruments_->registry, repository_);
   AddSharedMemoryMethods(server, instruments_->registry, shared_memory_);
-  AddUnimplemented(server, "TraceSetting", "trace settings are not supported yet");
-  AddUnimplemented(server, "LogSettings", "log settings are part of the deployment's specification");
+  AddSettingsMethods(server, instruments_->registry, triton_, instruments_->traces, logs_);
 }
 
 void KServeService::AddControl(rpc::Server& server, const std::string& method, Handler handler) {
   AddControlMethod(
       server, instruments_->registry, method,
       [this, handler](const rpc::ServerCall&, std::string_view request) { return (this->*handler)(request); });
-}
-
-void KServeService::AddUnimplemented(rpc::Server& server, const std::string& method, const std::string& reason) {
-  const Status status(Code::kUnimplemented, method + ": " + reason);
-  auto counts = std::make_shared<MethodInstruments>(instruments_->registry, method);
-  server.AddUnary(kPrefix + method,
-                  [status, counts](const std::shared_ptr<rpc::ServerCall>& call, const rpc::Slice& /*request*/) {
-                    counts->Count(status.code(), {});
-                    call->Finish(status);
-                  });
 }
 
 void KServeService::ModelInfer(std::shared_ptr<rpc::ServerCall> call, rpc::Slice request) {
@@ -130,9 +126,10 @@ Result<std::string> KServeService::ServerMetadata(std::string_view request) cons
   Result<std::string> json = triton_.Metadata();
   if (!json.ok()) return json;
   nlohmann::json metadata = nlohmann::json::parse(json.value());
+  const std::set<std::string> missing = MissingExtensions(model_control_);
   nlohmann::json offered = nlohmann::json::array();
   for (const nlohmann::json& extension : metadata["extensions"]) {
-    if (MissingExtensions().count(extension.get<std::string>()) == 0) offered.push_back(extension);
+    if (missing.count(extension.get<std::string>()) == 0) offered.push_back(extension);
   }
   metadata["extensions"] = std::move(offered);
   return JsonToProto(metadata.dump(), kServerMetadataTable);

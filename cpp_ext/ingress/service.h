@@ -3,11 +3,14 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 
 #include "common/metrics.h"
 #include "ingress/instruments.h"
+#include "ingress/log_settings.h"
+#include "ingress/repository_control.h"
 #include "ingress/shared_memory.h"
 #include "ingress/stream_infer.h"
 #include "rpc/server.h"
@@ -15,14 +18,27 @@
 
 namespace mesh::ingress {
 
-// Answers ServerLive, ServerReady, ServerMetadata, ModelReady, ModelMetadata, ModelConfig, ModelStatistics,
-// RepositoryIndex, ModelInfer and ModelStreamInfer as `tritonserver` does. The service's other methods answer
-// UNIMPLEMENTED.
+struct ServiceOptions {
+  ModelControl model_control = ModelControl::kNone;
+  std::string trace_file;  // as for TraceSettings
+  // Told, on a thread of the service, whenever a client may have changed the states of models.
+  std::function<void()> on_models_changed = [] {};
+};
+
+// Every method of the service, answered as `tritonserver` does:
+//
+//   ModelInfer                              infer_call
+//   ModelStreamInfer                        stream_infer
+//   RepositoryModelLoad, -Unload            repository_methods over repository_control
+//   TraceSetting, LogSettings               settings_methods over trace_settings, log_settings
+//   System- and CudaSharedMemory*           shared_memory_methods over shared_memory
+//   Server*, ModelReady, -Metadata, -Config,
+//   -Statistics, RepositoryIndex            here: Triton's JSON through control_tables
 class KServeService {
  public:
   // The server and the registry must live longer than the service; the service must live until the rpc::Server it is
   // registered with was stopped.
-  KServeService(triton::Server& triton, metrics::Registry& registry);
+  KServeService(triton::Server& triton, metrics::Registry& registry, ServiceOptions options = {});
   ~KServeService();
   KServeService(const KServeService&) = delete;
   KServeService& operator=(const KServeService&) = delete;
@@ -30,7 +46,7 @@ class KServeService {
   void Register(rpc::Server& server);  // before its Start
 
   // From now on ServerReady is false and new requests are answered UNAVAILABLE. Those that run go on, and streams end
-  // as soon as theirs have. Thread-safe.
+  // as soon as theirs have. Calls that wait to load or unload a model are answered UNAVAILABLE too. Thread-safe.
   void SetDraining();
   [[nodiscard]] bool draining() const { return draining_.load(std::memory_order_relaxed); }
   // Requests that were accepted and are not answered yet.
@@ -40,7 +56,6 @@ class KServeService {
   using Handler = Result<std::string> (KServeService::*)(std::string_view request) const;
 
   void AddControl(rpc::Server& server, const std::string& method, Handler handler);
-  void AddUnimplemented(rpc::Server& server, const std::string& method, const std::string& reason);
   void ModelInfer(std::shared_ptr<rpc::ServerCall> call, rpc::Slice request);
 
   Result<std::string> ServerLive(std::string_view request) const;
@@ -55,9 +70,13 @@ class KServeService {
   triton::Server& triton_;
   std::shared_ptr<Instruments> instruments_;
   SharedMemory shared_memory_;
+  LogSettings logs_;
   const std::shared_ptr<OpenStreams> streams_ = std::make_shared<OpenStreams>();
   std::uint64_t in_flight_gauge_ = 0;
+  std::uint64_t waiting_gauge_ = 0;
   std::atomic<bool> draining_{false};
+  const ModelControl model_control_;
+  RepositoryControl repository_;  // last: its thread ends first
 };
 
 }  // namespace mesh::ingress

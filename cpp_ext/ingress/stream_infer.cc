@@ -142,7 +142,7 @@ void ModelStream::Answer(StreamedInfer* infer, std::optional<rpc::Message> messa
       infer->answered_ = last;
       SendInOrder();
     } else if (!ended_ && message.has_value()) {
-      Send(*std::move(message));
+      Send(infer, *std::move(message));
     }
     unread = !ended_ && call_->unsent_bytes() > kMaxUnread;
     FinishIfDone();
@@ -153,14 +153,17 @@ void ModelStream::Answer(StreamedInfer* infer, std::optional<rpc::Message> messa
 
 void ModelStream::SendInOrder() {
   while (!order_.empty() && order_.front()->answered_) {
-    if (order_.front()->answer_.has_value()) Send(*std::move(order_.front()->answer_));
+    StreamedInfer* next = order_.front().get();
+    if (next->answer_.has_value()) Send(next, *std::move(next->answer_));
     order_.pop_front();
   }
 }
 
-void ModelStream::Send(rpc::Message message) {
+void ModelStream::Send(StreamedInfer* infer, rpc::Message message) {
   instruments_->response_bytes.Add(message.size());
+  if (infer->trace_ != nullptr) infer->trace_->Mark("GRPC_SEND_START");
   call_->Send(std::move(message));
+  if (infer->trace_ != nullptr) infer->trace_->Mark("GRPC_SEND_END");
 }
 
 void ModelStream::FinishIfDone() {
@@ -210,10 +213,16 @@ Status StreamedInfer::Prepare() {
   return status;
 }
 
-Status StreamedInfer::Submit() { return stream_->server_.Infer(std::move(prepared_), shared_from_this()); }
+Status StreamedInfer::Submit() {
+  SampledTrace sampled = stream_->instruments_->traces.Sample(model_);
+  trace_ = std::move(sampled.trace);
+  if (trace_ != nullptr) trace_->Mark("GRPC_WAITREAD_END");
+  return stream_->server_.Infer(std::move(prepared_), shared_from_this(), std::move(sampled.handle));
+}
 
 void StreamedInfer::OnResponse(triton::InferResponse response, bool final) {
   Status status;
+  if (trace_ != nullptr) trace_->Mark("INFER_RESPONSE_COMPLETE");
   try {
     Result<std::optional<rpc::Message>> message = Encode(response, final);
     if (message.ok()) return stream_->Answer(this, std::move(message).value(), final);

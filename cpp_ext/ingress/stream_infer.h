@@ -19,6 +19,7 @@
 #include "common/status.h"
 #include "ingress/instruments.h"
 #include "ingress/request_builder.h"
+#include "ingress/request_trace.h"
 #include "rpc/message.h"
 #include "rpc/server.h"
 #include "triton/infer.h"
@@ -72,7 +73,7 @@ class ModelStream final : public std::enable_shared_from_this<ModelStream> {
   // The rest with mutex_ held.
   bool Register(const std::shared_ptr<StreamedInfer>& infer);
   void SendInOrder();
-  void Send(rpc::Message message);
+  void Send(StreamedInfer* infer, rpc::Message message);
   void FinishIfDone();
   void Finish(const Status& status);
 
@@ -118,6 +119,7 @@ class StreamedInfer final : public triton::InferCall {
   std::string id_;
   RequestExtras extras_;
   bool decoupled_ = false;
+  std::shared_ptr<RequestTrace> trace_;  // null for most
 
   // Guarded by the stream's mutex: the one answer of an ordered request.
   std::optional<rpc::Message> answer_;

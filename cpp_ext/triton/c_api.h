@@ -75,6 +75,25 @@ enum TRITONSERVER_ModelControlMode {
   TRITONSERVER_MODEL_CONTROL_EXPLICIT
 };
 
+// Bits of the level of a trace; the two numbers between are levels of old that no longer mean anything.
+enum TRITONSERVER_InferenceTraceLevel {
+  TRITONSERVER_TRACE_LEVEL_DISABLED = 0,
+  TRITONSERVER_TRACE_LEVEL_TIMESTAMPS = 4,
+  TRITONSERVER_TRACE_LEVEL_TENSORS = 8
+};
+enum TRITONSERVER_InferenceTraceActivity {
+  TRITONSERVER_TRACE_REQUEST_START,
+  TRITONSERVER_TRACE_QUEUE_START,
+  TRITONSERVER_TRACE_COMPUTE_START,
+  TRITONSERVER_TRACE_COMPUTE_INPUT_END,
+  TRITONSERVER_TRACE_COMPUTE_OUTPUT_START,
+  TRITONSERVER_TRACE_COMPUTE_END,
+  TRITONSERVER_TRACE_REQUEST_END,
+  TRITONSERVER_TRACE_TENSOR_QUEUE_INPUT,
+  TRITONSERVER_TRACE_TENSOR_BACKEND_INPUT,
+  TRITONSERVER_TRACE_TENSOR_BACKEND_OUTPUT
+};
+
 enum TRITONSERVER_RateLimitMode { TRITONSERVER_RATE_LIMIT_OFF, TRITONSERVER_RATE_LIMIT_EXEC_COUNT };
 
 // Bits of the flags words below.
@@ -118,6 +137,20 @@ using TRITONSERVER_InferenceRequestReleaseFn_t = void (*)(TRITONSERVER_Inference
 // Hands over a response (null when a final flag comes alone). The receiver deletes it.
 using TRITONSERVER_InferenceResponseCompleteFn_t = void (*)(TRITONSERVER_InferenceResponse* response, uint32_t flags,
                                                             void* userp);
+
+// What happened to the request of a trace, at `timestamp_ns` of the steady clock.
+using TRITONSERVER_InferenceTraceActivityFn_t = void (*)(TRITONSERVER_InferenceTrace* trace,
+                                                         TRITONSERVER_InferenceTraceActivity activity,
+                                                         uint64_t timestamp_ns, void* userp);
+// The same with a tensor, whose bytes end with the call.
+using TRITONSERVER_InferenceTraceTensorActivityFn_t = void (*)(TRITONSERVER_InferenceTrace* trace,
+                                                               TRITONSERVER_InferenceTraceActivity activity,
+                                                               const char* name, TRITONSERVER_DataType datatype,
+                                                               const void* base, size_t byte_size, const int64_t* shape,
+                                                               uint64_t dim_count, TRITONSERVER_MemoryType memory_type,
+                                                               int64_t memory_type_id, void* userp);
+// Gives a trace back; the receiver deletes it.
+using TRITONSERVER_InferenceTraceReleaseFn_t = void (*)(TRITONSERVER_InferenceTrace* trace, void* userp);
 
 TRITONSERVER_Error* TRITONSERVER_ApiVersion(uint32_t* major, uint32_t* minor);
 
@@ -210,6 +243,27 @@ TRITONSERVER_Error* TRITONSERVER_InferenceResponseOutputClassificationLabel(TRIT
                                                                             uint32_t index, size_t class_index,
                                                                             const char** label);
 
+// Traces of what a request leads to have the same functions and pointer, and the id of its trace as their parent.
+TRITONSERVER_Error* TRITONSERVER_InferenceTraceTensorNew(TRITONSERVER_InferenceTrace** trace,
+                                                         TRITONSERVER_InferenceTraceLevel level, uint64_t parent_id,
+                                                         TRITONSERVER_InferenceTraceActivityFn_t activity_fn,
+                                                         TRITONSERVER_InferenceTraceTensorActivityFn_t tensor_fn,
+                                                         TRITONSERVER_InferenceTraceReleaseFn_t release_fn,
+                                                         void* trace_userp);
+TRITONSERVER_Error* TRITONSERVER_InferenceTraceDelete(TRITONSERVER_InferenceTrace* trace);
+const char* TRITONSERVER_InferenceTraceActivityString(TRITONSERVER_InferenceTraceActivity activity);
+TRITONSERVER_Error* TRITONSERVER_InferenceTraceId(TRITONSERVER_InferenceTrace* trace, uint64_t* id);
+TRITONSERVER_Error* TRITONSERVER_InferenceTraceParentId(TRITONSERVER_InferenceTrace* trace, uint64_t* parent_id);
+TRITONSERVER_Error* TRITONSERVER_InferenceTraceModelName(TRITONSERVER_InferenceTrace* trace, const char** model_name);
+TRITONSERVER_Error* TRITONSERVER_InferenceTraceModelVersion(TRITONSERVER_InferenceTrace* trace, int64_t* model_version);
+TRITONSERVER_Error* TRITONSERVER_InferenceTraceRequestId(TRITONSERVER_InferenceTrace* trace, const char** request_id);
+
+// `value` is a C string for a parameter of type STRING. Null when there is no such type.
+TRITONSERVER_Parameter* TRITONSERVER_ParameterNew(const char* name, TRITONSERVER_ParameterType type, const void* value);
+// The bytes are not copied: they must stay as long as the parameter.
+TRITONSERVER_Parameter* TRITONSERVER_ParameterBytesNew(const char* name, const void* bytes, uint64_t size);
+void TRITONSERVER_ParameterDelete(TRITONSERVER_Parameter* parameter);
+
 TRITONSERVER_Error* TRITONSERVER_ServerOptionsNew(TRITONSERVER_ServerOptions** options);
 TRITONSERVER_Error* TRITONSERVER_ServerOptionsDelete(TRITONSERVER_ServerOptions* options);
 TRITONSERVER_Error* TRITONSERVER_ServerOptionsSetServerId(TRITONSERVER_ServerOptions* options, const char* id);
@@ -281,9 +335,17 @@ TRITONSERVER_Error* TRITONSERVER_ServerRegisterModelRepository(TRITONSERVER_Serv
 TRITONSERVER_Error* TRITONSERVER_ServerUnregisterModelRepository(TRITONSERVER_Server* server,
                                                                  const char* repository_path);
 TRITONSERVER_Error* TRITONSERVER_ServerLoadModel(TRITONSERVER_Server* server, const char* model_name);
+// With "config", a configuration as JSON, in place of the one in the model's folder, and "file:<path>", bytes in place
+// of the files there.
+TRITONSERVER_Error* TRITONSERVER_ServerLoadModelWithParameters(TRITONSERVER_Server* server, const char* model_name,
+                                                               const TRITONSERVER_Parameter** parameters,
+                                                               uint64_t parameter_count);
+// Returns at once; the model ends after its last request.
 TRITONSERVER_Error* TRITONSERVER_ServerUnloadModel(TRITONSERVER_Server* server, const char* model_name);
+// With the models that an ensemble is made of.
+TRITONSERVER_Error* TRITONSERVER_ServerUnloadModelAndDependents(TRITONSERVER_Server* server, const char* model_name);
 TRITONSERVER_Error* TRITONSERVER_ServerMetrics(TRITONSERVER_Server* server, TRITONSERVER_Metrics** metrics);
-// On success the request belongs to Triton until its release callback.
+// On success the request and the trace (which may be null) belong to Triton until their release callbacks.
 TRITONSERVER_Error* TRITONSERVER_ServerInferAsync(TRITONSERVER_Server* server, TRITONSERVER_InferenceRequest* request,
                                                   TRITONSERVER_InferenceTrace* trace);
 }
@@ -315,5 +377,8 @@ TRITONSERVER_Error* TRITONSERVER_ServerInferAsync(TRITONSERVER_Server* server, T
   X(ServerModelBatchProperties) X(ServerModelTransactionProperties) X(ServerMetadata) X(ServerModelMetadata)           \
   X(ServerModelStatistics) X(ServerModelConfig) X(ServerModelIndex) X(ServerLoadModel) X(ServerUnloadModel)            \
   X(ServerRegisterModelRepository) X(ServerUnregisterModelRepository)                                                 \
-  X(ServerMetrics) X(ServerInferAsync)
+  X(ServerMetrics) X(ServerInferAsync) X(InferenceTraceTensorNew) X(InferenceTraceDelete)                              \
+  X(InferenceTraceActivityString) X(InferenceTraceId) X(InferenceTraceParentId) X(InferenceTraceModelName)             \
+  X(InferenceTraceModelVersion) X(InferenceTraceRequestId) X(ParameterNew) X(ParameterBytesNew) X(ParameterDelete)     \
+  X(ServerLoadModelWithParameters) X(ServerUnloadModelAndDependents)
 // clang-format on

@@ -70,6 +70,7 @@ void Deleter::operator()(TRITONSERVER_Metrics* metrics) const { Drop(GetApi().Me
 void Deleter::operator()(TRITONSERVER_ResponseAllocator* allocator) const {
   Drop(GetApi().ResponseAllocatorDelete(allocator));
 }
+void Deleter::operator()(TRITONSERVER_Parameter* parameter) const { GetApi().ParameterDelete(parameter); }
 
 Result<std::string> ToJson(const MessageHandle& message) {
   const char* base = nullptr;

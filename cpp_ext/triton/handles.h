@@ -23,6 +23,7 @@ struct Deleter {
   void operator()(TRITONSERVER_Message* message) const;
   void operator()(TRITONSERVER_Metrics* metrics) const;
   void operator()(TRITONSERVER_ResponseAllocator* allocator) const;
+  void operator()(TRITONSERVER_Parameter* parameter) const;
 };
 
 using ServerOptionsHandle = std::unique_ptr<TRITONSERVER_ServerOptions, Deleter>;
@@ -31,6 +32,7 @@ using ResponseHandle = std::unique_ptr<TRITONSERVER_InferenceResponse, Deleter>;
 using MessageHandle = std::unique_ptr<TRITONSERVER_Message, Deleter>;
 using MetricsHandle = std::unique_ptr<TRITONSERVER_Metrics, Deleter>;
 using AllocatorHandle = std::unique_ptr<TRITONSERVER_ResponseAllocator, Deleter>;
+using ParameterHandle = std::unique_ptr<TRITONSERVER_Parameter, Deleter>;
 
 // The JSON text of a message.
 Result<std::string> ToJson(const MessageHandle& message);

@@ -18,6 +18,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::chrono::milliseconds kLongestPause{20};
+const std::set<std::string> kInUse{"READY", "LOADING", "UNLOADING"};
 
 // Runs a function that gives out a message and returns its JSON.
 template <typename Function>
@@ -165,13 +166,13 @@ Status Server::WaitForCallbacks(std::chrono::steady_clock::time_point until) {
 }
 
 Status Server::UnloadAll(std::chrono::steady_clock::time_point until) {
-  Result<std::vector<std::string>> loaded = ModelsInUse();
+  Result<std::vector<std::string>> loaded = ModelsIn(kInUse);
   if (!loaded.ok()) return loaded.status();
   for (const std::string& name : loaded.value()) {
     if (Status status = UnloadModel(name); !status.ok()) return status;
     // Triton tells nobody when a model is gone, so its state is looked at again and again.
     for (std::chrono::milliseconds pause{1}; true; pause = std::min(pause * 2, kLongestPause)) {
-      Result<std::vector<std::string>> left = ModelsInUse();
+      Result<std::vector<std::string>> left = ModelsIn(kInUse);
       if (!left.ok()) return left.status();
       if (std::find(left.value().begin(), left.value().end(), name) == left.value().end()) break;
       if (std::chrono::steady_clock::now() >= until) return {Code::kUnavailable, "model '" + name + "' is in use"};
@@ -181,16 +182,15 @@ Status Server::UnloadAll(std::chrono::steady_clock::time_point until) {
   return {};
 }
 
-Result<std::vector<std::string>> Server::ModelsInUse() const {
+Result<std::vector<std::string>> Server::ModelsIn(const std::set<std::string>& states) const {
   Result<std::string> index = Index();
   if (!index.ok()) return index.status();
   std::vector<std::string> names;
   const nlohmann::json parsed = nlohmann::json::parse(index.value(), nullptr, false);
   for (const nlohmann::json& entry : parsed) {
-    const std::string state = entry.value("state", "");
-    const bool in_use = state == "READY" || state == "LOADING" || state == "UNLOADING";
+    const bool in_state = states.count(entry.value("state", "")) != 0;
     const std::string name = entry.value("name", "");
-    if (in_use && (names.empty() || names.back() != name)) names.push_back(name);
+    if (in_state && (names.empty() || names.back() != name)) names.push_back(name);
   }
   return names;
 }
@@ -211,7 +211,7 @@ bool Server::IsReady() const {
   // Triton does not miss a model whose folder it could not even read.
   const std::vector<ModelLoad> wanted = loads();
   return std::all_of(wanted.begin(), wanted.end(), [this](const ModelLoad& load) {
-    if (load.status.ok()) return true;
+    if (load.status.ok() || IsUnwanted(load.name)) return true;
     const Result<bool> loaded_later = IsModelReady(load.name);
     return loaded_later.ok() && loaded_later.value();
   });
@@ -292,7 +292,7 @@ Result<RequestHandle> Server::NewRequest(const char* model, std::int64_t version
   return RequestHandle(raw);
 }
 
-Status Server::Infer(RequestHandle request, std::shared_ptr<InferCall> call) const {
+Status Server::Infer(RequestHandle request, std::shared_ptr<InferCall> call, TraceHandle trace) const {
   const Api& api = GetApi();
   TRITONSERVER_InferenceRequest* raw = request.get();
   InferCall* self = call.get();
@@ -306,7 +306,7 @@ Status Server::Infer(RequestHandle request, std::shared_ptr<InferCall> call) con
   self->open_callbacks_->fetch_add(2);
   self->held_for_response_ = call;
   self->held_for_release_ = call;
-  status = ToStatus(api.ServerInferAsync(server_, raw, nullptr));
+  status = ToStatus(api.ServerInferAsync(server_, raw, trace.get()));
   if (!status.ok()) {  // neither callback comes: the request and the references are ours again
     const std::lock_guard<std::mutex> lock(self->mutex_);
     self->running_ = nullptr;
@@ -316,6 +316,7 @@ Status Server::Infer(RequestHandle request, std::shared_ptr<InferCall> call) con
     return status;
   }
   static_cast<void>(request.release());
+  static_cast<void>(trace.release());  // Triton gives it and its listener back
   self->Submitted();
   return {};
 }

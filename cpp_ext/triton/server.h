@@ -7,13 +7,18 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <set>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "common/status.h"
 #include "triton/handles.h"
 #include "triton/infer.h"
 #include "triton/options.h"
+#include "triton/trace.h"
 
 namespace mesh::triton {
 
@@ -24,6 +29,16 @@ struct ModelLoad {
   std::string name;
   Status status;
 };
+
+// What a model is loaded with instead of what its folder holds. The files' bytes must stay until the load has ended.
+struct ModelOverride {
+  std::optional<std::string> config;                                 // JSON
+  std::vector<std::pair<std::string_view, std::string_view>> files;  // "file:<path>" and its bytes
+
+  [[nodiscard]] bool nothing() const { return !config && files.empty(); }
+};
+
+enum class Dependents : std::uint8_t { kKeep, kUnload };
 
 // Thread-safe. Names are those of the repository; a version of kAnyVersion leaves the choice to the model's policy.
 class Server {
@@ -57,8 +72,19 @@ class Server {
   // Prometheus text.
   [[nodiscard]] Result<std::string> Metrics() const;
 
+  [[nodiscard]] const ServerOptions& options() const { return options_; }
+
   Status LoadModel(const std::string& model);
   Status UnloadModel(const std::string& model);
+
+  // Because somebody asks for it; the message of a failure is Triton's own, to the letter. Returns when the model is
+  // loaded, or has failed to be: what was loaded of it before serves until then, and goes on when it fails.
+  Status LoadOnRequest(const std::string& model, const ModelOverride& with);
+  // Returns at once; the model ends after its last request, and readiness does not miss it any more. With its
+  // dependents, which are what an ensemble is made of.
+  Status UnloadOnRequest(const std::string& model, Dependents dependents);
+  // No model is being loaded or unloaded.
+  [[nodiscard]] bool Settled() const;
 
   // Serves the models of another folder from now on (`models` empty: all of them). Each new model is loaded beside the
   // old one of its name; new requests then go to it, and Triton unloads the old one after its last request. Models that
@@ -77,7 +103,8 @@ class Server {
   [[nodiscard]] Result<RequestHandle> NewRequest(const char* model, std::int64_t version) const;
   // Runs it. On success `call` is told everything else; on failure it is never called. The bytes appended to the
   // request must stay until OnReleased.
-  Status Infer(RequestHandle request, std::shared_ptr<InferCall> call) const;
+  // `trace` may be null.
+  Status Infer(RequestHandle request, std::shared_ptr<InferCall> call, TraceHandle trace = {}) const;
 
  private:
   explicit Server(ServerOptions options) : options_(std::move(options)) {}
@@ -90,7 +117,10 @@ class Server {
   Status UnloadAll(std::chrono::steady_clock::time_point until);
   // Until all requests that were sent before have been answered and released.
   Status WaitForCallbacks(std::chrono::steady_clock::time_point until);
-  Result<std::vector<std::string>> ModelsInUse() const;
+  Result<std::vector<std::string>> ModelsIn(const std::set<std::string>& states) const;
+  // server_control.cc
+  void SetUnwanted(const std::string& model, bool unwanted);
+  [[nodiscard]] bool IsUnwanted(const std::string& model) const;
   // server_switch.cc
   Status ReplaceRepository(const std::string& before, const std::string& after);
   Status LoadFrom(const std::string& before, std::vector<ModelLoad>* loads);
@@ -104,9 +134,10 @@ class Server {
   std::mutex switch_mutex_;
   std::mutex wait_mutex_;
   mutable std::mutex loads_mutex_;
-  std::vector<ModelLoad> loads_;                          // guarded by loads_mutex_
-  // What Triton still owes to calls, two callbacks for each, counted apart for those before and after the last change of
-  // models. On the heap, because it outlives a server that is kept.
+  std::vector<ModelLoad> loads_;    // guarded by loads_mutex_
+  std::set<std::string> unwanted_;  // unloaded on request; guarded by loads_mutex_
+  // What Triton still owes to calls, two callbacks for each, counted apart for those before and after the last change
+  // of models. On the heap, because it outlives a server that is kept.
   using OpenCallbacks = std::array<std::atomic<std::uint64_t>, 2>;
   std::unique_ptr<OpenCallbacks> open_callbacks_ = std::make_unique<OpenCallbacks>();
   std::atomic<std::size_t> epoch_{0};

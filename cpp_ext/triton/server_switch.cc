@@ -111,6 +111,7 @@ Status Server::SwitchRepository(const std::string& folder, const std::vector<std
   }
   const std::lock_guard<std::mutex> lock(loads_mutex_);
   loads_ = std::move(loads);
+  unwanted_.clear();
   return status;
 }
 

@@ -29,7 +29,7 @@ from serving.sdk._table import (
     Word,
 )
 from serving.types import DEFAULT_NAMESPACE
-from serving.validation import UPDATES, problems_error, validate_spec
+from serving.validation import MODEL_CONTROLS, UPDATES, problems_error, validate_spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +85,9 @@ class TritonDeployment:
     """Replicas with an embedded Triton.
 
     `repository` is a local folder in Triton's layout (packed and stored by `deploy`) or an `Artifact`. `models` names
-    those to load, empty is all. `backends` has settings by backend. `update` is `"in_place"`, so that running replicas
-    load the models of a new revision, or `"replace"`. Timeouts are seconds or texts such as `"2m"`.
+    those to load, empty is all. `backends` has settings by backend. `model_control` is `"explicit"` where clients may
+    load and unload models. `update` is `"in_place"`, so that running replicas load the models of a new revision, or
+    `"replace"`. Timeouts are seconds or texts such as `"2m"`.
     """
 
     name: str
@@ -96,6 +97,7 @@ class TritonDeployment:
     event_loops: int = 0
     max_message_bytes: int | str = 0
     log_verbosity: int = 0
+    model_control: str = "none"
     update: str = "in_place"
     resources: Resources = field(default_factory=Resources)
     replicas: Replicas | int = field(default_factory=Replicas)
@@ -189,6 +191,12 @@ _TRITON: Final = Record(
         Field("event_loops", Whole(), "Threads of the ingress; 0 lets the replica choose.", default=0),
         Field("max_message_bytes", BYTES, "Largest request: 64Mi; 0 is 2 GiB - 1.", default=0),
         Field("log_verbosity", Whole(), "Triton's verbose level, 0 is off.", default=0),
+        Field(
+            "model_control",
+            Text(allowed=MODEL_CONTROLS),
+            "explicit lets every client load and unload models, with code of its own; none does not.",
+            default="none",
+        ),
         Field(
             "update",
             Text(allowed=UPDATES),
@@ -302,6 +310,7 @@ def _triton(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact]) -> pb
         max_message_bytes=values["max_message_bytes"],
         log_verbosity=values["log_verbosity"],
         # The default is left out, so that a spec that does not name it stays the revision that it is.
+        model_control="" if values["model_control"] == "none" else values["model_control"],
         update="" if values["update"] == "in_place" else values["update"],
     )
 

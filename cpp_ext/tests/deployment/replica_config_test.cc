@@ -50,7 +50,8 @@ TEST(ReplicaConfigTest, ReadsEveryField) {
                 {"backends", {{"openvino", {{"settings", {{"threads", "2"}}}}}}},
                 {"eventLoops", 3},
                 {"maxMessageBytes", "1000"},
-                {"logVerbosity", 1}}},
+                {"logVerbosity", 1},
+                {"modelControl", "explicit"}}},
               {"listenHost", "0.0.0.0"},
               {"listenPort", 8001},
               {"advertiseHost", "node7"},
@@ -73,6 +74,7 @@ TEST(ReplicaConfigTest, ReadsEveryField) {
   EXPECT_EQ(config.backends.at("openvino").at("threads"), "2");
   EXPECT_EQ(config.event_loops, 3);
   EXPECT_EQ(config.max_message_bytes, 1000U);
+  EXPECT_EQ(config.model_control, ingress::ModelControl::kExplicit);
   EXPECT_EQ(config.listen_port, 8001);
   EXPECT_EQ(config.advertise_host, "node7");
   EXPECT_EQ(config.serving_tls->cert_file, "s.pem");

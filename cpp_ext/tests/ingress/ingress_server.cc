@@ -31,8 +31,9 @@ using Flags = std::map<std::string, std::string>;
 
 // --name=value, each at most once except --model.
 Flags ParseFlags(int argc, char** argv, std::vector<std::string>* models) {
-  Flags flags{{"library", ""},      {"repository", ""},    {"backends", ""},     {"port", "0"},
-              {"event-loops", "1"}, {"host", "127.0.0.1"}, {"log-verbose", "0"}, {"max-message-bytes", "0"}};
+  Flags flags{{"library", ""},           {"repository", ""},    {"backends", ""},     {"port", "0"},
+              {"event-loops", "1"},      {"host", "127.0.0.1"}, {"log-verbose", "0"}, {"max-message-bytes", "0"},
+              {"model-control", "none"}, {"trace-file", ""}};
   for (int i = 1; i < argc; ++i) {
     const std::string text = argv[i];
     const std::size_t equals = text.find('=');
@@ -63,6 +64,13 @@ mesh::triton::ServerOptions TritonOptions(const Flags& flags, std::vector<std::s
   options.models = std::move(models);
   options.log_verbosity = std::atoi(flags.at("log-verbose").c_str());
   options.log_info = options.log_verbosity > 0;
+  return options;
+}
+
+mesh::ingress::ServiceOptions ServiceOptions(const Flags& flags) {
+  mesh::ingress::ServiceOptions options;
+  if (flags.at("model-control") == "explicit") options.model_control = mesh::ingress::ModelControl::kExplicit;
+  options.trace_file = flags.at("trace-file");
   return options;
 }
 
@@ -100,7 +108,7 @@ int Serve(const Flags& flags, std::vector<std::string> models, const sigset_t& s
   if (!triton.ok()) return Fail(triton.status());
   mesh::triton::Server& engine = *triton.value();
   mesh::metrics::Registry registry;
-  mesh::ingress::KServeService service(engine, registry);
+  mesh::ingress::KServeService service(engine, registry, ServiceOptions(flags));
   mesh::rpc::Server server(RpcOptions(flags));
   service.Register(server);
   if (Status status = server.Start(); !status.ok()) return Fail(status);

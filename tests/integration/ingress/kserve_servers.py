@@ -131,12 +131,16 @@ class Ingress(KServeProcess):
 
 
 class Oracle(KServeProcess):
-    """The `tritonserver` of the wheel, with the same models and backends. How it ends is not ours to judge."""
+    """The `tritonserver` of the wheel, with the same models and backends; options are its flags.
 
-    def __init__(self, repository: Path, backends: Path, log: Path) -> None:
+    How it ends is not ours to judge.
+    """
+
+    def __init__(self, repository: Path, backends: Path, log: Path, *options: str) -> None:
         port = free_port()
         flags = ["--allow-http=false", "--allow-metrics=false", "--grpc-address=127.0.0.1", "--log-info=0"]
         flags += [f"--grpc-port={port}", f"--model-repository={repository}", f"--backend-directory={backends}"]
+        flags += options
         binary = str(TRITON_FOLDER / "bin" / "tritonserver")
         super().__init__([binary, *flags], log, {"LD_LIBRARY_PATH": str(TRITON_LIBRARIES)})
         self.connect(f"127.0.0.1:{port}")

@@ -42,6 +42,7 @@ def full_application(folder: Path) -> Application:
                 event_loops=1,
                 max_message_bytes="64Mi",
                 log_verbosity=2,
+                model_control="explicit",
                 update="replace",
                 resources=Resources(cpus=0.5, gpus=0.5, accelerator_type="H200", memory="512Mi", custom={"nvme": 1}),
                 replicas=Replicas(2),
@@ -93,6 +94,7 @@ def test_every_field_reaches_the_record(tmp_path: Path) -> None:
                 "event_loops": 1,
                 "max_message_bytes": str(64 << 20),
                 "log_verbosity": 2,
+                "model_control": "explicit",
                 "update": "replace",
             },
         }
@@ -180,6 +182,7 @@ def test_wrong_applications(change: dict[str, Any], field: str, says: str) -> No
         ({"event_loops": True}, "triton.event_loops", "expects a whole number"),
         ({"max_message_bytes": "2Gi"}, "triton.max_message_bytes", "out of range"),
         ({"log_verbosity": -1}, "triton.log_verbosity", "out of range"),
+        ({"model_control": "poll"}, "triton.model_control", "not known"),
         ({"update": "inplace"}, "triton.update", "not known"),
         ({"resources": Resources(cpus=-1)}, "resources.cpus", "out of range"),
         ({"resources": Resources(cpus="two")}, "resources.cpus", "such as 2, 0.25 or 500m"),

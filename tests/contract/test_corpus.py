@@ -1,0 +1,29 @@
+"""The whole corpus to both servers: the same answers, field by field."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.contract.conftest import Pair
+from tests.contract.corpus_control import control_cases
+from tests.contract.corpus_infer import infer_cases
+from tests.contract.exchange import Case, differences
+
+
+def _named(cases: list[Case]) -> list[Case]:
+    names = [case.name for case in cases]
+    assert len(set(names)) == len(names), "two cases of one name"
+    return cases
+
+
+@pytest.mark.parametrize("case", _named(list(infer_cases())), ids=lambda case: case.name)
+def test_inference(case: Case, pair: Pair) -> None:
+    found = differences(pair.ours, pair.theirs, case)
+    assert not found, "\n".join(found)
+
+
+# These build on each other: what one leaves behind is what the next one finds.
+@pytest.mark.parametrize("case", _named(list(control_cases())), ids=lambda case: case.name)
+def test_control(case: Case, pair: Pair) -> None:
+    found = differences(pair.ours, pair.theirs, case)
+    assert not found, "\n".join(found)
