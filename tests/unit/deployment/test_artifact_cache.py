@@ -73,6 +73,18 @@ def test_users_are_kept_while_they_live(node: Node) -> None:
     assert [path.name for path in (node.root / hex_of(artifact) / "users").iterdir()] == [str(me())]
 
 
+def test_what_a_process_gave_up_may_go(node: Node) -> None:
+    """As a replica that went on to other models; what it serves stays, and so does what others use."""
+    old, served, shared = (node.artifact(name) for name in "abc")
+    cache = node.cache()
+    for artifact in (old, served, shared):
+        node.get(cache, artifact, me())
+    node.get(cache, shared, ProcessId.of(os.getppid()))
+    cache.release(me(), keep=[hex_of(served)])
+    assert node.cache(max_bytes=0).evict(now=2000.0) == [hex_of(old)]
+    assert node.cached() == {hex_of(served), hex_of(shared)}
+
+
 def test_a_process_number_used_again_is_another_process() -> None:
     assert me().alive()
     assert not replace(me(), start_ticks=me().start_ticks + 1).alive()
