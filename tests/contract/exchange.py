@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from tritonclient.grpc import service_pb2 as pb
 
 from tests.integration.ingress.kserve_servers import KServeProcess
+from tests.support.waiting import eventually
 
 TIMEOUT_S = 60
 Answers = tuple[object, ...]
@@ -90,9 +91,17 @@ def send(server: KServeProcess, step: Step) -> Outcome:
                 answers.append(_shown(step.view(answer)))
         else:
             answers.append(_shown(step.view(method(step.requests[0], **options))))
+        if step.method in ("RepositoryModelLoad", "RepositoryModelUnload"):
+            eventually(lambda: _settled(server), timeout_s=TIMEOUT_S, what="models to have ended")
     except grpc.RpcError as error:
         return _of(step, Outcome(error.code().name, _without_own(error.details() or ""), tuple(answers)))
     return _of(step, Outcome("OK", "", tuple(answers)))
+
+
+def _settled(server: KServeProcess) -> bool:
+    """An unload is answered before the model has ended, and so is a load before what it replaces has."""
+    models = server.stub.RepositoryIndex(pb.RepositoryIndexRequest(), timeout=TIMEOUT_S).models
+    return not any(model.state in ("LOADING", "UNLOADING") for model in models)
 
 
 def _of(step: Step, outcome: Outcome) -> Outcome:
