@@ -41,7 +41,8 @@ void SetModels(const Api& api, TRITONSERVER_ServerOptions* raw, const ServerOpti
   (*set)(api.ServerOptionsSetExitOnError(raw, false));
   // Models complete their configuration from the model file.
   (*set)(api.ServerOptionsSetStrictModelConfig(raw, false));
-  (*set)(api.ServerOptionsSetStrictReadiness(raw, true));
+  // Server::IsReady looks at the models itself: for Triton one that is on its way out counts as missing.
+  (*set)(api.ServerOptionsSetStrictReadiness(raw, false));
   (*set)(api.ServerOptionsSetModelLoadThreadCount(raw, options.model_load_threads));
   // Triton leaves this number to chance (2.51): where memory was not zero, a bad model is loaded again without end.
   (*set)(api.ServerOptionsSetModelLoadRetryCount(raw, 0));

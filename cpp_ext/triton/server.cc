@@ -208,13 +208,17 @@ bool Server::IsLive() const {
 bool Server::IsReady() const {
   bool ready = false;
   if (!ToStatus(GetApi().ServerIsReady(server_, &ready)).ok() || !ready) return false;
-  // Triton does not miss a model whose folder it could not even read.
-  const std::vector<ModelLoad> wanted = loads();
-  return std::all_of(wanted.begin(), wanted.end(), [this](const ModelLoad& load) {
-    if (load.status.ok() || IsUnwanted(load.name)) return true;
-    const Result<bool> loaded_later = IsModelReady(load.name);
-    return loaded_later.ok() && loaded_later.value();
-  });
+  for (;;) {
+    const std::uint64_t seen = switches_.load();
+    const std::vector<ModelLoad> wanted = loads();
+    const bool all = std::all_of(wanted.begin(), wanted.end(), [this](const ModelLoad& load) {
+      if (IsUnwanted(load.name)) return true;
+      const Result<bool> model_ready = IsModelReady(load.name);
+      return model_ready.ok() && model_ready.value();
+    });
+    // One that is missing may have left with its folder while we looked.
+    if (all || switches_.load() == seen) return all;
+  }
 }
 
 Result<bool> Server::IsModelReady(const std::string& model, std::int64_t version) const {

@@ -134,6 +134,7 @@ class Server {
   std::mutex switch_mutex_;
   std::mutex wait_mutex_;
   mutable std::mutex loads_mutex_;
+  std::atomic<std::uint64_t> switches_{0};
   std::vector<ModelLoad> loads_;    // guarded by loads_mutex_
   std::set<std::string> unwanted_;  // unloaded on request; guarded by loads_mutex_
   // What Triton still owes to calls, two callbacks for each, counted apart for those before and after the last change

@@ -104,14 +104,18 @@ Status Server::SwitchRepository(const std::string& folder, const std::vector<std
     return {Code::kFailedPrecondition,
             failed.message() + "; and the models before could not be restored: " + back.message()};
   }
-  Status status;
-  for (const ModelLoad& old : this->loads()) {
-    if (Names(loads, old.name) || !old.status.ok()) continue;
-    if (Status unloaded = EndAfter(old.name, &Server::UnloadModel); !unloaded.ok()) status = unloaded;
+  std::vector<ModelLoad> old = loads;
+  {  // first, because a server is not ready when it lacks a model that it is to have
+    const std::lock_guard<std::mutex> lock(loads_mutex_);
+    loads_.swap(old);
+    ++switches_;
+    unwanted_.clear();
   }
-  const std::lock_guard<std::mutex> lock(loads_mutex_);
-  loads_ = std::move(loads);
-  unwanted_.clear();
+  Status status;
+  for (const ModelLoad& load : old) {
+    if (Names(loads, load.name) || !load.status.ok()) continue;
+    if (Status unloaded = EndAfter(load.name, &Server::UnloadModel); !unloaded.ok()) status = unloaded;
+  }
   return status;
 }
 

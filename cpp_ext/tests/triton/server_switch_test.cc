@@ -100,6 +100,28 @@ TEST_F(SwitchTest, WhatServedBeforeHasEndedWhenItReturns) {
   }
 }
 
+TEST_F(SwitchTest, TheServerIsReadyAllTheTime) {
+  WriteModel(options_.repository, "leaving", Delay(100));
+  const std::unique_ptr<Server> server = Start();
+  ASSERT_NE(server, nullptr);
+  const std::string next = Folder();
+  WriteModel(next, "echo", Mark("second"));
+  auto waiter = std::make_shared<Waiter>();
+  const std::vector<float> values = Numbers(4);
+  ASSERT_TRUE(Send(*server, "leaving", values, waiter).ok());
+  std::atomic<bool> over{false};
+  std::atomic<int> not_ready{0};
+  std::thread watcher([&] {
+    while (!over.load()) not_ready += server->IsReady() ? 0 : 1;
+  });
+  EXPECT_TRUE(server->SwitchRepository(next, {}).ok());
+  over.store(true);
+  watcher.join();
+  EXPECT_EQ(not_ready.load(), 0);
+  ASSERT_TRUE(waiter->WaitDone());
+  EXPECT_TRUE(waiter->Take().status().ok()) << "it was answered before its model ended";
+}
+
 // As of an artifact that was made earlier, or on a machine whose clock went back.
 TEST_F(SwitchTest, OlderFilesAreLoadedToo) {
   WriteModel(options_.repository, "echo", Mark("first"));
