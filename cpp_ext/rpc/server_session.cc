@@ -276,7 +276,7 @@ void Connection::Unlink(CallImpl* call) {
 void Connection::BeginDrain() {
   if (draining_ || !busy()) return;
   draining_ = true;
-  if (state_ == State::kHandshake) {
+  if (state_ != State::kOpen) {
     Close("the server drains");
     return;
   }

@@ -19,7 +19,7 @@ void Connection::Watch() {
   const auto consider = [&next](EventLoop::TimePoint when) { next = std::min(next, when); };
   if (state_ == State::kClosed) return;
   if (linger_until_ != kUnset) consider(linger_until_);
-  if (state_ == State::kHandshake || (state_ == State::kOpen && !settings_received_)) {
+  if (state_ != State::kLingering && !settings_received_) {
     consider(opened_ + options_.handshake_timeout);
   }
   if (state_ == State::kOpen) {
@@ -43,7 +43,7 @@ void Connection::OnWatchdog() {
     Close("did not close in time");
     return;
   }
-  if (state_ == State::kHandshake || (state_ == State::kOpen && !settings_received_)) {
+  if (state_ != State::kLingering && !settings_received_) {
     if (passed(opened_, options_.handshake_timeout)) {
       Fail("handshake took too long");
       return;

@@ -15,7 +15,8 @@
 #include <string>
 
 #include "common/metrics.h"
-#include "ingress/metrics_server.h"
+#include "ingress/metrics_page.h"
+#include "ingress/rest_service.h"
 #include "ingress/service.h"
 #include "rpc/server.h"
 #include "triton/server.h"
@@ -85,8 +86,7 @@ mesh::rpc::ServerOptions RpcOptions(const Flags& flags) {
   return options;
 }
 
-void Announce(const mesh::triton::Server& triton, const mesh::rpc::Server& server,
-              const mesh::ingress::MetricsServer& metrics) {
+void Announce(const mesh::triton::Server& triton, const mesh::rpc::Server& server, const mesh::rpc::Server& metrics) {
   nlohmann::json failed = nlohmann::json::object();
   for (const mesh::triton::ModelLoad& load : triton.loads()) {
     if (!load.status.ok()) failed[load.name] = load.status.ToString();
@@ -111,19 +111,22 @@ int Serve(const Flags& flags, std::vector<std::string> models, const sigset_t& s
   mesh::ingress::KServeService service(engine, registry, ServiceOptions(flags));
   mesh::rpc::Server server(RpcOptions(flags));
   service.Register(server);
-  if (Status status = server.Start(); !status.ok()) return Fail(status);
-  mesh::ingress::RpcServerMetrics rpc_metrics(registry, server);
-  mesh::ingress::MetricsServer metrics({}, [&]() -> Result<std::string> {
+  const auto metrics_text = [&]() -> Result<std::string> {
     Result<std::string> text = engine.Metrics();
     if (!text.ok()) return text;
     return text.value() + registry.Text();
-  });
-  if (Status status = metrics.Start(); !status.ok()) return Fail(status);
-  Announce(engine, server, metrics);
+  };
+  mesh::ingress::RestService rest(service, metrics_text);
+  rest.Register(server);
+  if (Status status = server.Start(); !status.ok()) return Fail(status);
+  mesh::ingress::RpcServerMetrics rpc_metrics(registry, server);
+  const std::unique_ptr<mesh::rpc::Server> metrics = mesh::ingress::NewMetricsServer("127.0.0.1", metrics_text);
+  if (Status status = metrics->Start(); !status.ok()) return Fail(status);
+  Announce(engine, server, *metrics);
   WaitForSignals(signals, &service);
   service.SetDraining();
   server.Drain(kDrainLimit);
-  metrics.Stop();
+  metrics->Stop();
   server.Stop();
   Status stopped = engine.Stop();
   return stopped.ok() ? 0 : Fail(stopped);

@@ -1,0 +1,102 @@
+"""The same REST requests to the ingress and to `tritonserver`: the same codes, headers that matter, and bodies."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from dataclasses import dataclass
+
+import pytest
+
+from tests.integration.ingress.kserve_servers import Ingress, Oracle
+from tests.integration.ingress.rest_cases import BINARY_LENGTH, RestRequest, cases, post
+
+CASES = cases()
+# What differs on purpose; docs/design/0005-rest.md has the reasons.
+OTHER_BODY = {"POST /v2/cudasharedmemory/register"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+def ask(address: str, request: RestRequest) -> Answer:
+    connection = http.client.HTTPConnection(address, timeout=60)
+    try:
+        connection.request(request.method, request.path, request.body, request.headers)
+        answer = connection.getresponse()
+        return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_same_answers(name: str, ingress: Ingress, oracle: Oracle) -> None:
+    ours, theirs = ask(ingress.address, CASES[name]), ask(oracle.http_address, CASES[name])
+    assert ours.status == theirs.status, (ours, theirs)
+    if name not in OTHER_BODY:
+        assert ours.body == theirs.body, (ours, theirs)
+    assert ours.headers.get(BINARY_LENGTH.lower()) == theirs.headers.get(BINARY_LENGTH.lower())
+    assert ours.headers.get("content-encoding") == theirs.headers.get("content-encoding")
+    if ours.status == 200 and ours.body:
+        assert ours.headers.get("content-type") == theirs.headers.get("content-type")
+
+
+def test_metadata_announces_what_is_offered(ingress: Ingress, oracle: Oracle) -> None:
+    request = RestRequest("GET", "/v2")
+    ours, theirs = (json.loads(ask(address, request).body) for address in (ingress.address, oracle.http_address))
+    assert (ours["name"], ours["version"]) == (theirs["name"], theirs["version"])
+    assert set(ours["extensions"]) < set(theirs["extensions"])
+    assert {"binary_tensor_data", "parameters", "sequence", "classification"} <= set(ours["extensions"])
+
+
+def test_statistics(ingress: Ingress, oracle: Oracle) -> None:
+    """The same fields are there; the values are each server's own."""
+
+    def shape(value: object) -> object:
+        if isinstance(value, dict):
+            return {key: shape(item) for key, item in value.items() if key != "response_stats"}
+        return [shape(item) for item in value] if isinstance(value, list) else type(value).__name__
+
+    for path in ("/v2/models/stats", "/v2/models/id_fp64/stats", "/v2/models/id_fp64/versions/1/stats"):
+        request = RestRequest("GET", path)
+        ours, theirs = (json.loads(ask(address, request).body) for address in (ingress.address, oracle.http_address))
+        names = [[(model["name"], model["version"]) for model in each["model_stats"]] for each in (ours, theirs)]
+        assert names[0] == names[1]
+        assert shape(ours["model_stats"][0].keys()) == shape(theirs["model_stats"][0].keys())
+
+
+@pytest.mark.parametrize("path", ["repository/models/id_fp32/load", "repository/models/id_fp32/unload", "logging"])
+def test_what_is_not_offered_says_so(path: str, ingress: Ingress) -> None:
+    answer = ask(ingress.address, post(f"/v2/{path}", {}))
+    assert answer.status == 501
+    assert json.loads(answer.body)["error"]
+
+
+def test_generate_that_fails_says_so(ingress: Ingress) -> None:
+    """`tritonserver` answers these with 200 or 400."""
+    for values in ([1, 2], [1, -2], []):
+        answer = ask(ingress.address, post("/v2/models/repeat/generate", {"INPUT0": values}))
+        assert answer.status == 500
+        assert "exactly 1 response" in json.loads(answer.body)["error"]
+    failed = ask(ingress.address, post("/v2/models/failing/generate", {"INPUT0": [1]}))
+    assert failed.status == 500
+    assert "the model's own words (logged as " in json.loads(failed.body)["error"]
+    assert ask(ingress.address, post("/v2/models/repeat/generate", {"INPUT0": [-1]})).status == 500
+
+
+def test_names_may_be_encoded_and_head_is_answered(ingress: Ingress) -> None:
+    assert ask(ingress.address, RestRequest("GET", "/v2/models/id%5Ffp32/ready")).status == 200
+    head = ask(ingress.address, RestRequest("HEAD", "/v2/models/id_fp32"))
+    assert (head.status, head.body) == (200, b"")
+    assert int(head.headers["content-length"]) > 100
+
+
+def test_a_large_text_is_refused(ingress: Ingress) -> None:
+    body = b'{"inputs":[{"name":"INPUT0","datatype":"FP32","shape":[17000000],"data":[' + b"1," * 17_000_000 + b"1]}]}"
+    answer = ask(ingress.address, post("/v2/models/id_fp32/infer", body))
+    assert answer.status == 400
+    assert "send tensors as binary data" in json.loads(answer.body)["error"]
