@@ -235,7 +235,8 @@ void RestInferReader::ReadBinary(std::string_view input, std::uint64_t size) {
 
 void RestInferReader::ReadValues(const Json& input, const TensorView& tensor) {
   const auto elements = triton::ElementCount(message_.dims.data() + tensor.shape.begin, tensor.shape.count);
-  if (elements.value_or(0) == 0) {  // what cannot be counted is refused when the request is built
+  // Nothing is wanted; and what cannot be counted, or has no dimension, is refused when the request is built.
+  if (elements.value_or(0) == 0 || tensor.shape.count == 0) {
     message_.raw_inputs.emplace_back();
     return;
   }

@@ -100,3 +100,22 @@ def test_a_large_text_is_refused(ingress: Ingress) -> None:
     answer = ask(ingress.address, post("/v2/models/id_fp32/infer", body))
     assert answer.status == 400
     assert "send tensors as binary data" in json.loads(answer.body)["error"]
+
+
+def test_deep_nesting_is_read_or_refused(ingress: Ingress) -> None:
+    """The stack of `tritonserver` overflows here."""
+    deep = b"[" * 1_000_000
+    assert ask(ingress.address, post("/v2/models/id_fp32/infer", deep)).status == 500
+    closed = (
+        b'{"inputs":[{"name":"INPUT0","datatype":"FP32","shape":[1],"data":' + deep + b"1" + b"]" * 1_000_000 + b"}]}"
+    )
+    answer = ask(ingress.address, post("/v2/models/id_fp32/infer", closed))
+    assert (answer.status, json.loads(answer.body)["outputs"][0]["data"]) == (200, [1.0])
+
+
+@pytest.mark.parametrize("shape", [[2**63 - 1], [2**62, 2], [2**40, 2**40]])
+def test_shapes_beyond_all_measure(shape: list[int], ingress: Ingress) -> None:
+    """The first one ends `tritonserver`, which makes room for what the shape says."""
+    body = {"inputs": [{"name": "INPUT0", "datatype": "FP32", "shape": shape, "data": [1]}]}
+    assert ask(ingress.address, post("/v2/models/id_fp32/infer", body)).status in (400, 500)
+    assert ask(ingress.address, RestRequest("GET", "/v2/health/live")).status == 200
