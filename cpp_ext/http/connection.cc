@@ -158,7 +158,7 @@ void Connection::FeedHeld() {
 
 void Connection::Dispatch() {
   Request request = parser_.Take();
-  head_began_ = {};
+  head_began_ = drain_notice_ = {};
   ++begun_in_turn_;
   is_head_ = request.is_head();
   is_http10_ = request.is_http10();

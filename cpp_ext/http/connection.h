@@ -121,8 +121,9 @@ class Connection final : public rpc::ServedConnection {
   int begun_in_turn_ = 0;
   rpc::EventLoop::TimePoint turn_{};
   rpc::EventLoop::TimePoint last_read_;
-  rpc::EventLoop::TimePoint last_moved_;    // when output went out, or began to wait
-  rpc::EventLoop::TimePoint head_began_{};  // not zero while a request's head is incomplete
+  rpc::EventLoop::TimePoint last_moved_;      // when output went out, or began to wait
+  rpc::EventLoop::TimePoint head_began_{};    // not zero while a request's head is incomplete
+  rpc::EventLoop::TimePoint drain_notice_{};  // not zero while a drain waits for what may be on its way
   rpc::EventLoop::TimePoint linger_until_{};
 };
 

@@ -14,6 +14,9 @@ using TimePoint = rpc::EventLoop::TimePoint;
 
 constexpr TimePoint kUnset{};
 constexpr std::chrono::seconds kLingerTime{1};
+// How long a drain waits for what may be on its way on a connection without a request. HTTP/1 cannot say "send no
+// more": a request that meets the end of its connection is lost, and its client does not know whether it was taken.
+constexpr std::chrono::milliseconds kDrainNotice{250};
 constexpr int kReadsPerTurn = 8;
 
 }  // namespace
@@ -22,13 +25,15 @@ bool Connection::busy() const {
   if (state_ != State::kOpen) return false;
   const bool receiving =
       parser_.state() == RequestParser::State::kHead || parser_.state() == RequestParser::State::kBody;
-  return exchange_ != nullptr || !output_.empty() || !held_.empty() || receiving;
+  return exchange_ != nullptr || !output_.empty() || !held_.empty() || receiving || drain_notice_ != kUnset;
 }
 
 void Connection::BeginDrain() {
   if (draining_ || state_ != State::kOpen) return;
   draining_ = true;  // the next answer says that it is the last
-  if (!busy()) Linger();
+  if (busy()) return;
+  drain_notice_ = loop_.now();
+  Watch();
 }
 
 // Both ways or only the client's: HTTP cannot tell, and whoever has gone wants no work done.
@@ -97,6 +102,7 @@ void Connection::Watch() {
   TimePoint next = loop_.now() + std::min(options_.idle_message_timeout, options_.clogged_timeout) / 2;
   const auto consider = [&next](TimePoint when) { next = std::min(next, when); };
   if (linger_until_ != kUnset) consider(linger_until_);
+  if (drain_notice_ != kUnset) consider(drain_notice_ + kDrainNotice);
   if (head_began_ != kUnset) consider(head_began_ + options_.handshake_timeout);
   if (!busy()) consider(last_read_ + options_.idle_connection_timeout);
   // Never sooner than a millisecond from now: a limit of 0 must not spin the loop.
@@ -120,6 +126,13 @@ bool Connection::EndIfOverdue() {
     owner_->counters().protocol_errors.Add(1);
     Close();
     return true;
+  }
+  if (passed(drain_notice_, kDrainNotice)) {
+    drain_notice_ = {};
+    if (!busy()) {
+      Linger();
+      return true;
+    }
   }
   if (closing_ || exchange_ != nullptr) return false;
   if (passed(head_began_, options_.handshake_timeout)) {

@@ -9,7 +9,7 @@ class ServedConnection : public IoHandler {
  public:
   // Called once, when the loop has taken it.
   virtual void Start() = 0;
-  // Answers what runs, tells the client to go elsewhere, and closes.
+  // Answers what runs, tells the client to go elsewhere, and closes. May come before Start.
   virtual void BeginDrain() = 0;
   // Ends all that runs and closes.
   virtual void Abort() = 0;

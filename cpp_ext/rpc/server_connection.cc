@@ -93,6 +93,7 @@ void Connection::Open() {
   state_ = State::kOpen;
   UpdateInterest(false);
   MarkDirty();
+  if (std::exchange(draining_, false)) BeginDrain();
 }
 
 // A client of HTTP/2 says so before anything else, and does not wait for us. An HTTP/1 request begins with a letter.

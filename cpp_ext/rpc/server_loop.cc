@@ -36,6 +36,7 @@ void ServerLoop::Replace(ServedConnection* connection, std::unique_ptr<ServedCon
   FreeLater(connection);
   ServedConnection* started = next.release();
   connections_.insert(started);
+  if (draining_) started->BeginDrain();  // before it answers what came already
   started->Start();
 }
 

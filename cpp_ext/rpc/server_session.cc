@@ -276,11 +276,15 @@ void Connection::Unlink(CallImpl* call) {
 void Connection::BeginDrain() {
   if (draining_ || !busy()) return;
   draining_ = true;
-  if (state_ != State::kOpen) {
+  if (state_ == State::kHandshake) {
     Close("the server drains");
     return;
   }
   drain_notice_ = loop_.now();
+  if (state_ == State::kGreeting) {  // a request of HTTP/1 may be on its way, and could not be told to go elsewhere
+    Watch();
+    return;
+  }
   nghttp2_submit_shutdown_notice(session_);
   nghttp2_submit_ping(session_, NGHTTP2_FLAG_NONE, kDrainPing);
   Watch();

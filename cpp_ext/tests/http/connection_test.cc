@@ -344,6 +344,25 @@ TEST_F(ConnectionTest, DrainAnswersWhatRunsAndSaysSo) {
   EXPECT_EQ(idle.ReadAll(), "");
 }
 
+TEST_F(ConnectionTest, DrainAnswersRequestsThatAreOnTheirWay) {
+  Start();
+  Client idle(server_->port());
+  idle.Send("GET /x HTTP/1.1\r\n\r\n");
+  EXPECT_EQ(idle.ReadTo("}").find("Connection: close"), std::string::npos);
+  Client silent(server_->port());
+  ASSERT_TRUE(Eventually([&] { return server_->stats().connections_open == 2; }));
+  std::thread drain([&] { EXPECT_TRUE(server_->Drain(std::chrono::seconds(20))); });
+  std::this_thread::sleep_for(milliseconds(50));
+  idle.Send("GET /later HTTP/1.1\r\n\r\n");
+  silent.Send("GET /later HTTP/1.1\r\n\r\n");
+  for (Client* client : {&idle, &silent}) {
+    const std::string answer = client->ReadAll();
+    EXPECT_NE(answer.find("Connection: close\r\n"), std::string::npos) << answer;
+    EXPECT_NE(answer.find("later"), std::string::npos) << answer;
+  }
+  drain.join();
+}
+
 TEST_F(ConnectionTest, StopCancelsWhatRuns) {
   Start();
   Client client(server_->port());

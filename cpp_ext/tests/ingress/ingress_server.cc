@@ -34,7 +34,7 @@ using Flags = std::map<std::string, std::string>;
 Flags ParseFlags(int argc, char** argv, std::vector<std::string>* models) {
   Flags flags{{"library", ""},           {"repository", ""},    {"backends", ""},     {"port", "0"},
               {"event-loops", "1"},      {"host", "127.0.0.1"}, {"log-verbose", "0"}, {"max-message-bytes", "0"},
-              {"model-control", "none"}, {"trace-file", ""}};
+              {"model-control", "none"}, {"trace-file", ""},    {"cert", ""},        {"key", ""}};
   for (int i = 1; i < argc; ++i) {
     const std::string text = argv[i];
     const std::size_t equals = text.find('=');
@@ -83,6 +83,7 @@ mesh::rpc::ServerOptions RpcOptions(const Flags& flags) {
   if (const std::int64_t limit = std::atoll(flags.at("max-message-bytes").c_str()); limit > 0) {
     options.max_message_bytes = static_cast<std::size_t>(limit);
   }
+  if (!flags.at("cert").empty()) options.tls = mesh::rpc::TlsOptions{flags.at("cert"), flags.at("key"), ""};
   return options;
 }
 
