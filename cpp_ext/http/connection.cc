@@ -153,7 +153,9 @@ void Connection::FeedHeld() {
   const std::string bytes = std::exchange(held_, {});
   owner_->context().budget->Give(bytes.size());
   Feed(bytes);
-  if (state_ == State::kOpen) MarkDirty();
+  if (state_ != State::kOpen) return;
+  if (transport_->has_buffered_input()) ReadInput();  // what TLS holds does not wake the loop
+  MarkDirty();
 }
 
 void Connection::Dispatch() {

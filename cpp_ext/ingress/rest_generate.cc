@@ -173,6 +173,8 @@ Status GenerateCall::Read(TRITONSERVER_InferenceRequest* request) {
     GenerateReader(model, &message, &extras_).Read(json);
   });
   if (!status.ok()) return status;
+  room_.emplace(std::move(room).value());
+  room_->KeepOnly(extras_);
   CStringArena arena;
   // Not even names that mean something elsewhere mean more than any other here.
   for (const ParameterView& parameter : std::exchange(message.parameters, {})) {

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 
 #include "common/status.h"
@@ -52,6 +53,7 @@ class GenerateCall final : public triton::InferCall {
   const std::chrono::steady_clock::time_point started_;
   const std::shared_ptr<http::Exchange> exchange_;
   RequestExtras extras_;
+  std::optional<JsonRoom> room_;  // of the values in the extras
 
   std::mutex mutex_;  // guards what follows: a model may answer from several threads
   bool begun_ = false;

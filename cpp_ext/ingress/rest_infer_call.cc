@@ -64,6 +64,14 @@ Result<JsonRoom> JsonRoom::Take(const http::Exchange& exchange, std::size_t json
   return JsonRoom(exchange.budget(), wanted);
 }
 
+void JsonRoom::KeepOnly(const RequestExtras& extras) {
+  std::size_t bytes = 0;
+  for (const std::string& values : extras.typed_contents) bytes += values.size();
+  if (bytes >= taken_) return;
+  budget_->Give(taken_ - bytes);
+  taken_ = bytes;
+}
+
 Result<bool> IsDecoupled(const RestTarget& target) {
   Result<std::uint32_t> transaction = target.server.TransactionFlags(target.model.c_str(), target.version);
   if (!transaction.ok()) return transaction.status();
@@ -120,7 +128,11 @@ Status RestInferCall::Read(TRITONSERVER_InferenceRequest* request) {
   RestInferReader reader(target_.model, &work.message, &extras_, &forms_);
   Status status = reader.Read(body_.view().substr(0, json_size.value()), body_.view().substr(json_size.value()));
   if (!status.ok()) return status;
-  return BuildRequest(work.message, 0, request, target_.shared_memory, &work.arena, &extras_);
+  status = BuildRequest(work.message, 0, request, target_.shared_memory, &work.arena, &extras_);
+  if (json_size.value() == body_.size()) body_ = {};  // all values were copied out of it
+  room_.emplace(std::move(room).value());
+  room_->KeepOnly(extras_);
+  return status;
 }
 
 // The whole body is the one input of the model.

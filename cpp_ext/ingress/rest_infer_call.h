@@ -4,7 +4,9 @@
 #include <atomic>
 #include <chrono>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 
 #include "common/status.h"
 #include "http/exchange.h"
@@ -25,6 +27,28 @@ struct RestTarget {
   const triton::Server& server;
   const SharedMemory& shared_memory;
   std::shared_ptr<Instruments> instruments;
+};
+
+// Memory for what reading `json_bytes` of JSON may take, counted in the exchange's budget until it goes away.
+class JsonRoom {
+ public:
+  // UNAVAILABLE when there is no room, INVALID_ARGUMENT for more than a request may have.
+  static Result<JsonRoom> Take(const http::Exchange& exchange, std::size_t json_bytes);
+  ~JsonRoom() {
+    if (budget_ != nullptr) budget_->Give(taken_);
+  }
+  JsonRoom(JsonRoom&& other) noexcept : budget_(std::move(other.budget_)), taken_(other.taken_) {}
+  JsonRoom(const JsonRoom&) = delete;
+  JsonRoom& operator=(const JsonRoom&) = delete;
+  JsonRoom& operator=(JsonRoom&&) = delete;
+
+  // The tree is gone; what stays are the values that were read.
+  void KeepOnly(const RequestExtras& extras);
+
+ private:
+  JsonRoom(std::shared_ptr<rpc::ReceiveBudget> budget, std::size_t taken) : budget_(std::move(budget)), taken_(taken) {}
+  std::shared_ptr<rpc::ReceiveBudget> budget_;
+  std::size_t taken_;
 };
 
 class RestInferCall final : public triton::InferCall {
@@ -49,30 +73,12 @@ class RestInferCall final : public triton::InferCall {
   const RestTarget target_;
   const std::chrono::steady_clock::time_point started_;
   std::shared_ptr<http::Exchange> exchange_;  // until the answer
-  rpc::Slice body_;                           // until Triton has released the inputs
+  rpc::Slice body_;                           // until Triton has released the inputs, if they lie in it
   RequestExtras extras_;
+  std::optional<JsonRoom> room_;  // of the values in the extras
   OutputForms forms_;
   rpc::Encoding encoding_ = rpc::Encoding::kIdentity;  // of the answer
   std::atomic<bool> ended_{false};
-};
-
-// Memory for what reading `json_bytes` of JSON may take, counted in the exchange's budget until it goes away.
-class JsonRoom {
- public:
-  // UNAVAILABLE when there is no room, INVALID_ARGUMENT for more than a request may have.
-  static Result<JsonRoom> Take(const http::Exchange& exchange, std::size_t json_bytes);
-  ~JsonRoom() {
-    if (budget_ != nullptr) budget_->Give(taken_);
-  }
-  JsonRoom(JsonRoom&& other) noexcept : budget_(std::move(other.budget_)), taken_(other.taken_) {}
-  JsonRoom(const JsonRoom&) = delete;
-  JsonRoom& operator=(const JsonRoom&) = delete;
-  JsonRoom& operator=(JsonRoom&&) = delete;
-
- private:
-  JsonRoom(std::shared_ptr<rpc::ReceiveBudget> budget, std::size_t taken) : budget_(std::move(budget)), taken_(taken) {}
-  std::shared_ptr<rpc::ReceiveBudget> budget_;
-  std::size_t taken_;
 };
 
 // Whether the model gives one answer per request. NOT_FOUND, UNAVAILABLE as Triton says it.

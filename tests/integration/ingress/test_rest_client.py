@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import ssl
 import subprocess
 import threading
@@ -179,6 +180,26 @@ def test_tls_of_both_protocols_on_one_port(start_ingress: StartIngress, tmp_path
     credentials = grpc.ssl_channel_credentials(Path(tls.ca_file).read_bytes())
     with grpc.secure_channel(server.address, credentials) as channel:
         assert service_pb2_grpc.GRPCInferenceServiceStub(channel).ServerReady(pb.ServerReadyRequest(), timeout=60).ready
+
+
+def test_pipelining_through_tls(start_ingress: StartIngress, tmp_path: Path) -> None:
+    """What TLS has decrypted already does not wake the server's loop: it must be found anyhow."""
+    tls = Authority.make(tmp_path / "authority").issue("server")
+    server = start_ingress("--model=slow", f"--cert={tls.cert_file}", f"--key={tls.key_file}")
+    context = ssl.create_default_context(cafile=tls.ca_file)
+    host, port = server.address.rsplit(":", 1)
+    body = SLOW.body or b""
+    slow = b"POST %s HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s" % (SLOW.path.encode(), len(body), body)
+    many = b"GET /v2/health/live HTTP/1.1\r\n\r\n" * 20_000
+    last = b"GET /v2/health/live HTTP/1.1\r\nConnection: close\r\n\r\n"
+    with context.wrap_socket(socket.create_connection((host, int(port)), timeout=60), server_hostname=host) as peer:
+        sender = threading.Thread(target=peer.sendall, args=(slow + many + last,))
+        sender.start()
+        received = b""
+        while part := peer.recv(1 << 16):
+            received += part
+        sender.join()
+    assert received.count(b"HTTP/1.1 200 OK\r\n") == 20_002
 
 
 def test_a_client_that_goes_away_leaves_the_queue(ingress: Ingress) -> None:
