@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "rpc/message.h"
@@ -40,7 +41,7 @@ class Request {
     Range value;
   };
   [[nodiscard]] std::string_view View(Range range) const {
-    return std::string_view(text_).substr(range.begin, range.size);
+    return {text_.data() + range.begin, range.size};
   }
 
   std::string text_;
