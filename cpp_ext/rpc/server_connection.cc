@@ -104,7 +104,8 @@ void Connection::ReadGreeting() {
   if (io.state != Transport::IoState::kOk) return Close("the client closed the connection");
   owner_->counters().bytes_received.Add(io.bytes);
   greeting_.append(buffer.data(), io.bytes);
-  const std::string_view start = std::string_view(greeting_).substr(0, kHttp2Start.size());
+  const std::string_view received = greeting_;
+  const std::string_view start = received.substr(0, kHttp2Start.size());
   if (start == kHttp2Start.substr(0, start.size())) {
     if (start.size() < kHttp2Start.size()) return;
   } else if (std::isalpha(static_cast<unsigned char>(start.front())) != 0) {
@@ -125,8 +126,9 @@ void Connection::HandOver() {
 
 bool Connection::OpenSession() {
   const ServerContext& context = owner_->context();
-  if (nghttp2_session_server_new3(&session_, context.callbacks, this, context.session_options, SessionMemory()) != 0)
-    return false;
+  const int made =
+      nghttp2_session_server_new3(&session_, context.callbacks, this, context.session_options, SessionMemory());
+  if (made != 0) return false;
   const nghttp2_settings_entry settings[] = {
     {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, options_.max_concurrent_streams},
     {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, static_cast<std::uint32_t>(ServerContext::kStreamWindow)},
