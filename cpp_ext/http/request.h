@@ -40,9 +40,7 @@ class Request {
     Range name;
     Range value;
   };
-  [[nodiscard]] std::string_view View(Range range) const {
-    return {text_.data() + range.begin, range.size};
-  }
+  [[nodiscard]] std::string_view View(Range range) const { return {text_.data() + range.begin, range.size}; }
 
   std::string text_;
   std::string_view method_;  // static

@@ -138,7 +138,7 @@ TEST(RequestParser, LongBodiesAreReceivedInTheirPlace) {
   std::string_view left = body;
   while (!left.empty()) {
     const RequestParser::Space space = parser.BodySpace();
-    const std::size_t size = std::min<std::size_t>({left.size(), 100000, space.size == 0 ? left.size() : space.size});
+    const auto size = std::min<std::size_t>({left.size(), 100000, space.size == 0 ? left.size() : space.size});
     if (space.size == 0) {
       parser.Consume(left.substr(0, size));
     } else {

@@ -102,7 +102,7 @@ TEST(RestReader, TooManyAndNulAreRefused) {
     OutputForms forms;
     return RestInferReader("m", &message, &extras, &forms).Read(json, "").code();
   };
-  std::string many = "{\"inputs\":[],\"parameters\":{";
+  std::string many = R"({"inputs":[],"parameters":{)";
   for (int i = 0; i < 1025; ++i) many += (i == 0 ? "\"p" : ",\"p") + std::to_string(i) + "\":1";
   EXPECT_EQ(read(many + "}}"), Code::kInvalidArgument);
   EXPECT_EQ(read(R"({"id":"a\u0000b","inputs":[]})"), Code::kInvalidArgument);
