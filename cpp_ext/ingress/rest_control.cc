@@ -1,7 +1,6 @@
 // The REST methods that are answered at once.
 #include <rapidjson/stringbuffer.h>
 
-#include "ingress/not_offered.h"
 #include "ingress/rest_json.h"
 #include "ingress/rest_service.h"
 #include "ingress/rest_tensor.h"
@@ -11,19 +10,12 @@
 namespace mesh::ingress {
 namespace {
 
+// Of a control request; nobody's need is larger.
+constexpr std::size_t kMaxBody = 64UL * 1024;
+
 Result<std::string> OkOr(const Status& status) {
   if (!status.ok()) return status;
   return std::string();
-}
-
-// These bodies are small; nobody's need is larger.
-constexpr std::size_t kMaxBody = 64UL * 1024;
-
-rapidjson::Document ParseBody(http::Exchange& exchange) {
-  const std::string_view body = exchange.request().body().view();
-  if (body.size() <= kMaxBody) return ParseJson(body);
-  throw JsonFault{{Code::kInvalidArgument, "the body of this request may have " + std::to_string(kMaxBody) +
-                                               " bytes, it has " + std::to_string(body.size())}};
 }
 
 void WriteMember(const char* name, const std::string& value, JsonWriter* out) {
@@ -32,6 +24,13 @@ void WriteMember(const char* name, const std::string& value, JsonWriter* out) {
 }
 
 }  // namespace
+
+rapidjson::Document RestService::ParseBody(http::Exchange& exchange) {
+  const std::string_view body = exchange.request().body().view();
+  if (body.size() <= kMaxBody) return ParseJson(body);
+  throw JsonFault{{Code::kInvalidArgument, "the body of this request may have " + std::to_string(kMaxBody) +
+                                               " bytes, it has " + std::to_string(body.size())}};
+}
 
 Result<std::string> RestService::ServerMetadata(http::Exchange& /*exchange*/, const Route& /*route*/) {
   return service_.MetadataJson();
@@ -79,15 +78,6 @@ Result<std::string> RestService::RepositoryIndex(http::Exchange& exchange, const
     if (const Json* ready = FindMember(request, "ready"); ready != nullptr) ready_only = AsBool(*ready);
   }
   return triton_.Index(ready_only);
-}
-
-Result<std::string> RestService::NotOffered(http::Exchange& /*exchange*/, const Route& route) {
-  switch (route.kind) {
-    case Route::Kind::kRepositoryModelLoad: return ModelControlNotOffered("RepositoryModelLoad");
-    case Route::Kind::kRepositoryModelUnload: return ModelControlNotOffered("RepositoryModelUnload");
-    case Route::Kind::kTraceSetting: return TraceSettingsNotOffered();
-    default: return LogSettingsNotOffered();
-  }
 }
 
 Result<std::string> RestService::SystemSharedMemoryStatus(http::Exchange& /*exchange*/, const Route& route) {

@@ -155,7 +155,10 @@ Status GenerateCall::Submit() {
   exchange_->OnCancel([weak = weak_from_this()] {
     if (const std::shared_ptr<triton::InferCall> call = weak.lock(); call != nullptr) call->Cancel();
   });
-  return target_.server.Infer(std::move(request).value(), shared_from_this());
+  SampledTrace sampled = target_.instruments->traces.Sample(target_.model);
+  trace_ = std::move(sampled.trace);
+  if (trace_ != nullptr) trace_->Mark("HTTP_RECV_END", started_);
+  return target_.server.Infer(std::move(request).value(), shared_from_this(), std::move(sampled.handle));
 }
 
 Status GenerateCall::Read(TRITONSERVER_InferenceRequest* request) {
@@ -193,6 +196,7 @@ Result<std::string> GenerateCall::Encode(const triton::InferResponse& response) 
 }
 
 void GenerateCall::OnResponse(triton::InferResponse response, bool final) {
+  if (trace_ != nullptr) trace_->Mark("INFER_RESPONSE_COMPLETE");
   if (response.present()) Keep(Encode(response));
   if (final) Finish();
 }

@@ -53,7 +53,8 @@ class GenerateCall final : public triton::InferCall {
   const std::chrono::steady_clock::time_point started_;
   const std::shared_ptr<http::Exchange> exchange_;
   RequestExtras extras_;
-  std::optional<JsonRoom> room_;  // of the values in the extras
+  std::optional<JsonRoom> room_;         // of the values in the extras
+  std::shared_ptr<RequestTrace> trace_;  // null for a request that is not traced
 
   std::mutex mutex_;  // guards what follows: a model may answer from several threads
   bool begun_ = false;

@@ -115,7 +115,10 @@ Status RestInferCall::Submit() {
   if (!request.ok()) return request.status();
   if (Status status = Read(request.value().get()); !status.ok()) return status;
   FollowCancel();
-  return target_.server.Infer(std::move(request).value(), shared_from_this());
+  SampledTrace sampled = target_.instruments->traces.Sample(target_.model);
+  trace_ = std::move(sampled.trace);
+  if (trace_ != nullptr) trace_->Mark("HTTP_RECV_END", started_);
+  return target_.server.Infer(std::move(request).value(), shared_from_this(), std::move(sampled.handle));
 }
 
 Status RestInferCall::Read(TRITONSERVER_InferenceRequest* request) {
@@ -153,6 +156,7 @@ void RestInferCall::FollowCancel() {
 
 void RestInferCall::OnResponse(triton::InferResponse response, bool final) {
   Status status;
+  if (trace_ != nullptr) trace_->Mark("INFER_RESPONSE_COMPLETE");
   try {
     if (!final) {  // the model became decoupled after it was asked
       status = {Code::kInternal, "expected a single response, got 2"};
@@ -182,7 +186,9 @@ void RestInferCall::End(const Status& status, http::Response response) {
   target_.instruments->response_bytes.Add(response.body.size());
   target_.instruments->infer.Count(status.code(), steady_clock::now() - started_);
   if (!status.ok()) response = RestError(status);
+  if (trace_ != nullptr) trace_->Mark("HTTP_SEND_START");
   exchange->Respond(std::move(response));
+  if (trace_ != nullptr) trace_->Mark("HTTP_SEND_END");
   target_.instruments->in_flight.fetch_sub(1, std::memory_order_release);
 }
 

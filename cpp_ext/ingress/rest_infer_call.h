@@ -78,6 +78,7 @@ class RestInferCall final : public triton::InferCall {
   std::optional<JsonRoom> room_;  // of the values in the extras
   OutputForms forms_;
   rpc::Encoding encoding_ = rpc::Encoding::kIdentity;  // of the answer
+  std::shared_ptr<RequestTrace> trace_;                // null for a request that is not traced
   std::atomic<bool> ended_{false};
 };
 

@@ -14,7 +14,8 @@ using std::chrono::steady_clock;
 
 http::Response MethodNotAllowed(const char* allowed) {
   http::Response response = http::JsonError(405, "Method Not Allowed");
-  response.headers.emplace_back("Allow", std::string(allowed) == "GET" ? "GET, HEAD" : allowed);
+  const std::string_view text(allowed);
+  response.headers.emplace_back("Allow", text.empty() ? "GET, POST" : text == "GET" ? "GET, HEAD" : allowed);
   return response;
 }
 
@@ -31,8 +32,7 @@ RestService::RestService(KServeService& service, Text metrics)
       metrics_(MetricsPage(std::move(metrics))),
       generate_(std::make_shared<GenerateInstruments>(service.instruments()->registry)) {
   for (const auto& [key, method] : AllMethods()) {
-    if (method.control == nullptr) continue;
-    counts_[method.name] = std::make_unique<MethodInstruments>(service.instruments()->registry, method.name);
+    counts_[method.name] = std::make_shared<MethodInstruments>(service.instruments()->registry, method.name);
   }
 }
 
@@ -47,8 +47,10 @@ void RestService::Handle(const Call& call) {
   if (route->kind == Route::Kind::kMetrics) return metrics_(call);
   const Method& method = AllMethods().at({route->kind, route->action});
   if (!IsAllowed(request, method.http)) return call->Respond(MethodNotAllowed(method.http));
-  if (method.control == nullptr) return Infer(call, *route);
-  Answer(call, *route, method);
+  if (method.control != nullptr) return Answer(call, *route, method);
+  const bool load = route->kind == Route::Kind::kRepositoryModelLoad;
+  if (load || route->kind == Route::Kind::kRepositoryModelUnload) return ControlModel(call, *route, method);
+  Infer(call, *route);
 }
 
 const RestService::Methods& RestService::AllMethods() {
@@ -68,10 +70,10 @@ const RestService::Methods& RestService::AllMethods() {
     add(Kind::kGenerate, {"POST", "Generate", nullptr});
     add(Kind::kGenerateStream, {"POST", "GenerateStream", nullptr});
     add(Kind::kRepositoryIndex, {"POST", "RepositoryIndex", &RestService::RepositoryIndex});
-    add(Kind::kRepositoryModelLoad, {"POST", "RepositoryModelLoad", &RestService::NotOffered});
-    add(Kind::kRepositoryModelUnload, {"POST", "RepositoryModelUnload", &RestService::NotOffered});
-    add(Kind::kTraceSetting, {"", "TraceSetting", &RestService::NotOffered});
-    add(Kind::kLogSettings, {"", "LogSettings", &RestService::NotOffered});
+    add(Kind::kRepositoryModelLoad, {"POST", "RepositoryModelLoad", nullptr});
+    add(Kind::kRepositoryModelUnload, {"POST", "RepositoryModelUnload", nullptr});
+    add(Kind::kTraceSetting, {"", "TraceSetting", &RestService::TraceSetting});
+    add(Kind::kLogSettings, {"", "LogSettings", &RestService::LogSettings});
     add(Kind::kSystemSharedMemory, {"GET", "SystemSharedMemoryStatus", &RestService::SystemSharedMemoryStatus});
     add(Kind::kCudaSharedMemory, {"GET", "CudaSharedMemoryStatus", &RestService::CudaSharedMemoryStatus});
     all[{Kind::kSystemSharedMemory, Action::kRegister}] = {"POST", "SystemSharedMemoryRegister",

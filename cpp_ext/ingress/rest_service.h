@@ -12,6 +12,7 @@
 #include "common/status.h"
 #include "http/exchange.h"
 #include "ingress/rest_generate.h"
+#include "ingress/rest_json.h"
 #include "ingress/rest_route.h"
 #include "ingress/service.h"
 
@@ -42,6 +43,10 @@ class RestService {
   void Handle(const Call& call);
   void Answer(const Call& call, const Route& route, const Method& method);
   void Infer(const Call& call, const Route& route);
+  // Loads or unloads a model.
+  void ControlModel(const Call& call, const Route& route, const Method& method);
+  // The JSON of a small request. Throws JsonFault.
+  static rapidjson::Document ParseBody(http::Exchange& exchange);
 
   Result<std::string> ServerMetadata(http::Exchange& exchange, const Route& route);
   Result<std::string> ServerLive(http::Exchange& exchange, const Route& route);
@@ -51,7 +56,8 @@ class RestService {
   Result<std::string> ModelConfig(http::Exchange& exchange, const Route& route);
   Result<std::string> ModelStatistics(http::Exchange& exchange, const Route& route);
   Result<std::string> RepositoryIndex(http::Exchange& exchange, const Route& route);
-  Result<std::string> NotOffered(http::Exchange& exchange, const Route& route);
+  Result<std::string> TraceSetting(http::Exchange& exchange, const Route& route);
+  Result<std::string> LogSettings(http::Exchange& exchange, const Route& route);
   Result<std::string> SystemSharedMemoryStatus(http::Exchange& exchange, const Route& route);
   Result<std::string> SystemSharedMemoryRegister(http::Exchange& exchange, const Route& route);
   Result<std::string> SystemSharedMemoryUnregister(http::Exchange& exchange, const Route& route);
@@ -63,7 +69,7 @@ class RestService {
   triton::Server& triton_;
   const http::Handler metrics_;
   const std::shared_ptr<GenerateInstruments> generate_;
-  std::map<std::string_view, std::unique_ptr<MethodInstruments>> counts_;  // of those answered at once
+  std::map<std::string_view, std::shared_ptr<MethodInstruments>> counts_;  // of all but inference
 };
 
 }  // namespace mesh::ingress

@@ -57,6 +57,8 @@ class KServeService {
   // What other protocols share with it.
   [[nodiscard]] triton::Server& triton() const { return triton_; }
   [[nodiscard]] SharedMemory& shared_memory() { return shared_memory_; }
+  [[nodiscard]] LogSettings& logs() { return logs_; }
+  [[nodiscard]] RepositoryControl& repository() { return repository_; }
   [[nodiscard]] const std::shared_ptr<Instruments>& instruments() const { return instruments_; }
   // Requests that were accepted and are not answered yet.
   [[nodiscard]] std::uint64_t in_flight() const;

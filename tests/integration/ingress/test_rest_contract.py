@@ -5,9 +5,11 @@ from __future__ import annotations
 import http.client
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+from tests.integration.ingress.conftest import StartIngress
 from tests.integration.ingress.kserve_servers import Ingress, Oracle
 from tests.integration.ingress.rest_cases import BINARY_LENGTH, RestRequest, cases, post
 
@@ -69,11 +71,57 @@ def test_statistics(ingress: Ingress, oracle: Oracle) -> None:
         assert shape(ours["model_stats"][0].keys()) == shape(theirs["model_stats"][0].keys())
 
 
-@pytest.mark.parametrize("path", ["repository/models/id_fp32/load", "repository/models/id_fp32/unload", "logging"])
-def test_what_is_not_offered_says_so(path: str, ingress: Ingress) -> None:
-    answer = ask(ingress.address, post(f"/v2/{path}", {}))
-    assert answer.status == 501
-    assert json.loads(answer.body)["error"]
+@pytest.mark.parametrize("action", ["load", "unload"])
+def test_models_are_not_the_clients_to_change(action: str, ingress: Ingress, oracle: Oracle) -> None:
+    request = post(f"/v2/repository/models/id_fp32/{action}", {})
+    ours, theirs = ask(ingress.address, request), ask(oracle.http_address, request)
+    assert ours.status == theirs.status == 503
+    assert json.loads(ours.body)["error"].startswith(json.loads(theirs.body)["error"])
+
+
+def test_models_can_be_the_clients_to_change(
+    repository: Path, backends: Path, tmp_path: Path, start_ingress: StartIngress
+) -> None:
+    config = {"backend": "identity", "input": [], "output": []}
+    for kind, name in (("input", "INPUT0"), ("output", "OUTPUT0")):
+        config[kind] = [{"name": name, "data_type": "TYPE_INT32", "dims": [-1]}]
+    path = "/v2/repository/models/id_fp32"
+    wrong: list[tuple[str, object]] = [("load", {"parameters": {"config": 5}})]
+    wrong += [("load", {"parameters": 5}), ("load", b"xx"), ("unload", {"parameters": {"unload_dependents": 1}})]
+    good: list[tuple[str, object]] = [
+        ("unload", {}),
+        ("load", b""),
+        ("load", {"parameters": {"config": json.dumps(config)}}),
+    ]
+    ours = start_ingress("--model-control=explicit", "--model=id_fp32", "--model=id_fp64")
+    flags = ["--model-control-mode=explicit", "--load-model=id_fp32", "--load-model=id_fp64"]
+    with Oracle(repository, backends, tmp_path / "oracle", *flags) as theirs:
+        for action, body in [*wrong, *good]:
+            request = post(f"{path}/{action}", body)
+            answers = [ask(ours.address, request), ask(theirs.http_address, request)]
+            assert answers[0].status == answers[1].status, (action, body, answers)
+            assert (action, body) in wrong or answers[0].status == 200, answers
+    described = ask(ours.address, RestRequest("GET", "/v2/models/id_fp32"))
+    assert json.loads(described.body)["inputs"][0]["datatype"] == "INT32"
+
+
+def test_settings(ingress: Ingress, oracle: Oracle) -> None:
+    for path in ("/v2/logging", "/v2/trace/setting", "/v2/models/id_fp32/trace/setting"):
+        request = RestRequest("GET", path)
+        ours, theirs = (json.loads(ask(address, request).body) for address in (ingress.address, oracle.http_address))
+        assert list(ours) == list(theirs), path
+    bodies: list[tuple[str, object]] = [("/v2/logging", {"log_verbose_level": 0, "log_info": None, "other": 1})]
+    bodies += [("/v2/logging", {"log_info": 5}), ("/v2/logging", {"log_file": "x"}), ("/v2/logging", b"xx")]
+    bodies += [("/v2/trace/setting", {"trace_rate": "5"}), ("/v2/trace/setting", {"trace_rate": None})]
+    bodies += [("/v2/trace/setting", {"trace_rate": 5}), ("/v2/trace/setting", {"trace_level": "OFF"})]
+    bodies += [("/v2/trace/setting", {"trace_level": ["OFF"], "trace_count": "x"}), ("/v2/trace/setting", b"xx")]
+    bodies += [("/v2/models/nope/trace/setting", {})]
+    for path, body in bodies:
+        request = post(path, body)
+        ours_answer, theirs_answer = ask(ingress.address, request), ask(oracle.http_address, request)
+        assert ours_answer.status == theirs_answer.status, (path, body, ours_answer, theirs_answer)
+        if ours_answer.status != 200:
+            assert ours_answer.body == theirs_answer.body
 
 
 def test_generate_that_fails_says_so(ingress: Ingress) -> None:
