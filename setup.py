@@ -1,6 +1,7 @@
 """Builds and installs the mesh: `pip install .` generates the protobuf stubs and drives CMake for the C++ part.
 
-The C++ part needs the system packages that `scripts/setup` names (nghttp2, protozero, OpenSSL, zlib, nlohmann-json).
+The C++ part needs the system packages that `scripts/setup` names (nghttp2, protozero, http-parser, OpenSSL, zlib,
+nlohmann-json, rapidjson).
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "common/log.h"
+#include "ingress/metrics_page.h"
 
 namespace mesh::deployment {
 namespace {
@@ -85,6 +86,8 @@ Status ServingStack::Listen(std::function<void(std::vector<ModelState>)> on_mode
   server_ = std::make_unique<rpc::Server>(std::move(options));
   service_ = std::make_unique<ingress::KServeService>(*triton_, registry_, ServiceOptions(std::move(on_models)));
   service_->Register(*server_);
+  rest_ = std::make_unique<ingress::RestService>(*service_, [this] { return MetricsText(); });
+  rest_->Register(*server_);
   health_ = std::make_unique<rpc::HealthService>();
   health_->Register(server_.get());
   health_->SetStatus(kServiceName, rpc::ServingStatus::kServing);
@@ -98,13 +101,7 @@ Status ServingStack::Listen(std::function<void(std::vector<ModelState>)> on_mode
 
 Status ServingStack::ServeMetrics() {
   rpc_metrics_ = std::make_unique<ingress::RpcServerMetrics>(registry_, *server_);
-  ingress::MetricsServerOptions options;
-  options.host = config_.listen_host;
-  metrics_ = std::make_unique<ingress::MetricsServer>(options, [this]() -> Result<std::string> {
-    Result<std::string> tritons = triton_->Metrics();
-    if (!tritons.ok()) return tritons;
-    return tritons.value() + registry_.Text();
-  });
+  metrics_ = ingress::NewMetricsServer(config_.listen_host, [this] { return MetricsText(); });
   return metrics_->Start();
 }
 
@@ -119,6 +116,12 @@ ingress::ServiceOptions ServingStack::ServiceOptions(std::function<void(std::vec
     log::Warning("states of models not known", {{"error", status.ToString()}});
   };
   return options;
+}
+
+Result<std::string> ServingStack::MetricsText() const {
+  Result<std::string> tritons = triton_->Metrics();
+  if (!tritons.ok()) return tritons;
+  return tritons.value() + registry_.Text();
 }
 
 ServingStack::~ServingStack() { Stop(); }
@@ -141,6 +144,7 @@ bool ServingStack::Stop() {
   if (metrics_ != nullptr) metrics_->Stop();
   rpc_metrics_.reset();
   if (server_ != nullptr) server_->Stop();
+  rest_.reset();
   service_.reset();
   if (triton_ == nullptr) return true;
   std::unique_ptr<triton::Server> triton = std::exchange(triton_, nullptr);

@@ -1,5 +1,6 @@
 // Everything of a replica that answers requests, in the order in which it starts and, reversed, stops:
-// Triton, the KServe service with health and reflection on an rpc::Server, the metrics over HTTP.
+// Triton, the KServe service over gRPC and REST with health and reflection on an rpc::Server, the metrics on a port of
+// their own.
 #pragma once
 
 #include <chrono>
@@ -14,7 +15,7 @@
 #include "deployment/replica_config.h"
 #include "deployment/replica_report.h"
 #include "ingress/instruments.h"
-#include "ingress/metrics_server.h"
+#include "ingress/rest_service.h"
 #include "ingress/service.h"
 #include "rpc/health.h"
 #include "rpc/reflection.h"
@@ -56,16 +57,18 @@ class ServingStack {
   Status Listen(std::function<void(std::vector<ModelState>)> on_models);
   Status ServeMetrics();
   [[nodiscard]] ingress::ServiceOptions ServiceOptions(std::function<void(std::vector<ModelState>)> on_models) const;
+  [[nodiscard]] Result<std::string> MetricsText() const;
 
   const ReplicaConfig& config_;
   metrics::Registry& registry_;
   std::unique_ptr<triton::Server> triton_;
   std::unique_ptr<ingress::KServeService> service_;
+  std::unique_ptr<ingress::RestService> rest_;
   std::unique_ptr<rpc::HealthService> health_;
   std::unique_ptr<rpc::ReflectionService> reflection_;
   std::unique_ptr<rpc::Server> server_;
   std::unique_ptr<ingress::RpcServerMetrics> rpc_metrics_;
-  std::unique_ptr<ingress::MetricsServer> metrics_;
+  std::unique_ptr<rpc::Server> metrics_;
 };
 
 }  // namespace mesh::deployment

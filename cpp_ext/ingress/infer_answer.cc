@@ -29,7 +29,7 @@ class Collector {
     for (std::uint32_t i = 0; i < count; ++i) {
       if (Status status = AddOutput(i); !status.ok()) return status;
     }
-    return AppendParameters(response_, &parts_.parameters);
+    return {};
   }
 
  private:
@@ -95,10 +95,16 @@ std::string EncodeForm(const StreamedForm& form) {
 
 }  // namespace
 
+Status CollectParts(const triton::InferResponse& response, const RequestExtras& extras, const triton::Server& server,
+                    ResponseParts* parts) {
+  return Collector(response, extras, server, parts).Collect();
+}
+
 Result<rpc::Message> EncodeAnswer(const triton::InferResponse& response, const RequestExtras& extras,
                                   const triton::Server& server, const Scratch& scratch) {
   ResponseParts parts;
-  if (Status status = Collector(response, extras, server, &parts).Collect(); !status.ok()) return status;
+  if (Status status = CollectParts(response, extras, server, &parts); !status.ok()) return status;
+  if (Status status = AppendParameters(response, &parts.parameters); !status.ok()) return status;
   return WriteResponse(parts, scratch);
 }
 
@@ -106,7 +112,8 @@ Result<rpc::Message> EncodeStreamedAnswer(const triton::InferResponse& response,
                                           const triton::Server& server, const Scratch& scratch,
                                           const StreamedForm& form) {
   ResponseParts parts;
-  if (Status status = Collector(response, extras, server, &parts).Collect(); !status.ok()) return status;
+  if (Status status = CollectParts(response, extras, server, &parts); !status.ok()) return status;
+  if (Status status = AppendParameters(response, &parts.parameters); !status.ok()) return status;
   AppendFinal(form.final, &parts.parameters);
   parts.streamed = true;
   return WriteResponse(parts, scratch);

@@ -13,6 +13,11 @@
 
 namespace mesh::ingress {
 
+// Model, id and outputs of a response that is present and carries no error, in no protocol yet; not its parameters. The
+// views end with the response.
+Status CollectParts(const triton::InferResponse& response, const RequestExtras& extras, const triton::Server& server,
+                    ResponseParts* parts);
+
 // inference.ModelInferResponse for a response that is present and carries no error.
 Result<rpc::Message> EncodeAnswer(const triton::InferResponse& response, const RequestExtras& extras,
                                   const triton::Server& server, const Scratch& scratch);

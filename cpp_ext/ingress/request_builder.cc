@@ -56,7 +56,6 @@ class Builder {
   Status SetSequenceId(const ParameterView& parameter);
   Status SetPriority(const ParameterView& parameter);
   Status SetTimeout(const ParameterView& parameter);
-  Status SetCustom(const ParameterView& parameter);
   Status SetFlagsAndTimeout();
   Status AddTensors();
   Status AddInput(const TensorView& input);
@@ -103,7 +102,7 @@ Status Builder::SetParameter(const ParameterView& parameter) {
         "with 'triton_' are allowed: " +
         std::string(kEmptyFinal));
   }
-  return SetCustom(parameter);
+  return SetCustomParameter(parameter, request_, &arena_);
 }
 
 Status Builder::SetSequenceId(const ParameterView& parameter) {
@@ -134,24 +133,6 @@ Status Builder::SetTimeout(const ParameterView& parameter) {
   const auto wished = static_cast<std::uint64_t>(parameter.int64_value);
   timeout_us_ = timeout_us_ == 0 ? wished : std::min(timeout_us_, wished);
   return {};
-}
-
-Status Builder::SetCustom(const ParameterView& parameter) {
-  const char* key = arena_.Copy(parameter.key);
-  switch (parameter.kind) {
-    case Value::kBool:
-      return triton::ToStatus(api_.InferenceRequestSetBoolParameter(request_, key, parameter.bool_value));
-    case Value::kInt64:
-      return triton::ToStatus(api_.InferenceRequestSetIntParameter(request_, key, parameter.int64_value));
-    case Value::kString:
-      return triton::ToStatus(
-          api_.InferenceRequestSetStringParameter(request_, key, arena_.Copy(parameter.string_value)));
-    case Value::kDouble:
-      return triton::ToStatus(api_.InferenceRequestSetDoubleParameter(request_, key, parameter.double_value));
-    case Value::kNone:
-    case Value::kUint64: break;
-  }
-  return BadType(parameter.key, "int64_param, bool_param, or string_param");
 }
 
 Status Builder::SetFlagsAndTimeout() {
@@ -326,6 +307,25 @@ Status Builder::AddData() {
 Status BuildRequest(const InferMessage& message, std::uint64_t deadline_us, TRITONSERVER_InferenceRequest* request,
                     const SharedMemory& shared_memory, CStringArena* arena, RequestExtras* extras) {
   return Builder(message, request, shared_memory, arena, extras).Build(deadline_us);
+}
+
+Status SetCustomParameter(const ParameterView& parameter, TRITONSERVER_InferenceRequest* request, CStringArena* arena) {
+  const triton::Api& api = triton::GetApi();
+  const char* key = arena->Copy(parameter.key);
+  switch (parameter.kind) {
+    case Value::kBool:
+      return triton::ToStatus(api.InferenceRequestSetBoolParameter(request, key, parameter.bool_value));
+    case Value::kInt64:
+      return triton::ToStatus(api.InferenceRequestSetIntParameter(request, key, parameter.int64_value));
+    case Value::kString:
+      return triton::ToStatus(
+          api.InferenceRequestSetStringParameter(request, key, arena->Copy(parameter.string_value)));
+    case Value::kDouble:
+      return triton::ToStatus(api.InferenceRequestSetDoubleParameter(request, key, parameter.double_value));
+    case Value::kNone:
+    case Value::kUint64: break;
+  }
+  return BadType(parameter.key, "int64_param, bool_param, or string_param");
 }
 
 Result<char*> PlaceOutput(const RequestExtras& extras, std::string_view name, std::size_t size) {

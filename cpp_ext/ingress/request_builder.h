@@ -35,6 +35,9 @@ struct RequestExtras {
 Status BuildRequest(const InferMessage& message, std::uint64_t deadline_us, TRITONSERVER_InferenceRequest* request,
                     const SharedMemory& shared_memory, CStringArena* arena, RequestExtras* extras);
 
+// A parameter that is the model's own affair. INVALID_ARGUMENT for types that Triton has none of.
+Status SetCustomParameter(const ParameterView& parameter, TRITONSERVER_InferenceRequest* request, CStringArena* arena);
+
 // Where the output `name` of `size` bytes goes: into shared memory, or (null) wherever there is room. INTERNAL when the
 // client's place is too small.
 Result<char*> PlaceOutput(const RequestExtras& extras, std::string_view name, std::size_t size);

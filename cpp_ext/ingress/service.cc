@@ -118,21 +118,26 @@ Result<std::string> KServeService::ServerLive(std::string_view request) const {
 
 Result<std::string> KServeService::ServerReady(std::string_view request) const {
   if (Status status = ParseEmptyMessage(request); !status.ok()) return status;
-  return BoolMessage(!draining() && triton_.IsReady());
+  return BoolMessage(ready());
 }
 
 Result<std::string> KServeService::ServerMetadata(std::string_view request) const {
   if (Status status = ParseEmptyMessage(request); !status.ok()) return status;
+  Result<std::string> json = MetadataJson();
+  return json.ok() ? JsonToProto(json.value(), kServerMetadataTable) : json;
+}
+
+Result<std::string> KServeService::MetadataJson() const {
   Result<std::string> json = triton_.Metadata();
   if (!json.ok()) return json;
-  nlohmann::json metadata = nlohmann::json::parse(json.value());
+  nlohmann::ordered_json metadata = nlohmann::ordered_json::parse(json.value());
   const std::set<std::string> missing = MissingExtensions(model_control_);
-  nlohmann::json offered = nlohmann::json::array();
-  for (const nlohmann::json& extension : metadata["extensions"]) {
+  nlohmann::ordered_json offered = nlohmann::ordered_json::array();
+  for (const nlohmann::ordered_json& extension : metadata["extensions"]) {
     if (missing.count(extension.get<std::string>()) == 0) offered.push_back(extension);
   }
   metadata["extensions"] = std::move(offered);
-  return JsonToProto(metadata.dump(), kServerMetadataTable);
+  return metadata.dump();
 }
 
 Result<std::string> KServeService::ModelReady(std::string_view request) const {

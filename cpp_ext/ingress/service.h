@@ -45,10 +45,21 @@ class KServeService {
 
   void Register(rpc::Server& server);  // before its Start
 
+  // Name, version and extensions as JSON; of Triton's extensions only those that are offered here.
+  [[nodiscard]] Result<std::string> MetadataJson() const;
+
   // From now on ServerReady is false and new requests are answered UNAVAILABLE. Those that run go on, and streams end
   // as soon as theirs have. Calls that wait to load or unload a model are answered UNAVAILABLE too. Thread-safe.
   void SetDraining();
   [[nodiscard]] bool draining() const { return draining_.load(std::memory_order_relaxed); }
+  // Whether new requests are welcome, as readiness probes are told.
+  [[nodiscard]] bool ready() const { return !draining() && triton_.IsReady(); }
+  // What other protocols share with it.
+  [[nodiscard]] triton::Server& triton() const { return triton_; }
+  [[nodiscard]] SharedMemory& shared_memory() { return shared_memory_; }
+  [[nodiscard]] LogSettings& logs() { return logs_; }
+  [[nodiscard]] RepositoryControl& repository() { return repository_; }
+  [[nodiscard]] const std::shared_ptr<Instruments>& instruments() const { return instruments_; }
   // Requests that were accepted and are not answered yet.
   [[nodiscard]] std::uint64_t in_flight() const;
 

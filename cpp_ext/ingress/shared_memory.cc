@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 #include <array>
-#include <protozero/pbf_writer.hpp>
 #include <utility>
 
 namespace mesh::ingress {
@@ -137,24 +136,16 @@ Result<rpc::Slice> SharedMemory::Find(const std::string& name, std::uint64_t off
   return rpc::Slice(std::move(mapping), data, byte_size);
 }
 
-Result<std::string> SharedMemory::Describe(const std::string& name) const {
+Result<std::vector<SharedMemory::Description>> SharedMemory::Describe(const std::string& name) const {
   const std::lock_guard<std::mutex> lock(mutex_);
   if (!name.empty() && regions_.count(name) == 0) {
     return Status(Code::kNotFound, "Unable to find system shared memory region: '" + name + "'");
   }
-  std::string encoded;
-  protozero::pbf_writer out(encoded);
+  std::vector<Description> found;
   for (const auto& [each, region] : regions_) {
-    if (!name.empty() && each != name) continue;
-    protozero::pbf_writer entry(out, 1);
-    entry.add_string(1, each);
-    protozero::pbf_writer value(entry, 2);
-    value.add_string(1, each);
-    value.add_string(2, region.key);
-    if (region.offset != 0) value.add_uint64(3, region.offset);
-    value.add_uint64(4, region.byte_size);
+    if (name.empty() || each == name) found.push_back({each, region.key, region.offset, region.byte_size});
   }
-  return encoded;
+  return found;
 }
 
 bool IsLocalPeer(std::string_view peer) {

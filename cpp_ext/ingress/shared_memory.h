@@ -8,6 +8,7 @@
 #include <mutex>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "common/status.h"
 #include "rpc/message.h"
@@ -25,8 +26,14 @@ class SharedMemory {
   // A part of a region. NOT_FOUND and INVALID_ARGUMENT say what is wrong, FAILED_PRECONDITION that the segment has
   // been cut since it was registered. The bytes are the clients' to change at any time.
   [[nodiscard]] Result<rpc::Slice> Find(const std::string& name, std::uint64_t offset, std::uint64_t byte_size) const;
-  // inference.SystemSharedMemoryStatusResponse of one region, or of all for an empty name.
-  [[nodiscard]] Result<std::string> Describe(const std::string& name) const;
+  struct Description {
+    std::string name;
+    std::string key;
+    std::uint64_t offset = 0;
+    std::uint64_t byte_size = 0;
+  };
+  // One region, or all for an empty name.
+  [[nodiscard]] Result<std::vector<Description>> Describe(const std::string& name) const;
 
  private:
   class Mapping;

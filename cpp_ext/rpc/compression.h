@@ -42,6 +42,8 @@ class Decompression {
   // RESOURCE_EXHAUSTED as soon as more than the limit, or than the budget has left, comes out, before it is stored;
   // INTERNAL for damaged input. After an error it must not be called again.
   Result<bool> Run(std::size_t work);
+  // Whether the last Run failed because more came out than the limit.
+  [[nodiscard]] bool exceeded() const { return filled_ > limit_; }
   // Of the last Run.
   [[nodiscard]] std::size_t work_done() const { return work_done_; }
   [[nodiscard]] Slice Take() { return out_.Detach(filled_); }

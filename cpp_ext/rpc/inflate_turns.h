@@ -11,7 +11,13 @@
 
 namespace mesh::rpc {
 
-class CallImpl;
+// Whoever has something to decompress.
+class InflateWork {
+ public:
+  virtual ~InflateWork() = default;
+  // Goes on with what the loop had no time for before.
+  virtual void InflateInTurn() = 0;
+};
 
 class InflateTurns {
  public:
@@ -20,8 +26,8 @@ class InflateTurns {
   // How many bytes may be read and written in this iteration still.
   [[nodiscard]] std::size_t left();
   void Spend(std::size_t bytes) { spent_ += std::max(bytes, kLeastWork); }
-  // Continues the call's decompression in a later iteration, after those that wait already.
-  void Wait(std::shared_ptr<CallImpl> call);
+  // Continues the decompression in a later iteration, after those that wait already.
+  void Wait(std::shared_ptr<InflateWork> work);
 
  private:
   // A few milliseconds.
@@ -35,7 +41,7 @@ class InflateTurns {
   EventLoop* const loop_;
   std::size_t spent_ = 0;
   EventLoop::TimePoint iteration_{};
-  std::deque<std::shared_ptr<CallImpl>> waiting_;
+  std::deque<std::shared_ptr<InflateWork>> waiting_;
   Timer timer_;
 };
 

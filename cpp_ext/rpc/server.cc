@@ -50,7 +50,7 @@ Status Server::Impl::Start() {
     return {Code::kInvalidArgument, "event_loops is " + std::to_string(options.event_loops) + ", at least 1 is needed"};
   }
   if (options.tls) {
-    Result<std::shared_ptr<TlsContext>> tls = TlsContext::Server(*options.tls);
+    Result<std::shared_ptr<TlsContext>> tls = TlsContext::Server(*options.tls, context_->http != nullptr);
     if (!tls.ok()) return tls.status();
     context_->tls = std::move(tls).value();
   }
@@ -164,6 +164,7 @@ std::vector<std::string> Server::paths() const {
   for (const auto& [path, method] : impl_->context().methods) all.push_back(path);
   return all;
 }
+void Server::SetHttp(ConnectionFactory factory) { impl_->context().http = std::move(factory); }
 void Server::OnDrain(std::function<void()> callback) {
   impl_->context().drain_callbacks.push_back(std::move(callback));
 }

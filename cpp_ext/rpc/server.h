@@ -20,6 +20,10 @@
 
 namespace mesh::rpc {
 
+class ServedConnection;
+class ServerLoop;
+class Transport;
+
 using Metadata = std::vector<std::pair<std::string, std::string>>;  // lower-case keys; "-bin" values already decoded
 
 struct TlsOptions {
@@ -55,6 +59,7 @@ struct ServerOptions {
   std::chrono::milliseconds keepalive_timeout{10000};     // no answer: closed
   std::chrono::milliseconds handshake_timeout{10000};     // TLS and HTTP/2 preface
   std::chrono::milliseconds idle_message_timeout{60000};  // a half-received message that makes no progress: cancelled
+  std::chrono::milliseconds idle_connection_timeout{300000};  // an HTTP/1 connection without a request: closed
   ResponseCompression response_compression = ResponseCompression::kNone;
   std::optional<TlsOptions> tls;
   // Called (on any thread) for what no client can be told: "handler threw", "connection rejected", ... with a detail.
@@ -94,6 +99,10 @@ class ServerCall {
 using UnaryHandler = std::function<void(std::shared_ptr<ServerCall>, Slice request)>;
 using StreamHandler = std::function<void(std::shared_ptr<ServerCall>)>;
 
+// Takes over a connection whose client speaks HTTP/1: the socket, and what was read from it already.
+using ConnectionFactory = std::function<std::unique_ptr<ServedConnection>(
+    ServerLoop* owner, std::unique_ptr<Transport> transport, std::string first_bytes)>;
+
 struct ServerStats {
   std::uint64_t connections_open = 0;
   std::uint64_t connections_total = 0;
@@ -117,6 +126,10 @@ class Server {
   void AddUnary(std::string path, UnaryHandler handler);
   void AddStream(std::string path, StreamHandler handler);
   [[nodiscard]] std::vector<std::string> paths() const;  // of all methods, sorted
+
+  // Before Start. Serves HTTP/1 on the same port: the first bytes of a connection decide, and with TLS the client may
+  // offer "http/1.1", or nothing, by ALPN. (See http::Serve.)
+  void SetHttp(ConnectionFactory factory);
 
   // Before Start. `callback` is called when Drain or Stop begins, before connections are told: services end their
   // endless streams there.

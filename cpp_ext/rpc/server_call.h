@@ -19,7 +19,10 @@ namespace mesh::rpc {
 
 class Connection;
 
-class CallImpl final : public ServerCall, public LoopTask, public std::enable_shared_from_this<CallImpl> {
+class CallImpl final : public ServerCall,
+                       public LoopTask,
+                       public InflateWork,
+                       public std::enable_shared_from_this<CallImpl> {
  public:
   CallImpl(Connection* connection, std::int32_t stream_id);
 
@@ -40,6 +43,8 @@ class CallImpl final : public ServerCall, public LoopTask, public std::enable_sh
   // LoopTask: what other threads asked for.
   void RunInLoop() override;
   void Discard() override;
+  // InflateWork.
+  void InflateInTurn() override;
 
   // All that follows: on the loop.
   void AddHeader(std::string_view name, std::string_view value);
@@ -53,8 +58,6 @@ class CallImpl final : public ServerCall, public LoopTask, public std::enable_sh
   void Abort(const Status& status, std::string_view http_status = "200");
   // Calls the handler of a unary call that waited for room.
   void RunHeld();
-  // Goes on with what the loop had no time for before.
-  void InflateInTurn();
 
   // nghttp2 asks for up to `length` bytes of the answer.
   ssize_t ReadData(std::size_t length, std::uint32_t* flags);

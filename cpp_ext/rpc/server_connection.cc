@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 
 #include <algorithm>
+#include <cctype>
 #include <string>
 #include <utility>
 
@@ -15,6 +16,8 @@ namespace {
 // Reads in one turn, before other connections of the loop get theirs.
 constexpr int kReadsPerTurn = 8;
 constexpr std::chrono::seconds kLingerTime{1};
+// How the preface of HTTP/2 begins, and no request of HTTP/1.
+constexpr std::string_view kHttp2Start = "PRI * HTTP/2.0\r\n";
 // What a connection may always have unsent.
 constexpr std::size_t kUnsentShare = 64UL * 1024;
 // More streams cannot be reset, pinged or broken than these by accident.
@@ -40,7 +43,6 @@ Connection::Connection(ServerLoop* owner, int fd)
 Connection::~Connection() {
   loop_.CancelAtEnd(&flush_task_);
   if (session_ != nullptr) nghttp2_session_del(session_);
-  owner_->context().connections.fetch_sub(1, std::memory_order_relaxed);
 }
 
 void Connection::Start() {
@@ -57,6 +59,7 @@ void Connection::Start() {
 void Connection::OnReady(std::uint32_t events) {
   switch (state_) {
     case State::kHandshake: ContinueHandshake(); return;
+    case State::kGreeting: ReadGreeting(); return;
     case State::kLingering: DiscardInput(); return;
     case State::kClosed: return;
     case State::kOpen: break;
@@ -72,20 +75,60 @@ void Connection::ContinueHandshake() {
     case Transport::HandshakeState::kWantWrite: UpdateInterest(true); return;
     case Transport::HandshakeState::kDone: break;
   }
+  if (owner_->context().http == nullptr) {
+    Open();
+    if (state_ == State::kOpen && transport_->encrypted()) ReadInput();  // TLS may have read more than its handshake
+    return;
+  }
+  state_ = State::kGreeting;
+  UpdateInterest(false);
+  ReadGreeting();
+}
+
+void Connection::Open() {
   if (!OpenSession()) {
     Close("no memory for an HTTP/2 session");
     return;
   }
   state_ = State::kOpen;
   UpdateInterest(false);
-  if (transport_->encrypted()) ReadInput();  // TLS may have read more than its handshake
   MarkDirty();
+  if (std::exchange(draining_, false)) BeginDrain();
+}
+
+// A client of HTTP/2 says so before anything else, and does not wait for us. An HTTP/1 request begins with a letter.
+void Connection::ReadGreeting() {
+  std::vector<char>& buffer = owner_->read_buffer();
+  const Transport::Io io = transport_->Read(buffer.data(), buffer.size());
+  if (io.state == Transport::IoState::kBlocked) return UpdateInterest(false);
+  if (io.state != Transport::IoState::kOk) return Close("the client closed the connection");
+  owner_->counters().bytes_received.Add(io.bytes);
+  greeting_.append(buffer.data(), io.bytes);
+  const std::string_view received = greeting_;
+  const std::string_view start = received.substr(0, kHttp2Start.size());
+  if (start == kHttp2Start.substr(0, start.size())) {
+    if (start.size() < kHttp2Start.size()) return;
+  } else if (std::isalpha(static_cast<unsigned char>(start.front())) != 0) {
+    return HandOver();
+  }
+  Open();
+  if (state_ != State::kOpen) return;
+  const std::string greeting = std::exchange(greeting_, {});
+  if (Receive(greeting.data(), greeting.size())) ReadInput();
+}
+
+void Connection::HandOver() {
+  state_ = State::kClosed;
+  loop_.Remove(transport_->fd(), this);
+  loop_.Disarm(&watchdog_);
+  owner_->Replace(this, owner_->context().http(owner_, std::move(transport_), std::move(greeting_)));
 }
 
 bool Connection::OpenSession() {
   const ServerContext& context = owner_->context();
-  if (nghttp2_session_server_new3(&session_, context.callbacks, this, context.session_options, SessionMemory()) != 0)
-    return false;
+  const int made =
+      nghttp2_session_server_new3(&session_, context.callbacks, this, context.session_options, SessionMemory());
+  if (made != 0) return false;
   const nghttp2_settings_entry settings[] = {
     {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, options_.max_concurrent_streams},
     {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, static_cast<std::uint32_t>(ServerContext::kStreamWindow)},

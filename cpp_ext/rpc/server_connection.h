@@ -3,6 +3,7 @@
 //
 //   kHandshake --TLS done--> kOpen --GOAWAY sent, no calls left--> kLingering --EOF or 1 s--> kClosed
 //   any --error, timeout, lost--> kClosed
+// Where HTTP/1 is served too, kGreeting comes before kOpen: the first bytes decide, and another object goes on.
 #pragma once
 
 #include <nghttp2/nghttp2.h>
@@ -22,20 +23,22 @@
 
 namespace mesh::rpc {
 
-class Connection final : public IoHandler {
+class Connection final : public ServedConnection {
  public:
   Connection(ServerLoop* owner, int fd);
   ~Connection() override;
 
-  void Start();
+  void Start() override;
   void OnReady(std::uint32_t events) override;
 
   // Says GOAWAY in two steps, so that requests on their way are not lost, and closes when the last call ended.
-  void BeginDrain();
+  void BeginDrain() override;
   // Ends all calls with UNAVAILABLE and closes.
-  void Abort();
+  void Abort() override;
   // Whether Drain has to wait for it.
-  [[nodiscard]] bool busy() const { return state_ == State::kHandshake || state_ == State::kOpen; }
+  [[nodiscard]] bool busy() const override {
+    return state_ == State::kHandshake || state_ == State::kGreeting || state_ == State::kOpen;
+  }
 
   // What calls need.
   [[nodiscard]] ServerLoop& owner() const { return *owner_; }
@@ -54,7 +57,7 @@ class Connection final : public IoHandler {
   void AllSent(const std::shared_ptr<CallImpl>& call) { all_sent_.push_back(call); }
 
  private:
-  enum class State { kHandshake, kOpen, kLingering, kClosed };
+  enum class State { kHandshake, kGreeting, kOpen, kLingering, kClosed };
   class FlushTask : public LoopTask {
    public:
     explicit FlushTask(Connection* connection) : connection_(connection) {}
@@ -70,7 +73,10 @@ class Connection final : public IoHandler {
 
   // server_connection.cc
   void ContinueHandshake();
+  void Open();
   bool OpenSession();
+  void ReadGreeting();
+  void HandOver();
   void ReadInput();
   bool Receive(const char* data, std::size_t size);
   void Flush();
@@ -115,6 +121,7 @@ class Connection final : public IoHandler {
   const std::shared_ptr<const std::string> peer_;
   nghttp2_session* session_ = nullptr;
   State state_ = State::kHandshake;
+  std::string greeting_;  // the first bytes, as long as they could be of either protocol
   OutputQueue output_;
   FlushTask flush_task_{this};
   bool dirty_ = false;

@@ -17,12 +17,11 @@
 #include "rpc/event_loop.h"
 #include "rpc/framing.h"
 #include "rpc/inflate_turns.h"
+#include "rpc/served_connection.h"
 #include "rpc/server.h"
 #include "rpc/transport.h"
 
 namespace mesh::rpc {
-
-class Connection;
 
 // Written by one loop, read by anyone.
 class Counter {
@@ -60,6 +59,7 @@ struct ServerContext {
   const ServerOptions options;  // limits of 0 replaced by what they stand for
   std::map<std::string, Method, std::less<>> methods;
   std::shared_ptr<TlsContext> tls;
+  ConnectionFactory http;                       // empty: HTTP/2 only
   const std::shared_ptr<ReceiveBudget> budget;  // slices in the hands of handlers outlive the server
   std::vector<const Counter*> unsent_by_loop;
   std::vector<std::function<void()>> drain_callbacks;
@@ -83,8 +83,10 @@ class ServerLoop {
 
   // Takes the accepted socket.
   void Adopt(int fd);
+  // The connection has given its socket to `next`.
+  void Replace(ServedConnection* connection, std::unique_ptr<ServedConnection> next);
   // The connection is closed; it is freed at the end of the iteration, because its own code may be running.
-  void Bury(Connection* connection);
+  void Bury(ServedConnection* connection);
   // Only bytes that nobody needs are left on it: nothing for Drain to wait for.
   void ConnectionQuiet();
 
@@ -113,13 +115,14 @@ class ServerLoop {
   };
 
   void CheckDrained();
+  void FreeLater(ServedConnection* connection);
 
   const std::shared_ptr<ServerContext> context_;
   const std::shared_ptr<EventLoop> loop_;
   LoopCounters counters_;
   std::vector<char> read_buffer_;
-  std::unordered_set<Connection*> connections_;
-  std::vector<std::unique_ptr<Connection>> buried_;
+  std::unordered_set<ServedConnection*> connections_;
+  std::vector<std::unique_ptr<ServedConnection>> buried_;
   GraveDigger grave_digger_{this};
   InflateTurns inflate_turns_;
   bool draining_ = false;

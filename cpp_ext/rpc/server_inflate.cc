@@ -22,8 +22,8 @@ std::size_t InflateTurns::left() {
   return spent_ < kPerIteration ? kPerIteration - spent_ : 0;
 }
 
-void InflateTurns::Wait(std::shared_ptr<CallImpl> call) {
-  waiting_.push_back(std::move(call));
+void InflateTurns::Wait(std::shared_ptr<InflateWork> work) {
+  waiting_.push_back(std::move(work));
   if (!timer_.armed()) ArmForNext();
 }
 
@@ -34,9 +34,9 @@ void InflateTurns::ArmForNext() {
 
 void InflateTurns::RunWaiting() {
   for (std::size_t count = waiting_.size(); count > 0 && left() > 0; --count) {
-    const std::shared_ptr<CallImpl> call = std::move(waiting_.front());
+    const std::shared_ptr<InflateWork> work = std::move(waiting_.front());
     waiting_.pop_front();
-    call->InflateInTurn();
+    work->InflateInTurn();
   }
   if (!waiting_.empty() && !timer_.armed()) ArmForNext();
 }

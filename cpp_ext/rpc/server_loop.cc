@@ -23,24 +23,41 @@ void ServerLoop::Adopt(int fd) {
     close(fd);
     return;
   }
-  auto* connection = std::make_unique<Connection>(this, fd).release();  // in connections_ until Bury
+  ServedConnection* connection = std::make_unique<Connection>(this, fd).release();  // in connections_ until Bury
   connections_.insert(connection);
   counters_.connections_total.Add(1);
   counters_.connections_open.Add(1);
   connection->Start();
 }
 
-void ServerLoop::Bury(Connection* connection) {
+void ServerLoop::Replace(ServedConnection* connection, std::unique_ptr<ServedConnection> next) {
+  connections_.erase(connection);
+  context_->connections.fetch_add(1, std::memory_order_relaxed);  // until the first of the two is freed
+  FreeLater(connection);
+  ServedConnection* started = next.release();
+  connections_.insert(started);
+  if (draining_) started->BeginDrain();  // before it answers what came already
+  started->Start();
+}
+
+void ServerLoop::Bury(ServedConnection* connection) {
   connections_.erase(connection);
   counters_.connections_open.Subtract(1);
-  if (buried_.empty()) loop_->RunAtEnd(&grave_digger_);
-  buried_.emplace_back(connection);
+  FreeLater(connection);
   CheckDrained();
 }
 
+void ServerLoop::FreeLater(ServedConnection* connection) {
+  if (buried_.empty()) loop_->RunAtEnd(&grave_digger_);
+  buried_.emplace_back(connection);
+}
+
 void ServerLoop::GraveDigger::RunInLoop() {
-  std::vector<std::unique_ptr<Connection>> dead;
+  std::vector<std::unique_ptr<ServedConnection>> dead;
   dead.swap(owner_->buried_);
+  const std::size_t count = dead.size();
+  dead.clear();
+  owner_->context_->connections.fetch_sub(count, std::memory_order_relaxed);
 }
 
 void ServerLoop::ConnectionQuiet() { CheckDrained(); }
@@ -48,14 +65,14 @@ void ServerLoop::ConnectionQuiet() { CheckDrained(); }
 void ServerLoop::BeginDrain(std::function<void()> drained) {
   draining_ = true;
   drained_ = std::move(drained);
-  const std::vector<Connection*> all(connections_.begin(), connections_.end());
-  for (Connection* connection : all) connection->BeginDrain();
+  const std::vector<ServedConnection*> all(connections_.begin(), connections_.end());
+  for (ServedConnection* connection : all) connection->BeginDrain();
   CheckDrained();
 }
 
 void ServerLoop::CheckDrained() {
   if (!drained_) return;
-  for (const Connection* connection : connections_) {
+  for (const ServedConnection* connection : connections_) {
     if (connection->busy()) return;
   }
   std::exchange(drained_, nullptr)();
@@ -63,8 +80,8 @@ void ServerLoop::CheckDrained() {
 
 void ServerLoop::AbortAll() {
   draining_ = true;
-  const std::vector<Connection*> all(connections_.begin(), connections_.end());
-  for (Connection* connection : all) connection->Abort();
+  const std::vector<ServedConnection*> all(connections_.begin(), connections_.end());
+  for (ServedConnection* connection : all) connection->Abort();
 }
 
 }  // namespace mesh::rpc

@@ -281,6 +281,10 @@ void Connection::BeginDrain() {
     return;
   }
   drain_notice_ = loop_.now();
+  if (state_ == State::kGreeting) {  // a request of HTTP/1 may be on its way, and could not be told to go elsewhere
+    Watch();
+    return;
+  }
   nghttp2_submit_shutdown_notice(session_);
   nghttp2_submit_ping(session_, NGHTTP2_FLAG_NONE, kDrainPing);
   Watch();

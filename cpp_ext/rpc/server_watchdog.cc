@@ -10,6 +10,8 @@ namespace {
 constexpr EventLoop::TimePoint kUnset{};
 // How long the two steps of a drain may lie apart when the client does not answer.
 constexpr std::chrono::seconds kDrainNotice{1};
+// How long a drain waits for the first bytes of a new connection.
+constexpr std::chrono::milliseconds kGreetingNotice{250};
 constexpr std::uint8_t kKeepalivePing[8] = {'m', 'e', 's', 'h', 'p', 'i', 'n', 'g'};
 
 }  // namespace
@@ -19,9 +21,10 @@ void Connection::Watch() {
   const auto consider = [&next](EventLoop::TimePoint when) { next = std::min(next, when); };
   if (state_ == State::kClosed) return;
   if (linger_until_ != kUnset) consider(linger_until_);
-  if (state_ == State::kHandshake || (state_ == State::kOpen && !settings_received_)) {
+  if (state_ != State::kLingering && !settings_received_) {
     consider(opened_ + options_.handshake_timeout);
   }
+  if (state_ == State::kGreeting && drain_notice_ != kUnset) consider(drain_notice_ + kGreetingNotice);
   if (state_ == State::kOpen) {
     if (headers_began_ != kUnset) consider(headers_began_ + options_.handshake_timeout);
     if (drain_notice_ != kUnset) consider(drain_notice_ + kDrainNotice);
@@ -43,11 +46,15 @@ void Connection::OnWatchdog() {
     Close("did not close in time");
     return;
   }
-  if (state_ == State::kHandshake || (state_ == State::kOpen && !settings_received_)) {
+  if (state_ != State::kLingering && !settings_received_) {
     if (passed(opened_, options_.handshake_timeout)) {
       Fail("handshake took too long");
       return;
     }
+  }
+  if (state_ == State::kGreeting && passed(drain_notice_, kGreetingNotice)) {
+    Close("the server drains");
+    return;
   }
   if (state_ == State::kOpen) {
     if (passed(headers_began_, options_.handshake_timeout)) {

@@ -12,6 +12,7 @@ namespace mesh::rpc {
 namespace {
 
 constexpr unsigned char kAlpnH2[] = {2, 'h', '2'};
+constexpr unsigned char kAlpnBoth[] = {2, 'h', '2', 8, 'h', 't', 't', 'p', '/', '1', '.', '1'};
 
 int BioFd(BIO* bio) { return static_cast<int>(reinterpret_cast<std::intptr_t>(BIO_get_data(bio))); }
 
@@ -48,9 +49,12 @@ BIO_METHOD* SocketBioMethod() {
 }
 
 int SelectAlpn(SSL* /*ssl*/, const unsigned char** out, unsigned char* out_size, const unsigned char* in,
-               unsigned in_size, void* /*context*/) {
+               unsigned in_size, void* context) {
+  const bool http1 = static_cast<const TlsContext*>(context)->http1();
+  const unsigned char* ours = http1 ? kAlpnBoth : kAlpnH2;
   unsigned char* chosen = nullptr;
-  if (SSL_select_next_proto(&chosen, out_size, kAlpnH2, sizeof kAlpnH2, in, in_size) != OPENSSL_NPN_NEGOTIATED) {
+  if (SSL_select_next_proto(&chosen, out_size, ours, http1 ? sizeof kAlpnBoth : sizeof kAlpnH2, in, in_size) !=
+      OPENSSL_NPN_NEGOTIATED) {
     return SSL_TLSEXT_ERR_ALERT_FATAL;
   }
   *out = chosen;
@@ -112,17 +116,17 @@ std::string TakeTlsErrors() {
 
 TlsContext::~TlsContext() { SSL_CTX_free(context_); }
 
-Result<std::shared_ptr<TlsContext>> TlsContext::Server(const TlsOptions& options) {
+Result<std::shared_ptr<TlsContext>> TlsContext::Server(const TlsOptions& options, bool http1) {
   ERR_clear_error();
   if (options.cert_file.empty() || options.key_file.empty()) {
     return Status(Code::kInvalidArgument, "TLS: a server needs cert_file and key_file");
   }
-  std::shared_ptr<TlsContext> made(new TlsContext(NewContext(TLS_server_method())));
+  std::shared_ptr<TlsContext> made(new TlsContext(NewContext(TLS_server_method()), http1));
   SSL_CTX* context = made->get();
   if (context == nullptr) return Status(Code::kInternal, "TLS: cannot start OpenSSL: " + TakeTlsErrors());
   Status loaded = LoadCertificate(context, options);
   if (!loaded.ok()) return loaded;
-  SSL_CTX_set_alpn_select_cb(context, SelectAlpn, nullptr);
+  SSL_CTX_set_alpn_select_cb(context, SelectAlpn, made.get());
   static constexpr unsigned char kSessionContext[] = "mesh";
   SSL_CTX_set_session_id_context(context, kSessionContext, sizeof kSessionContext - 1);
   if (options.ca_file.empty()) return made;
@@ -136,7 +140,7 @@ Result<std::shared_ptr<TlsContext>> TlsContext::Server(const TlsOptions& options
 
 Result<std::shared_ptr<TlsContext>> TlsContext::Client(const TlsOptions& options) {
   ERR_clear_error();
-  std::shared_ptr<TlsContext> made(new TlsContext(NewContext(TLS_client_method())));
+  std::shared_ptr<TlsContext> made(new TlsContext(NewContext(TLS_client_method()), false));
   SSL_CTX* context = made->get();
   if (context == nullptr) return Status(Code::kInternal, "TLS: cannot start OpenSSL: " + TakeTlsErrors());
   if (!options.cert_file.empty() || !options.key_file.empty()) {

@@ -146,6 +146,7 @@ bool Transport::CheckAlpn() {
   unsigned size = 0;
   SSL_get0_alpn_selected(ssl_, &protocol, &size);
   if (size == 2 && std::memcmp(protocol, "h2", 2) == 0) return true;
+  if (tls_->http1()) return true;  // "http/1.1" or none: the first bytes decide
   error_ = "TLS: the peer does not speak HTTP/2 (it did not agree to ALPN h2)";
   return false;
 }

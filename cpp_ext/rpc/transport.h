@@ -21,21 +21,24 @@ struct ssl_st;
 
 namespace mesh::rpc {
 
-// Certificates and rules, loaded once and shared by many connections. TLS 1.2 or newer, ALPN "h2" only.
+// Certificates and rules, loaded once and shared by many connections. TLS 1.2 or newer; ALPN "h2", and on a server
+// that also serves HTTP/1 "http/1.1" or none.
 class TlsContext {
  public:
   // Needs cert_file and key_file; with ca_file clients must present a certificate of it.
-  static Result<std::shared_ptr<TlsContext>> Server(const TlsOptions& options);
+  static Result<std::shared_ptr<TlsContext>> Server(const TlsOptions& options, bool http1 = false);
   // ca_file checks the server (empty: the system's authorities); cert_file and key_file are presented when given.
   static Result<std::shared_ptr<TlsContext>> Client(const TlsOptions& options);
   ~TlsContext();
   TlsContext(const TlsContext&) = delete;
   TlsContext& operator=(const TlsContext&) = delete;
   [[nodiscard]] ssl_ctx_st* get() const { return context_; }
+  [[nodiscard]] bool http1() const { return http1_; }
 
  private:
-  explicit TlsContext(ssl_ctx_st* context) : context_(context) {}
+  TlsContext(ssl_ctx_st* context, bool http1) : context_(context), http1_(http1) {}
   ssl_ctx_st* context_;
+  const bool http1_;
 };
 
 class Transport {

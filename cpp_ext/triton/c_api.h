@@ -195,6 +195,8 @@ TRITONSERVER_Error* TRITONSERVER_InferenceRequestSetTimeoutMicroseconds(TRITONSE
 TRITONSERVER_Error* TRITONSERVER_InferenceRequestAddInput(TRITONSERVER_InferenceRequest* request, const char* name,
                                                           TRITONSERVER_DataType datatype, const int64_t* shape,
                                                           uint64_t dim_count);
+// For a model with one input, whose type and shape follow from the model and the number of bytes.
+TRITONSERVER_Error* TRITONSERVER_InferenceRequestAddRawInput(TRITONSERVER_InferenceRequest* request, const char* name);
 // The bytes are not copied: they must stay until the request is released.
 TRITONSERVER_Error* TRITONSERVER_InferenceRequestAppendInputData(TRITONSERVER_InferenceRequest* request,
                                                                  const char* name, const void* base, size_t byte_size,
@@ -359,6 +361,7 @@ TRITONSERVER_Error* TRITONSERVER_ServerInferAsync(TRITONSERVER_Server* server, T
   X(MetricsFormatted) X(MetricsDelete) X(InferenceRequestNew) X(InferenceRequestDelete) X(InferenceRequestSetId)       \
   X(InferenceRequestSetFlags) X(InferenceRequestSetCorrelationId) X(InferenceRequestSetCorrelationIdString)            \
   X(InferenceRequestSetPriorityUInt64) X(InferenceRequestSetTimeoutMicroseconds) X(InferenceRequestAddInput)           \
+  X(InferenceRequestAddRawInput)                                                                                       \
   X(InferenceRequestAppendInputData) X(InferenceRequestAddRequestedOutput) X(InferenceRequestSetStringParameter)       \
   X(InferenceRequestSetIntParameter) X(InferenceRequestSetBoolParameter) X(InferenceRequestSetDoubleParameter)         \
   X(InferenceRequestSetReleaseCallback) X(InferenceRequestSetResponseCallback) X(InferenceRequestCancel)               \

@@ -15,7 +15,8 @@
 #include <string>
 
 #include "common/metrics.h"
-#include "ingress/metrics_server.h"
+#include "ingress/metrics_page.h"
+#include "ingress/rest_service.h"
 #include "ingress/service.h"
 #include "rpc/server.h"
 #include "triton/server.h"
@@ -33,7 +34,7 @@ using Flags = std::map<std::string, std::string>;
 Flags ParseFlags(int argc, char** argv, std::vector<std::string>* models) {
   Flags flags{{"library", ""},           {"repository", ""},    {"backends", ""},     {"port", "0"},
               {"event-loops", "1"},      {"host", "127.0.0.1"}, {"log-verbose", "0"}, {"max-message-bytes", "0"},
-              {"model-control", "none"}, {"trace-file", ""}};
+              {"model-control", "none"}, {"trace-file", ""},    {"cert", ""},         {"key", ""}};
   for (int i = 1; i < argc; ++i) {
     const std::string text = argv[i];
     const std::size_t equals = text.find('=');
@@ -82,11 +83,11 @@ mesh::rpc::ServerOptions RpcOptions(const Flags& flags) {
   if (const std::int64_t limit = std::atoll(flags.at("max-message-bytes").c_str()); limit > 0) {
     options.max_message_bytes = static_cast<std::size_t>(limit);
   }
+  if (!flags.at("cert").empty()) options.tls = mesh::rpc::TlsOptions{flags.at("cert"), flags.at("key"), ""};
   return options;
 }
 
-void Announce(const mesh::triton::Server& triton, const mesh::rpc::Server& server,
-              const mesh::ingress::MetricsServer& metrics) {
+void Announce(const mesh::triton::Server& triton, const mesh::rpc::Server& server, const mesh::rpc::Server& metrics) {
   nlohmann::json failed = nlohmann::json::object();
   for (const mesh::triton::ModelLoad& load : triton.loads()) {
     if (!load.status.ok()) failed[load.name] = load.status.ToString();
@@ -111,19 +112,22 @@ int Serve(const Flags& flags, std::vector<std::string> models, const sigset_t& s
   mesh::ingress::KServeService service(engine, registry, ServiceOptions(flags));
   mesh::rpc::Server server(RpcOptions(flags));
   service.Register(server);
-  if (Status status = server.Start(); !status.ok()) return Fail(status);
-  mesh::ingress::RpcServerMetrics rpc_metrics(registry, server);
-  mesh::ingress::MetricsServer metrics({}, [&]() -> Result<std::string> {
+  const auto metrics_text = [&]() -> Result<std::string> {
     Result<std::string> text = engine.Metrics();
     if (!text.ok()) return text;
     return text.value() + registry.Text();
-  });
-  if (Status status = metrics.Start(); !status.ok()) return Fail(status);
-  Announce(engine, server, metrics);
+  };
+  mesh::ingress::RestService rest(service, metrics_text);
+  rest.Register(server);
+  if (Status status = server.Start(); !status.ok()) return Fail(status);
+  mesh::ingress::RpcServerMetrics rpc_metrics(registry, server);
+  const std::unique_ptr<mesh::rpc::Server> metrics = mesh::ingress::NewMetricsServer("127.0.0.1", metrics_text);
+  if (Status status = metrics->Start(); !status.ok()) return Fail(status);
+  Announce(engine, server, *metrics);
   WaitForSignals(signals, &service);
   service.SetDraining();
   server.Drain(kDrainLimit);
-  metrics.Stop();
+  metrics->Stop();
   server.Stop();
   Status stopped = engine.Stop();
   return stopped.ok() ? 0 : Fail(stopped);

@@ -32,8 +32,9 @@ def ingress(repository: Path, backends: Path, tmp_path_factory: pytest.TempPathF
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def oracle(repository: Path, backends: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Oracle]:
+    """One of its own for each file: broken streams end `tritonserver` 2.51 now and then."""
     with Oracle(repository, backends, tmp_path_factory.mktemp("oracle") / "log") as running:
         yield running
 

@@ -137,10 +137,11 @@ class Oracle(KServeProcess):
     """
 
     def __init__(self, repository: Path, backends: Path, log: Path, *options: str) -> None:
-        port = free_port()
-        flags = ["--allow-http=false", "--allow-metrics=false", "--grpc-address=127.0.0.1", "--log-info=0"]
-        flags += [f"--grpc-port={port}", f"--model-repository={repository}", f"--backend-directory={backends}"]
-        flags += options
+        port, http_port = free_port(), free_port()
+        self.http_address = f"127.0.0.1:{http_port}"
+        flags = ["--allow-metrics=false", "--grpc-address=127.0.0.1", "--http-address=127.0.0.1", "--log-info=0"]
+        flags += [f"--http-port={http_port}", f"--grpc-port={port}", *options]
+        flags += [f"--model-repository={repository}", f"--backend-directory={backends}"]
         binary = str(TRITON_FOLDER / "bin" / "tritonserver")
         super().__init__([binary, *flags], log, {"LD_LIBRARY_PATH": str(TRITON_LIBRARIES)})
         self.connect(f"127.0.0.1:{port}")
