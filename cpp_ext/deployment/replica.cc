@@ -226,6 +226,7 @@ class Replica::Impl {
     NoteUpdate(*update, status, std::move(models));
     const double took_s = std::chrono::duration<double>(steady_clock::now() - began).count();
     if (status.ok()) {
+      NameRevisionInLog(update->revision);
       log::Info("update done", {{"to_revision", update->revision}, {"took_s", took_s}});
       return;
     }
@@ -257,6 +258,15 @@ class Replica::Impl {
     view_.revision = update.revision;
     view_.models = std::move(models);
     if (registrar_ != nullptr) registrar_->Update(EndpointJson(config_, view_, HostName(), "ready"));
+  }
+
+  void NameRevisionInLog(std::int64_t revision) const {
+    log::Options options = config_.log;
+    for (auto& [key, value] : options.base) {
+      if (key == "revision") value = std::to_string(revision);
+    }
+    const Status status = log::Configure(options);
+    if (!status.ok()) log::Warning("the log goes on naming the revision before", {{"reason", status.message()}});
   }
 
   // Leave discovery, stop accepting, finish what runs, release: always in this order.
