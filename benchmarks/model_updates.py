@@ -17,7 +17,6 @@ from onnx import TensorProto, helper, numpy_helper
 from benchmarks.processes import resident_bytes
 from benchmarks.servers import ROOT
 from serving import Application, Connection, MeshClient, Replicas, Resources, TritonDeployment
-from serving.errors import MeshError
 from serving.local.mesh import UpOptions, down, up
 
 Say = Callable[[str], None]
@@ -42,7 +41,7 @@ def write_model(repository: Path, number: int) -> None:
 
 def application(repository: Path) -> Application:
     deployment = TritonDeployment(
-        name="main", repository=repository, resources=Resources(cpus=0.5), replicas=Replicas(1)
+        name="main", repository=repository, resources=Resources(cpus=0.5), replicas=Replicas(1), update="in_place"
     )
     return Application(name="updates", deployments=[deployment])
 
@@ -67,8 +66,8 @@ class Traffic:
                 oldest, started = self.oldest, time.perf_counter()
                 try:
                     answer = client.infer("updates", "adder", {"X": np.array([1], np.float32)}, timeout_s=30)
-                except MeshError as error:
-                    self.failed.append(error.message)
+                except Exception as error:  # noqa: BLE001 - whatever it is, the request is lost
+                    self.failed.append(repr(error))
                     continue
                 with self._lock:
                     self.times_s.append(time.perf_counter() - started)

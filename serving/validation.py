@@ -18,7 +18,7 @@ from serving.types import NAME_RULE, is_name
 
 KINDS: Final = ("triton",)
 MODEL_CONTROLS: Final = ("none", "explicit")
-UPDATES: Final = ("in_place", "replace")
+UPDATES: Final = ("replace", "in_place")
 
 MAX_SPEC_BYTES: Final = 512 * 1024  # etcd refuses values beyond 1.5 MB, and a placement carries the spec once more
 MAX_DEPLOYMENTS: Final = 64

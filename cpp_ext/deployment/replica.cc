@@ -80,6 +80,10 @@ class Replica::Impl {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (drain_until_ && *drain_until_ <= end) return;
     drain_until_ = end;
+    if (updating_) {  // the thread is busy: it leaves when it is done, but clients should hear of it now
+      limit_after_update_ = limit;
+      if (registrar_ != nullptr) registrar_->Update(EndpointJson(config_, view_, HostName(), "draining"));
+    }
     cancel_prepare_.store(true);
     changed_.notify_all();
   }
@@ -211,6 +215,7 @@ class Replica::Impl {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       update.swap(update_);
+      updating_ = update.has_value();
     }
     if (!update) return;
     log::Info("update begins", {{"to_revision", update->revision}});
@@ -222,11 +227,12 @@ class Replica::Impl {
     } catch (const std::exception& error) {
       status = {Code::kInternal, std::string("the update ended with an exception: ") + error.what()};
     }
-    if (draining()) return;
+    if (EndUpdate()) return;
     NoteUpdate(*update, status, std::move(models));
     const double took_s = std::chrono::duration<double>(steady_clock::now() - began).count();
     if (status.ok()) {
-      NameRevisionInLog(update->revision);
+      const Status logs = log::Configure(WithRevision(config_.log, update->revision));
+      if (!logs.ok()) log::Warning("log names the revision before", {{"reason", logs.message()}});
       log::Info("update done", {{"to_revision", update->revision}, {"took_s", took_s}});
       return;
     }
@@ -246,6 +252,16 @@ class Replica::Impl {
     return status;
   }
 
+  // True when the replica was told to leave meanwhile. The limit for what runs counts from now on: until now clients
+  // may have been sent here.
+  bool EndUpdate() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    updating_ = false;
+    if (!drain_until_) return false;
+    if (limit_after_update_) drain_until_ = steady_clock::now() + *limit_after_update_;
+    return true;
+  }
+
   void NoteUpdate(const ReplicaUpdate& update, const Status& status, std::vector<ModelState> models) {
     const std::lock_guard<std::mutex> lock(mutex_);
     view_.updating_to = update_ ? update_->revision : 0;
@@ -256,17 +272,8 @@ class Replica::Impl {
       return;
     }
     view_.revision = update.revision;
-    view_.models = std::move(models);
+    if (!models.empty()) view_.models = std::move(models);
     if (registrar_ != nullptr) registrar_->Update(EndpointJson(config_, view_, HostName(), "ready"));
-  }
-
-  void NameRevisionInLog(std::int64_t revision) const {
-    log::Options options = config_.log;
-    for (auto& [key, value] : options.base) {
-      if (key == "revision") value = std::to_string(revision);
-    }
-    const Status status = log::Configure(options);
-    if (!status.ok()) log::Warning("the log goes on naming the revision before", {{"reason", status.message()}});
   }
 
   // Leave discovery, stop accepting, finish what runs, release: always in this order.
@@ -364,6 +371,8 @@ class Replica::Impl {
   ReplicaView view_;                                     // guarded by mutex_
   std::optional<steady_clock::time_point> drain_until_;  // guarded by mutex_
   std::optional<ReplicaUpdate> update_;                  // guarded by mutex_; waits to be applied
+  bool updating_ = false;                                // guarded by mutex_
+  std::optional<milliseconds> limit_after_update_;       // guarded by mutex_; of a drain that came meanwhile
   bool started_ = false;                                 // guarded by mutex_
   std::shared_ptr<ServingStack> stack_;                  // written under mutex_ by the thread, which reads it without
   std::unique_ptr<registry::Registrar> registrar_;       // as stack_

@@ -158,6 +158,13 @@ Result<ReplicaConfig> ParseReplicaConfig(std::string_view text, const std::strin
   return config;
 }
 
+log::Options WithRevision(log::Options options, std::int64_t revision) {
+  for (auto& [key, value] : options.base) {
+    if (key == "revision") value = std::to_string(revision);
+  }
+  return options;
+}
+
 Result<PreparedNode> ParsePreparedNode(std::string_view text) {
   const Result<json> parsed = mesh::json::Parse(text, "the last line of the prepare command's output");
   if (!parsed.ok()) return parsed.status();

@@ -47,6 +47,9 @@ struct ReplicaConfig {
 // that is known: clients are told it when the replica listens on every address and nothing else is to be told.
 Result<ReplicaConfig> ParseReplicaConfig(std::string_view text, const std::string& node_address = "");
 
+// The same log, whose records name another revision.
+log::Options WithRevision(log::Options options, std::int64_t revision);
+
 struct PreparedNode {
   std::string repository_path;
   std::string backend_directory;

@@ -73,7 +73,11 @@ Status ServingStack::ReadIndex(std::vector<ModelState>* models) const {
 Status ServingStack::Update(const std::string& repository, const std::vector<std::string>& wanted,
                             std::vector<ModelState>* models) {
   if (Status status = triton_->SwitchRepository(repository, wanted); !status.ok()) return status;
-  return ReadIndex(models);
+  // They serve, whether or not they can be listed.
+  if (const Status status = ReadIndex(models); !status.ok()) {
+    log::Warning("states of models not known", {{"error", status.ToString()}});
+  }
+  return {};
 }
 
 Status ServingStack::Listen(std::function<void(std::vector<ModelState>)> on_models) {

@@ -88,7 +88,8 @@ class Server {
 
   // Serves the models of another folder from now on (`models` empty: all of them). Each new model is loaded beside the
   // old one of its name; new requests then go to it, and Triton unloads the old one after its last request. Models that
-  // the new folder does not have are unloaded. When one cannot be loaded, everything goes back to the folder before,
+  // the new folder does not have are unloaded, those that clients had loaded too. UNIMPLEMENTED where either folder has
+  // an ensemble. When one cannot be loaded, everything goes back to the folder before,
   // and the status names the reason; FAILED_PRECONDITION when even that did not work: the server must be ended then.
   //
   // Both folders must be this process's own down to those of the models' versions, whose times it sets: Triton takes a
@@ -123,7 +124,9 @@ class Server {
   [[nodiscard]] bool IsUnwanted(const std::string& model) const;
   // server_switch.cc
   Status ReplaceRepository(const std::string& before, const std::string& after);
+  [[nodiscard]] Status RefuseEnsembles(const std::vector<std::string>& in_use, const std::string& folder) const;
   Status LoadFrom(const std::string& before, std::vector<ModelLoad>* loads);
+  Status LoadEach(const std::string& before, std::vector<ModelLoad>* loads);
   Status GoBack(const ServerOptions& before, const std::vector<ModelLoad>& touched);
   Status EndAfter(const std::string& model, Status (Server::*change)(const std::string& model));
   std::vector<RequestHandle> HoldVersions(const std::string& model) const;

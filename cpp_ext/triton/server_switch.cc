@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
+#include <exception>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <system_error>
@@ -11,6 +12,7 @@
 #include <utility>
 
 #include "common/file.h"
+#include "common/log.h"
 #include "triton/library.h"
 #include "triton/server.h"
 
@@ -94,6 +96,10 @@ Status Server::SwitchRepository(const std::string& folder, const std::vector<std
   const std::lock_guard<std::mutex> switching(switch_mutex_);
   const ServerOptions before = options_;
   const std::string to = fs::absolute(folder).string();
+  // What clients have loaded too. Later the index has only what the new folder holds.
+  Result<std::vector<std::string>> in_use = ModelsIn({"READY", "LOADING"});
+  if (!in_use.ok()) return in_use.status();
+  if (Status status = RefuseEnsembles(in_use.value(), to); !status.ok()) return status;
   if (Status status = ReplaceRepository(before.repository, to); !status.ok()) return status;
   options_.repository = to;
   options_.models = models;
@@ -104,19 +110,40 @@ Status Server::SwitchRepository(const std::string& folder, const std::vector<std
     return {Code::kFailedPrecondition,
             failed.message() + "; and the models before could not be restored: " + back.message()};
   }
-  std::vector<ModelLoad> old = loads;
   {  // first, because a server is not ready when it lacks a model that it is to have
     const std::lock_guard<std::mutex> lock(loads_mutex_);
-    loads_.swap(old);
+    loads_ = loads;
     ++switches_;
     unwanted_.clear();
   }
-  Status status;
-  for (const ModelLoad& load : old) {
-    if (Names(loads, load.name) || !load.status.ok()) continue;
-    if (Status unloaded = EndAfter(load.name, &Server::UnloadModel); !unloaded.ok()) status = unloaded;
+  for (const std::string& name : in_use.value()) {
+    if (Names(loads, name)) continue;
+    const Status unloaded = EndAfter(name, &Server::UnloadModel);
+    // The new models serve, whatever becomes of this one.
+    if (!unloaded.ok()) log::Warning("model not unloaded", {{"model", name}, {"reason", unloaded.message()}});
   }
-  return status;
+  return {};
+}
+
+// Triton loads an ensemble together with what it is made of, in an order of its own: its parts can be replaced neither
+// one by one nor without a moment in which they do not fit together.
+Status Server::RefuseEnsembles(const std::vector<std::string>& in_use, const std::string& folder) const {
+  std::string found;
+  for (const std::string& name : in_use) {
+    const Result<std::string> config = ModelConfig(name);
+    if (config.ok() && config.value().find("\"ensemble_scheduling\"") != std::string::npos) found = name;
+  }
+  std::error_code error;
+  for (fs::directory_iterator at(folder, error), end; !error && at != end; at.increment(error)) {
+    const Result<std::string> config = ReadFile((at->path() / "config.pbtxt").string());
+    const bool ensemble = config.ok() && (config.value().find("ensemble_scheduling") != std::string::npos ||
+                                          config.value().find("\"ensemble\"") != std::string::npos);
+    if (ensemble) found = at->path().filename().string();
+  }
+  if (found.empty()) return {};
+  return {Code::kUnimplemented, "model '" + found +
+                                    "' is an ensemble, and these cannot be updated in place: use "
+                                    "`update: replace`"};
 }
 
 // Triton refuses to load a model that two repositories have, so there is only ever one. What is loaded stays.
@@ -129,8 +156,16 @@ Status Server::ReplaceRepository(const std::string& before, const std::string& a
   return status;
 }
 
-// Up to the first that fails; `loads` then names those that may have changed.
 Status Server::LoadFrom(const std::string& before, std::vector<ModelLoad>* loads) {
+  try {
+    return LoadEach(before, loads);
+  } catch (const std::exception& error) {
+    return {Code::kInternal, std::string("loading the models ended with an exception: ") + error.what()};
+  }
+}
+
+// Up to the first that fails; `loads` then names those that may have changed.
+Status Server::LoadEach(const std::string& before, std::vector<ModelLoad>* loads) {
   Result<std::vector<std::string>> wanted = WantedModels();
   if (!wanted.ok()) return wanted.status();
   for (const std::string& name : wanted.value()) {

@@ -280,7 +280,9 @@ class ApplicationMaster:
         running = {rows_known[name].revision for name in mine}
         for revision in running:
             self._specs.want(revision)
-        return orders.goals(order, running, self._specs.specs)
+        self._specs.keep({*running, order.stored.revision})
+        goals = orders.goals(order, running, self._specs.specs)
+        return tuple(orders.without_given_up(goal, rows_known.values()) for goal in goals)
 
     def _report(self, situation: Situation) -> None:
         away = self._store_away_since

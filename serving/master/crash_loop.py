@@ -39,7 +39,8 @@ def fold(
         current = [row for row in rows if row.name.deployment == goal.deployment and goal.stays(row)]
         if all(goal.is_current(row) for row in current) and _stable(current, limits, now):
             loop = None
-        for row in current:
+        gave_up = [row for row in rows if row.name.deployment == goal.deployment and row.given_up == goal.revision]
+        for row in dict.fromkeys((*current, *gave_up)):
             reason = _new_failure(goal, before.get(row.id), row, limits, now)
             if reason is not None:
                 failures = (loop.failures if loop else 0) + 1
@@ -53,6 +54,9 @@ def _new_failure(goal: Goal, before: Replica | None, after: Replica, limits: Bac
     """Why the replica has failed, or has failed to load the models of the wanted revision, since it was seen before."""
     if _newly_failed(before, after, limits, now):
         return after.reason
+    given_up = before.given_up if before is not None else 0
+    if after.given_up == goal.revision != given_up:
+        return after.failed_reason
     counted = before.failed_updates if before is not None and before.pid == after.pid else 0
     failed = after.failed_revision == goal.revision and after.failed_updates > counted
     return after.failed_reason if failed else None

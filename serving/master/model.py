@@ -93,6 +93,9 @@ class Replica:
     failed_revision: int = 0
     failed_updates: int = 0
     failed_reason: str = ""
+    updating_since: float = 0.0
+    given_up: int = 0  # the revision whose models ended its process, or would not load: never again in place
+    retired_at: float = 0.0
 
     @property
     def id(self) -> str:
@@ -145,6 +148,10 @@ class Goal:
         """It serves what is wanted, as far as is known."""
         revision = replica.revision
         return revision == self.revision or revision in self.same or revision in self.unknown
+
+    def settled(self, replica: Replica) -> bool:
+        """It is not on its way to something that is not wanted any more."""
+        return replica.updating_to in {0, self.revision} | self.same
 
     def stays(self, replica: Replica) -> bool:
         """It is current, or will be without being replaced."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from serving._proto import records_pb2 as pb
-from serving.master.model import Goal
+from serving.master.model import Goal, Replica
 from serving.master.plan import DEFAULT_DRAIN_S
 from serving.master.replica import ReplicaLimits
 from serving.store.keys import AppKey
 
 DEFAULT_START_S = 120.0
-REPLACE = "replace"  # of `TritonDeployment.update`
+IN_PLACE = "in_place"  # of `TritonDeployment.update`
 
 
 def app_key(order: pb.Placement) -> AppKey:
@@ -54,6 +55,12 @@ def goals(
     )
 
 
+def without_given_up(goal: Goal, replicas: Iterable[Replica]) -> Goal:
+    """Where loading the wanted models ended a process, or went on for ever, only new replicas may try it again."""
+    gave_up = any(row.given_up == goal.revision and row.name.deployment == goal.deployment for row in replicas)
+    return replace(goal, updatable=frozenset()) if gave_up else goal
+
+
 def limits(order: pb.Placement, deployment: str) -> ReplicaLimits:
     for spec in order.stored.spec.deployments:
         if spec.name == deployment:
@@ -70,7 +77,7 @@ def _same(wanted: pb.DeploymentSpec, other: pb.ApplicationSpec | None) -> bool:
 
 def _updatable(wanted: pb.DeploymentSpec, other: pb.ApplicationSpec | None) -> bool:
     """True when a replica of `other` becomes one of `wanted` by loading models: nothing but these differs."""
-    if other is None or wanted.triton.update == REPLACE or _same(wanted, other):
+    if other is None or wanted.triton.update != IN_PLACE or _same(wanted, other):
         return False
     return any(_without_models(spec) == _without_models(wanted) for spec in other.deployments)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from serving.master import rollout
 from serving.master.model import Action, DrainReplica, Finish, KillReplica, Plan, Replica, RevokeLease, Situation
@@ -73,11 +73,18 @@ def _ends(situation: Situation, now: float) -> Iterator[Action]:
         elif row.state is _S.DRAINING:
             if now >= row.since + limits.get(row.name.deployment, DEFAULT_DRAIN_S) + DRAIN_SLACK_S:
                 yield KillReplica(row.name, restart=False, why="not drained in time")
+        elif row.retired and now >= _gone_by(row, limits):
+            yield KillReplica(row.name, restart=False, why="it was told to leave and does not")
         elif row.state is _S.UNHEALTHY:
             if row.retired or situation.stopping:
                 yield KillReplica(row.name, restart=False, why="it does not answer")
             else:
                 yield KillReplica(row.name, restart=True, why="it does not answer")
+
+
+def _gone_by(row: Replica, limits: Mapping[str, float]) -> float:
+    """When a replica that was told to leave must be gone. It may be loading models and hear nothing meanwhile."""
+    return row.retired_at + limits.get(row.name.deployment, DEFAULT_DRAIN_S) + DRAIN_SLACK_S + KILL_PATIENCE_S
 
 
 def _kill_is_under_way(row: Replica, now: float) -> bool:
@@ -110,4 +117,6 @@ def _next_look(situation: Situation, now: float) -> float:
     for row in situation.replicas:
         if row.state is _S.DRAINING:
             times.append(row.since + limits.get(row.name.deployment, DEFAULT_DRAIN_S) + DRAIN_SLACK_S)
+        elif row.retired and row.present:
+            times.append(_gone_by(row, limits))
     return min((time for time in times if time > now), default=0.0)

@@ -54,24 +54,38 @@ def observe(name: ReplicaName, previous: Replica | None, facts: Facts, limits: R
         early_ends=early_ends,
         proven=before.proven or state is _S.READY,
         retired=before.retired or state is _S.DRAINING,
+        retired_at=before.retired_at or (now if before.retired or state is _S.DRAINING else 0.0),
         process_gone=_process_gone(facts),
         unheard=actor is not None and actor.state is ActorState.ALIVE and not _is_current(facts),
         reason=seen.reason if believed else before.reason,
-        **_update_facts(before, facts),
+        **_update_facts(before, facts, new_process, limits, now),
     )
 
 
-def _update_facts(before: Replica, facts: Facts) -> dict[str, Any]:
+def _update_facts(
+    before: Replica, facts: Facts, new_process: bool, limits: ReplicaLimits, now: float
+) -> dict[str, Any]:
     """What the process says of its models. A new process begins with those that the replica was made for."""
     report = facts.report
+    if new_process or _process_gone(facts):
+        ended = {"updating_to": 0, "updating_since": 0.0, "failed_revision": 0, "failed_updates": 0}
+        if not before.updating_to or before.retired:
+            return ended
+        why = f"its process ended while it loaded the models of revision {before.updating_to}"
+        return ended | {"given_up": before.updating_to, "failed_reason": why}
     if report is None or not _is_current(facts):
         return {}
+    since = (before.updating_since or now) if report.updating_to else 0.0
+    if since and now - since > limits.start_timeout_s:
+        why = f"the models of revision {report.updating_to} were not loaded within {limits.start_timeout_s:g} s"
+        return {"given_up": report.updating_to, "failed_reason": why, "updating_to": report.updating_to}
     return {
+        "updating_since": since,
         "serves": report.revision or before.serves,
         "updating_to": report.updating_to,
         "failed_revision": report.failed_revision,
         "failed_updates": report.failed_updates,
-        "failed_reason": report.failed_reason,
+        "failed_reason": report.failed_reason or (before.failed_reason if before.given_up else ""),
     }
 
 

@@ -79,12 +79,16 @@ def _update(goal: Goal, counted: list[Replica], loop: CrashLoop | None, now: flo
     """Other models for running replicas: first for one, and when that has gone well for a quarter of them at a time."""
     if loop is not None and now < loop.retry_at:
         return
-    wanting = [row for row in counted if row.revision in goal.updatable and not row.unheard]
+    wanting = [row for row in counted if not row.unheard]
+    wanting = [row for row in wanting if row.revision in goal.updatable or not goal.settled(row)]
     running = [row for row in wanting if row.updating_to == goal.revision]
     proven = any(row.revision == goal.revision and row.state is _S.READY for row in counted)
     at_a_time = max(1, goal.replicas // 4) if proven else 1
     waiting = [row for row in wanting if row.updating_to != goal.revision and row.state in (_S.STARTING, _S.READY)]
-    for row in sorted(waiting, key=lambda row: row.name)[: max(0, at_a_time - len(running))]:
+    # What starts serves nobody yet: it need not wait for its turn, and should not begin with what is out of date.
+    starting = [row for row in waiting if row.state is _S.STARTING]
+    ready = sorted((row for row in waiting if row.state is _S.READY), key=lambda row: row.name)
+    for row in (*starting, *ready[: max(0, at_a_time - len(running))]):
         yield UpdateReplica(row.name, goal.revision)
 
 

@@ -79,7 +79,7 @@ def _count(goal: Goal, situation: Situation) -> _Count:
     own = [row for row in rows if row.name.generation == situation.generation]
     ready = [row for row in own if row.state is _S.READY and not row.retired]
     current = sum(1 for row in ready if goal.is_current(row))
-    doubtful = [row for row in own if not goal.is_current(row) or row.revision in goal.unknown]
+    doubtful = [row for row in own if not goal.is_current(row) or row.revision in goal.unknown or not goal.settled(row)]
     old_left = sum(1 for row in doubtful if row.state in (*_COMING, _S.READY))
     loop = situation.crash_loops.get(goal.deployment)
     return _Count(goal, rows, loop, current, len(ready) - current, old_left)

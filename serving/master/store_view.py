@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from serving._proto import records_pb2 as pb
@@ -99,6 +99,11 @@ class SpecHistory:
     def learn(self, stored: pb.StoredSpec) -> None:
         """From a work order: no need to ask for it later."""
         self.specs[stored.revision] = stored.spec
+
+    def keep(self, revisions: Collection[int]) -> None:
+        """Forgets all others: an application may go through thousands."""
+        self.specs = {revision: spec for revision, spec in self.specs.items() if revision in revisions}
+        self._asked.intersection_update(revisions)
 
     def want(self, revision: int) -> None:
         if revision not in self.specs and revision not in self._asked:

@@ -86,8 +86,8 @@ class TritonDeployment:
 
     `repository` is a local folder in Triton's layout (packed and stored by `deploy`) or an `Artifact`. `models` names
     those to load, empty is all. `backends` has settings by backend. `model_control` is `"explicit"` where clients may
-    load and unload models. `update` is `"in_place"`, so that running replicas load the models of a new revision, or
-    `"replace"`. Timeouts are seconds or texts such as `"2m"`.
+    load and unload models. `update` is `"replace"`, or `"in_place"`, so that running replicas load the models of a new
+    revision. Timeouts are seconds or texts such as `"2m"`.
     """
 
     name: str
@@ -98,7 +98,7 @@ class TritonDeployment:
     max_message_bytes: int | str = 0
     log_verbosity: int = 0
     model_control: str = "none"
-    update: str = "in_place"
+    update: str = "replace"
     resources: Resources = field(default_factory=Resources)
     replicas: Replicas | int = field(default_factory=Replicas)
     env: Mapping[str, str | int | float | bool] = field(default_factory=dict)
@@ -200,9 +200,9 @@ _TRITON: Final = Record(
         Field(
             "update",
             Text(allowed=UPDATES),
-            "How a revision with other models only is rolled out: in_place loads them in running replicas, replace "
-            "starts new replicas.",
-            default="in_place",
+            "How a revision with other models only is rolled out: replace starts new replicas, in_place loads the "
+            "models in running ones.",
+            default="replace",
         ),
     ),
 )
@@ -311,7 +311,7 @@ def _triton(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact]) -> pb
         log_verbosity=values["log_verbosity"],
         # The default is left out, so that a spec that does not name it stays the revision that it is.
         model_control="" if values["model_control"] == "none" else values["model_control"],
-        update="" if values["update"] == "in_place" else values["update"],
+        update="" if values["update"] == "replace" else values["update"],
     )
 
 

@@ -189,6 +189,34 @@ TEST_F(SwitchTest, AModelThatCannotBeLoadedLeavesAllAsItWas) {
   EXPECT_LT(std::chrono::steady_clock::now() - began, seconds(options_.exit_timeout_s) / 2);
 }
 
+TEST_F(SwitchTest, WhatAClientHadLoadedLeavesToo) {
+  WriteModel(options_.repository, "other", "");
+  options_.models = {"echo"};
+  const std::unique_ptr<Server> server = Start();
+  ASSERT_NE(server, nullptr);
+  ASSERT_TRUE(server->LoadModel("other").ok());
+  const std::string next = Folder();
+  WriteModel(next, "echo", Mark("second"));
+  WriteModel(next, "other", Mark("second"));
+  ASSERT_TRUE(server->SwitchRepository(next, {"echo"}).ok());
+  EXPECT_TRUE(GoneSoon(*server, "other")) << "it would go on with files of the revision before";
+  ASSERT_TRUE(server->LoadModel("other").ok());
+  EXPECT_EQ(MarkOf(*server, "other"), "second");
+}
+
+TEST_F(SwitchTest, EnsemblesAreRefused) {
+  const std::unique_ptr<Server> server = Start();
+  ASSERT_NE(server, nullptr);
+  const std::string next = Folder();
+  WriteModel(next, "echo", "");
+  fs::create_directories(next + "/chain/1");
+  std::ofstream(next + "/chain/config.pbtxt") << "platform: \"ensemble\"\n";
+  const Status status = server->SwitchRepository(next, {});
+  EXPECT_EQ(status.code(), Code::kUnimplemented) << status.ToString();
+  EXPECT_NE(status.message().find("'chain' is an ensemble"), std::string::npos) << status.ToString();
+  EXPECT_TRUE(Ask(*server, "echo").ok());
+}
+
 TEST_F(SwitchTest, AFolderWithoutModelsIsRefused) {
   const std::unique_ptr<Server> server = Start();
   ASSERT_NE(server, nullptr);

@@ -26,6 +26,7 @@ from serving.master.model import (
     UpdateReplica,
 )
 from serving.master.names import ReplicaName, parse_replica
+from serving.master.order import without_given_up
 from serving.master.phases import ReplicaState
 from serving.master.plan import plan
 from serving.master.replica import ReplicaLimits, forgettable, observe
@@ -80,6 +81,8 @@ class World:
     generation: int = 1
     now: float = 1000.0
     bad: frozenset[int] = frozenset()
+    deadly: frozenset[int] = frozenset()  # loading them ends the process
+    endless: frozenset[int] = frozenset()  # loading them never ends
     stopping: bool = False
     actors: dict[ReplicaName, Actor] = field(default_factory=dict)
     endpoints: dict[str, EndpointFact] = field(default_factory=dict)
@@ -104,9 +107,10 @@ class World:
         before, after = self.rows, {}
         for name in {*before, *(name for name, actor in self.actors.items() if not actor.dead)}:
             after[name] = observe(name, before.get(name), self._facts(name), LIMITS, self.now)
+        goals = tuple(without_given_up(goal, after.values()) for goal in self.goals)
         self.loops = fold(
             self.loops,
-            self.goals,
+            goals,
             {row.id: row for row in before.values()},
             after.values(),
             BACKOFF,
@@ -116,7 +120,7 @@ class World:
         self.rows = {name: row for name, row in after.items() if not forgettable(row) and name not in ended}
         return Situation(
             generation=self.generation,
-            goals=self.goals,
+            goals=goals,
             replicas=tuple(self.rows.values()),
             crash_loops=self.loops,
             endpoints=endpoints,
@@ -184,11 +188,11 @@ class World:
         actor = self.actors.get(name)
         if actor is None or actor.process is None or actor.process.hung:
             return
-        if actor.process.state == "ready":
+        if actor.process.state == "ready" and actor.process.updating_to not in self.endless:
             actor.process.state = "draining"
             self.endpoints.pop(name.id, None)
         if name in self.rows:
-            self.rows[name] = replace(self.rows[name], retired=True)
+            self.rows[name] = replace(self.rows[name], retired=True)  # the time is noted at the next look
 
     def _kill(self, action: KillReplica) -> None:
         actor = self.actors.get(action.name)
@@ -227,14 +231,24 @@ class World:
         if process.state == "preparing":
             process.state = "loading"
         elif process.state == "loading":
+            if name.revision in self.endless:
+                return
+            if name.revision in self.deadly:
+                self.die(name)
+                return
             process.state = "failed" if name.revision in self.bad else "ready"
             if process.state == "ready":
                 process.lease = process.pid
                 self.endpoints[name.id] = EndpointFact(name.id, name.generation, process.pid, process.lease)
+        elif process.updating_to in self.endless:
+            return  # it hears nothing meanwhile, not even that it is to drain
         elif process.state == "draining":
             process.state = "drained"
         elif process.state == "ready" and process.updating_to:
             wanted, process.updating_to = process.updating_to, 0
+            if wanted in self.deadly:
+                self.die(name)
+                return
             failed = wanted in self.bad
             process.failed_revision = wanted if failed else 0
             process.failed_updates += failed

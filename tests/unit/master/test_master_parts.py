@@ -109,6 +109,7 @@ def test_goals_know_from_which_revisions_other_models_are_enough() -> None:
 
     wanted = with_models("sha256:9")
     wanted.triton.models.append("digits")
+    wanted.triton.update = "in_place"
     specs = {
         1: order(1, spec=with_models("sha256:1")).stored.spec,
         2: order(2, spec=with_models("sha256:2", env={"X": "1"})).stored.spec,

@@ -198,7 +198,7 @@ def test_new_models_are_loaded_by_the_replicas_that_run(replicas: int, seed: Ran
         if done == replicas:
             break
         world.progress(seed.choice(sorted(world.actors)))
-        world.now += 0.5
+        world.now += 0.1
     world.settle()
     assert world.serves(DEPLOYMENT) == [2] * replicas
     assert set(world.serving(DEPLOYMENT)) == before
@@ -235,3 +235,78 @@ def test_a_process_started_again_gets_the_models_of_today() -> None:
     world.settle()
     assert world.serves(DEPLOYMENT) == [2, 2]
     assert sorted(name.revision for name in world.serving(DEPLOYMENT)) == [1, 1], "no replica was replaced"
+
+
+def test_models_that_end_the_process_cost_one_restart_and_no_old_replica() -> None:
+    world = World((goal(3, 1),), deadly=frozenset({2}))
+    world.settle()
+    before = set(world.serving(DEPLOYMENT))
+    world.goals = (replace(goal(3, 2), updatable=frozenset({1})),)
+    for _ in range(400):
+        world.apply(world.actions())
+        world.everything_goes_on()
+        world.now += 1.0
+        assert len(world.serving(DEPLOYMENT)) >= 2
+    assert before <= set(world.living(DEPLOYMENT)), "those of revision 1 are there"
+    assert world.serves(DEPLOYMENT) == [1, 1, 1]
+    assert sum(world.actors[name].restarts for name in before) == 1
+    assert world.loops[DEPLOYMENT].failures > 1, "new replicas try it, with growing pauses"
+    world.goals = (replace(goal(3, 3), updatable=frozenset({1, 2})),)
+    world.settle()
+    assert world.serves(DEPLOYMENT) == [3, 3, 3]
+
+
+def test_models_that_never_load_are_given_up_and_the_replica_is_replaced() -> None:
+    world = World((goal(2, 1),), endless=frozenset({2}))
+    world.settle()
+    world.goals = (replace(goal(2, 2), updatable=frozenset({1})),)
+    world.settle(rounds=100)
+    assert world.serves(DEPLOYMENT) == [1, 1]
+    assert "not loaded within 60 s" in world.loops[DEPLOYMENT].reason
+    world.goals = (replace(goal(2, 3), updatable=frozenset({1})),)
+    world.settle()
+    assert world.serves(DEPLOYMENT) == [3, 3]
+
+
+def test_a_replica_that_loads_for_ever_is_ended_with_its_application() -> None:
+    world = World((goal(2, 1),), endless=frozenset({2}))
+    world.settle()
+    world.goals = (replace(goal(2, 2), updatable=frozenset({1})),)
+    for _ in range(5):
+        world.apply(world.actions())
+        world.everything_goes_on()
+        world.now += 1.0
+    world.stopping = True
+    world.settle()
+    assert world.finished
+
+
+def test_a_rollback_while_the_models_load_is_not_done_before_they_are_back() -> None:
+    world = World((goal(1, 1),))
+    world.settle()
+    world.goals = (replace(goal(1, 2), updatable=frozenset({1})),)
+    world.apply(world.actions())
+    world.look()
+    back = replace(goal(1, 3), same=frozenset({1}), updatable=frozenset({2}))
+    world.goals = (back,)
+    (row,) = world.look().replicas
+    assert (row.revision, row.updating_to) == (1, 2)
+    assert back.is_current(row)
+    assert not back.settled(row), "it will serve revision 2 in a moment"
+    world.settle()
+    assert world.serves(DEPLOYMENT) == [3]
+
+
+def test_processes_that_start_together_all_get_the_models_of_today() -> None:
+    world = World((goal(3, 1),))
+    world.settle()
+    world.goals = (replace(goal(3, 2), updatable=frozenset({1})),)
+    world.settle()
+    for name in world.serving(DEPLOYMENT):
+        world.die(name)
+    for _ in range(50):
+        world.apply(world.actions())
+        world.everything_goes_on()
+        world.now += 1.0
+    assert world.serves(DEPLOYMENT) == [2, 2, 2]
+    assert sorted(name.revision for name in world.serving(DEPLOYMENT)) == [1, 1, 1]

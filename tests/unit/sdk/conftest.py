@@ -30,7 +30,7 @@ deployments:
       max_message_bytes: 64Mi
       log_verbosity: 2
       model_control: explicit
-      update: replace
+      update: in_place
     resources: {cpus: 500m, gpus: 0.5, accelerator_type: H200, memory: 512Mi, custom: {nvme: 1}}
     replicas: {min: 2, max: 2}
     env: {A: b}

@@ -43,7 +43,7 @@ def full_application(folder: Path) -> Application:
                 max_message_bytes="64Mi",
                 log_verbosity=2,
                 model_control="explicit",
-                update="replace",
+                update="in_place",
                 resources=Resources(cpus=0.5, gpus=0.5, accelerator_type="H200", memory="512Mi", custom={"nvme": 1}),
                 replicas=Replicas(2),
                 env={"A": "b"},
@@ -95,7 +95,7 @@ def test_every_field_reaches_the_record(tmp_path: Path) -> None:
                 "max_message_bytes": str(64 << 20),
                 "log_verbosity": 2,
                 "model_control": "explicit",
-                "update": "replace",
+                "update": "in_place",
             },
         }
     ]
