@@ -207,9 +207,9 @@ def test_bytes_that_are_not_http2(address: str) -> None:
                 continue
 
 
-def test_what_comes_later_says_so(address: str) -> None:
+def test_what_the_specification_does_not_allow_says_so(address: str) -> None:
     client = triton.InferenceServerClient(address)
-    with pytest.raises(triton.InferenceServerException) as raised:
+    with pytest.raises(triton.InferenceServerException, match="model_control") as raised:
         client.load_model("digits")
-    assert raised.value.status() == "StatusCode.UNIMPLEMENTED"
+    assert raised.value.status() == "StatusCode.UNAVAILABLE"
     client.close()

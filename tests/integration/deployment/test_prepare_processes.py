@@ -48,10 +48,20 @@ def test_the_last_line_is_a_prepared_node(artifact: Artifact, tmp_path: Path) ->
 
 
 def test_many_at_once_share_one_copy(artifact: Artifact, tmp_path: Path) -> None:
-    started = [subprocess.Popen(command(artifact, tmp_path / "c"), stdout=subprocess.PIPE, text=True) for _ in range(8)]
-    nodes = {process.communicate(timeout=120)[0] for process in started}
-    assert all(process.returncode == 0 for process in started)
-    assert len(nodes) == 1
+    users = [subprocess.Popen(["sleep", "300"]) for _ in range(8)]
+    try:
+        commands = [command(artifact, tmp_path / "c", "--user-pid", str(user.pid)) for user in users]
+        started = [subprocess.Popen(line, stdout=subprocess.PIPE, text=True) for line in commands]
+        nodes = [prepared(process.communicate(timeout=120)[0]) for process in started]
+        assert all(process.returncode == 0 for process in started)
+        assert len({node.repository_path for node in nodes}) == 8, "each has folders of its own"
+        files = {(Path(node.repository_path) / "m" / "1" / "model.onnx").resolve() for node in nodes}
+        assert len(files) == 1
+        assert all(file.stat().st_size == 3_000_000 for file in files)
+    finally:
+        for user in users:
+            user.kill()
+            user.wait()
     assert len([path for path in (tmp_path / "c" / "artifacts").iterdir() if not path.name.startswith(".")]) == 1
     assert list((tmp_path / "c" / "artifacts" / ".partial").iterdir()) == []
 
@@ -186,7 +196,7 @@ def test_artifacts_of_living_processes_are_not_evicted(artifact: Artifact, tmp_p
         kept = Path(prepared(done.stdout).repository_path)
         small = ("--max-cache-bytes", "1")
         subprocess.run(command(other, tmp_path / "c", *small), capture_output=True, check=True)
-        assert kept.is_dir()
+        assert (kept / "m" / "1" / "model.onnx").is_file()
     finally:
         living.kill()
         living.wait()
