@@ -19,7 +19,8 @@ async def wait_for(awaitable: Awaitable[T], timeout_s: float | None) -> T:
 
     `asyncio.wait_for` before Python 3.12 forgets that its caller was cancelled when the awaitable has just finished
     (python/cpython#86296): a loop around it then goes on for ever, and whoever waits for it to stop, with it. Here the
-    awaitable runs in the caller's own task, and a cancellation always arrives.
+    awaitable runs in the caller's own task, and a cancellation that comes with the result arrives. (On Python 3.10 one
+    that comes in the very turn of the loop in which the limit passes still reads as the limit.)
     """
     async with timeout(timeout_s):
         return await awaitable

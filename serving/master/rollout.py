@@ -82,7 +82,7 @@ def _update(goal: Goal, counted: list[Replica], loop: CrashLoop | None, now: flo
     wanting = [row for row in counted if not row.unheard]
     wanting = [row for row in wanting if row.revision in goal.updatable or not goal.settled(row)]
     running = [row for row in wanting if row.updating_to == goal.revision]
-    proven = any(row.revision == goal.revision and row.state is _S.READY for row in counted)
+    proven = any(row.revision in {goal.revision} | goal.same and row.state is _S.READY for row in counted)
     at_a_time = max(1, goal.replicas // 4) if proven else 1
     waiting = [row for row in wanting if row.updating_to != goal.revision and row.state in (_S.STARTING, _S.READY)]
     # What starts serves nobody yet: it need not wait for its turn, and should not begin with what is out of date.
