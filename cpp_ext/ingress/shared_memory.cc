@@ -90,7 +90,7 @@ Result<std::shared_ptr<const SharedMemory::Mapping>> SharedMemory::Mapping::Open
 
 Status SharedMemory::Register(const std::string& name, const std::string& key, std::uint64_t offset,
                               std::uint64_t byte_size) {
-  const Status taken(Code::kAlreadyExists, "shared memory region '" + name + "' already in manager");
+  Status taken(Code::kAlreadyExists, "shared memory region '" + name + "' already in manager");
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (regions_.count(name) > 0) return taken;
