@@ -43,7 +43,7 @@ void OpenBackendDependencies(const std::string& folder) {
 Status Stopped() { return {Code::kUnavailable, "Triton is stopped; send the request to another endpoint"}; }
 
 // Triton ends some messages with a line break or a semicolon and one.
-Status Tidy(Status status) {
+Status Tidy(const Status& status) {
   std::string message = status.message();
   while (!message.empty() && (message.back() == '\n' || message.back() == ';' || message.back() == ' ')) {
     message.pop_back();
@@ -127,13 +127,15 @@ Status Server::Explained(const ModelLoad& loaded) {
 
 Server::~Server() {
   if (server_ == nullptr) return;
-  const Status status = Stop();
-  if (status.ok() && !left_over_) {
-    static_cast<void>(ToStatus(GetApi().ServerDelete(server_)));
-    return;
+  bool deleted = false;
+  try {
+    const Status status = Stop();
+    if (!status.ok()) log::Error("triton kept, it did not stop", {{"reason", status.message()}});
+    deleted = status.ok() && !left_over_ && ToStatus(GetApi().ServerDelete(server_)).ok();
+  } catch (...) {  // no memory even for that: it is kept as well
   }
+  if (deleted) return;
   // Requests still run inside: freeing the server under them would crash, keeping it costs only memory.
-  if (!status.ok()) log::Error("triton kept, it did not stop", {{"reason", status.message()}});
   static_cast<void>(allocator_.release());
   static_cast<void>(open_callbacks_.release());
 }
@@ -296,7 +298,7 @@ Result<RequestHandle> Server::NewRequest(const char* model, std::int64_t version
   return RequestHandle(raw);
 }
 
-Status Server::Infer(RequestHandle request, std::shared_ptr<InferCall> call, TraceHandle trace) const {
+Status Server::Infer(RequestHandle request, const std::shared_ptr<InferCall>& call, TraceHandle trace) const {
   const Api& api = GetApi();
   TRITONSERVER_InferenceRequest* raw = request.get();
   InferCall* self = call.get();

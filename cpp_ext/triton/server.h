@@ -105,7 +105,7 @@ class Server {
   // Runs it. On success `call` is told everything else; on failure it is never called. The bytes appended to the
   // request must stay until OnReleased.
   // `trace` may be null.
-  Status Infer(RequestHandle request, std::shared_ptr<InferCall> call, TraceHandle trace = {}) const;
+  Status Infer(RequestHandle request, const std::shared_ptr<InferCall>& call, TraceHandle trace = {}) const;
 
  private:
   explicit Server(ServerOptions options) : options_(std::move(options)) {}

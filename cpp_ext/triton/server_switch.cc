@@ -184,8 +184,8 @@ Status Server::GoBack(const ServerOptions& before, const std::vector<ModelLoad>&
   const std::vector<ModelLoad> old = loads();
   for (const ModelLoad& load : touched) {
     if (!Names(old, load.name)) {
-      if (load.status.ok())
-        static_cast<void>(EndAfter(load.name, &Server::UnloadModel));  // nobody has asked for it yet
+      // Nobody has asked for it yet.
+      if (load.status.ok()) static_cast<void>(EndAfter(load.name, &Server::UnloadModel));
       continue;
     }
     if (!load.status.ok()) continue;  // the old one still serves

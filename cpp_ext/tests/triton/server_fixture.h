@@ -65,7 +65,7 @@ inline void WriteModel(const fs::path& repository, const std::string& name, cons
 }
 
 inline std::string Delay(int ms) {
-  return "parameters [{key: \"execute_delay_ms\" value: {string_value: \"" + std::to_string(ms) + "\"}}]\n";
+  return R"(parameters [{key: "execute_delay_ms" value: {string_value: ")" + std::to_string(ms) + R"("}}])" + '\n';
 }
 
 class ServerTest : public testing::Test {

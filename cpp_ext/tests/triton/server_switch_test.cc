@@ -17,7 +17,7 @@ namespace mesh::triton {
 namespace {
 
 std::string Mark(const std::string& text) {
-  return "parameters [{key: \"mark\" value: {string_value: \"" + text + "\"}}]\n";
+  return R"(parameters [{key: "mark" value: {string_value: ")" + text + R"("}}])" + '\n';
 }
 
 int CountOf(const std::string& text, const std::string& part) {
@@ -40,7 +40,7 @@ class SwitchTest : public ServerTest {
   }
   static std::string MarkOf(const Server& server, const std::string& model) {
     const std::string config = server.ModelConfig(model).value();
-    const std::size_t at = config.find("\"mark\":{\"string_value\":\"");
+    const std::size_t at = config.find(R"("mark":{"string_value":")");
     return at == std::string::npos ? "" : config.substr(at + 24, config.find('"', at + 24) - at - 24);
   }
   static Status Ask(const Server& server, const char* model) {

@@ -193,6 +193,7 @@ TEST_F(ServerTest, ManyThreads) {
   ASSERT_NE(server, nullptr);
   std::atomic<int> good{0};
   std::vector<std::thread> threads;
+  threads.reserve(8);
   for (int t = 0; t < 8; ++t) {
     threads.emplace_back([&, t] {
       for (int i = 0; i < 200; ++i) {
