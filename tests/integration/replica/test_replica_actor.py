@@ -26,6 +26,7 @@ from tests.integration.replica.replica_harness import (
     endpoint_key,
     infer,
     parse_report,
+    prepare_command,
     replica_config,
     write_model,
 )
@@ -199,3 +200,71 @@ def test_a_configuration_that_is_wrong_is_a_reason_and_no_crash(driver: Driver, 
     assert failed.reason
     assert parse_report(driver.ask("direct", name, "Drain", float(-5))).state in {"failed", "draining", "drained"}
     assert driver.wait_state(name, "drained").pid == failed.pid
+
+
+def _update(directory: Path, revision: int, *models: str, before: str = "true") -> str:
+    """An order for a repository of its own; `before` is a shell command that its preparation begins with."""
+    repository = directory / f"repository-{revision}"
+    for model in models:
+        write_model(repository, model)
+    prepared = directory / f"revision-{revision}"
+    prepared.mkdir()
+    _, answer = prepare_command(prepared, repository)
+    order = records_pb2.ReplicaUpdate(
+        id="updated", generation=1, revision=revision, prepare_command=["sh", "-c", f"{before} && cat {answer}", "-"]
+    )
+    return json_format.MessageToJson(order, indent=None)
+
+
+def test_updates_are_taken_refused_and_fail_as_the_report_says(
+    driver: Driver, tmp_path: Path, command: list[str], etcd: EtcdConfig, store: Store
+) -> None:
+    def order(text: str) -> records_pb2.ReplicaReport:
+        return parse_report(driver.ask("direct", "updated", "Update", text))
+
+    def wait_revision(revision: int) -> records_pb2.ReplicaReport:
+        def look() -> records_pb2.ReplicaReport | None:
+            report = driver.report("updated")
+            return report if report.revision == revision and not report.updating_to else None
+
+        found = eventually(look, timeout_s=WAIT_S, what=f"revision {revision}")
+        assert found is not None
+        return found
+
+    config = replica_config(command, etcd, replica_id="updated")
+    driver.ask("spawn", "updated", json_format.MessageToJson(config, indent=None))
+    ready = driver.wait_state("updated", "ready")
+    _wait_endpoint(store, "updated", pid=ready.pid)
+    assert "is for replica other" in order(_update(tmp_path, 90, "echo").replace('"updated"', '"other"')).refused
+    assert order("no order").refused
+
+    assert order(_update(tmp_path, 2, "echo", "added")).refused == ""
+    assert wait_revision(2).pid == ready.pid
+    assert infer(ready.address, "added").tolist() == [1, 2, 3]
+
+    def published() -> bool:
+        endpoint = store.endpoint(endpoint_key("updated"))
+        return (
+            endpoint is not None and endpoint.revision == 2 and {"echo", "added"} == {m.name for m in endpoint.models}
+        )
+
+    eventually(published, timeout_s=WAIT_S, what="revision 2 in discovery")
+
+    order(_update(tmp_path, 3, "echo", before="echo no room >&2 && exit 3"))
+    eventually(lambda: driver.report("updated").failed_updates == 1, timeout_s=WAIT_S, what="a failure")
+    failed = driver.report("updated")
+    assert (failed.revision, failed.failed_revision, failed.updating_to) == (2, 3, 0)
+    assert "no room" in failed.failed_reason
+    assert infer(ready.address, "added").tolist() == [1, 2, 3]
+
+    order(_update(tmp_path, 4, "echo", before="sleep 1"))
+    order(_update(tmp_path, 5, "echo"))
+    last = wait_revision(5)
+    assert (last.failed_revision, last.failed_updates) == (0, 1)
+    assert infer(ready.address).tolist() == [1, 2, 3]
+
+    order(_update(tmp_path, 6, "echo", before="sleep 2"))
+    driver.ask("direct", "updated", "Drain", 30.0)
+    assert "takes no update" in order(_update(tmp_path, 7, "echo")).refused
+    driver.wait_state("updated", "drained")
+    assert store.get(endpoint_key("updated")) is None
