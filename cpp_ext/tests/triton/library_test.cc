@@ -89,7 +89,7 @@ TEST_F(LibraryTest, NeededLibrariesOfARealFile) {
 
 // Every prefix of a real file's first part, and single bits turned: an answer, never a crash.
 TEST_F(LibraryTest, DamagedFilesAreAnswered) {
-  std::ifstream input(MESH_TEST_BACKENDS "/identity/libtriton_identity.so", std::ios::binary);
+  std::ifstream input("/lib64/ld-linux-x86-64.so.2", std::ios::binary);  // there also where no backend is built
   const std::string whole((std::istreambuf_iterator<char>(input)), std::istreambuf_iterator<char>());
   ASSERT_GT(whole.size(), 4096U);
   for (const std::size_t size : {0, 3, 15, 63, 64, 100, 300, 1000, 4096}) {
