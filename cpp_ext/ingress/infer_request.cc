@@ -4,24 +4,12 @@
 
 #include "ingress/infer_message.h"
 #include "ingress/text.h"
+#include "ingress/workspace.h"
 
 namespace mesh::ingress {
 namespace {
 
 using std::chrono::steady_clock;
-
-// Working memory of an event loop's thread, so that a request allocates none of it.
-struct Workspace {
-  InferMessage message;
-  CStringArena arena;
-};
-
-Workspace& LocalWorkspace() {
-  thread_local Workspace workspace;
-  workspace.message.Clear();
-  workspace.arena.Clear();
-  return workspace;
-}
 
 // Microseconds until the deadline; 0 for none. A deadline that has passed is 1: Triton reads 0 as "no timeout".
 std::uint64_t MicrosecondsLeft(const std::optional<steady_clock::time_point>& deadline) {

@@ -8,6 +8,7 @@
 #include "common/block_pool.h"
 #include "ingress/failure.h"
 #include "ingress/rest_answer.h"
+#include "ingress/workspace.h"
 #include "triton/library.h"
 
 namespace mesh::ingress {
@@ -21,19 +22,6 @@ constexpr std::size_t kMaxJsonBytes = 32UL << 20;
 // What the tree of a text may take at most, for each of its bytes ("[1,1,1,...").
 constexpr std::size_t kTreeFactor = 16;
 constexpr std::size_t kUncounted = 64UL * 1024;
-
-// Working memory of an event loop's thread, so that a request allocates little of it.
-struct Workspace {
-  InferMessage message;
-  CStringArena arena;
-};
-
-Workspace& LocalWorkspace() {
-  thread_local Workspace workspace;
-  workspace.message.Clear();
-  workspace.arena.Clear();
-  return workspace;
-}
 
 // How much of the body is JSON: what the header says, or all of it.
 Result<std::size_t> JsonSize(const http::Request& request, std::size_t body_size) {

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.model_updates import write_model
 from serving import Application, MeshClient, Replicas, Resources, TritonDeployment
 from serving.sdk import AppStatus
 from tests.support.mesh import RunningMesh
@@ -23,17 +22,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
 
 
 def write_adder(repository: Path, number: int) -> Path:
-    """A model `adder` that answers Y = X + number."""
-    graph = helper.make_graph(
-        [helper.make_node("Add", ["X", "number"], ["Y"])],
-        "adder",
-        [helper.make_tensor_value_info("X", TensorProto.FLOAT, [1])],
-        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, [1])],
-        [numpy_helper.from_array(np.array([number], np.float32), "number")],
-    )
-    (repository / "adder" / "1").mkdir(parents=True, exist_ok=True)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    onnx.save(model, repository / "adder" / "1" / "model.onnx")
+    write_model(repository, number)
     return repository
 
 
