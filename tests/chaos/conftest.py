@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from serving import MeshClient
+from tests.support.census import wait_one_copy
 from tests.support.mesh import RunningMesh, deploy_digits, expected_classes, start_mesh, stop_mesh
 
 
@@ -30,7 +31,8 @@ def client(mesh: RunningMesh) -> Iterator[MeshClient]:
 
 
 @pytest.fixture
-def digits(client: MeshClient) -> MeshClient:
-    """A client of a mesh on which the digits application is ready with two replicas."""
+def digits(mesh: RunningMesh, client: MeshClient) -> MeshClient:
+    """A client of a mesh on which the digits application runs, with one master and two replicas."""
     deploy_digits(client)
+    wait_one_copy(mesh, client)
     return client

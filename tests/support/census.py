@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from serving import MeshClient
 from serving.local.mesh import load_state
 from serving.process_id import ProcessId
 from tests.support.mesh import RunningMesh
+from tests.support.processes import master_pids, replica_pids
 from tests.support.waiting import eventually
 
 _PAUSE_S = 0.1
@@ -34,9 +34,8 @@ def take(mesh: RunningMesh) -> Census:
     assert not dead, f"ended: {dead}"
     masters, replicas = {}, {}
     for cluster in state.clusters:
-        pids = mesh.ray(cluster.name).pids()
-        masters[cluster.name] = [pid for pid in pids if b"ray::MasterActor" in _read(pid, "cmdline")]
-        replicas[cluster.name] = [pid for pid in pids if b"/libmesh_actor.so" in _read(pid, "maps")]
+        ray = mesh.ray(cluster.name)
+        masters[cluster.name], replicas[cluster.name] = master_pids(ray), replica_pids(ray)
     return Census(parts, masters, replicas)
 
 
@@ -54,22 +53,20 @@ def assert_one_copy(mesh: RunningMesh, client: MeshClient) -> None:
         )
 
 
-def assert_one_copy_stays(mesh: RunningMesh, client: MeshClient, *, seconds: float = 5.0) -> None:
-    """One copy as soon as what was killed is replaced, and nothing more for so long."""
+def wait_one_copy(mesh: RunningMesh, client: MeshClient) -> None:
+    """Until what was killed is replaced and what was too many has ended."""
 
     def one_copy() -> bool:
         assert_one_copy(mesh, client)
         return True
 
     eventually(one_copy, timeout_s=20, what="one master and two replicas on one cluster")
+
+
+def assert_one_copy_stays(mesh: RunningMesh, client: MeshClient, *, seconds: float = 5.0) -> None:
+    """One copy as soon as what was killed is replaced, and nothing more for so long."""
+    wait_one_copy(mesh, client)
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         assert_one_copy(mesh, client)
         time.sleep(_PAUSE_S)
-
-
-def _read(pid: int, file: str) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/{file}").read_bytes()
-    except OSError:
-        return b""  # ended in between

@@ -14,6 +14,7 @@ from serving.local.mesh import UpOptions, down, load_state, up
 from serving.local.ray_cluster import RayCluster, find_ray_cluster
 from serving.local.state import ProcessRecord
 from serving.store import keys
+from tests.support.processes import master_pids
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -56,11 +57,7 @@ class RunningMesh:
 
     def master_pid(self, cluster: str, app: keys.AppKey) -> int:
         """The process of an application's master, found among the cluster's processes by its title."""
-        pids = []
-        for pid in self.ray(cluster).pids():
-            title = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if "ray::MasterActor" in title:
-                pids.append(pid)
+        pids = master_pids(self.ray(cluster))
         assert len(pids) == 1, f"masters on {cluster} for {app}: {pids}"
         return pids[0]
 

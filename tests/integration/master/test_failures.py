@@ -7,7 +7,6 @@ import contextlib
 import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
 from sklearn.datasets import load_digits
@@ -16,9 +15,9 @@ from small_mesh import CLUSTER, Keeper, SmallMesh, classify, spec, until
 from serving._proto import records_pb2 as pb
 from serving.cluster_agent.__main__ import EXIT_SECOND_AGENT
 from serving.local.process import Process
-from serving.local.ray_cluster import RayCluster
 from serving.store import keys
 from serving.store.records import decode, encode
+from tests.support.processes import master_pids, replica_pids
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
@@ -33,17 +32,6 @@ async def two_replicas(mesh: SmallMesh, keeper: Keeper) -> dict[str, int]:
 
 def pids_of(status: pb.ApplicationStatus) -> dict[str, int]:
     return {row.id: row.pid for row in status.deployments[0].replicas}
-
-
-def master_pids(cluster: RayCluster) -> list[int]:
-    found = []
-    for pid in cluster.pids():
-        try:
-            if b"MasterActor" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                found.append(pid)
-        except OSError:
-            continue
-    return found
 
 
 async def cluster_record(keeper: Keeper) -> pb.ClusterRecord | None:
@@ -231,7 +219,7 @@ async def test_without_etcd_everything_runs_and_dead_replicas_are_replaced(mesh:
         os.kill(pids["digits-r1-0"], signal.SIGKILL)
 
         async def restarted() -> bool:
-            return "etcd does not answer" in mesh.master_log(keeper.app) and len(replicas_of(mesh.ray)) == 2
+            return "etcd does not answer" in mesh.master_log(keeper.app) and len(replica_pids(mesh.ray)) == 2
 
         await until(restarted)
     finally:
@@ -240,17 +228,6 @@ async def test_without_etcd_everything_runs_and_dead_replicas_are_replaced(mesh:
     status = await keeper.wait_ready()
     assert pids_of(status)["digits-r1-1"] == pids["digits-r1-1"]
     assert len(master_pids(mesh.ray)) == 1
-
-
-def replicas_of(cluster: RayCluster) -> list[int]:
-    found = []
-    for pid in cluster.pids():
-        try:
-            if b"libmesh_actor" in Path(f"/proc/{pid}/maps").read_bytes():
-                found.append(pid)
-        except OSError:
-            continue
-    return found
 
 
 async def test_an_emptied_etcd_is_written_back_and_nothing_ends(mesh: SmallMesh, keeper: Keeper) -> None:

@@ -153,7 +153,8 @@ def test_cancelled_while_it_is_decompressed(start_server: StartServer) -> None:
             send_request(peer, 3, body, grpc_encoding="gzip", grpc_timeout="50m")
             wait_until(lambda: server.stats()["bytes_receiving"] > 0, "it has begun")
     wait_until(lambda: server.stats()["calls_open"] == 0, "the calls are over")
-    assert server.stats()["bytes_receiving"] == 0
+    # The thread that unpacks lets go of its message only when it next looks, which may be after its call is over.
+    wait_until(lambda: server.stats()["bytes_receiving"] == 0, "everything is given back")
 
 
 @pytest.mark.parametrize("body", [message(b"x" * 10_000), message(b"") * 1000], ids=["small", "empty"])
