@@ -45,9 +45,9 @@ class CoreChannel final : public Channel {
 
 }  // namespace
 
-std::shared_ptr<Channel> Channel::Create(std::string address, ChannelOptions options) {
+std::shared_ptr<Channel> Channel::Create(std::string address, ChannelOptions options, std::shared_ptr<EventLoop> loop) {
   auto core = std::make_shared<ClientCore>(std::move(address), std::move(options));
-  core->Init();
+  core->Init(std::move(loop));
   return std::make_shared<CoreChannel>(std::move(core));
 }
 

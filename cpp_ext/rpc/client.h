@@ -1,5 +1,5 @@
 // A gRPC client on nghttp2. A Channel keeps one HTTP/2 connection to one address, connects when first used, and
-// reconnects with backoff. Callbacks run on the channel's own event-loop thread and must not block it.
+// reconnects with backoff. Callbacks run on the channel's event-loop thread and must not block it.
 #pragma once
 
 #include <chrono>
@@ -14,6 +14,8 @@
 #include "rpc/server.h"
 
 namespace mesh::rpc {
+
+class EventLoop;
 
 struct ChannelOptions {
   std::optional<TlsOptions> tls;                    // ca_file checks the server; read again for each connection
@@ -42,6 +44,9 @@ class ClientCall {
   // Ends the call with CANCELLED, unless it has ended already.
   virtual void Cancel() = 0;
   [[nodiscard]] virtual std::size_t unsent_bytes() const = 0;  // of this call; what a fast sender watches
+  // While paused the server may send one window more (8 MiB) and then has to wait; what comes of that is handed to
+  // on_message all the same.
+  virtual void PauseReading(bool paused) = 0;
 };
 
 struct StreamCallbacks {
@@ -58,8 +63,10 @@ inline constexpr char kNotProcessed[] = "(not processed)";
 class Channel {
  public:
   // `address` is "host:port", "1.2.3.4:port" or "[v6]:port". Connects nowhere yet, and never fails: a bad address is
-  // the status of the calls.
-  static std::shared_ptr<Channel> Create(std::string address, ChannelOptions options);
+  // the status of the calls. With `loop` the channel lives on that one, which must run and outlive it, instead of a
+  // thread of its own: whoever forwards calls saves two changes of threads for each.
+  static std::shared_ptr<Channel> Create(std::string address, ChannelOptions options,
+                                         std::shared_ptr<EventLoop> loop = nullptr);
   virtual ~Channel() = default;
 
   // `done` is called exactly once: OK with the answer, or the status that ended the call.

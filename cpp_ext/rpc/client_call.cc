@@ -85,6 +85,18 @@ void CallState::Cancel() {
   });
 }
 
+void CallState::PauseReading(bool paused) {
+  host_->RunForCall([self = shared_from_this(), paused] {
+    self->reading_paused_ = paused;
+    if (!paused && !self->finished_ && self->connection_ != nullptr) self->connection_->Grant(self.get(), 0);
+  });
+}
+
+std::size_t CallState::TakeGrant(std::size_t received) {
+  withheld_ += received;
+  return reading_paused_ ? 0 : std::exchange(withheld_, 0);
+}
+
 void CallState::ArmDeadline(EventLoop* loop) {
   if (!deadline_) return;
   loop_ = loop;
@@ -197,6 +209,7 @@ Status CallState::Outcome(std::uint32_t http2_error) const {
 std::optional<std::chrono::milliseconds> CallState::PrepareRetry() {
   if (finished_ || !unary_ || head_seen_ || retries_ >= kMaxRetries) return std::nullopt;
   connection_ = nullptr;
+  withheld_ = 0;
   outgoing_.Clear();
   Queue(request_);
   return std::chrono::milliseconds((1 << retries_++) / 2);

@@ -45,6 +45,7 @@ class CallState final : public ClientCall, public std::enable_shared_from_this<C
   void HalfClose() override;
   void Cancel() override;
   [[nodiscard]] std::size_t unsent_bytes() const override { return unsent_.load(std::memory_order_relaxed); }
+  void PauseReading(bool paused) override;
 
   // ---- the rest: on the loop
   [[nodiscard]] const std::string& path() const { return path_; }
@@ -66,6 +67,8 @@ class CallState final : public ClientCall, public std::enable_shared_from_this<C
   // What goes out.
   [[nodiscard]] OutgoingMessages& outgoing() { return outgoing_; }
   [[nodiscard]] bool half_closed() const { return half_closed_; }
+  // Received bytes for which the server gets a new window now; those that come while reading is paused wait.
+  [[nodiscard]] std::size_t TakeGrant(std::size_t received);
   void MoveOut(OutputQueue* out, std::size_t bytes);
 
   // What comes in, as the connection reads it. An error ends the call.
@@ -110,6 +113,8 @@ class CallState final : public ClientCall, public std::enable_shared_from_this<C
 
   OutgoingMessages outgoing_;
   bool half_closed_ = false;
+  bool reading_paused_ = false;
+  std::size_t withheld_ = 0;  // received while paused
 
   MessageReader reader_;
   std::size_t header_bytes_ = 0;  // of the block that is being read

@@ -76,7 +76,7 @@ void ClientConnection::ContinueHandshake() {
 
 Status ClientConnection::StartSession() {
   nghttp2_session* session = nullptr;
-  if (nghttp2_session_client_new(&session, ClientSessionCallbacks(), this) != 0) {
+  if (nghttp2_session_client_new2(&session, ClientSessionCallbacks(), this, ClientSessionOptions()) != 0) {
     return {Code::kResourceExhausted, "no memory for an HTTP/2 session"};
   }
   session_.reset(session);
@@ -200,6 +200,13 @@ void ClientConnection::Retire() {
 void ClientConnection::Resume(const CallState& call) {
   if (state_ == State::kClosed) return;
   nghttp2_session_resume_data(session_.get(), call.stream());  // fails when nothing was deferred: it flows already
+  ScheduleFlush();
+}
+
+void ClientConnection::Grant(CallState* call, std::size_t received) {
+  const std::size_t granted = call->TakeGrant(received);
+  if (granted == 0 || state_ == State::kClosed) return;
+  nghttp2_session_consume_stream(session_.get(), call->stream(), granted);
   ScheduleFlush();
 }
 

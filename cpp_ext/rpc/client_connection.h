@@ -64,6 +64,8 @@ class ClientConnection final : public IoHandler,
   void Retire();
   // The call has more to send, or half-closed.
   void Resume(const CallState& call);
+  // The call has taken `received` more bytes: the server may send as many again, unless the call is paused.
+  void Grant(CallState* call, std::size_t received);
   // Resets the call's stream and finishes the call with `status`.
   void Abort(const std::shared_ptr<CallState>& call, Status status);
   // Ends everything at once: calls end with `reason`, the owner is not told.
@@ -120,7 +122,8 @@ class ClientConnection final : public IoHandler,
   std::chrono::steady_clock::time_point last_received_;
 };
 
-// The nghttp2 callbacks that lead to the methods above; shared by all sessions, never freed.
+// The nghttp2 callbacks that lead to the methods above, and its options; shared by all sessions, never freed.
 nghttp2_session_callbacks* ClientSessionCallbacks();
+nghttp2_option* ClientSessionOptions();
 
 }  // namespace mesh::rpc

@@ -24,7 +24,7 @@ ClientCore::ClientCore(std::string address, ChannelOptions options)
       backoff_timer_([this] { OnBackoffOver(); }),
       random_(std::random_device{}()) {}
 
-void ClientCore::Init() {
+void ClientCore::Init(std::shared_ptr<EventLoop> loop) {
   Result<HostPort> target = ParseHostPort(address_);
   if (!target.ok()) {
     init_error_ = target.status();
@@ -32,12 +32,17 @@ void ClientCore::Init() {
   }
   target_ = std::move(target).value();
   if (options_.server_name.empty()) options_.server_name = target_.host;
-  Result<std::shared_ptr<EventLoop>> loop = EventLoop::Create("rpc-client");
-  if (!loop.ok()) {
-    init_error_ = loop.status();
+  if (loop != nullptr) {
+    loop_ = std::move(loop);
     return;
   }
-  loop_ = std::move(loop).value();
+  Result<std::shared_ptr<EventLoop>> own = EventLoop::Create("rpc-client");
+  if (!own.ok()) {
+    init_error_ = own.status();
+    return;
+  }
+  loop_ = std::move(own).value();
+  owns_loop_ = true;
   loop_->Start();
 }
 
@@ -61,7 +66,7 @@ void ClientCore::Close() {
     if (std::exchange(closed_, true) || loop_ == nullptr) return;
   }
   loop_->PostAndWait([this] { Shut(); });
-  loop_->Stop();
+  if (owns_loop_) loop_->Stop();
 }
 
 void ClientCore::Shut() {

@@ -28,8 +28,8 @@ namespace mesh::rpc {
 class ClientCore final : public CallHost, public ConnectionOwner, public std::enable_shared_from_this<ClientCore> {
  public:
   ClientCore(std::string address, ChannelOptions options);
-  // Starts the loop's thread. A failure becomes the status of all calls.
-  void Init();
+  // Joins `loop`, or starts one of its own where that is null. A failure becomes the status of all calls.
+  void Init(std::shared_ptr<EventLoop> loop);
   // From any thread; ends the call at once when the channel is closed or has no loop.
   void Submit(const std::shared_ptr<CallState>& call);
   void RunForCall(std::function<void()> work) override;
@@ -67,6 +67,7 @@ class ClientCore final : public CallHost, public ConnectionOwner, public std::en
   HostPort target_;
   Status init_error_;  // written by Init only
   std::shared_ptr<EventLoop> loop_;
+  bool owns_loop_ = false;  // written by Init only
 
   std::mutex mutex_;
   bool closed_ = false;  // guarded by mutex_; after it nothing is posted

@@ -101,6 +101,15 @@ nghttp2_session_callbacks* ClientSessionCallbacks() {
   return shared;
 }
 
+nghttp2_option* ClientSessionOptions() {
+  static nghttp2_option* const shared = [] {
+    nghttp2_option* options = nullptr;
+    if (nghttp2_option_new(&options) == 0) nghttp2_option_set_no_auto_window_update(options, 1);
+    return options;
+  }();
+  return shared;
+}
+
 void ClientConnection::OnFrame(const nghttp2_frame& frame) {
   if (state_ == State::kClosed) return;
   switch (frame.hd.type) {
@@ -124,10 +133,13 @@ void ClientConnection::OnHeadersDone(const nghttp2_frame& frame) {
 }
 
 void ClientConnection::OnData(std::int32_t stream, std::string_view bytes) {
+  // The window of the connection is never held back: a call that is paused must not stop the others.
+  nghttp2_session_consume_connection(session_.get(), bytes.size());
   const auto call = Find(stream);
   if (call == nullptr) return;
   Status read = call->AddData(bytes);
-  if (!read.ok()) Abort(call, std::move(read));
+  if (!read.ok()) return Abort(call, std::move(read));
+  Grant(call.get(), bytes.size());
 }
 
 void ClientConnection::OnStreamClosed(std::int32_t stream, std::uint32_t http2_error) {

@@ -2,9 +2,9 @@
 // plays.
 //
 // Argument: {"address": .., "ca": .., "cert": .., "private_key": .., "server_name": .., <durations of ChannelOptions in
-// ms>, "max_message_bytes": ..}. Commands are JSON lines with "op" and "id": unary, stream, send, half_close, cancel,
-// close. Events are JSON lines: {"id", "event": "message", "bytes"} and {"id", "event": "done", "code", "message",
-// "not_processed", "trailers"}; bytes travel as hexadecimal text.
+// ms>, "max_message_bytes": .., "shared_loop": ..}. Commands are JSON lines with "op" and "id": unary, stream, send,
+// half_close, cancel, pause, resume, close. Events are JSON lines: {"id", "event": "message", "bytes"} and {"id",
+// "event": "done", "code", "message", "not_processed", "trailers"}; bytes travel as hexadecimal text.
 #include <iostream>
 #include <map>
 #include <memory>
@@ -14,6 +14,7 @@
 
 #include "common/json.h"
 #include "rpc/client.h"
+#include "rpc/event_loop.h"
 
 namespace {
 
@@ -79,7 +80,19 @@ mesh::rpc::ChannelOptions ReadOptions(mesh::json::Fields& in) {
 
 class Probe {
  public:
-  explicit Probe(mesh::json::Fields& in) : channel_(mesh::rpc::Channel::Create(in.Text("address"), ReadOptions(in))) {}
+  explicit Probe(mesh::json::Fields& in) {
+    if (in.Flag("shared_loop")) {
+      loop_ = mesh::rpc::EventLoop::Create("shared").value();
+      loop_->Start();
+    }
+    channel_ = mesh::rpc::Channel::Create(in.Text("address"), ReadOptions(in), loop_);
+  }
+  ~Probe() {
+    channel_->Close();
+    if (loop_ != nullptr) loop_->Stop();
+  }
+  Probe(const Probe&) = delete;
+  Probe& operator=(const Probe&) = delete;
 
   void Do(const json& command) {
     mesh::json::Fields in(command);
@@ -103,6 +116,7 @@ class Probe {
       if (op == "send") calls_[id]->Send(Payload(in));
       if (op == "half_close") calls_[id]->HalfClose();
       if (op == "cancel") calls_[id]->Cancel();
+      if (op == "pause" || op == "resume") calls_[id]->PauseReading(op == "pause");
     }
   }
 
@@ -120,6 +134,7 @@ class Probe {
     return options;
   }
 
+  std::shared_ptr<mesh::rpc::EventLoop> loop_;  // null: the channel has its own
   std::shared_ptr<mesh::rpc::Channel> channel_;
   std::map<std::int64_t, std::shared_ptr<mesh::rpc::ClientCall>> calls_;
 };

@@ -14,10 +14,11 @@ from types import TracebackType
 import grpc
 
 ECHO = "/test.Echo/"
+FLOOD_BYTES = 65_536  # of each message of Flood
 
 
 class EchoService(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic only in the stubs
-    """Bytes in, bytes out: Unary, Sleep, Fail, Sum (client stream), Count (server stream), Chat, Mute, Big."""
+    """Bytes in, bytes out: Unary, Sleep, Fail, Sum (client stream), Count (server stream), Chat, Mute, Big, Flood."""
 
     def __init__(self) -> None:
         self.cancelled = threading.Event()
@@ -32,6 +33,8 @@ class EchoService(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic 
             return grpc.stream_unary_rpc_method_handler(self._sum)
         if name == "Count":
             return grpc.unary_stream_rpc_method_handler(self._count)
+        if name == "Flood":
+            return grpc.unary_stream_rpc_method_handler(self._flood)
         if name == "Chat":
             return grpc.stream_stream_rpc_method_handler(self._chat)
         if name == "Mute":
@@ -61,6 +64,10 @@ class EchoService(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic 
     def _count(self, request: bytes, _: grpc.ServicerContext) -> Iterator[bytes]:
         for number in range(int(request)):
             yield str(number).encode()
+
+    def _flood(self, request: bytes, _: grpc.ServicerContext) -> Iterator[bytes]:
+        for _number in range(int(request)):
+            yield b"f" * FLOOD_BYTES
 
     def _chat(self, requests: Iterator[bytes], _: grpc.ServicerContext) -> Iterator[bytes]:
         for request in requests:

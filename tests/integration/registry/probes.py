@@ -175,11 +175,20 @@ class ClientProbe:
     def cancel(self, number: int) -> None:
         self._send(op="cancel", id=number)
 
+    def pause(self, number: int) -> None:
+        self._send(op="pause", id=number)
+
+    def resume(self, number: int) -> None:
+        self._send(op="resume", id=number)
+
     def close_channel(self) -> None:
         self._send(op="close", id=0)
 
     def next_event(self, number: int, timeout_s: float = 60.0) -> dict[str, Any]:
         return self._events[number].get(timeout=timeout_s)
+
+    def waiting_events(self, number: int) -> int:
+        return self._events[number].qsize()
 
     def next_message(self, number: int) -> bytes:
         event = self.next_event(number)

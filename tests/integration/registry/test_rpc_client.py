@@ -11,9 +11,10 @@ import grpc
 import pytest
 
 from serving.local.ports import free_ports
-from tests.integration.registry.grpc_servers import ECHO, GrpcServer, tls_credentials
+from tests.integration.registry.grpc_servers import ECHO, FLOOD_BYTES, GrpcServer, tls_credentials
 from tests.integration.registry.probes import ClientProbe
 from tests.support.certificates import Authority
+from tests.support.waiting import eventually
 
 StartClient = Callable[..., ClientProbe]
 
@@ -37,9 +38,9 @@ def server() -> Iterator[GrpcServer]:
         yield running
 
 
-@pytest.fixture
-def client(server: GrpcServer, start_client: StartClient) -> ClientProbe:
-    return start_client(server.address)
+@pytest.fixture(params=[False, True], ids=["own-loop", "shared-loop"])
+def client(server: GrpcServer, start_client: StartClient, request: pytest.FixtureRequest) -> ClientProbe:
+    return start_client(server.address, shared_loop=request.param)
 
 
 @pytest.mark.parametrize("size", [0, 1, 5, 1000, 4090])
@@ -108,6 +109,26 @@ def test_a_conversation(client: ClientProbe) -> None:
         assert client.next_message(chat) == word.upper()
     client.half_close(chat)
     assert client.finish(chat).code == "OK"
+
+
+def test_a_paused_call_stops_its_server_and_nobody_else(client: ClientProbe) -> None:
+    window = 8 << 20
+    flood = client.stream(ECHO + "Flood")
+    client.pause(flood)
+    client.send(flood, b"1000")
+    client.half_close(flood)
+    received = 0
+    while received + FLOOD_BYTES + len(b"prefix") <= window:
+        event = client.next_event(flood)
+        assert event["event"] == "message"
+        received += int(event["size"])
+    # These would let the flood through if it could go on: it has 900 messages left, and the windows of both are empty.
+    assert client.unary(ECHO + "Big", str(4 * window).encode()).sizes == [4 * window]
+    assert client.waiting_events(flood) <= 1, "nothing more than the rest of the window"
+    client.resume(flood)
+    rest = client.finish(flood)
+    assert rest.code == "OK"
+    assert received + sum(rest.sizes) == 1000 * FLOOD_BYTES
 
 
 def test_a_deadline_is_sent_and_kept(server: GrpcServer, client: ClientProbe) -> None:
@@ -179,6 +200,20 @@ def test_a_server_that_restarts(start_client: StartClient) -> None:
         assert client.unary(ECHO + "Unary", b"2", wait_for_ready=True, timeout_ms=60_000).messages == [b"2"]
 
 
+def successor(port: int) -> GrpcServer:
+    """A server on the port of one that stops: it lets go of the port a moment after it was asked to."""
+
+    def bound() -> GrpcServer | None:
+        try:
+            return GrpcServer(port=port)
+        except RuntimeError:  # grpcio's only word for a port that is in use
+            return None
+
+    found = eventually(bound, timeout_s=60, what=f"port {port}")
+    assert found is not None
+    return found
+
+
 def test_a_graceful_stop_lets_running_calls_finish(start_client: StartClient) -> None:
     (port,) = free_ports(1)
     with GrpcServer(port=port) as old:
@@ -187,7 +222,7 @@ def test_a_graceful_stop_lets_running_calls_finish(start_client: StartClient) ->
         client.send(chat, b"one")
         assert client.next_message(chat) == b"ONE"
         stopped = old.server.stop(60)  # GOAWAY, then waits for the conversation
-        with GrpcServer(port=port):
+        with successor(port):
             # New calls go to the new server through a new connection, while the old one is still used.
             assert client.unary(ECHO + "Unary", b"x", wait_for_ready=True, timeout_ms=60_000).code == "OK"
             client.send(chat, b"two")
