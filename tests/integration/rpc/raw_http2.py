@@ -105,26 +105,29 @@ class RawPeer:
             out += frame(DATA, END_STREAM if end and number == len(bodies) - 1 else 0, stream, body)
         self.send(out)
 
-    def _read(self, size: int) -> bytes | None:
+    def _fill(self, size: int) -> bool:
+        """Until so much is in the buffer; False when the connection ends before."""
         while len(self._buffer) < size:
             try:
                 part = self.socket.recv(65536)
             except ConnectionError:
                 part = b""
             if not part:
-                return None
+                return False
             self._buffer += part
-        data, self._buffer = self._buffer[:size], self._buffer[size:]
-        return data
+        return True
 
     def next_frame(self) -> Frame | None:
-        """The next frame, or None when the connection has ended. Raises TimeoutError when nothing comes."""
-        head = self._read(9)
-        if head is None:
+        """The next frame, or None when the connection has ended.
+
+        Raises TimeoutError when nothing comes, or half a frame, which stays for the next call.
+        """
+        if not self._fill(9):
             return None
-        payload = self._read(int.from_bytes(head[:3], "big"))
-        if payload is None:
+        head, end = self._buffer[:9], 9 + int.from_bytes(self._buffer[:3], "big")
+        if not self._fill(end):
             return None
+        payload, self._buffer = self._buffer[9:end], self._buffer[end:]
         return Frame(head[3], head[4], int.from_bytes(head[5:9], "big"), payload)
 
     def answer(self, stream: int) -> dict[str, str]:

@@ -120,6 +120,11 @@ def echo(channel: grpc.Channel, name: str = "Unary") -> grpc.UnaryUnaryMultiCall
     return channel.unary_unary(method(name))
 
 
+def wait_logged(server: EchoServer, text: str) -> None:
+    """Until the server's log has a text: a client may have its answer, or see its connection end, before that."""
+    wait_until(lambda: text in server.log_text(), f"{text!r} in {server.log}")
+
+
 def wait_until(look: Callable[[], bool], what: str) -> None:
     """Waits for a fact about a server; generous, since machines are busy."""
     eventually(look, timeout_s=60, what=what)

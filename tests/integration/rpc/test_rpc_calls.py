@@ -11,7 +11,7 @@ import grpc.aio
 import pytest
 
 from tests.integration.rpc.conftest import StartServer
-from tests.integration.rpc.rpc_server import UNLIMITED, EchoServer, echo, method, wait_until
+from tests.integration.rpc.rpc_server import UNLIMITED, EchoServer, echo, method, wait_logged, wait_until
 
 TIMEOUT_S = 60.0
 CODES = [code for code in grpc.StatusCode if code is not grpc.StatusCode.OK]
@@ -57,12 +57,12 @@ def test_exception_of_a_handler_is_internal_without_detail(server: EchoServer, c
     with pytest.raises(grpc.RpcError) as raised:
         echo(channel, "Throw")(b"", timeout=TIMEOUT_S)
     assert (raised.value.code(), raised.value.details()) == (grpc.StatusCode.INTERNAL, "internal error")
-    assert "the secret inner workings" in server.log_text()
+    wait_logged(server, "the secret inner workings")
 
 
 def test_trailers_that_cannot_be_sent_are_left_out(server: EchoServer, channel: grpc.Channel) -> None:
     assert echo(channel, "BadTrailers")(b"", timeout=TIMEOUT_S) == b"answer"
-    assert "'Bad Key'" in server.log_text()
+    wait_logged(server, "'Bad Key'")
 
 
 def cancelled(server: EchoServer) -> int:
@@ -71,9 +71,12 @@ def cancelled(server: EchoServer) -> int:
 
 
 def test_deadline_reaches_the_handler(server: EchoServer, channel: grpc.Channel) -> None:
+    assert echo(channel)(b"connected", timeout=TIMEOUT_S) == b"connected"
     before = cancelled(server)
+    call = echo(channel, "Never").future(b"", timeout=3)
+    wait_until(lambda: server.stats()["calls_open"] == 1 or call.done(), "the call is open")
     with pytest.raises(grpc.RpcError) as raised:
-        echo(channel, "Never")(b"", timeout=0.3)
+        call.result()
     assert raised.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     wait_until(lambda: cancelled(server) == before + 1, "the handlers saw their calls end")
 
@@ -94,7 +97,7 @@ def test_lost_connection_reaches_the_handler(server: EchoServer) -> None:
         calls = [echo(doomed, "Never").future(b"") for _ in range(5)]
         wait_until(lambda: server.stats()["calls_open"] == 5, "5 calls are open")
     wait_until(lambda: cancelled(server) == before + 5, "the handlers saw their calls end")
-    assert all(call.done() for call in calls)
+    wait_until(lambda: all(call.done() for call in calls), "the calls are over here too")
 
 
 def test_a_thousand_calls_at_once(server: EchoServer, channel: grpc.Channel) -> None:

@@ -11,7 +11,7 @@ import grpc
 import pytest
 
 from tests.integration.rpc.conftest import StartServer
-from tests.integration.rpc.rpc_server import echo, method, server_binary, wait_until
+from tests.integration.rpc.rpc_server import echo, method, server_binary, wait_logged, wait_until
 
 TIMEOUT_S = 60.0
 
@@ -98,7 +98,7 @@ def test_too_many_connections_are_closed(start_server: StartServer) -> None:
     wait_until(lambda: server.stats()["connections_open"] == 3, "three are connected")
     with socket.create_connection(("127.0.0.1", server.port), timeout=TIMEOUT_S) as refused:
         assert refused.recv(1) == b""
-    assert "there are 3 already" in server.log_text()
+    wait_logged(server, "there are 3 already")
     held.pop().close()
     wait_until(lambda: server.stats()["connections_open"] == 2, "one has gone")
     with server.channel() as own:

@@ -82,12 +82,14 @@ def test_unary_method_refuses_two_messages_and_none(channel: grpc.Channel) -> No
 
 def test_deadline_of_a_stream(channel: grpc.Channel) -> None:
     hold = threading.Event()
+    bidi = channel.stream_stream(method("Bidi"))
+    assert list(bidi(iter([b"connected"]), timeout=TIMEOUT_S)) == [b"connected"]
 
     def requests() -> Iterator[bytes]:
         yield b"1"
         hold.wait(TIMEOUT_S)
 
-    call = channel.stream_stream(method("Bidi"))(requests(), timeout=0.5)
+    call = bidi(requests(), timeout=5)
     assert next(call) == b"1"
     with pytest.raises(grpc.RpcError) as raised:
         next(call)
@@ -128,7 +130,7 @@ async def test_a_stream_whose_answers_nobody_takes_holds_up_no_other(start_serve
     """Not even on the same connection: it is stopped before it has used up what all streams share."""
     server = start_server(max_pending_bytes=16 * MEBIBYTE)
     async with grpc.aio.insecure_channel(server.address, options=UNLIMITED) as opened:
-        stuck = opened.stream_stream(method("Bidi"))(timeout=TIMEOUT_S)
+        stuck = opened.stream_stream(method("Bidi"))(timeout=2 * TIMEOUT_S)
 
         async def flood() -> None:
             for _ in range(100):
@@ -141,7 +143,7 @@ async def test_a_stream_whose_answers_nobody_takes_holds_up_no_other(start_serve
             await asyncio.sleep(0.3)
         for size in (10, MEBIBYTE):
             for _ in range(20):
-                answer = await opened.unary_unary(method("Unary"))(bytes(size), timeout=5)
+                answer = await opened.unary_unary(method("Unary"))(bytes(size), timeout=TIMEOUT_S)
                 assert len(answer) == size
         received = 0
         while received < 100:
