@@ -24,7 +24,7 @@ from serving.store.keys import AppKey
 from serving.store.records import decode, encode
 
 T = TypeVar("T")
-WAIT_S = 40.0
+WAIT_S = 90.0
 SHOP = AppKey("default", "shop")
 
 
@@ -141,7 +141,7 @@ class FakeCluster:
     lease: Lease | None = None
 
     async def live(self) -> None:
-        self.lease = Lease(self.etcd, ttl_s=3)
+        self.lease = Lease(self.etcd, ttl_s=10)
         await self.lease.start()
         await self.write()
 

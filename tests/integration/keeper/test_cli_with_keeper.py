@@ -82,7 +82,11 @@ async def test_the_life_of_an_application(bench: Bench) -> None:
     assert (await mesh.json("deploy", mesh.spec(1), "--no-wait"))["changed"] is False
     await mesh("deploy", mesh.spec(2), "--no-wait")
     await bench.placed("east", generation=1, revision=2)
-    assert (await mesh.json("status", "shop"))["phase"] == "STARTING"
+
+    async def starting() -> bool:
+        return bool((await mesh.json("status", "shop"))["phase"] == "STARTING")
+
+    await eventually(starting)
     assert "no endpoints" in await mesh("endpoints", "shop")
     for command in (("status",), ("endpoints",), ("revisions",), ("delete",)):
         assert "did you mean `default/shop`?" in await mesh(*command, "shp", code=3)

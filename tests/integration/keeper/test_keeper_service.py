@@ -201,8 +201,13 @@ async def test_delete_goes_step_by_step_and_the_name_can_be_used_again(bench: Be
         return not await bench.placements()
 
     await eventually(withdrawn)
-    view = await stub.GetApplication(name_of(), timeout=20)
-    assert (view.phase, view.message) == (pb.DELETING, "waiting for the application to end on cluster east")
+
+    async def says_what_is_waited_for() -> bool:
+        view = await stub.GetApplication(name_of(), timeout=20)
+        said = (view.phase, view.message)
+        return said == (pb.DELETING, "waiting for the application to end on cluster east")
+
+    await eventually(says_what_is_waited_for)
     code, text = await refused(stub.Deploy(api.DeployRequest(spec=spec()), timeout=20))
     assert code is grpc.StatusCode.FAILED_PRECONDITION
     assert "is being deleted" in text
@@ -212,10 +217,9 @@ async def test_delete_goes_step_by_step_and_the_name_can_be_used_again(bench: Be
 
     async def gone() -> bool:
         code, _ = await refused(stub.GetApplication(name_of(), timeout=20))
-        return code is grpc.StatusCode.NOT_FOUND
+        return code is grpc.StatusCode.NOT_FOUND and not (await bench.client.get_prefix(keys.app(SHOP))).kvs
 
     await eventually(gone)
-    assert (await bench.client.get_prefix(keys.app(SHOP))).kvs == ()
     second = await stub.Deploy(api.DeployRequest(spec=spec()), timeout=20)
     assert second.uid != first.uid
     await bench.placed("east", generation=2)
@@ -233,7 +237,11 @@ async def test_health_and_pages(bench: Bench) -> None:
     assert (await refused(check(StringValue(value="nobody"), timeout=20)))[0] is grpc.StatusCode.NOT_FOUND
     await bench.leader()
     assert "mesh_keeper_applications" in await keeper.page("/metrics")
-    assert "leads" in [event["kind"] for event in await keeper.events()]
+
+    async def told() -> bool:
+        return "leads" in [event["kind"] for event in await keeper.events()]
+
+    await eventually(told)
     assert "there are /metrics" in await keeper.page("/other")
 
 

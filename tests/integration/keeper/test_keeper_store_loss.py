@@ -22,12 +22,18 @@ OTHER = AppKey("default", "other")
 
 
 async def deployed(bench: Bench, stub: Any, revisions: int = 3) -> str:
-    """`shop` on east in its `revisions`-th revision; returns its uid."""
+    """`shop` on east in its `revisions`-th revision, which the keeper has in its memory too; returns its uid."""
     uid = ""
     for number in range(revisions):
         answer = await stub.Deploy(api.DeployRequest(spec=spec(cpus=1 + number)), timeout=20)
         uid = answer.uid
     await bench.placed("east", generation=1, revision=revisions)
+
+    async def remembered() -> bool:
+        view = await stub.GetApplication(name_of(), timeout=20)
+        return (view.stored.revision, view.decision.cluster) == (revisions, "east")
+
+    await eventually(remembered)
     return uid
 
 
@@ -234,7 +240,15 @@ async def test_a_deletion_is_remembered_by_its_tombstone(bench: Bench, etcd: Etc
     async def gone() -> bool:
         return not await stored(bench) and not await bench.placements()
 
+    async def forgotten() -> bool:
+        try:
+            await keeper.stub.GetApplication(name_of(), timeout=20)
+        except grpc.aio.AioRpcError as error:
+            return error.code() is grpc.StatusCode.NOT_FOUND
+        return False
+
     await eventually(gone)
+    await eventually(forgotten)  # by the keeper itself, before its memory is all there is
     await wipe(etcd)
 
     async def tombstone() -> bool:
