@@ -55,7 +55,7 @@ async def resolving(client: EtcdClient, app: AppKey, **options: object) -> Async
 
 
 @asynccontextmanager
-async def registered(config: EtcdConfig, record: pb.Endpoint, ttl_s: int = 5) -> AsyncIterator[Registrar]:
+async def registered(config: EtcdConfig, record: pb.Endpoint, ttl_s: int = 30) -> AsyncIterator[Registrar]:
     registrar = Registrar(config, record, ttl_s=ttl_s)
     await registrar.start()
     await registrar.wait_registered(LONG_S)
@@ -180,7 +180,7 @@ async def test_a_restarted_process_takes_its_name_over(client: EtcdClient, app: 
 async def test_the_view_outlives_etcd_and_says_how_old_it_is(own_etcd: Own, app: AppKey) -> None:
     etcd = await asyncio.to_thread(own_etcd)
     client = EtcdClient(etcd.config())
-    async with registered(etcd.config(), endpoint(app), ttl_s=2) as registrar, resolving(client, app) as resolver:
+    async with registered(etcd.config(), endpoint(app), ttl_s=5) as registrar, resolving(client, app) as resolver:
         await asyncio.to_thread(etcd.kill)
         await until(lambda: resolver.view.stale and not registrar.registered, "that both notice")
         first = resolver.view
@@ -198,7 +198,7 @@ async def test_the_view_outlives_etcd_and_says_how_old_it_is(own_etcd: Own, app:
         watching = asyncio.create_task(watch())
         await registrar.wait_registered(LONG_S)
         await until(lambda: not resolver.view.stale, "a fresh view")
-        await asyncio.sleep(3.0)  # longer than the old lease could live
+        await asyncio.sleep(6.0)  # longer than the old lease could live
         assert ids(resolver) == ["net-r1-0"]
         assert emptied == []
         watching.cancel()
@@ -210,7 +210,7 @@ async def test_a_store_that_comes_back_empty_does_not_empty_the_view(own_etcd: O
     etcd = await asyncio.to_thread(own_etcd)
     client = EtcdClient(etcd.config())
     lost, refused = endpoint(app, "lost", address="127.0.0.1:2"), endpoint(app, "refused", address="127.0.0.1:3")
-    async with resolving(client, app, grace_s=3.0) as resolver:
+    async with resolving(client, app, grace_s=10.0) as resolver:
         living = Registrar(etcd.config(), endpoint(app, "living"), ttl_s=2)
         await living.start()
         await living.wait_registered(LONG_S)

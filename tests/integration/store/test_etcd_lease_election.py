@@ -35,9 +35,9 @@ async def held(config: EtcdConfig, ttl_s: int) -> AsyncIterator[Lease]:
 
 
 async def test_a_lease_outlives_a_loop_that_is_blocked_for_longer_than_its_ttl(client: EtcdClient, prefix: str) -> None:
-    async with held(client.config, 2) as lease:
+    async with held(client.config, 5) as lease:
         await client.put(prefix + "a", b"1", lease=lease.id)
-        time.sleep(4.0)  # noqa: ASYNC251 - that is the point
+        time.sleep(7.0)  # noqa: ASYNC251 - that is the point
         assert lease.held()
         assert not lease.lost.is_set()
         assert await client.get(prefix + "a") is not None
@@ -47,7 +47,7 @@ async def test_a_lease_outlives_a_loop_that_is_blocked_for_longer_than_its_ttl(c
 
 
 async def test_an_abandoned_lease_runs_out_by_itself(client: EtcdClient, prefix: str) -> None:
-    lease = Lease(client.config, ttl_s=1)
+    lease = Lease(client.config, ttl_s=5)
     await lease.start()
     await client.put(prefix + "a", b"1", lease=lease.id)
     await lease.abandon()
@@ -60,7 +60,7 @@ async def test_an_abandoned_lease_runs_out_by_itself(client: EtcdClient, prefix:
 
 
 async def test_a_lease_that_somebody_ended_is_lost(client: EtcdClient) -> None:
-    async with held(client.config, 3) as lease:
+    async with held(client.config, 6) as lease:
         await client.revoke(lease.id)
         await client.revoke(lease.id)  # again: no error
         await asyncio.wait_for(lease.lost.wait(), LONG_S)
@@ -71,11 +71,11 @@ async def test_a_lease_is_lost_when_etcd_is_away_and_not_before_its_time(
     own_etcd: Callable[..., EtcdCluster],
 ) -> None:
     etcd = own_etcd()
-    async with held(etcd.config(), 3) as lease:
-        await asyncio.to_thread(etcd.kill)
+    async with held(etcd.config(), 9) as lease:
         killed_at = time.monotonic()
+        await asyncio.to_thread(etcd.kill)
         await asyncio.wait_for(lease.lost.wait(), LONG_S)
-        assert time.monotonic() - killed_at > 1.0  # renewed a second ago at most, it lives two more at least
+        assert time.monotonic() - killed_at > 3.0  # renewed three seconds ago, were it in time: it lives six more
         assert not lease.held()
 
 
@@ -100,13 +100,23 @@ async def test_no_lease_without_etcd_and_the_same_object_can_try_again(own_etcd:
         await lease.start()
     assert not lease.held()
     await asyncio.to_thread(etcd.start)
-    assert await lease.start() > 0
+    assert await _patiently(lease) > 0
     assert lease.held()
     assert not lease.lost.is_set()
     with pytest.raises(FailedPrecondition, match="started already"):
         await lease.start()
     await lease.revoke()
     await lease.revoke()
+
+
+async def _patiently(lease: Lease) -> int:
+    """Its number; it has little patience of its own, for a machine that may be busy."""
+    deadline = time.monotonic() + LONG_S
+    while True:
+        try:
+            return await lease.start()
+        except StoreUnavailable:
+            assert time.monotonic() < deadline
 
 
 async def test_a_start_that_is_cancelled_leaves_no_thread(shared_etcd: EtcdCluster) -> None:
@@ -130,7 +140,7 @@ async def test_the_oldest_leads_and_the_next_follows(shared_etcd: EtcdCluster, p
     config = shared_etcd.config()
     clients = [EtcdClient(config) for _ in range(3)]
     elections = [
-        Election(client, config, prefix, b"candidate %d" % number, ttl_s=5) for number, client in enumerate(clients)
+        Election(client, config, prefix, b"candidate %d" % number, ttl_s=30) for number, client in enumerate(clients)
     ]
     leaders: list[tuple[int, Leadership]] = []
     campaigns = []
@@ -187,7 +197,7 @@ from serving.store import Election, EtcdClient, Op
 async def main():
     config = EtcdConfig(endpoints=(sys.argv[1],))
     client = EtcdClient(config)
-    leadership = await Election(client, config, sys.argv[2], b"child", ttl_s=2).campaign()
+    leadership = await Election(client, config, sys.argv[2], b"child", ttl_s=5).campaign()
     print("leads", flush=True)
     for line in iter(sys.stdin.readline, ""):
         result = await client.txn([leadership.fence], [Op.put(sys.argv[2] + "work", b"child")])
@@ -220,7 +230,7 @@ async def test_the_next_leads_when_the_leader_dies_or_hangs(
     try:
         assert await asyncio.to_thread(ask, child) == "leads"
         assert await asyncio.to_thread(ask, child, "write") == "written"
-        election = Election(client, client.config, prefix, b"me", ttl_s=2)
+        election = Election(client, client.config, prefix, b"me", ttl_s=30)
         campaign = asyncio.create_task(election.campaign())
         await eventually(lambda: bool(election.key), "the candidate's lease")
         assert not campaign.done()

@@ -26,7 +26,7 @@ def remove(path: Path) -> None:
 
 
 def quick(config: EtcdConfig, tls: TlsConfig | None) -> EtcdConfig:
-    return replace(config, tls=tls, request_timeout_s=0.3, max_attempts=2)
+    return replace(config, tls=tls, request_timeout_s=1.5, max_attempts=2)
 
 
 async def test_tls_with_client_certificates(own_etcd: Callable[..., EtcdCluster], tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ async def guarded(own_etcd: Callable[..., EtcdCluster]) -> EtcdCluster:
 async def test_tokens_are_renewed_without_anybody_noticing(guarded: EtcdCluster, password_file: Path) -> None:
     config = guarded.config(user="mesh", password_file=str(password_file))
     client = EtcdClient(config)
-    lease = Lease(config, ttl_s=2)
+    lease = Lease(config, ttl_s=10)
     await client.put("/mesh/leased", b"", lease=await lease.start())
     async with following(client, "/mesh/") as follower:
         for number in range(2):

@@ -148,7 +148,8 @@ async def test_a_member_hangs_and_wakes_up(three_members: EtcdCluster, which: st
 
 async def test_without_a_majority_nothing_is_written_and_the_view_is_stale(three_members: EtcdCluster) -> None:
     client = EtcdClient(replace(three_members.config(), request_timeout_s=0.5, max_attempts=3))
-    await client.put("/mesh/a", b"1")
+    patient = EtcdClient(three_members.config())
+    await patient.put("/mesh/a", b"1")
     async with following(client, "/mesh/") as follower:
         for member in three_members.members[1:]:
             await asyncio.to_thread(member.kill)
@@ -157,7 +158,6 @@ async def test_without_a_majority_nothing_is_written_and_the_view_is_stale(three
         await eventually(lambda: follower.events[-1].__class__.__name__ == "Disconnected", "the view to be stale")
         assert follower.values() == {"a": b"1"}
         await asyncio.to_thread(three_members.start)
-        patient = EtcdClient(three_members.config())
         await patient.put("/mesh/b", b"3")
         await patient.close()
         await eventually(lambda: follower.values().get("b") == b"3", "the watch goes on")
