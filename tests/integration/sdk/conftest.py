@@ -35,6 +35,21 @@ def replicas() -> Iterator[Callable[..., list[Replica]]]:
         replica.close()
 
 
+@pytest.fixture
+def start_on() -> Iterator[Callable[[str, int], Replica]]:
+    """Starts a server by name on a port."""
+    started: list[Replica] = []
+
+    def start(name: str, port: int) -> Replica:
+        started.append(Replica(name, port))
+        started[-1].wait_ready()
+        return started[-1]
+
+    yield start
+    for replica in started:
+        replica.close()
+
+
 @pytest_asyncio.fixture
 async def connect() -> AsyncIterator[Callable[..., Any]]:
     """Opens an inference client on a source."""

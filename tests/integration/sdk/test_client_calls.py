@@ -37,9 +37,9 @@ async def test_both_are_used_and_deadline_and_trace_arrive(replicas: Start, conn
     assert seen == {"one", "two"}
     trace = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
     token = current_traceparent.set(trace)
-    answer = await ask_raw(client, timeout_s=5.0)
+    answer = await ask_raw(client, timeout_s=60.0)
     current_traceparent.reset(token)
-    assert 0 < answer.parameters["left_s"].double_param <= 5.5  # gRPC rounds it up
+    assert 0 < answer.parameters["left_s"].double_param <= 61  # gRPC rounds it up
     got = answer.parameters["traceparent"].string_param
     assert got[:36] == trace[:36]
     assert got[36:52] != trace[36:52], "a span of its own"
@@ -127,8 +127,8 @@ async def test_deadline_is_kept(replicas: Start, connect: Any) -> None:
     one.behave("hang")
     started = time.monotonic()
     with pytest.raises(DeadlineExceeded, match=r"replica one at"):
-        await ask(client, timeout_s=0.5)
-    assert 0.4 < time.monotonic() - started < 5.0
+        await ask(client, timeout_s=2.0)
+    assert 1.9 < time.monotonic() - started < 30.0
     await until(lambda: one.counts()["cancelled"] == 1, what="the server heard of it")
 
 

@@ -92,7 +92,7 @@ async def two(mesh: Mesh) -> AsyncIterator[tuple[FakeKeeper, FakeKeeper]]:
 async def test_one_that_hangs_is_left_and_remembered(
     mesh: Mesh, two: tuple[FakeKeeper, FakeKeeper], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "ATTEMPT_S", 0.3)
+    monkeypatch.setattr(module, "ATTEMPT_S", 3.0)
     two[0].hangs = True
     async with AsyncMeshClient(mesh.connection) as client:
         for _ in range(5):
@@ -101,11 +101,11 @@ async def test_one_that_hangs_is_left_and_remembered(
 
 
 async def test_all_hang(mesh: Mesh, two: tuple[FakeKeeper, FakeKeeper], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "ATTEMPT_S", 0.2)
+    monkeypatch.setattr(module, "ATTEMPT_S", 0.5)
     two[0].hangs = two[1].hangs = True
     async with AsyncMeshClient(mesh.connection) as client:
-        with pytest.raises(Unavailable, match=r"no keeper answered within 1 s \(asked: 127\.0\.0\.1:\d+, 127"):
-            await client.status("digits", timeout_s=1)
+        with pytest.raises(Unavailable, match=r"no keeper answered within 5 s \(asked: 127\.0\.0\.1:\d+, 127"):
+            await client.status("digits", timeout_s=5)
 
 
 async def test_a_damaged_record_is_passed_over(mesh: Mesh, two: tuple[FakeKeeper, FakeKeeper]) -> None:
@@ -171,7 +171,7 @@ async def test_keepers_with_mutual_tls(mesh: Mesh, tmp_path: Path) -> None:
         await client.status("digits")
     async with AsyncMeshClient(replace(mesh.connection, tls=TlsConfig(ca_file=tls.ca_file))) as client:
         with pytest.raises(Unavailable, match="no keeper answered"):
-            await client.status("digits", timeout_s=1)
+            await client.status("digits", timeout_s=5)
     async with AsyncMeshClient(replace(mesh.connection, tls=TlsConfig(ca_file="/gone.pem"))) as client:
         with pytest.raises(InvalidArgument, match=r"TLS file /gone\.pem cannot be read"):
             await client.status("digits")
@@ -192,5 +192,5 @@ async def test_endpoints_that_say_tls_are_called_with_tls(tmp_path: Path) -> Non
         assert answer.parameters["replica"].string_param == "one"
     async with InferenceClient(source) as client:
         with pytest.raises(Unavailable):
-            await client.call("ModelInfer", request, timeout_s=1)
+            await client.call("ModelInfer", request, timeout_s=4)
     await server.stop(None)

@@ -88,12 +88,23 @@ async def test_timeout_says_what_is_missing(mesh: Mesh) -> None:
     mesh.start_keeper("k1")
     mesh.cluster.judge = starting
     async with AsyncMeshClient(mesh.connection) as client:
-        with pytest.raises(DeadlineExceeded, match=r"not ready after 3 s: PENDING: .*no cluster is registered"):
-            await client.deploy(application(mesh.folder), wait=True, timeout_s=3)
+        await client.deploy(application(mesh.folder), timeout_s=60)
+        await until_told(client, "no cluster is registered")
+        with pytest.raises(DeadlineExceeded, match=r"not ready after 5 s: PENDING: .*no cluster is registered"):
+            await client.deploy(application(mesh.folder), wait=True, timeout_s=5)
         mesh.start_cluster()
+        await until_told(client, "digits-r1-1")
         with pytest.raises(DeadlineExceeded) as caught:
             await client.deploy(application(mesh.folder), wait=True, timeout_s=5)
     assert "deployment digits: 1 of 2 replicas ready; replica digits-r1-1 STARTING" in str(caught.value)
+
+
+async def until_told(client: AsyncMeshClient, text: str) -> None:
+    """Until the status of `digits` has the text somewhere."""
+    deadline = time.monotonic() + 60
+    while text not in repr(await client.status("digits")):
+        assert time.monotonic() < deadline, f"the status never had {text!r}"
+        await asyncio.sleep(0.05)
 
 
 async def test_too_big_says_so_per_cluster(mesh: Mesh) -> None:
@@ -103,8 +114,10 @@ async def test_too_big_says_so_per_cluster(mesh: Mesh) -> None:
     big = replace(app, deployments=[replace(app.deployments[0], resources=Resources(cpus=1000))])
     async with AsyncMeshClient(mesh.connection) as client:
         await mesh.cluster_seen(client)
+        await client.deploy(big, timeout_s=60)
+        await until_told(client, "needs 1000 CPUs")
         with pytest.raises(DeadlineExceeded, match=r"east: .*1000"):
-            await client.deploy(big, wait=True, timeout_s=3)
+            await client.deploy(big, wait=True, timeout_s=5)
 
 
 async def test_a_newer_revision_ends_the_wait(mesh: Mesh) -> None:
@@ -177,11 +190,11 @@ async def test_nobody_there_is_said_in_time(mesh: Mesh, etcd: EtcdCluster) -> No
     async with AsyncMeshClient(mesh.connection) as client:
         started = time.monotonic()
         with pytest.raises(Unavailable, match=r"no keeper is registered in etcd at 127\.0\.0\.1:\d+; is the mesh up"):
-            await client.status("digits", timeout_s=1)
+            await client.status("digits", timeout_s=3)
         etcd.kill()
         with pytest.raises(StoreUnavailable, match="no keeper can be found"):
-            await client.status("digits", timeout_s=1)
-        assert time.monotonic() - started < 10
+            await client.status("digits", timeout_s=3)
+        assert time.monotonic() - started < 30
 
 
 async def test_interceptors_see_and_change_calls(mesh: Mesh) -> None:
@@ -208,7 +221,7 @@ async def test_blocking_client_inside_a_running_loop(mesh: Mesh) -> None:
     with MeshClient(mesh.connection) as client:
         assert client.list(timeout_s=60) == ()
         with pytest.raises(DeadlineExceeded):
-            client.deploy(application(mesh.folder), wait=True, timeout_s=2, on_progress=said.append)
+            client.deploy(application(mesh.folder), wait=True, timeout_s=5, on_progress=said.append)
         assert said
         assert client.status("digits").revision == 1
         events = client.watch()
