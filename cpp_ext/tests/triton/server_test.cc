@@ -117,7 +117,7 @@ TEST_F(ServerTest, StartNamesWhatIsWrong) {
 }
 
 TEST_F(ServerTest, CancelEndsWhatIsQueued) {
-  WriteModel(options_.repository, "slow", Delay(300));
+  WriteModel(options_.repository, "slow", Delay(1000));
   const std::unique_ptr<Server> server = Start();
   ASSERT_NE(server, nullptr);
   const std::vector<float> values = Numbers(4);
@@ -155,7 +155,7 @@ TEST_F(ServerTest, CancelRacesWithTheEnd) {
 }
 
 TEST_F(ServerTest, StopWaitsForRunningRequestsAndRefusesNewOnes) {
-  WriteModel(options_.repository, "slow", Delay(300));
+  WriteModel(options_.repository, "slow", Delay(1000));
   const std::unique_ptr<Server> server = Start();
   ASSERT_NE(server, nullptr);
   const std::vector<float> values = Numbers(4);
@@ -175,7 +175,7 @@ TEST_F(ServerTest, StopWaitsForRunningRequestsAndRefusesNewOnes) {
 }
 
 TEST_F(ServerTest, StopThatTakesTooLongSaysSoAndCrashesNothing) {
-  WriteModel(options_.repository, "slow", Delay(3000));
+  WriteModel(options_.repository, "slow", Delay(5000));
   options_.exit_timeout_s = 1;
   std::unique_ptr<Server> server = Start();
   ASSERT_NE(server, nullptr);
