@@ -96,13 +96,18 @@ def test_a_warm_cache_is_quick(artifact: Artifact, tmp_path: Path) -> None:
     ).stderr
     for slow in ("fsspec", "grpc", "ray", "numpy", "asyncio"):
         assert f" {slow}\n" not in imported, f"{slow} is imported on a warm cache"
-    spent = []
-    for _ in range(5):
-        before = os.times()
-        subprocess.run(command(artifact, tmp_path / "c"), capture_output=True, check=True)
-        after = os.times()
-        spent.append(after.children_user + after.children_system - before.children_user - before.children_system)
-    assert min(spent) < 0.4, f"CPU seconds: {spent}"
+    # Compared with what it cannot do without, since machines differ: about twice that.
+    imports = [sys.executable, "-c", f"import {json_format.__name__}, {PreparedNode.__module__}"]
+    spent, least = (min(cpu_s(line) for _ in range(5)) for line in (command(artifact, tmp_path / "c"), imports))
+    assert spent < 5 * least, f"CPU seconds: {spent}, for the imports alone {least}"
+
+
+def cpu_s(line: list[str]) -> float:
+    """What a program costs."""
+    before = os.times()
+    subprocess.run(line, capture_output=True, check=True)
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
 
 
 class _StallingServer(ThreadingHTTPServer):

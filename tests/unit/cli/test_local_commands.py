@@ -313,8 +313,9 @@ def test_waiting_is_quiet_for_two_seconds_and_plain_where_there_is_no_terminal(
         waiting("second")
     assert capsys.readouterr().err == ""
     with Waiting("at once", at_once=True) as waiting:
-        deadline = time.monotonic() + 10
-        while not (shown := capsys.readouterr().err) and time.monotonic() < deadline:
+        deadline, shown = time.monotonic() + 60, ""
+        while not shown.endswith("\n") and time.monotonic() < deadline:
+            shown += capsys.readouterr().err
             time.sleep(0.01)
         waiting("then this")
         waiting("then this")

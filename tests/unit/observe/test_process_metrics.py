@@ -95,7 +95,7 @@ async def test_they_are_served_with_the_loops_own_and_found_by_the_record() -> N
         address = reached_by(server, advertise_host="", listen_host="127.0.0.1", node_address="10.0.0.7")
         record = cluster_record("east", "id", {}, ClusterFacts((), ()), 0.0, metrics_address=address)
         url = f"http://{record.metrics_address}/metrics"
-        text = (await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=10).read())).decode()
+        text = (await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=60).read())).decode()
         assert 'mesh_agent_nodes{cluster="east"} 0.0' in text
         assert "mesh_controller_run_seconds" in text
         port = address.rpartition(":")[2]
