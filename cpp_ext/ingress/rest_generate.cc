@@ -129,8 +129,9 @@ void GenerateCall::Start(std::shared_ptr<http::Exchange> exchange, RestTarget ta
     status = InternalFailure("generate request", error.what());
   }
   if (status.ok()) return;
+  call->Count(status);
   call->exchange_->Respond(RestError(status));
-  call->End(status);
+  call->End();
 }
 
 GenerateCall::GenerateCall(std::shared_ptr<http::Exchange> exchange, RestTarget target,
@@ -227,10 +228,11 @@ void GenerateCall::SendEvent(const std::string& json, int http_status) {
 }
 
 void GenerateCall::Finish() {
-  Status status;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (answers_ > 0) status = first_.status();
+    Status status = answers_ > 0 ? first_.status() : Status();
+    if (!streamed_ && status.ok() && answers_ != 1) status = WrongNumber();
+    Count(status);  // before its end: whoever has the answer finds it counted
     if (streamed_) {
       if (!begun_) {
         http::Response head;
@@ -239,18 +241,18 @@ void GenerateCall::Finish() {
       }
       exchange_->End();
     } else {
-      if (status.ok() && answers_ != 1) status = WrongNumber();
       if (status.ok()) target_.instruments->response_bytes.Add(first_.value().size());
       exchange_->Respond(status.ok() ? http::Text(200, http::kJson, std::move(first_).value()) : RestError(status));
     }
   }
-  End(status);
+  End();
 }
 
-void GenerateCall::End(const Status& status) {
+void GenerateCall::Count(const Status& status) {
   MethodInstruments& counts = streamed_ ? instruments_->generate_stream : instruments_->generate;
   counts.Count(status.code(), steady_clock::now() - started_);
-  target_.instruments->in_flight.fetch_sub(1, std::memory_order_release);
 }
+
+void GenerateCall::End() { target_.instruments->in_flight.fetch_sub(1, std::memory_order_release); }
 
 }  // namespace mesh::ingress

@@ -45,7 +45,8 @@ class GenerateCall final : public triton::InferCall {
   void Keep(Result<std::string> answer);
   void SendEvent(const std::string& json, int http_status);
   void Finish();
-  void End(const Status& status);
+  void Count(const Status& status);
+  void End();
 
   const RestTarget target_;
   const std::shared_ptr<GenerateInstruments> instruments_;
