@@ -1,11 +1,14 @@
 // A backend for tests and benchmarks: every output is its input, byte for byte.
 //
 // The i-th output of the model configuration answers with the i-th input, whatever the names and datatypes. The model
-// parameter `execute_delay_ms` makes each execution (of one batch) take at least that long.
+// parameter `execute_delay_ms` makes each execution (of one batch) take at least that long; `execute_gate` names a file
+// without which it does not end.
 #include <chrono>
+#include <filesystem>
 #include <map>
 #include <memory>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -20,10 +23,12 @@ namespace mesh::backend {
 namespace {
 
 constexpr std::int64_t kMostDelayMs = 3'600'000;
+constexpr std::chrono::milliseconds kGatePoll(5);
 
 struct IdentityModel {
   std::int64_t max_batch_size = 0;
   std::chrono::milliseconds delay{0};
+  std::string gate;                             // empty: none
   std::map<std::string, std::string> input_of;  // by the output's name
 };
 
@@ -50,6 +55,9 @@ Result<IdentityModel> MakeModel(const ModelConfig& config) {
     return delay.status();
   }
   model.delay = std::chrono::milliseconds(delay.value());
+  if (const auto gate = config.parameters.find("execute_gate"); gate != config.parameters.end()) {
+    model.gate = gate->second;
+  }
   model.max_batch_size = config.max_batch_size;
   return model;
 }
@@ -104,6 +112,13 @@ struct Pending {
   Status status;
 };
 
+void WaitForGate(const std::string& file) {
+  std::error_code error;
+  while (!file.empty() && !std::filesystem::exists(file, error)) {
+    std::this_thread::sleep_for(kGatePoll);
+  }
+}
+
 void Execute(const IdentityModel& model, TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request** requests,
              std::uint32_t count) {
   Timeline times;
@@ -118,6 +133,7 @@ void Execute(const IdentityModel& model, TRITONBACKEND_ModelInstance* instance, 
   if (model.delay.count() > 0) {
     std::this_thread::sleep_for(model.delay);
   }
+  WaitForGate(model.gate);
   times.compute_end = SteadyNs();
   for (Pending& item : batch) {
     item.status = Guarded([&]() -> Status {

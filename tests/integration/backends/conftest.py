@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import tritonclient.grpc as triton_grpc
 from backend_server import BackendServer
 
 from serving.deployment import backend_directory, libraries
+from serving.local.ports import free_ports
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 START_TIMEOUT_S = 120.0
@@ -61,17 +61,6 @@ def composed_backends(tmp_path_factory: pytest.TempPathFactory, openvino_library
     return backend_directory.compose(tmp_path_factory.mktemp("node"), plan)
 
 
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
-    finally:
-        for one in sockets:
-            one.close()
-
-
 def _command(backends: Path, repository: Path, ports: list[int]) -> list[str]:
     wheel = libraries.find_triton()
     assert wheel.backends is not None, "these tests need the wheel's Triton"
@@ -94,7 +83,7 @@ def triton_server(tmp_path_factory: pytest.TempPathFactory, composed_backends: P
     folder = tmp_path_factory.mktemp("triton")
     repository = folder / "models"
     repository.mkdir()
-    ports = _free_ports(3)
+    ports = free_ports(3)
     log = folder / "tritonserver.log"
     environment = {**os.environ, "LD_LIBRARY_PATH": ":".join(map(str, libraries.find_triton().search_path))}
     preload = os.environ.get("MESH_TEST_PRELOAD", "")  # a sanitizer's library, for builds with one

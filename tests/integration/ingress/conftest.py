@@ -40,6 +40,15 @@ def oracle(repository: Path, backends: Path, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture
+def gate(repository: Path) -> Iterator[Path]:
+    """Shut: what the model `gated` is asked runs, or waits for its turn, until the test touches it."""
+    path = repository / "gated" / "gate"
+    path.unlink()
+    yield path
+    path.touch()
+
+
+@pytest.fixture
 def start_ingress(repository: Path, backends: Path, tmp_path: Path) -> Iterator[StartIngress]:
     """Starts further ones, with flags."""
     with ExitStack() as stack:

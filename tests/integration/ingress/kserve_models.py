@@ -74,8 +74,12 @@ def pair(datatype: str, dims: str) -> str:
     return tensor("input", "INPUT0", datatype, dims) + tensor("output", "OUTPUT0", datatype, dims)
 
 
+def text_parameter(key: str, value: str) -> str:
+    return f'parameters {{ key: "{key}" value {{ string_value: "{value}" }} }}\n'
+
+
 def delay(ms: int) -> str:
-    return f'parameters {{ key: "execute_delay_ms" value {{ string_value: "{ms}" }} }}\n'
+    return text_parameter("execute_delay_ms", f"{ms}")
 
 
 def write_repository(repository: Path) -> Path:
@@ -104,8 +108,12 @@ def write_repository(repository: Path) -> Path:
     sequences = "sequence_batching { max_sequence_idle_microseconds: 5000000 }\n"
     write_model(repository, "seq", pair("FP32", "[4]"), batch=4, extra=sequences)
     write_model(repository, "slow", pair("FP32", "[-1]"), extra=delay(400))
+    write_model(repository, "slower", pair("FP32", "[-1]"), extra=delay(3000))
     failing = write_model(repository, "failing", pair("FP32", "[-1]"), backend="python")
     (failing / "1" / "model.py").write_text(FAILING_MODEL)
+    gate = repository / "gated" / "gate"
+    write_model(repository, "gated", pair("FP32", "[-1]"), extra=text_parameter("execute_gate", str(gate)))
+    gate.touch()
     decoupled = "model_transaction_policy { decoupled: true }\n"
     write_model(repository, "decoupled", pair("FP32", "[-1]"), extra=decoupled)
     repeat = write_model(repository, "repeat", pair("FP32", "[-1]"), extra=decoupled, backend="python")

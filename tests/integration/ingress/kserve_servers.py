@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -17,6 +16,7 @@ import grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc import service_pb2_grpc
 
+from serving.local.ports import free_ports
 from tests.support.waiting import eventually
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -54,12 +54,6 @@ def compose_backends(folder: Path) -> Path:
     for file in [*files, TRITON_FOLDER / "python_backend_stubs" / version / "triton_python_backend_stub"]:
         (python / file.name).symlink_to(file)
     return folder
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class KServeProcess:
@@ -126,7 +120,7 @@ class Ingress(KServeProcess):
         """Set draining and wait until it shows."""
         self.process.send_signal(signal.SIGUSR1)
         eventually(
-            lambda: not self.stub.ServerReady(pb.ServerReadyRequest(), timeout=10).ready, timeout_s=30, what="draining"
+            lambda: not self.stub.ServerReady(pb.ServerReadyRequest(), timeout=60).ready, timeout_s=60, what="draining"
         )
 
 
@@ -137,7 +131,7 @@ class Oracle(KServeProcess):
     """
 
     def __init__(self, repository: Path, backends: Path, log: Path, *options: str) -> None:
-        port, http_port = free_port(), free_port()
+        port, http_port = free_ports(2)  # no port of outgoing connections: it listens seconds later
         self.http_address = f"127.0.0.1:{http_port}"
         flags = ["--allow-metrics=false", "--grpc-address=127.0.0.1", "--http-address=127.0.0.1", "--log-info=0"]
         flags += [f"--http-port={http_port}", f"--grpc-port={port}", *options]

@@ -43,7 +43,7 @@ def load(server: Ingress, model: str, **texts: str) -> Any:
     request = pb.RepositoryModelLoadRequest(model_name=model)
     for key, text in texts.items():
         request.parameters[key].string_param = text
-    return server.stub.RepositoryModelLoad.future(request, timeout=60)
+    return server.stub.RepositoryModelLoad.future(request, timeout=150)
 
 
 def ready(server: Ingress, model: str) -> bool:
@@ -61,7 +61,7 @@ class Held:
         self.server = server
         self._gate = gate
         self.first = load(server, "held")
-        eventually(lambda: self.state() == "LOADING", timeout_s=30, what="the load to begin")
+        eventually(lambda: self.state() == "LOADING", timeout_s=90, what="the load to begin")
 
     def state(self) -> str:
         index = self.server.stub.RepositoryIndex(pb.RepositoryIndexRequest(), timeout=60)
@@ -69,7 +69,7 @@ class Held:
 
     def wait_for_waiting(self, count: int) -> None:
         name = "mesh_ingress_repository_calls_waiting"
-        eventually(lambda: metric(self.server, name) == count, timeout_s=30, what=f"{count} calls to wait")
+        eventually(lambda: metric(self.server, name) == count, timeout_s=90, what=f"{count} calls to wait")
 
     def open(self) -> None:
         self._gate.touch()
@@ -108,7 +108,7 @@ def test_refused_where_the_deployment_does_not_allow_it(ingress: Ingress, oracle
 
 def test_requests_go_on_while_a_model_loads(held: Held) -> None:
     for _ in range(20):
-        assert held.server.stub.ModelInfer(infer_request("a"), timeout=10).model_name == "a"
+        assert held.server.stub.ModelInfer(infer_request("a"), timeout=60).model_name == "a"
     assert held.state() == "LOADING"
     held.open()
     held.first.result()
@@ -129,7 +129,7 @@ def test_calls_wait_for_their_turn_up_to_a_limit(held: Held) -> None:
 
 
 def _ended(calls: list[Any]) -> list[Any]:
-    return eventually(lambda: [call for call in calls if call.done()], timeout_s=30, what="a call to be refused")
+    return eventually(lambda: [call for call in calls if call.done()], timeout_s=90, what="a call to be refused")
 
 
 def test_a_client_that_goes_away_takes_its_waiting_call_along(held: Held) -> None:
@@ -139,7 +139,7 @@ def test_a_client_that_goes_away_takes_its_waiting_call_along(held: Held) -> Non
     held.first.cancel()
     waiting.cancel()
     held.wait_for_waiting(1)
-    eventually(lambda: metric(held.server, CALLS % "CANCELLED") == 1, timeout_s=30, what="the call to be counted")
+    eventually(lambda: metric(held.server, CALLS % "CANCELLED") == 1, timeout_s=90, what="the call to be counted")
     held.open()
     other.result()
     assert ready(held.server, "held"), "a load that has begun goes on"
@@ -169,7 +169,7 @@ def test_a_model_that_was_unloaded_is_not_missed(start_ingress: StartIngress) ->
     server = start_ingress("--model=id_fp32", "--model=absent", "--model-control=explicit")
     assert not server.stub.ServerReady(pb.ServerReadyRequest(), timeout=60).ready
     server.stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="id_fp32"), timeout=60)
-    eventually(lambda: not ready(server, "id_fp32"), timeout_s=30, what="the model to be gone")
+    eventually(lambda: not ready(server, "id_fp32"), timeout_s=90, what="the model to be gone")
     assert not server.stub.ServerReady(pb.ServerReadyRequest(), timeout=60).ready, (
         "the other one was wanted, and is not there"
     )
@@ -183,7 +183,7 @@ def test_files_of_a_load_stay_in_their_folder(path: str, start_ingress: StartIng
     request.parameters[f"file:{path}"].bytes_param = b"x"
     outside = Path(tempfile.gettempdir()) / "outside"
     assert not outside.exists()
-    call = server.stub.RepositoryModelLoad.future(request, timeout=60)
+    call = server.stub.RepositoryModelLoad.future(request, timeout=150)
     assert code(call) in ("INTERNAL", "INVALID_ARGUMENT")
     assert not outside.exists()
     assert not Path("/outside").exists()

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from serving import errors
+from tests.support.waiting import eventually
 
 FIXED = ["bool", "uint8", "uint16", "uint32", "uint64", "int8", "int16", "int32", "int64"]
 DTYPES = {f"id_{name}": np.dtype(name) for name in FIXED}
@@ -166,7 +167,7 @@ def test_what_it_tells(triton: Any) -> None:
     assert triton.model_config("rich")["dynamic_batching"]["priority_levels"] == 3
     assert {"name": "two", "version": "1", "state": "READY"} in triton.index()
     triton.infer("fixed", {"INPUT0": np.ones((3, 16), np.float32)})
-    assert triton.statistics("fixed")[0]["inference_count"] == 3
+    eventually(lambda: triton.statistics("fixed")[0]["inference_count"] == 3, timeout_s=60, what="the count of three")
     assert "nv_inference_count" in triton.metrics()
     with pytest.raises(errors.NotFound):
         triton.model_config("nope")
