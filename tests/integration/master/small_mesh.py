@@ -32,7 +32,7 @@ ROOT = Path(serving.__file__).resolve().parent.parent
 LIBRARY = ROOT / "serving" / "_lib" / "libmesh_actor.so"
 DIGITS = ROOT / "examples" / "digits" / "models"
 CLUSTER = "east"
-PATIENCE_S = 90.0
+PATIENCE_S = 120.0
 
 
 class SmallMesh:
@@ -212,7 +212,7 @@ async def health_answers(address: str) -> bool:
     async with grpc.aio.insecure_channel(address) as channel:
         check = channel.unary_unary("/grpc.health.v1.Health/Check", request_serializer=None, response_deserializer=None)
         try:
-            await check(b"", timeout=2.0)
+            await check(b"", timeout=20.0)
         except grpc.aio.AioRpcError as error:
             return error.code() is not grpc.StatusCode.UNAVAILABLE
         return True

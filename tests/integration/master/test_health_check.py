@@ -72,7 +72,7 @@ class Verdicts:
         started = time.monotonic()
         while not any(wanted(health) for health in self.seen):
             self.news.clear()
-            await asyncio.wait_for(self.news.wait(), 60.0)
+            await asyncio.wait_for(self.news.wait(), 90.0)
         return time.monotonic() - started
 
 
@@ -80,7 +80,7 @@ class Verdicts:
 async def verdicts(server: Process) -> AsyncIterator[Verdicts]:
     found = Verdicts()
     port = server.log_file.read_text().split("port=")[1].split()[0]
-    check = HealthCheck(f"127.0.0.1:{port}", server.pid, found.add, limits=HealthLimits(interval_s=0.5, timeout_s=1.0))
+    check = HealthCheck(f"127.0.0.1:{port}", server.pid, found.add, limits=HealthLimits(interval_s=0.5, timeout_s=3.0))
     task = asyncio.create_task(check.run())
     yield found
     task.cancel()

@@ -40,7 +40,11 @@ async def test_the_record_of_a_dead_cluster_is_taken_back(own_mesh: SmallMesh) -
 
     await until(gone)
     print(f"record taken back after {time.monotonic() - started:.1f} s")
-    assert "Ray is away: the cluster's record is taken back" in agent.log_file.read_text()
+
+    async def told() -> bool:
+        return "Ray is away: the cluster's record is taken back" in agent.log_file.read_text()
+
+    await until(told)
     assert await client.get(keys.placement(CLUSTER, keeper.app)) is not None
     await client.close()
 
