@@ -73,7 +73,12 @@ def prepare_command(directory: Path, repository: Path) -> list[str]:
 
 
 def replica_config(
-    command: list[str], etcd: EtcdConfig | None = None, *, replica_id: str = "model-r1-0", ttl_s: int = 2, **fields: Any
+    command: list[str],
+    etcd: EtcdConfig | None = None,
+    *,
+    replica_id: str = "model-r1-0",
+    ttl_s: int = 10,
+    **fields: Any,
 ) -> records_pb2.ReplicaConfig:
     """A configuration with the names that the tests look for."""
     config = records_pb2.ReplicaConfig(

@@ -165,7 +165,7 @@ def test_serves_drains_and_comes_back_after_a_kill(
 def test_sigterm_drains_before_the_process_ends(
     driver: Driver, repository: Path, command: list[str], etcd: EtcdConfig, store: Store
 ) -> None:
-    write_model(repository, "slow", delay_ms=1500)
+    write_model(repository, "slow", delay_ms=5000)
     config = replica_config(command, etcd, replica_id="asked-to-go")
     driver.ask("spawn", "asked-to-go", json_format.MessageToJson(config, indent=None))
     ready = driver.wait_state("asked-to-go", "ready")

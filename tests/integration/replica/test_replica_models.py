@@ -35,16 +35,16 @@ def test_endpoint_and_report_follow(
     triton = TritonDeployment(models=["echo"], model_control="explicit")
     with ReplicaProcess(tmp_path / "replica", replica_config(command, etcd, triton=triton)) as replica:
         address = replica.wait_state("ready").address
-        eventually(lambda: _served(store) == ["echo"], timeout_s=30, what="the endpoint")
+        eventually(lambda: _served(store) == ["echo"], timeout_s=90, what="the endpoint")
         with grpc.insecure_channel(address) as channel:
             stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
             stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="other"), timeout=60)
             assert infer(address, "other").size == 3
             eventually(
-                lambda: _served(store) == ["echo", "other"], timeout_s=30, what="the loaded model in the endpoint"
+                lambda: _served(store) == ["echo", "other"], timeout_s=90, what="the loaded model in the endpoint"
             )
             stub.RepositoryModelUnload(pb.RepositoryModelUnloadRequest(model_name="echo"), timeout=60)
-            eventually(lambda: _served(store) == ["other"], timeout_s=30, what="the unloaded one to leave it")
+            eventually(lambda: _served(store) == ["other"], timeout_s=90, what="the unloaded one to leave it")
             # A call begins when the model of the one before has ended.
             stub.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="other"), timeout=60)
             assert stub.ServerReady(pb.ServerReadyRequest(), timeout=60).ready
@@ -79,7 +79,7 @@ def test_traces_lie_beside_the_log(tmp_path: Path, command: list[str]) -> None:
         for _ in range(3):
             infer(address)
         file = tmp_path / "own.trace.json.0"
-        eventually(file.exists, timeout_s=30, what="the traces")
+        eventually(file.exists, timeout_s=90, what="the traces")
         replica.terminate()
         assert replica.wait() == 0
     records = json.loads(file.read_text())

@@ -27,7 +27,7 @@ from tests.integration.replica.replica_harness import (
 )
 from tests.support.waiting import eventually
 
-REGISTER_TIMEOUT_S = 30.0
+REGISTER_TIMEOUT_S = 90.0
 
 
 def _wait_registered(store: Store, key: str = endpoint_key()) -> None:
@@ -81,7 +81,7 @@ def test_metrics_show_tritons_and_our_own(tmp_path: Path, command: list[str], et
             with urllib.request.urlopen(f"http://{ready.metrics_address}/metrics", timeout=30) as answer:
                 return str(answer.read().decode())
 
-        eventually(lambda: "mesh_replica_registered 1" in page(), timeout_s=30, what="the registered gauge")
+        eventually(lambda: "mesh_replica_registered 1" in page(), timeout_s=90, what="the registered gauge")
         text = page()
     assert 'nv_inference_request_success{model="echo"' in text
     assert "process_resident_memory_bytes" in text
@@ -90,13 +90,13 @@ def test_metrics_show_tritons_and_our_own(tmp_path: Path, command: list[str], et
 def test_a_drain_finishes_what_runs_and_loses_nothing(
     tmp_path: Path, repository: Path, command: list[str], etcd: EtcdConfig, store: Store
 ) -> None:
-    write_model(repository, "slow", delay_ms=1500)
+    write_model(repository, "slow", delay_ms=5000)
     with ReplicaProcess(tmp_path / "replica", replica_config(command, etcd)) as replica:
         ready = replica.wait_state("ready")
         _wait_registered(store)
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             running = [pool.submit(infer, ready.address, "slow", values=[float(n)]) for n in range(4)]
-            eventually(lambda: _in_flight(ready.metrics_address) == 4, timeout_s=30, what="four running requests")
+            eventually(lambda: _in_flight(ready.metrics_address) == 4, timeout_s=90, what="four running requests")
             replica.terminate()
             answers = [future.result(60) for future in running]
         assert replica.wait() == 0
@@ -119,7 +119,7 @@ def test_a_second_signal_ends_the_drain_at_once(tmp_path: Path, repository: Path
         ready = replica.wait_state("ready")
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             running = pool.submit(infer, ready.address, "slow")
-            eventually(lambda: _in_flight(ready.metrics_address) == 1, timeout_s=30, what="a running request")
+            eventually(lambda: _in_flight(ready.metrics_address) == 1, timeout_s=90, what="a running request")
             replica.terminate()
             replica.wait_state("draining")
             replica.terminate()
@@ -227,11 +227,11 @@ def test_a_drain_ends_a_prepare_command_that_hangs(tmp_path: Path) -> None:
     child = tmp_path / "child"
     command = ["sh", "-c", f"echo $$ > {child}; sleep 1000 & sleep 1000"]
     with ReplicaProcess(tmp_path / "replica", replica_config(command)) as replica:
-        pid = int(eventually(lambda: child.exists() and child.read_text().strip(), timeout_s=30, what="the command"))
+        pid = int(eventually(lambda: child.exists() and child.read_text().strip(), timeout_s=90, what="the command"))
         replica.terminate()
         assert replica.wait() == 0
         assert replica.states() == ["draining", "drained"]
-    eventually(lambda: not Path(f"/proc/{pid}").exists(), timeout_s=30, what="the command's end")
+    eventually(lambda: not Path(f"/proc/{pid}").exists(), timeout_s=90, what="the command's end")
 
 
 def test_a_repository_that_is_not_there_is_the_reason(tmp_path: Path, repository: Path, command: list[str]) -> None:
