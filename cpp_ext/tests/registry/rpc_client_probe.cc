@@ -5,6 +5,7 @@
 // ms>, "max_message_bytes": .., "shared_loop": ..}. Commands are JSON lines with "op" and "id": unary, stream, send,
 // half_close, cancel, pause, resume, close. Events are JSON lines: {"id", "event": "message", "bytes"} and {"id",
 // "event": "done", "code", "message", "not_processed", "trailers"}; bytes travel as hexadecimal text.
+#include <cstdlib>
 #include <iostream>
 #include <map>
 #include <memory>
@@ -82,7 +83,9 @@ class Probe {
  public:
   explicit Probe(mesh::json::Fields& in) {
     if (in.Flag("shared_loop")) {
-      loop_ = mesh::rpc::EventLoop::Create("shared").value();
+      const auto created = mesh::rpc::EventLoop::Create("shared");
+      if (!created.ok()) std::abort();
+      loop_ = created.value();
       loop_->Start();
     }
     channel_ = mesh::rpc::Channel::Create(in.Text("address"), ReadOptions(in), loop_);
