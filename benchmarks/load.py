@@ -33,6 +33,14 @@ class Rates:
     messages: dict[str, str]  # the first of each code that is not OK
 
 
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """Responses a second, and all, with those after the measured seconds, until the streams had ended."""
+
+    rate: float
+    total: int
+
+
 def run_rates(address: str, request: bytes, plan: Sequence[tuple[float, float]], *, deadline_s: float) -> Rates:
     """Sends the encoded ModelInferRequest at each rate (a second) for so many seconds, one after the other."""
     flags = [f"--deadline-ms={deadline_s * 1e3:.0f}", "--connections=4"]
@@ -42,11 +50,13 @@ def run_rates(address: str, request: bytes, plan: Sequence[tuple[float, float]],
     return Rates(slices, found["messages"])
 
 
-def run_streams(address: str, request: bytes, *, streams: int, responses: int, seconds: int, cpu: str | None) -> float:
-    """Responses a second over that many streams; each asks again when its `responses` have come."""
+def run_streams(
+    address: str, request: bytes, *, streams: int, responses: int, seconds: int, cpu: str | None
+) -> Streamed:
+    """Responses over that many streams; each asks again when its `responses` have come."""
     flags = [f"--streams={streams}", f"--responses={responses}", f"--seconds={seconds}", "--connections=4"]
     found = _run("streams", address, request, flags, seconds, cpu)
-    return float(found["messages"]) / float(found["seconds"])
+    return Streamed(float(found["messages"]) / float(found["seconds"]), int(found["total"]))
 
 
 def _run(

@@ -64,10 +64,10 @@ def measure(server: Server, model: str, seconds: int) -> Cell:
     pin(server.pid, "0")
     run_streams(server.address, request_of(model), streams=STREAMS, responses=RESPONSES, seconds=1, cpu="1")
     before = cpu_s(server.pid)
-    rate = run_streams(
+    found = run_streams(
         server.address, request_of(model), streams=STREAMS, responses=RESPONSES, seconds=seconds, cpu="1"
     )
-    return Cell(rate, 1e6 * (cpu_s(server.pid) - before) / (rate * seconds))
+    return Cell(found.rate, 1e6 * (cpu_s(server.pid) - before) / found.total)
 
 
 def run(quick: bool, say: Say) -> str:

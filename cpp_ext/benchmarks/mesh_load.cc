@@ -5,7 +5,8 @@
 //
 // `rate` sends the encoded ModelInferRequest of FILE at the planned rates, whether or not answers come (open loop), and
 // prints load_report.h's JSON. `streams` holds N ModelStreamInfer calls, sends each the next request when R responses
-// have come, and prints {"messages", "seconds"}.
+// have come, and prints {"messages", "seconds"} of the given seconds, and "total", with what came until all streams had
+// ended in good order.
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -147,6 +148,7 @@ int RunStreams(const Flags& flags) {
   std::vector<Load> loads(static_cast<std::size_t>(Number(flags, "streams")));
   std::atomic<std::uint64_t> messages{0};
   std::atomic<bool> over{false};
+  std::atomic<std::size_t> open{loads.size()};
   const auto send = [&request](const Load& load) {
     mesh::rpc::Message message;
     message.Append(request);
@@ -159,11 +161,13 @@ int RunStreams(const Flags& flags) {
     callbacks.on_message = [&, responses](const mesh::rpc::Slice&) {
       messages.fetch_add(1, std::memory_order_relaxed);
       if (--load.left > 0) return;
+      if (over.load()) return load.call->HalfClose();
       load.left = responses;
       send(load);
     };
-    callbacks.on_done = [&over](const Status& status, const mesh::rpc::Metadata&) {
-      if (!over.load()) Fail("a stream ended: " + status.ToString());
+    callbacks.on_done = [&](const Status& status, const mesh::rpc::Metadata&) {
+      if (!over.load() || !status.ok()) Fail("a stream ended: " + status.ToString());
+      open.fetch_sub(1);
     };
     load.call = channels[i % channels.size()]->Stream(kStream, {}, std::move(callbacks));
   }
@@ -173,8 +177,12 @@ int RunStreams(const Flags& flags) {
   const std::uint64_t count = messages.load();
   const double took = std::chrono::duration<double>(steady_clock::now() - start).count();
   over.store(true);
+  const auto limit = steady_clock::now() + kLastAnswers;
+  while (open.load() > 0 && steady_clock::now() < limit) std::this_thread::sleep_for(std::chrono::milliseconds(10));
   for (const auto& channel : channels) channel->Close();
-  std::printf("{\"messages\": %llu, \"seconds\": %.3f}\n", static_cast<unsigned long long>(count), took);
+  if (open.load() > 0) Fail("streams did not end");
+  std::printf("{\"messages\": %llu, \"seconds\": %.3f, \"total\": %llu}\n", static_cast<unsigned long long>(count),
+              took, static_cast<unsigned long long>(messages.load()));
   return 0;
 }
 
