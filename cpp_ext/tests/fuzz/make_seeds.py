@@ -78,6 +78,7 @@ def infer_request() -> dict[str, bytes]:
         "typed": typed.SerializeToString(deterministic=True),
         "shared": shared.SerializeToString(deterministic=True),
         "config": service_pb2.ModelConfigRequest(name="m", version="1").SerializeToString(),
+        "cut_before_a_bool": b"\x10\x01\x10",
         "index": service_pb2.RepositoryIndexRequest(ready=True).SerializeToString(),
     }
 
