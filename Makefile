@@ -1,15 +1,18 @@
 # One command per task. `make demo` and `make test` set everything up by themselves.
-.PHONY: help setup demo test test-long lint format bench sanitize clean
+.PHONY: help setup demo test test-long lint format bench bench-ingress fuzz sanitize gpu-check clean
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 
 help:
 	@echo 'make demo       set up, start a local mesh, deploy examples/digits, send requests, stop'
 	@echo 'make test       set up and run all tests (C++ and Python)'
-	@echo 'make test-long  what takes long: 10 minutes of random kills under traffic, pip install of the sources'
+	@echo 'make test-long  what takes long: random kills under traffic, an hour of hostile clients, pip install'
 	@echo 'make lint       ruff, mypy --strict, clang-format, clang-tidy'
 	@echo 'make bench      benchmarks against peers; table in benchmarks/README.md'
-	@echo 'make sanitize   C++ tests under AddressSanitizer and ThreadSanitizer'
+	@echo 'make bench-ingress  only the direct ingress against tritonserver: gRPC, HTTP, shared memory, equal rates, streams'
+	@echo 'make fuzz       the readers of requests under libFuzzer, a minute each'
+	@echo 'make gpu-check  what only an NVIDIA GPU can show; says so where there is none'
+	@echo 'make sanitize   C++ tests under AddressSanitizer and ThreadSanitizer, readers of requests under libFuzzer'
 	@echo 'make clean      remove what was built (not .venv)'
 
 setup:
@@ -35,7 +38,18 @@ format:
 bench: setup
 	@$(PYTHON) -m benchmarks
 
+bench-ingress: setup
+	@$(PYTHON) -m benchmarks ingress ingress_http ingress_shared_memory ingress_rates streams
+
+fuzz: setup
+	@scripts/setup --lint
+	@scripts/fuzz
+
+gpu-check: setup
+	@scripts/gpu-check
+
 sanitize: setup
+	@scripts/setup --lint
 	@scripts/sanitize
 
 clean:

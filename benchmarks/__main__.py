@@ -11,7 +11,16 @@ from pathlib import Path
 
 from serving.errors import MeshError
 
-BENCHMARKS = {"ingress": "benchmarks.ingress", "mesh": "benchmarks.mesh_timings", "updates": "benchmarks.model_updates"}
+BENCHMARKS = {
+    "ingress": ("benchmarks.ingress", "run"),
+    "ingress_http": ("benchmarks.ingress", "run_http"),
+    "ingress_shared_memory": ("benchmarks.ingress", "run_shared_memory"),
+    "ingress_rates": ("benchmarks.ingress_rates", "run"),
+    "streams": ("benchmarks.streams", "run"),
+    "overload": ("benchmarks.overload", "run"),
+    "mesh": ("benchmarks.mesh_timings", "run"),
+    "updates": ("benchmarks.model_updates", "run"),
+}
 
 
 def machine() -> str:
@@ -33,7 +42,8 @@ def main() -> int:
     print(f"Machine: {machine()}\n", flush=True)
     for name in options.names or BENCHMARKS:
         try:
-            run = importlib.import_module(BENCHMARKS[name]).run
+            module, function = BENCHMARKS[name]
+            run = getattr(importlib.import_module(module), function)
             table = run(options.quick, lambda text: print(f"  {text}", file=sys.stderr, flush=True))
         except MeshError as error:
             print(f"benchmark {name}: {error}", file=sys.stderr)

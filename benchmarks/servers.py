@@ -28,6 +28,7 @@ class Server:
 
     name: str
     address: str
+    http: str  # the address of its HTTP/REST protocol
     pid: int
 
     def requests(self, model: str) -> int:
@@ -52,14 +53,15 @@ def pin(pid: int, cpus: str) -> None:
 
 
 @contextlib.contextmanager
-def running(name: str, repository: Path, backends: Path) -> Iterator[Server]:
-    """Starts `mesh` or `tritonserver`, and ends it. Raises `FailedPrecondition`."""
+def running(name: str, repository: Path, backends: Path, *flags: str) -> Iterator[Server]:
+    """Starts `mesh` or `tritonserver` with further flags of its own, and ends it. Raises `FailedPrecondition`."""
     port, http, metrics = free_ports(3)
     triton = find_triton()
     if name == "mesh":
         command = _mesh_command(repository, backends, triton.library, port)
     else:
         command = _tritonserver_command(repository, backends, port, http, metrics)
+    command += flags
     log_file = ROOT / "build" / "logs" / f"bench-{name}.log"
     log_file.parent.mkdir(parents=True, exist_ok=True)
     env = {**os.environ, "LD_LIBRARY_PATH": ":".join(str(folder) for folder in triton.search_path)}
@@ -67,7 +69,7 @@ def running(name: str, repository: Path, backends: Path) -> Iterator[Server]:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=env)
     try:
         _wait_ready(process, f"127.0.0.1:{port}", log_file)
-        yield Server(name, f"127.0.0.1:{port}", process.pid)
+        yield Server(name, f"127.0.0.1:{port}", f"127.0.0.1:{port if name == 'mesh' else http}", process.pid)
     finally:
         process.terminate()
         try:
@@ -77,12 +79,17 @@ def running(name: str, repository: Path, backends: Path) -> Iterator[Server]:
             process.wait()
 
 
-def _mesh_command(repository: Path, backends: Path, library: Path, port: int) -> list[str]:
+def built(*parts: str) -> Path:
+    """A program of the C++ build. Raises `FailedPrecondition`."""
     build = Path(os.environ.get("MESH_BUILD_DIR", "build/cmake"))
-    binary = (ROOT / build / "cpp_ext" / "tests" / "ingress" / "ingress_server").resolve()
+    binary = (ROOT / build / "cpp_ext").joinpath(*parts).resolve()
     if not binary.exists():
         raise FailedPrecondition(f"{binary} is missing: run `make setup`")
-    command = [str(binary), f"--library={library}", f"--repository={repository}"]
+    return binary
+
+
+def _mesh_command(repository: Path, backends: Path, library: Path, port: int) -> list[str]:
+    command = [str(built("tests", "ingress", "ingress_server")), f"--library={library}", f"--repository={repository}"]
     return [*command, f"--backends={backends}", f"--port={port}"]
 
 

@@ -54,6 +54,7 @@ void ReadTriton(mesh::json::Fields& in, ReplicaConfig* config) {
   config->models = triton.Texts("models");
   config->event_loops = static_cast<int>(triton.Int("eventLoops"));
   config->max_message_bytes = static_cast<std::size_t>(std::max<std::int64_t>(triton.Int("maxMessageBytes"), 0));
+  config->max_requests = static_cast<std::uint64_t>(std::max<std::int64_t>(triton.Int("maxRequests"), 0));
   config->triton_log_verbosity = static_cast<int>(triton.Int("logVerbosity"));
   config->model_control = ReadModelControl(triton);
   const json backends = triton.Nested("backends");

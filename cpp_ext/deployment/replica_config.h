@@ -33,6 +33,7 @@ struct ReplicaConfig {
   std::map<std::string, std::map<std::string, std::string>> backends;
   int event_loops = 0;
   std::size_t max_message_bytes = 0;
+  std::uint64_t max_requests = 0;
   int triton_log_verbosity = 0;
   ingress::ModelControl model_control = ingress::ModelControl::kNone;
   std::string listen_host;

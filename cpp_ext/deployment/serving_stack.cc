@@ -112,6 +112,7 @@ Status ServingStack::ServeMetrics() {
 ingress::ServiceOptions ServingStack::ServiceOptions(std::function<void(std::vector<ModelState>)> on_models) const {
   ingress::ServiceOptions options;
   options.model_control = config_.model_control;
+  options.max_requests = config_.max_requests;
   if (!config_.log.file.empty()) options.trace_file = TraceFile(config_.log.file);
   options.on_models_changed = [this, on_models = std::move(on_models)] {
     std::vector<ModelState> models;

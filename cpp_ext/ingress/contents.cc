@@ -5,6 +5,8 @@
 #include <protozero/exception.hpp>
 #include <protozero/pbf_reader.hpp>
 
+#include "common/protobuf.h"
+
 namespace mesh::ingress {
 namespace {
 
@@ -113,7 +115,9 @@ void ReadContents(pbf_reader reader, Collector* out) {
     const bool varint = Fits(reader, pbf_wire_type::varint);
     const auto add = [out](auto value) { out->Add(value); };
     if (reader.tag() == 1 && varint) {
-      MESH_READ_CONTENTS(bool, TRITONSERVER_TYPE_BOOL, [out](bool v) { out->Add(static_cast<std::uint8_t>(v)); });
+      ReadRepeated(
+          &reader, out, TRITONSERVER_TYPE_BOOL, [](pbf_reader* r) { return r->get_packed_bool(); },
+          [](pbf_reader* r) { return ReadBool(r); }, [out](bool v) { out->Add(static_cast<std::uint8_t>(v)); });
     } else if (reader.tag() == 2 && varint) {
       const auto type = out->OneOf(TRITONSERVER_TYPE_INT8, TRITONSERVER_TYPE_INT16, TRITONSERVER_TYPE_INT32);
       MESH_READ_CONTENTS(int32, type, [out](std::int32_t v) { out->AddInt(v); });

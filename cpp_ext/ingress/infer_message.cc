@@ -32,7 +32,7 @@ void ReadParameterValue(pbf_reader reader, ParameterView* parameter) {
     switch (reader.tag_and_type()) {
       case tag_and_type(1, pbf_wire_type::varint):
         parameter->kind = Value::kBool;
-        parameter->bool_value = reader.get_bool();
+        parameter->bool_value = ReadBool(&reader);
         break;
       case tag_and_type(2, pbf_wire_type::varint):
         parameter->kind = Value::kInt64;
@@ -205,7 +205,7 @@ Result<bool> ParseIndexMessage(std::string_view bytes) {
             throw MessageFault{{Code::kUnimplemented, "'repository_name' specification is not supported"}};
           }
           break;
-        case tag_and_type(2, pbf_wire_type::varint): ready = reader.get_bool(); break;
+        case tag_and_type(2, pbf_wire_type::varint): ready = ReadBool(&reader); break;
         default: reader.skip();
       }
     }

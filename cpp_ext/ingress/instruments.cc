@@ -22,14 +22,22 @@ void MethodInstruments::Count(Code code, std::chrono::steady_clock::duration too
   seconds_.Observe(std::chrono::duration<double>(took).count());
 }
 
-Instruments::Instruments(metrics::Registry& registry_in, const std::string& trace_file)
+Instruments::Instruments(metrics::Registry& registry_in, const std::string& trace_file, std::uint64_t most)
     : registry(registry_in),
       infer(registry_in, "ModelInfer"),
       stream(registry_in, "ModelStreamInfer"),
       request_bytes(registry_in.GetCounter("mesh_ingress_infer_request_bytes_total",
                                            "Bytes of inference requests, streamed ones included.")),
       response_bytes(registry_in.GetCounter("mesh_ingress_infer_response_bytes_total", "Bytes of their answers.")),
+      max_requests(most),
       traces(trace_file) {}
+
+Status Instruments::Admit() const {
+  if (max_requests == 0 || in_flight.load(std::memory_order_relaxed) < max_requests) return {};
+  return {Code::kResourceExhausted, "this replica is full: " + std::to_string(max_requests) +
+                                        " requests run or wait (max_requests); send the request to another replica, "
+                                        "or later"};
+}
 
 RpcServerMetrics::RpcServerMetrics(metrics::Registry& registry, const rpc::Server& server) : registry_(registry) {
   using Read = std::uint64_t rpc::ServerStats::*;

@@ -28,8 +28,11 @@ class MethodInstruments {
 };
 
 struct Instruments {
-  // `trace_file` as for TraceSettings.
-  Instruments(metrics::Registry& registry, const std::string& trace_file);
+  // `trace_file` as for TraceSettings; `max_requests` as in ServiceOptions.
+  Instruments(metrics::Registry& registry, const std::string& trace_file, std::uint64_t max_requests);
+
+  // Whether one more request may run: OK, or RESOURCE_EXHAUSTED. Threads that ask at one time may each be let in.
+  [[nodiscard]] Status Admit() const;
 
   metrics::Registry& registry;
   MethodInstruments infer;
@@ -37,6 +40,7 @@ struct Instruments {
   metrics::Counter& request_bytes;
   metrics::Counter& response_bytes;
   std::atomic<std::uint64_t> in_flight{0};  // accepted and not yet answered, of ModelInfer and of streams
+  const std::uint64_t max_requests;         // 0: no limit
   TraceSettings traces;
 };
 

@@ -6,6 +6,7 @@
 #include <string_view>
 #include <utility>
 
+#include "common/protobuf.h"
 #include "common/status.h"
 #include "ingress/text.h"
 

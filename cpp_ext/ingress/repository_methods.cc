@@ -24,7 +24,7 @@ void ReadValue(pbf_reader reader, RepositoryParameter* parameter) {
     switch (reader.tag_and_type()) {
       case tag_and_type(1, pbf_wire_type::varint):
         parameter->kind = Kind::kBool;
-        parameter->bool_value = reader.get_bool();
+        parameter->bool_value = ReadBool(&reader);
         break;
       case tag_and_type(2, pbf_wire_type::varint):
         parameter->kind = Kind::kInt64;

@@ -114,6 +114,7 @@ void RestService::Infer(const Call& call, const Route& route) {
     call->Respond(std::move(response));
   };
   if (service_.draining()) return refuse(Draining());
+  if (const Status full = instruments->Admit(); !full.ok()) return refuse(full);
   Result<std::int64_t> version = ParseVersion(route.version);
   if (!version.ok()) return refuse(version.status());
   RestTarget target{route.model, version.value(), triton_, service_.shared_memory(), instruments};

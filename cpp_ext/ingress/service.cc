@@ -51,7 +51,7 @@ Result<ModelName> ParseModelName(std::string_view request) {
 
 KServeService::KServeService(triton::Server& triton, metrics::Registry& registry, ServiceOptions options)
     : triton_(triton),
-      instruments_(std::make_shared<Instruments>(registry, options.trace_file)),
+      instruments_(std::make_shared<Instruments>(registry, options.trace_file, options.max_requests)),
       logs_(triton.options()),
       model_control_(options.model_control),
       repository_(triton, options.model_control, std::move(options.on_models_changed)) {
@@ -107,6 +107,10 @@ void KServeService::ModelInfer(std::shared_ptr<rpc::ServerCall> call, rpc::Slice
   if (draining()) {
     instruments_->infer.Count(Code::kUnavailable, {});
     return call->Finish(Draining());
+  }
+  if (Status full = instruments_->Admit(); !full.ok()) {
+    instruments_->infer.Count(full.code(), {});
+    return call->Finish(std::move(full));
   }
   ModelInferCall::Start(std::move(call), std::move(request), triton_, shared_memory_, instruments_);
 }

@@ -21,6 +21,9 @@ namespace mesh::ingress {
 struct ServiceOptions {
   ModelControl model_control = ModelControl::kNone;
   std::string trace_file;  // as for TraceSettings
+  // Inference requests that run or wait at one time, of all models and protocols; more are answered RESOURCE_EXHAUSTED
+  // (HTTP: 429) at once. 0: no limit.
+  std::uint64_t max_requests = 0;
   // Told, on a thread of the service, whenever a client may have changed the states of models.
   std::function<void()> on_models_changed = [] {};
 };

@@ -100,7 +100,7 @@ Result<std::string> Trace(const triton::Server& triton, TraceSettings& traces, s
 void ReadLogValue(pbf_reader reader, LogSettingValue* value) {
   while (reader.next()) {
     switch (reader.tag_and_type()) {
-      case tag_and_type(1, pbf_wire_type::varint): *value = reader.get_bool(); break;
+      case tag_and_type(1, pbf_wire_type::varint): *value = ReadBool(&reader); break;
       case tag_and_type(2, pbf_wire_type::varint): *value = reader.get_uint32(); break;
       case tag_and_type(3, pbf_wire_type::length_delimited): *value = std::string(ReadText(&reader, "value")); break;
       default: reader.skip();

@@ -107,6 +107,7 @@ void ModelStream::Take(rpc::Slice request) {
   const auto infer =
       std::allocate_shared<StreamedInfer>(BlockAllocator<StreamedInfer>(), shared_from_this(), std::move(request));
   Status status = Guarded([&] { return infer->Prepare(); });
+  if (status.ok()) status = instruments_->Admit();
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (!Register(infer)) return;

@@ -3,6 +3,8 @@
 #include <protozero/pbf_reader.hpp>
 #include <protozero/pbf_writer.hpp>
 
+#include "common/protobuf.h"
+
 namespace mesh::registry::etcd {
 namespace {
 
@@ -149,7 +151,7 @@ Result<RangeAnswer> DecodeRange(std::string_view bytes) {
     switch (reader.tag()) {
       case 1: answer->header = ReadHeader(reader.get_message()); break;
       case 2: answer->kvs.push_back(ReadKeyValue(reader.get_message())); break;
-      case 3: answer->more = reader.get_bool(); break;
+      case 3: answer->more = ReadBool(&reader); break;
       default: reader.skip();
     }
   });
@@ -159,7 +161,7 @@ Result<TxnAnswer> DecodeTxn(std::string_view bytes) {
   return Decode<TxnAnswer>("TxnResponse", bytes, [](pbf_reader& reader, TxnAnswer* answer) {
     switch (reader.tag()) {
       case 1: answer->header = ReadHeader(reader.get_message()); break;
-      case 2: answer->succeeded = reader.get_bool(); break;
+      case 2: answer->succeeded = ReadBool(&reader); break;
       default: reader.skip();
     }
   });
@@ -191,8 +193,8 @@ Result<WatchAnswer> DecodeWatch(std::string_view bytes) {
   return Decode<WatchAnswer>("WatchResponse", bytes, [](pbf_reader& reader, WatchAnswer* answer) {
     switch (reader.tag()) {
       case 1: answer->header = ReadHeader(reader.get_message()); break;
-      case 3: answer->created = reader.get_bool(); break;
-      case 4: answer->canceled = reader.get_bool(); break;
+      case 3: answer->created = ReadBool(&reader); break;
+      case 4: answer->canceled = ReadBool(&reader); break;
       case 5: answer->compact_revision = reader.get_int64(); break;
       case 6: answer->cancel_reason = reader.get_string(); break;
       case 11: answer->events.push_back(ReadEvent(reader.get_message())); break;

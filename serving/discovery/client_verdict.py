@@ -40,6 +40,8 @@ _NEVER_SENT: Final = re.compile(
     r"failed to connect|connection refused|connections to all backends failing", re.IGNORECASE
 )
 _DRAINING: Final = re.compile(r"draining|shutting down", re.IGNORECASE)
+# Triton's words for a model whose queue is full (max_queue_size).
+_QUEUE_FULL: Final = re.compile(r"exceeds maximum queue size", re.IGNORECASE)
 _TOO_LARGE: Final = re.compile(r"message (is )?larger than|exceeds .*(limit|max)", re.IGNORECASE)
 
 _TABLE: Final[dict[Code, Verdict]] = {
@@ -65,6 +67,8 @@ def judge(code: int, details: str, *, connected: bool, retry_safe: bool) -> Verd
     if code == Code.UNAVAILABLE:
         if _DRAINING.search(details):
             return Verdict(Next.ELSEWHERE, Fault.LEAVING)
+        if connected and _QUEUE_FULL.search(details):
+            return _TABLE[Code.RESOURCE_EXHAUSTED]
         if not connected:
             verdict = Verdict(Next.ELSEWHERE, Fault.LOST)
         if not retry_safe and not was_never_sent(details):

@@ -87,7 +87,7 @@ class TritonDeployment:
     `repository` is a local folder in Triton's layout (packed and stored by `deploy`) or an `Artifact`. `models` names
     those to load, empty is all. `backends` has settings by backend. `model_control` is `"explicit"` where clients may
     load and unload models. `update` is `"replace"`, or `"in_place"`, so that running replicas load the models of a new
-    revision. Timeouts are seconds or texts such as `"2m"`.
+    revision. `max_requests` bounds what runs and waits in one replica. Timeouts are seconds or texts such as `"2m"`.
     """
 
     name: str
@@ -96,6 +96,7 @@ class TritonDeployment:
     backends: Mapping[str, Mapping[str, str | int | float | bool]] = field(default_factory=dict)
     event_loops: int = 0
     max_message_bytes: int | str = 0
+    max_requests: int = 0
     log_verbosity: int = 0
     model_control: str = "none"
     update: str = "replace"
@@ -190,6 +191,7 @@ _TRITON: Final = Record(
         Field("backends", MapOf(MapOf(Word())), "Settings by backend.", default={}),
         Field("event_loops", Whole(), "Threads of the ingress; 0 lets the replica choose.", default=0),
         Field("max_message_bytes", BYTES, "Largest request: 64Mi; 0 is 2 GiB - 1.", default=0),
+        Field("max_requests", Whole(), "Requests that run or wait in a replica; 0 is no limit.", default=0),
         Field("log_verbosity", Whole(), "Triton's verbose level, 0 is off.", default=0),
         Field(
             "model_control",
@@ -308,6 +310,7 @@ def _triton(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact]) -> pb
         backends={name: pb.BackendSettings(settings=settings) for name, settings in values["backends"].items()},
         event_loops=values["event_loops"],
         max_message_bytes=values["max_message_bytes"],
+        max_requests=values["max_requests"],
         log_verbosity=values["log_verbosity"],
         # The default is left out, so that a spec that does not name it stays the revision that it is.
         model_control="" if values["model_control"] == "none" else values["model_control"],

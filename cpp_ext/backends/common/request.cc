@@ -158,6 +158,12 @@ void Response::Send(const Status& status) {
   }
 }
 
+void Response::SendPart() {
+  if (TRITONBACKEND_Response* handle = std::exchange(handle_, nullptr)) {
+    LogFailure("cannot send a response", api().TRITONBACKEND_ResponseSend(handle, 0, nullptr));
+  }
+}
+
 std::uint64_t SteadyNs() {
   return static_cast<std::uint64_t>(
       std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())

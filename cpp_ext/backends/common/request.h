@@ -53,6 +53,8 @@ class Response {
 
   // It was not made, or it was sent.
   [[nodiscard]] bool empty() const { return handle_ == nullptr; }
+  // A response of several, not the last one.
+  void SendPart();
   // The answer, or the error where `status` is one. Nothing happens when it was sent already.
   void Send(const Status& status);
 

@@ -2,7 +2,8 @@
 //
 // The i-th output of the model configuration answers with the i-th input, whatever the names and datatypes. The model
 // parameter `execute_delay_ms` makes each execution (of one batch) take at least that long; `execute_gate` names a file
-// without which it does not end.
+// without which it does not end. With `responses` each request is answered that many times, `response_interval_us`
+// apart, which is for decoupled models.
 #include <chrono>
 #include <filesystem>
 #include <map>
@@ -24,11 +25,14 @@ namespace {
 
 constexpr std::int64_t kMostDelayMs = 3'600'000;
 constexpr std::chrono::milliseconds kGatePoll(5);
+constexpr std::int64_t kMostResponses = 1'000'000;
 
 struct IdentityModel {
   std::int64_t max_batch_size = 0;
   std::chrono::milliseconds delay{0};
-  std::string gate;                             // empty: none
+  std::string gate;  // empty: none
+  std::int64_t responses = 1;
+  std::chrono::microseconds interval{0};        // before each response but the first
   std::map<std::string, std::string> input_of;  // by the output's name
 };
 
@@ -58,6 +62,16 @@ Result<IdentityModel> MakeModel(const ModelConfig& config) {
   if (const auto gate = config.parameters.find("execute_gate"); gate != config.parameters.end()) {
     model.gate = gate->second;
   }
+  Result<std::int64_t> responses = IntegerParameter(config, "responses", 1, 1, kMostResponses);
+  if (!responses.ok()) {
+    return responses.status();
+  }
+  model.responses = responses.value();
+  Result<std::int64_t> interval = IntegerParameter(config, "response_interval_us", 0, 0, kMostDelayMs);
+  if (!interval.ok()) {
+    return interval.status();
+  }
+  model.interval = std::chrono::microseconds(interval.value());
   model.max_batch_size = config.max_batch_size;
   return model;
 }
@@ -106,6 +120,23 @@ Status CopyThrough(const IdentityModel& model, TRITONBACKEND_Request* request, R
   return {};
 }
 
+// All responses but the last go out; the last one is left in `response`.
+Status Answer(const IdentityModel& model, TRITONBACKEND_Request* request, Response* response) {
+  for (std::int64_t left = model.responses; left > 0; --left) {
+    Result<Response> next = Response::New(request);
+    if (!next.ok()) {
+      return next.status();
+    }
+    *response = std::move(next).value();
+    MESH_RETURN_IF_ERROR(CopyThrough(model, request, response));
+    if (left > 1) {
+      response->SendPart();
+      std::this_thread::sleep_for(model.interval);
+    }
+  }
+  return {};
+}
+
 struct Pending {
   TRITONBACKEND_Request* request = nullptr;
   Response response;
@@ -125,25 +156,20 @@ void Execute(const IdentityModel& model, TRITONBACKEND_ModelInstance* instance, 
   times.exec_start = SteadyNs();
   std::vector<Pending> batch(count);
   std::uint64_t rows = 0;
+  bool wanted = false;  // by a client that is still there
   for (std::uint32_t index = 0; index < count; ++index) {
     batch[index].request = requests[index];
     rows += BatchSize(model, requests[index]);
+    wanted = wanted || !IsCancelled(requests[index]);
   }
   times.compute_start = SteadyNs();
-  if (model.delay.count() > 0) {
+  if (wanted && model.delay.count() > 0) {
     std::this_thread::sleep_for(model.delay);
   }
   WaitForGate(model.gate);
   times.compute_end = SteadyNs();
   for (Pending& item : batch) {
-    item.status = Guarded([&]() -> Status {
-      Result<Response> response = Response::New(item.request);
-      if (!response.ok()) {
-        return response.status();
-      }
-      item.response = std::move(response).value();
-      return CopyThrough(model, item.request, &item.response);
-    });
+    item.status = Guarded([&]() -> Status { return Answer(model, item.request, &item.response); });
   }
   times.exec_end = SteadyNs();
   ReportBatch(instance, rows, times);

@@ -50,6 +50,7 @@ TEST(ReplicaConfigTest, ReadsEveryField) {
                 {"backends", {{"openvino", {{"settings", {{"threads", "2"}}}}}}},
                 {"eventLoops", 3},
                 {"maxMessageBytes", "1000"},
+                {"maxRequests", "64"},
                 {"logVerbosity", 1},
                 {"modelControl", "explicit"}}},
               {"listenHost", "0.0.0.0"},
@@ -74,6 +75,7 @@ TEST(ReplicaConfigTest, ReadsEveryField) {
   EXPECT_EQ(config.backends.at("openvino").at("threads"), "2");
   EXPECT_EQ(config.event_loops, 3);
   EXPECT_EQ(config.max_message_bytes, 1000U);
+  EXPECT_EQ(config.max_requests, 64U);
   EXPECT_EQ(config.model_control, ingress::ModelControl::kExplicit);
   EXPECT_EQ(config.listen_port, 8001);
   EXPECT_EQ(config.advertise_host, "node7");

@@ -178,6 +178,8 @@ TEST(OtherMessages, AreRead) {
   EXPECT_EQ(ParseModelMessage(bytes).value().version, "7");
   EXPECT_EQ(ParseIndexMessage(bytes).status().code(), Code::kUnimplemented) << "a repository's name";
   EXPECT_EQ(ParseIndexMessage(std::string("\x10\x01", 2)).value(), true);
+  EXPECT_EQ(ParseIndexMessage(std::string("\x10\x80\x00", 3)).value(), false) << "a number of several bytes";
+  EXPECT_EQ(ParseIndexMessage(std::string_view("\x10\x01", 1)).status().code(), Code::kInternal) << "cut off";
   EXPECT_TRUE(ParseEmptyMessage("").ok());
   EXPECT_EQ(ParseEmptyMessage("\xFF").code(), Code::kInternal);
 }

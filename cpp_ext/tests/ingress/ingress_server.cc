@@ -34,7 +34,8 @@ using Flags = std::map<std::string, std::string>;
 Flags ParseFlags(int argc, char** argv, std::vector<std::string>* models) {
   Flags flags{{"library", ""},           {"repository", ""},    {"backends", ""},     {"port", "0"},
               {"event-loops", "1"},      {"host", "127.0.0.1"}, {"log-verbose", "0"}, {"max-message-bytes", "0"},
-              {"model-control", "none"}, {"trace-file", ""},    {"cert", ""},         {"key", ""}};
+              {"model-control", "none"}, {"trace-file", ""},    {"cert", ""},         {"key", ""},
+              {"max-requests", "0"}};
   for (int i = 1; i < argc; ++i) {
     const std::string text = argv[i];
     const std::size_t equals = text.find('=');
@@ -72,6 +73,7 @@ mesh::ingress::ServiceOptions ServiceOptions(const Flags& flags) {
   mesh::ingress::ServiceOptions options;
   if (flags.at("model-control") == "explicit") options.model_control = mesh::ingress::ModelControl::kExplicit;
   options.trace_file = flags.at("trace-file");
+  options.max_requests = static_cast<std::uint64_t>(std::atoll(flags.at("max-requests").c_str()));
   return options;
 }
 

@@ -20,6 +20,7 @@ REFUSED = "failed to connect to all addresses; last error: UNKNOWN: ipv4:127.0.0
         (Code.UNAVAILABLE, REFUSED, False, Next.ELSEWHERE, Fault.LOST),
         (Code.UNAVAILABLE, "the replica is draining", True, Next.ELSEWHERE, Fault.LEAVING),
         (Code.RESOURCE_EXHAUSTED, "queue is full", True, Next.LATER, Fault.BUSY),
+        (Code.UNAVAILABLE, "[request id: 1] Exceeds maximum queue size", True, Next.LATER, Fault.BUSY),
         (Code.RESOURCE_EXHAUSTED, "Received message larger than max (5 vs. 4)", True, Next.RAISE, Fault.NONE),
         (Code.NOT_FOUND, "no model x", True, Next.ELSEWHERE_ONCE, Fault.NONE),
         (Code.CANCELLED, "", True, Next.ELSEWHERE, Fault.FAILED),

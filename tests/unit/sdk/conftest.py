@@ -28,6 +28,7 @@ deployments:
       backends: {openvino: {INFERENCE_NUM_THREADS: 1}}
       event_loops: 1
       max_message_bytes: 64Mi
+      max_requests: 64
       log_verbosity: 2
       model_control: explicit
       update: in_place

@@ -1,0 +1,83 @@
+"""`mesh_load`, our own load generator (cpp_ext/benchmarks): fixed rates whether or not answers come, and streams."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from benchmarks.servers import ROOT, built
+from serving.errors import FailedPrecondition
+
+SLICE_S: Final = 0.1
+_SPARE_S: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """The requests that were sent in one tenth of a second. Latencies in microseconds, of answers and of refusals."""
+
+    sent: int
+    codes: Counter[str]
+    ok_us: list[int]
+    failed_us: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    slices: list[Slice]
+    messages: dict[str, str]  # the first of each code that is not OK
+
+
+@dataclass(frozen=True, slots=True)
+class Streamed:
+    """Responses a second, and all, with those after the measured seconds, until the streams had ended."""
+
+    rate: float
+    total: int
+
+
+def run_rates(address: str, request: bytes, plan: Sequence[tuple[float, float]], *, deadline_s: float) -> Rates:
+    """Sends the encoded ModelInferRequest at each rate (a second) for so many seconds, one after the other."""
+    flags = [f"--deadline-ms={deadline_s * 1e3:.0f}", "--connections=4"]
+    flags.append("--plan=" + ",".join(f"{rate}:{seconds}" for rate, seconds in plan))
+    found = _run("rate", address, request, flags, sum(seconds for _, seconds in plan))
+    slices = [Slice(s["sent"], Counter(s["codes"]), s["ok_us"], s["failed_us"]) for s in found["slices"]]
+    return Rates(slices, found["messages"])
+
+
+def run_streams(
+    address: str, request: bytes, *, streams: int, responses: int, seconds: int, cpu: str | None
+) -> Streamed:
+    """Responses over that many streams; each asks again when its `responses` have come."""
+    flags = [f"--streams={streams}", f"--responses={responses}", f"--seconds={seconds}", "--connections=4"]
+    found = _run("streams", address, request, flags, seconds, cpu)
+    return Streamed(float(found["messages"]) / float(found["seconds"]), int(found["total"]))
+
+
+def _run(
+    mode: str, address: str, request: bytes, flags: list[str], seconds: float, cpu: str | None = None
+) -> dict[str, Any]:
+    file = ROOT / "build" / "bench-request.bin"
+    file.write_bytes(request)
+    command = ["taskset", "-c", cpu] if cpu else []
+    command += [str(built("benchmarks", "mesh_load")), mode, f"--address={address}", f"--request={file}", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + _SPARE_S)
+    if done.returncode != 0:
+        raise FailedPrecondition(f"`{' '.join(command)}` failed: {done.stderr[-600:]}")
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def link_identity(folder: Path) -> Path:
+    """A backend directory with the identity backend."""
+    backends = folder / "backends"
+    backends.mkdir(parents=True, exist_ok=True)
+    link = backends / "identity"
+    link.unlink(missing_ok=True)
+    link.symlink_to(ROOT / "build" / "cmake" / "test_backends" / "identity")
+    return backends

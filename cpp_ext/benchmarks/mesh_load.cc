@@ -1,0 +1,197 @@
+// A load generator for gRPC that costs little, so that the server is what is measured.
+//
+//   mesh_load rate    --address=A --request=FILE --deadline-ms=D --connections=C --plan=RATE:SECONDS,RATE:SECONDS
+//   mesh_load streams --address=A --request=FILE --connections=C --streams=N --responses=R --seconds=S
+//
+// `rate` sends the encoded ModelInferRequest of FILE at the planned rates, whether or not answers come (open loop), and
+// prints load_report.h's JSON. `streams` holds N ModelStreamInfer calls, sends each the next request when R responses
+// have come, and prints {"messages", "seconds"} of the given seconds, and "total", with what came until all streams had
+// ended in good order.
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "benchmarks/load_report.h"
+#include "common/file.h"
+#include "rpc/client.h"
+
+namespace {
+
+using mesh::Status;
+using mesh::load::Report;
+using mesh::rpc::Channel;
+using std::chrono::steady_clock;
+using Flags = std::map<std::string, std::string>;
+using Channels = std::vector<std::shared_ptr<Channel>>;
+
+constexpr char kInfer[] = "/inference.GRPCInferenceService/ModelInfer";
+constexpr char kStream[] = "/inference.GRPCInferenceService/ModelStreamInfer";
+constexpr std::chrono::seconds kLastAnswers{30};
+
+[[noreturn]] void Fail(const std::string& why) {
+  std::fprintf(stderr, "mesh_load: %s\n", why.c_str());
+  std::exit(2);
+}
+
+const std::string& Get(const Flags& flags, const std::string& name) {
+  const auto found = flags.find(name);
+  if (found == flags.end()) Fail("--" + name + "=... is missing");
+  return found->second;
+}
+
+int Number(const Flags& flags, const std::string& name) {
+  const int value = std::atoi(Get(flags, name).c_str());
+  if (value <= 0) Fail("--" + name + " must be a positive number");
+  return value;
+}
+
+Flags ParseFlags(int argc, char** argv) {
+  Flags flags;
+  for (int i = 2; i < argc; ++i) {
+    const std::string text = argv[i];
+    const std::size_t equals = text.find('=');
+    if (text.rfind("--", 0) != 0 || equals == std::string::npos) Fail("unknown argument " + text);
+    flags[text.substr(2, equals - 2)] = text.substr(equals + 1);
+  }
+  return flags;
+}
+
+std::string ReadRequest(const Flags& flags) {
+  mesh::Result<std::string> request = mesh::ReadFile(Get(flags, "request"));
+  if (!request.ok()) Fail(request.status().ToString());
+  return std::move(request).value();
+}
+
+// Connected ones: what is measured later is no connecting.
+Channels Connect(const Flags& flags) {
+  Channels channels;
+  for (int left = Number(flags, "connections"); left > 0; --left) {
+    channels.push_back(Channel::Create(Get(flags, "address"), {}));
+    mesh::rpc::CallOptions options;
+    options.timeout = std::chrono::seconds(10);
+    options.wait_for_ready = true;
+    const auto live = channels.back()->CallAndWait("/inference.GRPCInferenceService/ServerLive", {}, options);
+    if (!live.ok()) Fail(live.status().ToString());
+  }
+  return channels;
+}
+
+struct Phase {
+  double rate;
+  double seconds;
+};
+
+std::vector<Phase> ParsePlan(const std::string& text) {
+  std::vector<Phase> plan;
+  std::istringstream parts(text);
+  for (std::string part; std::getline(parts, part, ',');) {
+    Phase phase{};
+    if (std::sscanf(part.c_str(), "%lf:%lf", &phase.rate, &phase.seconds) != 2 || phase.rate <= 0) {
+      Fail("--plan has the part '" + part + "', it wants RATE:SECONDS");
+    }
+    plan.push_back(phase);
+  }
+  return plan;
+}
+
+steady_clock::duration Seconds(double seconds) {
+  return std::chrono::duration_cast<steady_clock::duration>(std::chrono::duration<double>(seconds));
+}
+
+int RunRate(const Flags& flags) {
+  const mesh::rpc::Slice request = mesh::rpc::Slice::Own(ReadRequest(flags));
+  const std::vector<Phase> plan = ParsePlan(Get(flags, "plan"));
+  const Channels channels = Connect(flags);
+  mesh::rpc::CallOptions options;
+  options.timeout = std::chrono::milliseconds(Number(flags, "deadline-ms"));
+  const auto start = steady_clock::now();
+  Report report(start);
+  auto phase_start = start;
+  std::size_t next = 0;
+  for (const Phase& phase : plan) {
+    const auto count = static_cast<std::uint64_t>(phase.rate * phase.seconds);
+    for (std::uint64_t i = 0; i < count; ++i) {
+      const auto due = phase_start + Seconds(static_cast<double>(i) / phase.rate);
+      std::this_thread::sleep_until(due);
+      // Latency counts from when it was due: a generator that is late must not flatter the server.
+      report.Sent(due);
+      mesh::rpc::Message message;
+      message.Append(request);
+      channels[next++ % channels.size()]->Unary(
+          kInfer, std::move(message), options,
+          [&report, due](const Status& status, const mesh::rpc::Slice&) { report.Done(due, status); });
+    }
+    phase_start += Seconds(phase.seconds);
+  }
+  const auto limit = steady_clock::now() + kLastAnswers;
+  while (!report.complete() && steady_clock::now() < limit) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  for (const auto& channel : channels) channel->Close();
+  std::printf("%s\n", report.Json().c_str());
+  return 0;
+}
+
+// One stream that is never without a request.
+struct Load {
+  std::shared_ptr<mesh::rpc::ClientCall> call;
+  int left = 0;
+};
+
+int RunStreams(const Flags& flags) {
+  const mesh::rpc::Slice request = mesh::rpc::Slice::Own(ReadRequest(flags));
+  const int responses = Number(flags, "responses");
+  const Channels channels = Connect(flags);
+  std::vector<Load> loads(static_cast<std::size_t>(Number(flags, "streams")));
+  std::atomic<std::uint64_t> messages{0};
+  std::atomic<bool> over{false};
+  std::atomic<std::size_t> open{loads.size()};
+  const auto send = [&request](const Load& load) {
+    mesh::rpc::Message message;
+    message.Append(request);
+    load.call->Send(std::move(message));
+  };
+  for (std::size_t i = 0; i < loads.size(); ++i) {
+    Load& load = loads[i];
+    load.left = responses;
+    mesh::rpc::StreamCallbacks callbacks;
+    callbacks.on_message = [&, responses](const mesh::rpc::Slice&) {
+      messages.fetch_add(1, std::memory_order_relaxed);
+      if (--load.left > 0) return;
+      if (over.load()) return load.call->HalfClose();
+      load.left = responses;
+      send(load);
+    };
+    callbacks.on_done = [&](const Status& status, const mesh::rpc::Metadata&) {
+      if (!over.load() || !status.ok()) Fail("a stream ended: " + status.ToString());
+      open.fetch_sub(1);
+    };
+    load.call = channels[i % channels.size()]->Stream(kStream, {}, std::move(callbacks));
+  }
+  for (const Load& load : loads) send(load);
+  const auto start = steady_clock::now();
+  std::this_thread::sleep_for(std::chrono::seconds(Number(flags, "seconds")));
+  const std::uint64_t count = messages.load();
+  const double took = std::chrono::duration<double>(steady_clock::now() - start).count();
+  over.store(true);
+  const auto limit = steady_clock::now() + kLastAnswers;
+  while (open.load() > 0 && steady_clock::now() < limit) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  for (const auto& channel : channels) channel->Close();
+  if (open.load() > 0) Fail("streams did not end");
+  std::printf("{\"messages\": %llu, \"seconds\": %.3f, \"total\": %llu}\n", static_cast<unsigned long long>(count),
+              took, static_cast<unsigned long long>(messages.load()));
+  return 0;
+}
+
+}  // namespace
+
+// NOLINTNEXTLINE(bugprone-exception-escape): a load generator may end so
+int main(int argc, char** argv) {
+  const std::string mode = argc > 1 ? argv[1] : "";
+  if (mode == "rate") return RunRate(ParseFlags(argc, argv));
+  if (mode == "streams") return RunStreams(ParseFlags(argc, argv));
+  Fail("unknown mode '" + mode + "', known: rate, streams");
+}
