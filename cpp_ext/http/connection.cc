@@ -64,7 +64,10 @@ void Connection::Start() {
 }
 
 void Connection::OnReady(std::uint32_t events) {
-  if (state_ == State::kLingering) return DiscardInput();
+  if (state_ == State::kLingering) {
+    if (!transport_->DiscardInput()) Close();
+    return;
+  }
   if (state_ == State::kClosed) return;
   if ((events & EPOLLOUT) != 0) MarkDirty();
   if (!wants_input() && (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0) return ClientClosed();

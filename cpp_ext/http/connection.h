@@ -79,7 +79,6 @@ class Connection final : public rpc::ServedConnection {
   // connection_life.cc
   void ClientClosed();
   void Linger();
-  void DiscardInput();
   void DropExchange();
   void Close();
   void Watch();

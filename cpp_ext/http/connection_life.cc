@@ -1,8 +1,5 @@
 // The end of a connection, and what it does by the clock.
-#include <sys/socket.h>
-
 #include <algorithm>
-#include <cerrno>
 #include <utility>
 
 #include "http/connection.h"
@@ -17,7 +14,6 @@ constexpr std::chrono::seconds kLingerTime{1};
 // How long a drain waits for what may be on its way on a connection without a request. HTTP/1 cannot say "send no
 // more": a request that meets the end of its connection is lost, and its client does not know whether it was taken.
 constexpr std::chrono::milliseconds kDrainNotice{250};
-constexpr int kReadsPerTurn = 8;
 
 }  // namespace
 
@@ -53,16 +49,6 @@ void Connection::Linger() {
   interest_ = EPOLLIN;
   loop_.Modify(transport_->fd(), interest_, this);
   owner_->ConnectionQuiet();
-}
-
-void Connection::DiscardInput() {
-  char rubbish[4096];
-  for (int turn = 0; turn < kReadsPerTurn; ++turn) {
-    const ssize_t got = recv(transport_->fd(), rubbish, sizeof rubbish, 0);
-    if (got > 0) continue;
-    if (got == 0 || (errno != EAGAIN && errno != EINTR)) Close();
-    return;
-  }
 }
 
 void Connection::DropExchange() {

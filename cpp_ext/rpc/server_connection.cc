@@ -1,8 +1,6 @@
 // Reading, writing and the life of a connection.
 #include "rpc/server_connection.h"
 
-#include <sys/socket.h>
-
 #include <algorithm>
 #include <cctype>
 #include <string>
@@ -60,7 +58,9 @@ void Connection::OnReady(std::uint32_t events) {
   switch (state_) {
     case State::kHandshake: ContinueHandshake(); return;
     case State::kGreeting: ReadGreeting(); return;
-    case State::kLingering: DiscardInput(); return;
+    case State::kLingering:
+      if (!transport_->DiscardInput()) Close("");
+      return;
     case State::kClosed: return;
     case State::kOpen: break;
   }
@@ -295,16 +295,6 @@ void Connection::Linger() {
   owner_->ConnectionQuiet();
 }
 
-void Connection::DiscardInput() {
-  char rubbish[4096];
-  for (int turn = 0; turn < kReadsPerTurn; ++turn) {
-    const ssize_t got = recv(transport_->fd(), rubbish, sizeof rubbish, 0);
-    if (got > 0) continue;
-    if (got == 0 || (errno != EAGAIN && errno != EINTR)) Close("");
-    return;
-  }
-}
-
 void Connection::EndCalls() {
   held_.clear();
   all_sent_.clear();
@@ -342,7 +332,7 @@ void Connection::Abort() {
                           NGHTTP2_NO_ERROR, nullptr, 0);
     if (Fill()) transport_->Write(&output_);
     transport_->ShutdownWrite();
-    DiscardInput();
+    transport_->DiscardInput();
   }
   Close("the server stopped");
 }

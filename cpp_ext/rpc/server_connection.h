@@ -88,7 +88,6 @@ class Connection final : public ServedConnection {
   void AfterFlush(bool blocked);
   void UpdateInterest(bool blocked);
   void Linger();
-  void DiscardInput();
   void EndCalls();
   void Close(const char* why);
 

@@ -21,6 +21,7 @@ namespace mesh::rpc {
 namespace {
 
 constexpr int kRangesPerWrite = 64;
+constexpr int kDiscardsPerTurn = 8;
 constexpr std::size_t kTlsRecord = 16UL * 1024;
 
 void SetNoDelay(int fd) {
@@ -257,6 +258,15 @@ Transport::Io Transport::FailTls(int outcome, const char* action) {
 Transport::Io Transport::Fail(const char* action, int error_number) {
   error_ = std::string(action) + " failed: " + std::strerror(error_number);
   return {IoState::kFailed, 0};
+}
+
+bool Transport::DiscardInput() {
+  char rubbish[4096];
+  for (int turn = 0; turn < kDiscardsPerTurn; ++turn) {
+    const ssize_t got = recv(fd_, rubbish, sizeof rubbish, 0);
+    if (got <= 0) return got < 0 && (errno == EAGAIN || errno == EINTR);
+  }
+  return true;
 }
 
 void Transport::ShutdownWrite() {

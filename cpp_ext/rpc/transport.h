@@ -80,6 +80,8 @@ class Transport {
   [[nodiscard]] std::uint32_t Interest(bool write_blocked) const;
   // Reading goes on when the socket takes bytes.
   [[nodiscard]] bool read_waits_for_write() const { return read_wants_write_; }
+  // Takes what has come and forgets it. False when nothing more will come.
+  bool DiscardInput();
   // Says to the peer that nothing more comes (TLS close_notify, FIN).
   void ShutdownWrite();
 
