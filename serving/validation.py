@@ -18,6 +18,7 @@ from serving.types import NAME_RULE, is_name
 
 KINDS: Final = ("triton",)
 MODEL_CONTROLS: Final = ("none", "explicit")
+CACHE_TYPES: Final = ("local",)
 UPDATES: Final = ("replace", "in_place")
 
 MAX_SPEC_BYTES: Final = 512 * 1024  # etcd refuses values beyond 1.5 MB, and a placement carries the spec once more
@@ -30,6 +31,7 @@ MAX_GPUS: Final = 10_000.0
 MAX_MEMORY_BYTES: Final = 1 << 50
 MAX_EVENT_LOOPS: Final = 256
 MAX_MESSAGE_BYTES: Final = (1 << 31) - 1
+MIN_CACHE_BYTES: Final = 1024  # Triton's local cache cannot keep its own books in less
 MAX_LOG_VERBOSITY: Final = 10
 MAX_REQUESTS: Final = 1_000_000
 MAX_RESTARTS: Final = 1_000_000
@@ -150,6 +152,7 @@ def _deployment(path: str, deployment: pb.DeploymentSpec, packed: bool) -> Itera
         yield Problem(f"{path}.{kind}", f"the kind `{kind}` is not supported by this version", allowed=KINDS)
     else:
         yield from _triton(f"{path}.triton", deployment.triton, packed)
+        yield from _response_cache(f"{path}.triton", deployment)
     yield from _resources(f"{path}.resources", deployment.resources)
     yield from _replicas(f"{path}.replicas", deployment.replicas)
     yield from _env(f"{path}.env", deployment.env)
@@ -182,6 +185,33 @@ def _triton(path: str, triton: pb.TritonDeployment, packed: bool) -> Iterator[Pr
         yield Problem(f"{path}.model_control", f"{_shown(triton.model_control)} is not known; allowed are {allowed}")
     if triton.update and triton.update not in UPDATES:
         yield Problem(f"{path}.update", f"{_shown(triton.update)} is not known; allowed are {', '.join(UPDATES)}")
+
+
+def _response_cache(path: str, deployment: pb.DeploymentSpec) -> Iterator[Problem]:
+    triton, memory = deployment.triton, deployment.resources.memory_bytes
+    if not triton.HasField("response_cache"):
+        return
+    cache = triton.response_cache
+    if cache.type == "redis":
+        yield Problem(
+            f"{path}.response_cache.type",
+            "`redis` is not supported: each replica keeps answers in its own memory",
+            allowed=CACHE_TYPES,
+        )
+    elif cache.type not in CACHE_TYPES:
+        yield Problem(f"{path}.response_cache.type", f"{_shown(cache.type)} is not known", allowed=CACHE_TYPES)
+    yield from _whole(f"{path}.response_cache.size", cache.size_bytes, MIN_CACHE_BYTES, MAX_MEMORY_BYTES, " bytes")
+    if 0 < memory <= cache.size_bytes:
+        yield Problem(
+            f"{path}.response_cache.size",
+            f"{cache.size_bytes} bytes leave nothing of resources.memory ({memory} bytes) for the models",
+        )
+    if triton.update == "in_place":
+        yield Problem(
+            f"{path}.response_cache",
+            "cannot be combined with `update: in_place`: Triton keeps answers by the model's name and version, so "
+            "those of the models before would be given for the new ones; use `update: replace`",
+        )
 
 
 def _artifact(path: str, artifact: pb.Artifact, packed: bool) -> Iterator[Problem]:

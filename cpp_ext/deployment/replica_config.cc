@@ -48,6 +48,21 @@ ingress::ModelControl ReadModelControl(mesh::json::Fields& in) {
   return ingress::ModelControl::kNone;
 }
 
+std::uint64_t ReadResponseCache(mesh::json::Fields& in) {
+  if (!in.Has("responseCache")) return 0;
+  const json nested = in.Nested("responseCache");
+  mesh::json::Fields cache(nested);
+  const std::string type = cache.Text("type");
+  const std::int64_t bytes = cache.Int("sizeBytes");
+  in.Note(cache.status());
+  if (type != "local") {
+    in.Note({Code::kInvalidArgument, "field 'responseCache.type' must be 'local', not '" + type + "'"});
+  } else if (bytes <= 0) {
+    in.Note({Code::kInvalidArgument, "field 'responseCache.sizeBytes' must be more than 0"});
+  }
+  return static_cast<std::uint64_t>(std::max<std::int64_t>(bytes, 0));
+}
+
 void ReadTriton(mesh::json::Fields& in, ReplicaConfig* config) {
   const json nested = in.Nested("triton");
   mesh::json::Fields triton(nested);
@@ -57,6 +72,7 @@ void ReadTriton(mesh::json::Fields& in, ReplicaConfig* config) {
   config->max_requests = static_cast<std::uint64_t>(std::max<std::int64_t>(triton.Int("maxRequests"), 0));
   config->triton_log_verbosity = static_cast<int>(triton.Int("logVerbosity"));
   config->model_control = ReadModelControl(triton);
+  config->response_cache_bytes = ReadResponseCache(triton);
   const json backends = triton.Nested("backends");
   for (const auto& [backend, settings] : backends.items()) {
     mesh::json::Fields fields(settings);
@@ -174,6 +190,7 @@ Result<PreparedNode> ParsePreparedNode(std::string_view text) {
   node.repository_path = in.Text("repositoryPath");
   node.backend_directory = in.Text("backendDirectory");
   node.triton_library = in.Text("tritonLibrary");
+  node.cache_directory = in.Text("cacheDirectory");
   node.env = in.Map("env");
   if (!in.status().ok()) return in.status();
   if (node.repository_path.empty()) {

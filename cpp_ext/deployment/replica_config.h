@@ -35,6 +35,7 @@ struct ReplicaConfig {
   std::size_t max_message_bytes = 0;
   std::uint64_t max_requests = 0;
   int triton_log_verbosity = 0;
+  std::uint64_t response_cache_bytes = 0;  // 0: none
   ingress::ModelControl model_control = ingress::ModelControl::kNone;
   std::string listen_host;
   int listen_port = 0;
@@ -55,6 +56,7 @@ struct PreparedNode {
   std::string repository_path;
   std::string backend_directory;
   std::string triton_library;
+  std::string cache_directory;
   std::map<std::string, std::string> env;
 };
 

@@ -302,6 +302,11 @@ TRITONSERVER_Error* TRITONSERVER_ServerOptionsSetBackendDirectory(TRITONSERVER_S
                                                                   const char* path);
 TRITONSERVER_Error* TRITONSERVER_ServerOptionsSetBackendConfig(TRITONSERVER_ServerOptions* options, const char* backend,
                                                                const char* setting, const char* value);
+// The folder of `<cache>/libtritoncache_<cache>.so`.
+TRITONSERVER_Error* TRITONSERVER_ServerOptionsSetCacheDirectory(TRITONSERVER_ServerOptions* options, const char* path);
+// `config_json`: the cache's settings as one flat object. One cache for each server.
+TRITONSERVER_Error* TRITONSERVER_ServerOptionsSetCacheConfig(TRITONSERVER_ServerOptions* options,
+                                                             const char* cache_name, const char* config_json);
 
 TRITONSERVER_Error* TRITONSERVER_ServerNew(TRITONSERVER_Server** server, TRITONSERVER_ServerOptions* options);
 TRITONSERVER_Error* TRITONSERVER_ServerDelete(TRITONSERVER_Server* server);
@@ -375,7 +380,8 @@ TRITONSERVER_Error* TRITONSERVER_ServerInferAsync(TRITONSERVER_Server* server, T
   X(ServerOptionsSetModelLoadThreadCount) X(ServerOptionsSetModelLoadRetryCount) X(ServerOptionsSetLogFile)            \
   X(ServerOptionsSetLogInfo) X(ServerOptionsSetLogWarn) X(ServerOptionsSetLogError) X(ServerOptionsSetLogFormat)       \
   X(ServerOptionsSetLogVerbose) X(ServerOptionsSetMetrics) X(ServerOptionsSetGpuMetrics)                               \
-  X(ServerOptionsSetCpuMetrics) X(ServerOptionsSetBackendDirectory) X(ServerOptionsSetBackendConfig) X(ServerNew)      \
+  X(ServerOptionsSetCpuMetrics) X(ServerOptionsSetBackendDirectory) X(ServerOptionsSetBackendConfig)                   \
+  X(ServerOptionsSetCacheDirectory) X(ServerOptionsSetCacheConfig) X(ServerNew)                                        \
   X(ServerDelete) X(ServerStop) X(ServerIsLive) X(ServerIsReady) X(ServerModelIsReady)                                 \
   X(ServerModelBatchProperties) X(ServerModelTransactionProperties) X(ServerMetadata) X(ServerModelMetadata)           \
   X(ServerModelStatistics) X(ServerModelConfig) X(ServerModelIndex) X(ServerLoadModel) X(ServerUnloadModel)            \

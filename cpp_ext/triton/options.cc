@@ -56,6 +56,15 @@ void SetModels(const Api& api, TRITONSERVER_ServerOptions* raw, const ServerOpti
   }
 }
 
+// Only Triton's own cache in memory: one that is shared by processes would need their versions of models to be the
+// same.
+void SetCache(const Api& api, TRITONSERVER_ServerOptions* raw, const ServerOptions& options, Setter* set) {
+  if (options.response_cache_bytes == 0) return;
+  const std::string config = R"({"size":")" + std::to_string(options.response_cache_bytes) + R"("})";
+  (*set)(api.ServerOptionsSetCacheDirectory(raw, fs::absolute(options.cache_directory).c_str()));
+  (*set)(api.ServerOptionsSetCacheConfig(raw, "local", config.c_str()));
+}
+
 void SetProcess(const Api& api, TRITONSERVER_ServerOptions* raw, const ServerOptions& options, Setter* set) {
   (*set)(api.ServerOptionsSetExitTimeout(raw, kTritonExitTimeoutS));
   (*set)(api.ServerOptionsSetBufferManagerThreadCount(raw, options.buffer_manager_threads));
@@ -80,12 +89,17 @@ Result<ServerOptionsHandle> MakeOptions(const ServerOptions& options) {
   if (!options.backend_directory.empty()) {
     if (Status status = CheckFolder("backend directory", options.backend_directory); !status.ok()) return status;
   }
+  if (options.response_cache_bytes > 0) {
+    const std::string folder = options.cache_directory + "/local";
+    if (Status status = CheckFolder("response cache", folder); !status.ok()) return status;
+  }
   const Api& api = GetApi();
   TRITONSERVER_ServerOptions* raw = nullptr;
   if (Status status = ToStatus(api.ServerOptionsNew(&raw)); !status.ok()) return status;
   ServerOptionsHandle handle(raw);
   Setter set;
   SetModels(api, raw, options, &set);
+  SetCache(api, raw, options, &set);
   SetProcess(api, raw, options, &set);
   if (!set.status().ok()) return set.status();
   return handle;

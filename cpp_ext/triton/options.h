@@ -17,7 +17,10 @@ struct ServerOptions {
   std::string backend_directory;    // folder of backend folders; empty: <library folder>/../backends
   std::vector<std::string> models;  // those to load; empty: every model of the repository
   std::map<std::string, std::map<std::string, std::string>> backend_settings;  // backend → setting → value
-  std::string server_id = "triton";                                            // "name" in the server's metadata
+  // Answers of the models that ask for it are kept in this much memory of the process; 0: no model's are.
+  std::uint64_t response_cache_bytes = 0;
+  std::string cache_directory;                 // folder of cache folders; empty: <library folder>/../caches
+  std::string server_id = "triton";            // "name" in the server's metadata
   unsigned exit_timeout_s = 30;                // Stop waits this long for running requests
   unsigned model_load_threads = 1;             // models loaded at a time
   unsigned buffer_manager_threads = 0;         // 0: none, Triton copies on its backend threads

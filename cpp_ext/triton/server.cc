@@ -68,6 +68,9 @@ Status Server::StartTriton() {
   if (options_.backend_directory.empty()) {
     options_.backend_directory = (fs::path(GetApi().path).parent_path().parent_path() / "backends").string();
   }
+  if (options_.cache_directory.empty()) {
+    options_.cache_directory = (fs::path(GetApi().path).parent_path().parent_path() / "caches").string();
+  }
   Result<ServerOptionsHandle> made = MakeOptions(options_);
   if (!made.ok()) return made.status();
   OpenBackendDependencies(options_.backend_directory);

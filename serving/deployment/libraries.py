@@ -34,11 +34,14 @@ class MissingPiece(FailedPrecondition):
 
 @dataclass(frozen=True, slots=True)
 class Triton:
-    """One installation. `search_path`: folders of the library's own dependencies, for LD_LIBRARY_PATH."""
+    """One installation. `search_path`: folders of the library's own dependencies, for LD_LIBRARY_PATH. `backends` and
+    `caches`: folders of its backends and response caches, None where it has none.
+    """
 
     library: Path
     search_path: tuple[Path, ...]
     backends: Path | None
+    caches: Path | None
     origin: str
 
 
@@ -191,8 +194,8 @@ def _triton_at(place: Path, origin: str) -> Triton | None:
     wheel = _triton_of_wheel()
     if wheel is not None and library.resolve() == wheel.library.resolve():
         return wheel
-    backends = library.parent.parent / "backends"
-    return Triton(library, (library.parent,), backends if backends.is_dir() else None, origin)
+    root = library.parent.parent
+    return Triton(library, (library.parent,), _folder(root / "backends"), _folder(root / "caches"), origin)
 
 
 def _triton_of_wheel() -> Triton | None:
@@ -203,7 +206,13 @@ def _triton_of_wheel() -> Triton | None:
     found = sorted(libraries.glob("libtritonserver-*.so"))
     if not found:
         return None
-    return Triton(found[0], (libraries,), folder / "tritonserver" / "backends", "the Python package nvidia-pytriton")
+    root = folder / "tritonserver"
+    origin = "the Python package nvidia-pytriton"
+    return Triton(found[0], (libraries,), root / "backends", _folder(root / "caches"), origin)
+
+
+def _folder(path: Path) -> Path | None:
+    return path if path.is_dir() else None
 
 
 def _stub_for(folder: Path, version: str) -> Path | None:

@@ -77,6 +77,7 @@ def _prepare(options: argparse.Namespace) -> PreparedNode:
         repository_path=str(repository),
         backend_directory=str(backends.absolute()),
         triton_library=str(triton.library),
+        cache_directory=str(triton.caches.absolute()) if triton.caches is not None else "",
     )
 
 

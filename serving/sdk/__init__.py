@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from serving.sdk._triton_options import ResponseCache
 from serving.sdk.connection import ClusterConfig, Connection, MeshConfig, load_mesh_config
 from serving.sdk.load import load_spec, parse_spec
 from serving.sdk.spec import Application, Artifact, Placement, Replicas, Resources, TritonDeployment
@@ -37,6 +38,7 @@ __all__ = [
     "Placement",
     "Replicas",
     "Resources",
+    "ResponseCache",
     "TensorMetadata",
     "TritonDeployment",
     "load_mesh_config",

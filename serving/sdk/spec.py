@@ -28,6 +28,7 @@ from serving.sdk._table import (
     Whole,
     Word,
 )
+from serving.sdk._triton_options import RESPONSE_CACHE, ResponseCache, response_cache_record
 from serving.types import DEFAULT_NAMESPACE
 from serving.validation import MODEL_CONTROLS, UPDATES, problems_error, validate_spec
 
@@ -87,7 +88,8 @@ class TritonDeployment:
     `repository` is a local folder in Triton's layout (packed and stored by `deploy`) or an `Artifact`. `models` names
     those to load, empty is all. `backends` has settings by backend. `model_control` is `"explicit"` where clients may
     load and unload models. `update` is `"replace"`, or `"in_place"`, so that running replicas load the models of a new
-    revision. `max_requests` bounds what runs and waits in one replica. Timeouts are seconds or texts such as `"2m"`.
+    revision. `max_requests` bounds what runs and waits in one replica, `response_cache` keeps answers of models that ask
+    for it. Timeouts are seconds or texts such as `"2m"`.
     """
 
     name: str
@@ -100,6 +102,7 @@ class TritonDeployment:
     log_verbosity: int = 0
     model_control: str = "none"
     update: str = "replace"
+    response_cache: ResponseCache | None = None
     resources: Resources = field(default_factory=Resources)
     replicas: Replicas | int = field(default_factory=Replicas)
     env: Mapping[str, str | int | float | bool] = field(default_factory=dict)
@@ -206,6 +209,7 @@ _TRITON: Final = Record(
             "models in running ones.",
             default="replace",
         ),
+        Field("response_cache", RESPONSE_CACHE, "Keeps the answers of models that ask for it; without it none."),
     ),
 )
 _DEPLOYMENT: Final = Record(
@@ -253,7 +257,7 @@ def _plain(value: Any) -> Any:
         return {name: _plain(getattr(value, name)) for name in outer} | {
             "triton": {entry.name: _plain(getattr(value, entry.name)) for entry in _TRITON.fields}
         }
-    if isinstance(value, Application | Resources | Replicas | Placement | Artifact):
+    if isinstance(value, Application | Resources | Replicas | Placement | Artifact | ResponseCache):
         return {name: _plain(getattr(value, name)) for name in value.__slots__}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
@@ -315,6 +319,7 @@ def _triton(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact]) -> pb
         # The default is left out, so that a spec that does not name it stays the revision that it is.
         model_control="" if values["model_control"] == "none" else values["model_control"],
         update="" if values["update"] == "replace" else values["update"],
+        response_cache=response_cache_record(values["response_cache"]),
     )
 
 

@@ -198,7 +198,7 @@ def _compression() -> Iterator[Case]:
         yield one(f"{kind.name}, an error", infer(numbers("nope", [1]), compression=kind))
 
 
-def _times_out(message: pb.ModelStatisticsResponse) -> pb.ModelStatisticsResponse:
+def times_out(message: pb.ModelStatisticsResponse) -> pb.ModelStatisticsResponse:
     """Without times, but for whether there are any."""
 
     def durations(part: object) -> None:
@@ -222,7 +222,7 @@ def _times_out(message: pb.ModelStatisticsResponse) -> pb.ModelStatisticsRespons
 
 def _statistics() -> Iterator[Case]:
     def look(name: str, version: str = "") -> object:
-        return call("ModelStatistics", pb.ModelStatisticsRequest(name=name, version=version), view=_times_out)
+        return call("ModelStatistics", pb.ModelStatisticsRequest(name=name, version=version), view=times_out)
 
     bad = infer_request("counted", [("INPUT0", "FP32", (3,))])
     counted = [infer(numbers("counted", [1])), infer(numbers("counted", [1, 2])), infer(bad), look("counted")]

@@ -265,6 +265,13 @@ OTHER = (
         "tests/contract/test_traces.py",
     ),
     (
+        "an answer without elements from the response cache, on a stream",
+        "the answer",
+        "an error: response output count mismatch",
+        "it is the answer",
+        "tests/contract/test_response_cache.py",
+    ),
+    (
         "the log's format at the start",
         "ISO8601",
         "default",

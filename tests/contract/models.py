@@ -150,27 +150,27 @@ def _ensemble(*models: str) -> str:
     return "ensemble_scheduling { step [" + ", ".join(steps) + "] }\n"
 
 
-def _write_ensemble(repository: Path, name: str, *models: str) -> None:
+def write_ensemble(repository: Path, name: str, *models: str, extra: str = "") -> None:
     folder = repository / name
     (folder / "1").mkdir(parents=True)
     steps = _ensemble(*models)
-    (folder / "config.pbtxt").write_text(f'platform: "ensemble"\n{pair("FP32", "[-1]")}{steps}')
+    (folder / "config.pbtxt").write_text(f'platform: "ensemble"\n{pair("FP32", "[-1]")}{steps}{extra}')
 
 
-def _write_python(repository: Path, name: str, text: str, tensors: str, *, batch: int = 0, extra: str = "") -> None:
+def write_python(repository: Path, name: str, text: str, tensors: str, *, batch: int = 0, extra: str = "") -> None:
     folder = write_model(repository, name, tensors, batch=batch, extra=extra, backend="python")
     (folder / "1" / "model.py").write_text(text)
 
 
 def _write_python_models(repository: Path) -> None:
     numbers = tensor("input", "INPUT0", "INT32", "[1]") + tensor("output", "OUTPUT0", "INT32", "[3]")
-    _write_python(repository, "adding_direct", ADDING_MODEL, numbers, batch=4, extra=DIRECT)
-    _write_python(repository, "adding_oldest", ADDING_MODEL, numbers, batch=4, extra=OLDEST)
+    write_python(repository, "adding_direct", ADDING_MODEL, numbers, batch=4, extra=DIRECT)
+    write_python(repository, "adding_oldest", ADDING_MODEL, numbers, batch=4, extra=OLDEST)
     called = tensor("input", "MODEL", "STRING", "[1]") + pair("FP32", "[-1]")
-    _write_python(repository, "calling", CALLING_MODEL, called)
+    write_python(repository, "calling", CALLING_MODEL, called)
     told = tensor("input", "INPUT0", "FP32", "[-1]") + tensor("output", "OUTPUT0", "STRING", "[1]")
-    _write_python(repository, "telling", TELLING_MODEL, told)
-    _write_python(repository, "asking", ASKING_MODEL, pair("FP32", "[1]"))
+    write_python(repository, "telling", TELLING_MODEL, told)
+    write_python(repository, "asking", ASKING_MODEL, pair("FP32", "[1]"))
 
 
 def write_contract_repository(repository: Path) -> Path:
@@ -187,9 +187,9 @@ def write_contract_repository(repository: Path) -> Path:
         )
         for version in ("3", "7"):
             (folder / version).mkdir()
-    _write_ensemble(repository, "chain", "id_fp32", "chain_end")
+    write_ensemble(repository, "chain", "id_fp32", "chain_end")
     write_model(repository, "chain_end", pair("FP32", "[-1]"))
-    _write_ensemble(repository, "chain_failing", "id_fp32", "failing")
+    write_ensemble(repository, "chain_failing", "id_fp32", "failing")
     write_model(repository, "queue", pair("FP32", "[4]"), batch=1, extra=QUEUE + delay(300))
     write_model(repository, "limited", pair("FP32", "[-1]"), extra=LIMITED)
     write_model(repository, "warm", pair("FP32", "[-1]"), extra=WARM)
@@ -199,7 +199,7 @@ def write_contract_repository(repository: Path) -> Path:
     write_model(repository, "optional", _optional())
     for name in ("control", "control_part", "control_traced"):
         write_model(repository, name, pair("FP32", "[-1]"))
-    _write_ensemble(repository, "control_chain", "control_part", "control_part")
+    write_ensemble(repository, "control_chain", "control_part", "control_part")
     return repository
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.contract.conftest import Pair
 from tests.contract.corpus_control import control_cases
 from tests.contract.corpus_infer import infer_cases
 from tests.contract.exchange import Case, differences
+from tests.contract.pairs import Pair
 
 
 def _named(cases: list[Case]) -> list[Case]:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.contract.conftest import Pair
 from tests.contract.differences import DIFFERENCES, OTHER, PAGE, Difference, page
+from tests.contract.pairs import Pair
 
 ROOT = Path(__file__).resolve().parents[2]
 

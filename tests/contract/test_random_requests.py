@@ -6,9 +6,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2 as pb
 
-from tests.contract.conftest import Pair
 from tests.contract.corpus_infer import EDGES, model_of
 from tests.contract.exchange import infer, send, stream
+from tests.contract.pairs import Pair
 from tests.integration.ingress.kserve_cases import elements
 
 _SIZES = {"BOOL": 1, "INT8": 1, "UINT8": 1, "INT16": 2, "UINT16": 2, "FP16": 2, "BF16": 2, "INT32": 4, "UINT32": 4}

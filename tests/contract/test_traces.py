@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.contract.conftest import Pair
 from tests.contract.corpus_control import trace
 from tests.contract.corpus_infer import numbers
 from tests.contract.exchange import Step, infer, send, stream
+from tests.contract.pairs import Pair
 from tests.integration.ingress.kserve_servers import KServeProcess
 from tests.support.waiting import eventually
 

@@ -52,7 +52,8 @@ TEST(ReplicaConfigTest, ReadsEveryField) {
                 {"maxMessageBytes", "1000"},
                 {"maxRequests", "64"},
                 {"logVerbosity", 1},
-                {"modelControl", "explicit"}}},
+                {"modelControl", "explicit"},
+                {"responseCache", {{"type", "local"}, {"sizeBytes", "65536"}}}}},
               {"listenHost", "0.0.0.0"},
               {"listenPort", 8001},
               {"advertiseHost", "node7"},
@@ -77,6 +78,7 @@ TEST(ReplicaConfigTest, ReadsEveryField) {
   EXPECT_EQ(config.max_message_bytes, 1000U);
   EXPECT_EQ(config.max_requests, 64U);
   EXPECT_EQ(config.model_control, ingress::ModelControl::kExplicit);
+  EXPECT_EQ(config.response_cache_bytes, 65536U);
   EXPECT_EQ(config.listen_port, 8001);
   EXPECT_EQ(config.advertise_host, "node7");
   EXPECT_EQ(config.serving_tls->cert_file, "s.pem");
@@ -101,6 +103,9 @@ TEST(ReplicaConfigTest, NamesTheFieldThatIsWrong) {
       {{{"logLevel", "loud"}}, "'loud'"},
       {{{"triton", {{"eventLoops", 1000}}}}, "'triton.eventLoops'"},
       {{{"triton", {{"backends", {{"x", {{"settings", {{"a", 1}}}}}}}}}}, "'settings'"},
+      {{{"triton", {{"responseCache", {{"sizeBytes", 5}}}}}}, "'responseCache.type'"},
+      {{{"triton", {{"responseCache", {{"type", "redis"}, {"sizeBytes", 5}}}}}}, "'redis'"},
+      {{{"triton", {{"responseCache", {{"type", "local"}}}}}}, "'responseCache.sizeBytes'"},
       {{{"etcd", "here"}}, "'etcd'"},
   };
   for (const auto& [change, named] : cases) {
@@ -127,9 +132,10 @@ TEST(ReplicaConfigTest, RubbishIsAnError) {
 
 TEST(PreparedNodeTest, NeedsARepository) {
   EXPECT_EQ(ParsePreparedNode("{}").status().code(), Code::kDataLoss);
-  const auto node = ParsePreparedNode(R"({"repositoryPath":"/r","env":{"A":"b"}})");
+  const auto node = ParsePreparedNode(R"({"repositoryPath":"/r","cacheDirectory":"/c","env":{"A":"b"}})");
   ASSERT_TRUE(node.ok());
   EXPECT_EQ(node.value().repository_path, "/r");
+  EXPECT_EQ(node.value().cache_directory, "/c");
   EXPECT_EQ(node.value().env.at("A"), "b");
 }
 

@@ -35,7 +35,7 @@ Flags ParseFlags(int argc, char** argv, std::vector<std::string>* models) {
   Flags flags{{"library", ""},           {"repository", ""},    {"backends", ""},     {"port", "0"},
               {"event-loops", "1"},      {"host", "127.0.0.1"}, {"log-verbose", "0"}, {"max-message-bytes", "0"},
               {"model-control", "none"}, {"trace-file", ""},    {"cert", ""},         {"key", ""},
-              {"max-requests", "0"}};
+              {"max-requests", "0"},     {"cache-bytes", "0"}, {"caches", ""}};
   for (int i = 1; i < argc; ++i) {
     const std::string text = argv[i];
     const std::size_t equals = text.find('=');
@@ -64,6 +64,8 @@ mesh::triton::ServerOptions TritonOptions(const Flags& flags, std::vector<std::s
   options.repository = flags.at("repository");
   options.backend_directory = flags.at("backends");
   options.models = std::move(models);
+  options.response_cache_bytes = static_cast<std::uint64_t>(std::atoll(flags.at("cache-bytes").c_str()));
+  options.cache_directory = flags.at("caches");
   options.log_verbosity = std::atoi(flags.at("log-verbose").c_str());
   options.log_info = options.log_verbosity > 0;
   return options;

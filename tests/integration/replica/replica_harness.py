@@ -62,10 +62,12 @@ def write_model(repository: Path, name: str, *, delay_ms: int = 0, kind: str = "
 
 def prepare_command(directory: Path, repository: Path) -> list[str]:
     """A prepare command whose work is done already: it prints the PreparedNode of the test's repository."""
+    triton = libraries.find_triton()
     node = records_pb2.PreparedNode(
         repository_path=str(repository),
         backend_directory=str(build_directory() / "test_backends"),
-        triton_library=str(libraries.find_triton().library),
+        triton_library=str(triton.library),
+        cache_directory=str(triton.caches),
     )
     answer = directory / "prepared.json"
     answer.write_text("a line of progress\n" + json_format.MessageToJson(node, indent=None) + "\n")

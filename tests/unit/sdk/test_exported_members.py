@@ -31,6 +31,7 @@ PUBLIC = {
     "Placement",
     "Replicas",
     "Resources",
+    "ResponseCache",
     "TensorMetadata",
     "TritonDeployment",
     "load_mesh_config",

@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 
 from serving._proto import records_pb2 as pb
 from serving.errors import SpecError
-from serving.sdk import Application, Artifact, Placement, Replicas, Resources, TritonDeployment, load_spec
+from serving.sdk import (
+    Application,
+    Artifact,
+    Placement,
+    Replicas,
+    Resources,
+    ResponseCache,
+    TritonDeployment,
+    load_spec,
+)
 from serving.validation import spec_problems, validate_spec
 
 DIGEST = "sha256:" + "a" * 64
@@ -107,15 +116,31 @@ def test_every_field_reaches_the_record(tmp_path: Path) -> None:
 def test_every_field_of_the_records_has_a_word_in_the_table(tmp_path: Path) -> None:
     """A field added to the records must be added here, or be left out on purpose."""
     spec = full_application(tmp_path).to_spec({tmp_path / "models": Artifact("file:///a.tar", DIGEST, 7)})
+    triton = spec.deployments[0].triton
+    # Excludes `update: in_place`, which the application has.
+    cached = dataclasses.replace(MODELS, response_cache=ResponseCache("64Mi"))
+    triton.MergeFrom(Application("a", [cached]).to_spec().deployments[0].triton)
     for message in (
         spec,
         spec.placement,
         spec.deployments[0],
-        spec.deployments[0].triton,
+        triton,
+        triton.response_cache,
         spec.deployments[0].resources,
     ):
         unset = {field.name for field in message.DESCRIPTOR.fields} - {field.name for field, _ in message.ListFields()}
         assert not unset
+
+
+def test_a_response_cache_from_a_file(app_file: Path) -> None:
+    app_file.write_text(app_file.read_text().replace("update: in_place", "response_cache: {size: 64Mi}"))
+    cache = load_spec(app_file).to_spec().deployments[0].triton.response_cache
+    assert (cache.type, cache.size_bytes) == ("local", 64 << 20)
+    wrong = app_file.read_text().replace("{size: 64Mi}", "{size: 64Mi, type: redis}")
+    app_file.write_text(wrong)
+    line = wrong[: wrong.index("response_cache")].count("\n") + 1
+    with pytest.raises(SpecError, match=rf"{line}.*response_cache\.type.*`redis` is not supported.*allowed: local"):
+        load_spec(app_file).to_spec()
 
 
 def test_defaults(tmp_path: Path) -> None:
@@ -187,6 +212,21 @@ def test_wrong_applications(change: dict[str, Any], field: str, says: str) -> No
         ({"log_verbosity": -1}, "triton.log_verbosity", "out of range"),
         ({"model_control": "poll"}, "triton.model_control", "not known"),
         ({"update": "inplace"}, "triton.update", "not known"),
+        ({"response_cache": ResponseCache(1023)}, "triton.response_cache.size", "1024 to"),
+        ({"response_cache": ResponseCache("64mi")}, "triton.response_cache.size", "did you mean `64Mi`?"),
+        ({"response_cache": ResponseCache(4096, "redis")}, "triton.response_cache.type", "not supported"),
+        ({"response_cache": ResponseCache(4096, "lokal")}, "triton.response_cache.type", "not known"),
+        ({"response_cache": 4096}, "triton.response_cache", "expects a mapping"),
+        (
+            {"response_cache": ResponseCache("1Gi"), "resources": Resources(memory="1Gi")},
+            "triton.response_cache.size",
+            "leave nothing of resources.memory",
+        ),
+        (
+            {"response_cache": ResponseCache(4096), "update": "in_place"},
+            "triton.response_cache",
+            "use `update: replace`",
+        ),
         ({"resources": Resources(cpus=-1)}, "resources.cpus", "out of range"),
         ({"resources": Resources(cpus="two")}, "resources.cpus", "such as 2, 0.25 or 500m"),
         ({"resources": Resources(cpus=float("nan"))}, "resources.cpus", "out of range"),
