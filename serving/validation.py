@@ -19,6 +19,7 @@ from serving.types import NAME_RULE, is_name
 KINDS: Final = ("triton",)
 MODEL_CONTROLS: Final = ("none", "explicit")
 CACHE_TYPES: Final = ("local",)
+RATE_LIMITER_MODES: Final = ("execution_count",)
 UPDATES: Final = ("replace", "in_place")
 
 MAX_SPEC_BYTES: Final = 512 * 1024  # etcd refuses values beyond 1.5 MB, and a placement carries the spec once more
@@ -32,6 +33,8 @@ MAX_MEMORY_BYTES: Final = 1 << 50
 MAX_EVENT_LOOPS: Final = 256
 MAX_MESSAGE_BYTES: Final = (1 << 31) - 1
 MIN_CACHE_BYTES: Final = 1024  # Triton's local cache cannot keep its own books in less
+MAX_RESOURCE_COUNT: Final = (1 << 31) - 1
+MAX_DEVICE: Final = 1023
 MAX_LOG_VERBOSITY: Final = 10
 MAX_REQUESTS: Final = 1_000_000
 MAX_RESTARTS: Final = 1_000_000
@@ -153,6 +156,7 @@ def _deployment(path: str, deployment: pb.DeploymentSpec, packed: bool) -> Itera
     else:
         yield from _triton(f"{path}.triton", deployment.triton, packed)
         yield from _response_cache(f"{path}.triton", deployment)
+        yield from _rate_limiter(f"{path}.triton.rate_limiter", deployment.triton.rate_limiter)
     yield from _resources(f"{path}.resources", deployment.resources)
     yield from _replicas(f"{path}.replicas", deployment.replicas)
     yield from _env(f"{path}.env", deployment.env)
@@ -212,6 +216,24 @@ def _response_cache(path: str, deployment: pb.DeploymentSpec) -> Iterator[Proble
             "cannot be combined with `update: in_place`: Triton keeps answers by the model's name and version, so "
             "those of the models before would be given for the new ones; use `update: replace`",
         )
+
+
+def _rate_limiter(path: str, limiter: pb.RateLimiter) -> Iterator[Problem]:
+    if limiter.mode and limiter.mode not in RATE_LIMITER_MODES:
+        yield Problem(f"{path}.mode", f"{_shown(limiter.mode)} is not known", allowed=RATE_LIMITER_MODES)
+    yield from _count(f"{path}.resources", len(limiter.resources))
+    seen = set()
+    for index, resource in enumerate(limiter.resources):
+        place = f"{path}.resources[{index}]"
+        if not resource.name or ":" in resource.name or not _is_clean(resource.name):
+            yield Problem(f"{place}.name", f"{_shown(resource.name)} is not a name of a resource")
+        yield from _whole(f"{place}.count", resource.count, 1, MAX_RESOURCE_COUNT)
+        if resource.HasField("device"):
+            yield from _whole(f"{place}.device", resource.device, 0, MAX_DEVICE)
+        key = (resource.name, resource.device if resource.HasField("device") else None)
+        if key in seen:
+            yield Problem(place, f"{_shown(resource.name)} stands there twice for the same devices")
+        seen.add(key)
 
 
 def _artifact(path: str, artifact: pb.Artifact, packed: bool) -> Iterator[Problem]:

@@ -63,6 +63,39 @@ std::uint64_t ReadResponseCache(mesh::json::Fields& in) {
   return static_cast<std::uint64_t>(std::max<std::int64_t>(bytes, 0));
 }
 
+triton::RateLimiterResource ReadResource(mesh::json::Fields& in, const json& object) {
+  mesh::json::Fields fields(object);
+  triton::RateLimiterResource resource;
+  resource.name = fields.Text("name");
+  const std::int64_t count = fields.Int("count");
+  if (fields.Has("device")) resource.device = static_cast<int>(fields.Int("device"));
+  in.Note(fields.status());
+  if (resource.name.empty() || count <= 0 || resource.device < -1) {
+    in.Note({Code::kInvalidArgument,
+             "field 'rateLimiter.resources' must have names, counts of more than 0 and no "
+             "negative devices"});
+  }
+  resource.count = static_cast<std::size_t>(std::max<std::int64_t>(count, 0));
+  return resource;
+}
+
+std::optional<std::vector<triton::RateLimiterResource>> ReadRateLimiter(mesh::json::Fields& in) {
+  if (!in.Has("rateLimiter")) return std::nullopt;
+  const json limiter = in.Nested("rateLimiter");
+  mesh::json::Fields fields(limiter);
+  const std::string mode = fields.Text("mode");
+  in.Note(fields.status());
+  if (mode != "execution_count") {
+    in.Note({Code::kInvalidArgument, "field 'rateLimiter.mode' must be 'execution_count', not '" + mode + "'"});
+  }
+  std::vector<triton::RateLimiterResource> resources;
+  const auto list = limiter.find("resources");
+  if (list == limiter.end() || list->is_null()) return resources;
+  if (!list->is_array()) in.Note({Code::kInvalidArgument, "field 'rateLimiter.resources' must be a list"});
+  for (const json& item : *list) resources.push_back(ReadResource(in, item));
+  return resources;
+}
+
 void ReadTriton(mesh::json::Fields& in, ReplicaConfig* config) {
   const json nested = in.Nested("triton");
   mesh::json::Fields triton(nested);
@@ -73,6 +106,7 @@ void ReadTriton(mesh::json::Fields& in, ReplicaConfig* config) {
   config->triton_log_verbosity = static_cast<int>(triton.Int("logVerbosity"));
   config->model_control = ReadModelControl(triton);
   config->response_cache_bytes = ReadResponseCache(triton);
+  config->rate_limiter = ReadRateLimiter(triton);
   const json backends = triton.Nested("backends");
   for (const auto& [backend, settings] : backends.items()) {
     mesh::json::Fields fields(settings);

@@ -15,6 +15,7 @@
 #include "ingress/repository_control.h"
 #include "registry/options.h"
 #include "rpc/server.h"
+#include "triton/options.h"
 
 namespace mesh::deployment {
 
@@ -36,6 +37,7 @@ struct ReplicaConfig {
   std::uint64_t max_requests = 0;
   int triton_log_verbosity = 0;
   std::uint64_t response_cache_bytes = 0;  // 0: none
+  std::optional<std::vector<triton::RateLimiterResource>> rate_limiter;
   ingress::ModelControl model_control = ingress::ModelControl::kNone;
   std::string listen_host;
   int listen_port = 0;

@@ -20,6 +20,7 @@ triton::ServerOptions TritonOptions(const ReplicaConfig& config, const PreparedN
   options.backend_settings = config.backends;
   options.response_cache_bytes = config.response_cache_bytes;
   options.cache_directory = node.cache_directory;
+  options.rate_limiter = config.rate_limiter;
   options.log_verbosity = config.triton_log_verbosity;
   options.log_info = config.triton_log_verbosity > 0 || config.log.level == log::Level::kDebug;
   // Triton's lines go where ours go; it opens the file itself.

@@ -276,6 +276,10 @@ TRITONSERVER_Error* TRITONSERVER_ServerOptionsSetModelControlMode(TRITONSERVER_S
 TRITONSERVER_Error* TRITONSERVER_ServerOptionsSetStrictModelConfig(TRITONSERVER_ServerOptions* options, bool strict);
 TRITONSERVER_Error* TRITONSERVER_ServerOptionsSetRateLimiterMode(TRITONSERVER_ServerOptions* options,
                                                                  TRITONSERVER_RateLimitMode mode);
+// A device of -1: so many on each device.
+TRITONSERVER_Error* TRITONSERVER_ServerOptionsAddRateLimiterResource(TRITONSERVER_ServerOptions* options,
+                                                                     const char* resource_name, size_t resource_count,
+                                                                     int device);
 TRITONSERVER_Error* TRITONSERVER_ServerOptionsSetPinnedMemoryPoolByteSize(TRITONSERVER_ServerOptions* options,
                                                                           uint64_t size);
 TRITONSERVER_Error* TRITONSERVER_ServerOptionsSetExitOnError(TRITONSERVER_ServerOptions* options, bool exit);
@@ -381,7 +385,8 @@ TRITONSERVER_Error* TRITONSERVER_ServerInferAsync(TRITONSERVER_Server* server, T
   X(ServerOptionsSetLogInfo) X(ServerOptionsSetLogWarn) X(ServerOptionsSetLogError) X(ServerOptionsSetLogFormat)       \
   X(ServerOptionsSetLogVerbose) X(ServerOptionsSetMetrics) X(ServerOptionsSetGpuMetrics)                               \
   X(ServerOptionsSetCpuMetrics) X(ServerOptionsSetBackendDirectory) X(ServerOptionsSetBackendConfig)                   \
-  X(ServerOptionsSetCacheDirectory) X(ServerOptionsSetCacheConfig) X(ServerNew)                                        \
+  X(ServerOptionsSetCacheDirectory) X(ServerOptionsSetCacheConfig)                                               \
+  X(ServerOptionsAddRateLimiterResource) X(ServerNew)                                        \
   X(ServerDelete) X(ServerStop) X(ServerIsLive) X(ServerIsReady) X(ServerModelIsReady)                                 \
   X(ServerModelBatchProperties) X(ServerModelTransactionProperties) X(ServerMetadata) X(ServerModelMetadata)           \
   X(ServerModelStatistics) X(ServerModelConfig) X(ServerModelIndex) X(ServerLoadModel) X(ServerUnloadModel)            \

@@ -65,10 +65,19 @@ void SetCache(const Api& api, TRITONSERVER_ServerOptions* raw, const ServerOptio
   (*set)(api.ServerOptionsSetCacheConfig(raw, "local", config.c_str()));
 }
 
+void SetRateLimiter(const Api& api, TRITONSERVER_ServerOptions* raw, const ServerOptions& options, Setter* set) {
+  const bool on = options.rate_limiter.has_value();
+  (*set)(
+      api.ServerOptionsSetRateLimiterMode(raw, on ? TRITONSERVER_RATE_LIMIT_EXEC_COUNT : TRITONSERVER_RATE_LIMIT_OFF));
+  if (!on) return;
+  for (const RateLimiterResource& resource : *options.rate_limiter) {
+    (*set)(api.ServerOptionsAddRateLimiterResource(raw, resource.name.c_str(), resource.count, resource.device));
+  }
+}
+
 void SetProcess(const Api& api, TRITONSERVER_ServerOptions* raw, const ServerOptions& options, Setter* set) {
   (*set)(api.ServerOptionsSetExitTimeout(raw, kTritonExitTimeoutS));
   (*set)(api.ServerOptionsSetBufferManagerThreadCount(raw, options.buffer_manager_threads));
-  (*set)(api.ServerOptionsSetRateLimiterMode(raw, TRITONSERVER_RATE_LIMIT_OFF));
   (*set)(api.ServerOptionsSetPinnedMemoryPoolByteSize(raw, options.pinned_memory_pool_bytes));
   (*set)(api.ServerOptionsSetMetrics(raw, options.metrics));
   (*set)(api.ServerOptionsSetGpuMetrics(raw, options.metrics && options.gpu_metrics));
@@ -100,6 +109,7 @@ Result<ServerOptionsHandle> MakeOptions(const ServerOptions& options) {
   Setter set;
   SetModels(api, raw, options, &set);
   SetCache(api, raw, options, &set);
+  SetRateLimiter(api, raw, options, &set);
   SetProcess(api, raw, options, &set);
   if (!set.status().ok()) return set.status();
   return handle;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,12 @@
 #include "triton/handles.h"
 
 namespace mesh::triton {
+
+struct RateLimiterResource {
+  std::string name;
+  std::size_t count = 0;
+  int device = -1;  // -1: so many on each device
+};
 
 struct ServerOptions {
   std::string library;              // as for FindLibrary
@@ -19,7 +26,10 @@ struct ServerOptions {
   std::map<std::string, std::map<std::string, std::string>> backend_settings;  // backend → setting → value
   // Answers of the models that ask for it are kept in this much memory of the process; 0: no model's are.
   std::uint64_t response_cache_bytes = 0;
-  std::string cache_directory;                 // folder of cache folders; empty: <library folder>/../caches
+  std::string cache_directory;  // folder of cache folders; empty: <library folder>/../caches
+  // Instances run when the resources that their models want of these are free, those of a higher priority more often.
+  // Without it what models say of both is ignored.
+  std::optional<std::vector<RateLimiterResource>> rate_limiter;
   std::string server_id = "triton";            // "name" in the server's metadata
   unsigned exit_timeout_s = 30;                // Stop waits this long for running requests
   unsigned model_load_threads = 1;             // models loaded at a time

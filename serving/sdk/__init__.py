@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from serving.sdk._triton_options import ResponseCache
+from serving.sdk._triton_options import RateLimiter, RateLimiterResource, ResponseCache
 from serving.sdk.connection import ClusterConfig, Connection, MeshConfig, load_mesh_config
 from serving.sdk.load import load_spec, parse_spec
 from serving.sdk.spec import Application, Artifact, Placement, Replicas, Resources, TritonDeployment
@@ -36,6 +36,8 @@ __all__ = [
     "MeshConfig",
     "ModelMetadata",
     "Placement",
+    "RateLimiter",
+    "RateLimiterResource",
     "Replicas",
     "Resources",
     "ResponseCache",

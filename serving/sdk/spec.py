@@ -28,7 +28,15 @@ from serving.sdk._table import (
     Whole,
     Word,
 )
-from serving.sdk._triton_options import RESPONSE_CACHE, ResponseCache, response_cache_record
+from serving.sdk._triton_options import (
+    RATE_LIMITER,
+    RESPONSE_CACHE,
+    RateLimiter,
+    RateLimiterResource,
+    ResponseCache,
+    rate_limiter_record,
+    response_cache_record,
+)
 from serving.types import DEFAULT_NAMESPACE
 from serving.validation import MODEL_CONTROLS, UPDATES, problems_error, validate_spec
 
@@ -89,7 +97,8 @@ class TritonDeployment:
     those to load, empty is all. `backends` has settings by backend. `model_control` is `"explicit"` where clients may
     load and unload models. `update` is `"replace"`, or `"in_place"`, so that running replicas load the models of a new
     revision. `max_requests` bounds what runs and waits in one replica, `response_cache` keeps answers of models that ask
-    for it. Timeouts are seconds or texts such as `"2m"`.
+    for it, `rate_limiter` heeds resources and priorities of instance groups. Timeouts are seconds or texts such as
+    `"2m"`.
     """
 
     name: str
@@ -103,6 +112,7 @@ class TritonDeployment:
     model_control: str = "none"
     update: str = "replace"
     response_cache: ResponseCache | None = None
+    rate_limiter: RateLimiter | None = None
     resources: Resources = field(default_factory=Resources)
     replicas: Replicas | int = field(default_factory=Replicas)
     env: Mapping[str, str | int | float | bool] = field(default_factory=dict)
@@ -210,6 +220,7 @@ _TRITON: Final = Record(
             default="replace",
         ),
         Field("response_cache", RESPONSE_CACHE, "Keeps the answers of models that ask for it; without it none."),
+        Field("rate_limiter", RATE_LIMITER, "Heeds what instance groups say of resources and priorities."),
     ),
 )
 _DEPLOYMENT: Final = Record(
@@ -250,6 +261,12 @@ TABLE: Final = Record(
 # ------------------------------------------------------------------------------------------------ objects → values
 
 
+_RECORDS: Final = (
+    *(Application, Resources, Replicas, Placement, Artifact),
+    *(ResponseCache, RateLimiter, RateLimiterResource),
+)
+
+
 def _plain(value: Any) -> Any:
     """An SDK object as the nested value that its YAML would hold; wrong types stay, for the table to name."""
     if isinstance(value, TritonDeployment):
@@ -257,7 +274,7 @@ def _plain(value: Any) -> Any:
         return {name: _plain(getattr(value, name)) for name in outer} | {
             "triton": {entry.name: _plain(getattr(value, entry.name)) for entry in _TRITON.fields}
         }
-    if isinstance(value, Application | Resources | Replicas | Placement | Artifact | ResponseCache):
+    if isinstance(value, _RECORDS):
         return {name: _plain(getattr(value, name)) for name in value.__slots__}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
@@ -320,6 +337,7 @@ def _triton(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact]) -> pb
         model_control="" if values["model_control"] == "none" else values["model_control"],
         update="" if values["update"] == "replace" else values["update"],
         response_cache=response_cache_record(values["response_cache"]),
+        rate_limiter=rate_limiter_record(values["rate_limiter"]),
     )
 
 

@@ -53,7 +53,10 @@ TEST(ReplicaConfigTest, ReadsEveryField) {
                 {"maxRequests", "64"},
                 {"logVerbosity", 1},
                 {"modelControl", "explicit"},
-                {"responseCache", {{"type", "local"}, {"sizeBytes", "65536"}}}}},
+                {"responseCache", {{"type", "local"}, {"sizeBytes", "65536"}}},
+                {"rateLimiter",
+                 {{"mode", "execution_count"},
+                  {"resources", {{{"name", "seats"}, {"count", 2}}, {{"name", "x"}, {"count", 1}, {"device", 0}}}}}}}},
               {"listenHost", "0.0.0.0"},
               {"listenPort", 8001},
               {"advertiseHost", "node7"},
@@ -79,6 +82,11 @@ TEST(ReplicaConfigTest, ReadsEveryField) {
   EXPECT_EQ(config.max_requests, 64U);
   EXPECT_EQ(config.model_control, ingress::ModelControl::kExplicit);
   EXPECT_EQ(config.response_cache_bytes, 65536U);
+  ASSERT_EQ(config.rate_limiter->size(), 2U);
+  EXPECT_EQ(config.rate_limiter->at(0).name, "seats");
+  EXPECT_EQ(config.rate_limiter->at(0).count, 2U);
+  EXPECT_EQ(config.rate_limiter->at(0).device, -1);
+  EXPECT_EQ(config.rate_limiter->at(1).device, 0);
   EXPECT_EQ(config.listen_port, 8001);
   EXPECT_EQ(config.advertise_host, "node7");
   EXPECT_EQ(config.serving_tls->cert_file, "s.pem");
@@ -106,6 +114,10 @@ TEST(ReplicaConfigTest, NamesTheFieldThatIsWrong) {
       {{{"triton", {{"responseCache", {{"sizeBytes", 5}}}}}}, "'responseCache.type'"},
       {{{"triton", {{"responseCache", {{"type", "redis"}, {"sizeBytes", 5}}}}}}, "'redis'"},
       {{{"triton", {{"responseCache", {{"type", "local"}}}}}}, "'responseCache.sizeBytes'"},
+      {{{"triton", {{"rateLimiter", {{"mode", "off"}}}}}}, "'rateLimiter.mode'"},
+      {{{"triton", {{"rateLimiter", {{"mode", "execution_count"}, {"resources", 5}}}}}}, "'rateLimiter.resources'"},
+      {{{"triton", {{"rateLimiter", {{"mode", "execution_count"}, {"resources", {{{"name", "a"}}}}}}}}},
+       "'rateLimiter.resources'"},
       {{{"etcd", "here"}}, "'etcd'"},
   };
   for (const auto& [change, named] : cases) {

@@ -12,6 +12,7 @@
 #include <cstring>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <string>
 
 #include "common/metrics.h"
@@ -32,10 +33,22 @@ using Flags = std::map<std::string, std::string>;
 
 // --name=value, each at most once except --model.
 Flags ParseFlags(int argc, char** argv, std::vector<std::string>* models) {
-  Flags flags{{"library", ""},           {"repository", ""},    {"backends", ""},     {"port", "0"},
-              {"event-loops", "1"},      {"host", "127.0.0.1"}, {"log-verbose", "0"}, {"max-message-bytes", "0"},
-              {"model-control", "none"}, {"trace-file", ""},    {"cert", ""},         {"key", ""},
-              {"max-requests", "0"},     {"cache-bytes", "0"}, {"caches", ""}};
+  Flags flags{{"library", ""},
+              {"repository", ""},
+              {"backends", ""},
+              {"port", "0"},
+              {"event-loops", "1"},
+              {"host", "127.0.0.1"},
+              {"log-verbose", "0"},
+              {"max-message-bytes", "0"},
+              {"model-control", "none"},
+              {"trace-file", ""},
+              {"cert", ""},
+              {"key", ""},
+              {"max-requests", "0"},
+              {"cache-bytes", "0"},
+              {"caches", ""},
+              {"rate-limiter", "none"}};
   for (int i = 1; i < argc; ++i) {
     const std::string text = argv[i];
     const std::size_t equals = text.find('=');
@@ -58,6 +71,19 @@ int Fail(const Status& status) {
   return 1;
 }
 
+// "name:count" or "name:count:device", separated by commas.
+std::vector<mesh::triton::RateLimiterResource> Resources(const std::string& text) {
+  std::vector<mesh::triton::RateLimiterResource> resources;
+  std::stringstream list(text);
+  for (std::string entry; std::getline(list, entry, ',');) {
+    std::stringstream parts(entry);
+    std::string name, count, device;
+    std::getline(std::getline(std::getline(parts, name, ':'), count, ':'), device);
+    resources.push_back({name, std::stoul(count), device.empty() ? -1 : std::stoi(device)});
+  }
+  return resources;
+}
+
 mesh::triton::ServerOptions TritonOptions(const Flags& flags, std::vector<std::string> models) {
   mesh::triton::ServerOptions options;
   options.library = flags.at("library");
@@ -66,6 +92,7 @@ mesh::triton::ServerOptions TritonOptions(const Flags& flags, std::vector<std::s
   options.models = std::move(models);
   options.response_cache_bytes = static_cast<std::uint64_t>(std::atoll(flags.at("cache-bytes").c_str()));
   options.cache_directory = flags.at("caches");
+  if (flags.at("rate-limiter") != "none") options.rate_limiter = Resources(flags.at("rate-limiter"));
   options.log_verbosity = std::atoi(flags.at("log-verbose").c_str());
   options.log_info = options.log_verbosity > 0;
   return options;

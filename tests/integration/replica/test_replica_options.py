@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
-from serving._proto.records_pb2 import ResponseCache, TritonDeployment
+from serving._proto.records_pb2 import RateLimiter, RateLimiterResource, ResponseCache, TritonDeployment
 from tests.integration.replica.replica_harness import ReplicaProcess, infer, replica_config, write_model
 
 CACHED = "response_cache { enable: true }\n"
@@ -41,3 +43,39 @@ def test_a_cache_that_the_node_does_not_have(tmp_path: Path, command: list[str])
         reason = replica.wait_state("failed").reason
         assert "response cache" in reason
         assert f"{tmp_path}/nowhere" in reason
+
+
+def _limited(count: int) -> TritonDeployment:
+    resources = [RateLimiterResource(name="seats", count=count)]
+    return TritonDeployment(rate_limiter=RateLimiter(mode="execution_count", resources=resources))
+
+
+def _write_limited(repository: Path) -> None:
+    limiter = 'rate_limiter { resources [{ name: "seats" count: 2 }] }'
+    group = f"instance_group [ {{ kind: KIND_CPU, count: 4, {limiter} }} ]"
+    write_model(repository, "limited", delay_ms=100)
+    config = repository / "limited" / "config.pbtxt"
+    config.write_text(config.read_text().replace("instance_group [ { kind: KIND_CPU, count: 4 } ]", group))
+
+
+def test_a_rate_limiter(tmp_path: Path, repository: Path, command: list[str]) -> None:
+    """Four instances, but seats for two: so four requests take two turns."""
+    _write_limited(repository)
+    with ReplicaProcess(tmp_path / "replica", replica_config(command, triton=_limited(4))) as replica:
+        address = replica.wait_state("ready").address
+        with ThreadPoolExecutor(4) as pool:
+            began = time.monotonic()
+            answers = list(pool.map(lambda _: infer(address, "limited", values=[1.5]), range(4)))
+            took_s = time.monotonic() - began
+        assert all(np.array_equal(answer, [1.5]) for answer in answers)
+        assert took_s >= 0.2
+        replica.terminate()
+        assert replica.wait() == 0, replica.log_text()
+
+
+def test_a_model_that_wants_more_than_there_is(tmp_path: Path, repository: Path, command: list[str]) -> None:
+    _write_limited(repository)
+    with ReplicaProcess(tmp_path / "replica", replica_config(command, triton=_limited(1))) as replica:
+        reason = replica.wait_state("failed").reason
+        assert "limited" in reason
+        assert "seats" in reason.lower()

@@ -29,6 +29,8 @@ PUBLIC = {
     "MeshConfig",
     "ModelMetadata",
     "Placement",
+    "RateLimiter",
+    "RateLimiterResource",
     "Replicas",
     "Resources",
     "ResponseCache",

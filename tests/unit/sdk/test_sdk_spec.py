@@ -18,6 +18,8 @@ from serving.sdk import (
     Application,
     Artifact,
     Placement,
+    RateLimiter,
+    RateLimiterResource,
     Replicas,
     Resources,
     ResponseCache,
@@ -118,7 +120,8 @@ def test_every_field_of_the_records_has_a_word_in_the_table(tmp_path: Path) -> N
     spec = full_application(tmp_path).to_spec({tmp_path / "models": Artifact("file:///a.tar", DIGEST, 7)})
     triton = spec.deployments[0].triton
     # Excludes `update: in_place`, which the application has.
-    cached = dataclasses.replace(MODELS, response_cache=ResponseCache("64Mi"))
+    limiter = RateLimiter((RateLimiterResource("seats", 2, 0),))
+    cached = dataclasses.replace(MODELS, response_cache=ResponseCache("64Mi"), rate_limiter=limiter)
     triton.MergeFrom(Application("a", [cached]).to_spec().deployments[0].triton)
     for message in (
         spec,
@@ -126,6 +129,8 @@ def test_every_field_of_the_records_has_a_word_in_the_table(tmp_path: Path) -> N
         spec.deployments[0],
         triton,
         triton.response_cache,
+        triton.rate_limiter,
+        triton.rate_limiter.resources[0],
         spec.deployments[0].resources,
     ):
         unset = {field.name for field in message.DESCRIPTOR.fields} - {field.name for field, _ in message.ListFields()}
@@ -141,6 +146,15 @@ def test_a_response_cache_from_a_file(app_file: Path) -> None:
     line = wrong[: wrong.index("response_cache")].count("\n") + 1
     with pytest.raises(SpecError, match=rf"{line}.*response_cache\.type.*`redis` is not supported.*allowed: local"):
         load_spec(app_file).to_spec()
+
+
+def test_a_rate_limiter_from_a_file(app_file: Path) -> None:
+    option = "rate_limiter: {resources: [{name: seats, count: 2}, {name: copies, count: 1, device: 0}]}"
+    app_file.write_text(app_file.read_text().replace("update: in_place", option))
+    limiter = load_spec(app_file).to_spec().deployments[0].triton.rate_limiter
+    assert limiter.mode == "execution_count"
+    resources = [(each.name, each.count, each.HasField("device")) for each in limiter.resources]
+    assert resources == [("seats", 2, False), ("copies", 1, True)]
 
 
 def test_defaults(tmp_path: Path) -> None:
@@ -191,6 +205,10 @@ def test_wrong_applications(change: dict[str, Any], field: str, says: str) -> No
     assert not field or caught.value.field == field
 
 
+def _limiter(name: str, count: int, device: int | None = None) -> RateLimiter:
+    return RateLimiter((RateLimiterResource(name, count, device),))
+
+
 @pytest.mark.parametrize(
     ("change", "field", "says"),
     [
@@ -216,6 +234,16 @@ def test_wrong_applications(change: dict[str, Any], field: str, says: str) -> No
         ({"response_cache": ResponseCache("64mi")}, "triton.response_cache.size", "did you mean `64Mi`?"),
         ({"response_cache": ResponseCache(4096, "redis")}, "triton.response_cache.type", "not supported"),
         ({"response_cache": ResponseCache(4096, "lokal")}, "triton.response_cache.type", "not known"),
+        ({"rate_limiter": RateLimiter(mode="off")}, "triton.rate_limiter.mode", "allowed: execution_count"),
+        ({"rate_limiter": _limiter("", 1)}, "triton.rate_limiter.resources[0].name", "not a name of a resource"),
+        ({"rate_limiter": _limiter("a:b", 1)}, "triton.rate_limiter.resources[0].name", "not a name of a resource"),
+        ({"rate_limiter": _limiter("a", 0)}, "triton.rate_limiter.resources[0].count", "1 to"),
+        ({"rate_limiter": _limiter("a", 1, -1)}, "triton.rate_limiter.resources[0].device", "0 to 1023"),
+        (
+            {"rate_limiter": RateLimiter((RateLimiterResource("a", 1), RateLimiterResource("a", 2)))},
+            "triton.rate_limiter.resources[1]",
+            "twice",
+        ),
         ({"response_cache": 4096}, "triton.response_cache", "expects a mapping"),
         (
             {"response_cache": ResponseCache("1Gi"), "resources": Resources(memory="1Gi")},
