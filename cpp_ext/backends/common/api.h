@@ -59,7 +59,10 @@ namespace mesh::backend {
   X(TRITONBACKEND_ResponseDelete)                                  \
   X(TRITONBACKEND_ResponseOutput)                                  \
   X(TRITONBACKEND_OutputBuffer)                                    \
-  X(TRITONBACKEND_ResponseSend)
+  X(TRITONBACKEND_ResponseSend)                                    \
+  X(TRITONBACKEND_StateNew)                                        \
+  X(TRITONBACKEND_StateBuffer)                                     \
+  X(TRITONBACKEND_StateUpdate)
 
 struct Api {
 #define MESH_DECLARE(name) decltype(&::name) name = nullptr;  // NOLINT(bugprone-macro-parentheses): a member's name

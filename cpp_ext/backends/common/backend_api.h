@@ -19,6 +19,7 @@ struct TRITONBACKEND_Response;
 struct TRITONBACKEND_ResponseFactory;
 struct TRITONBACKEND_Input;
 struct TRITONBACKEND_Output;
+struct TRITONBACKEND_State;
 struct TRITONBACKEND_BackendAttribute;
 
 enum TRITONSERVER_DataType {
@@ -170,6 +171,16 @@ TRITONSERVER_Error* TRITONBACKEND_OutputBuffer(TRITONBACKEND_Output* output, voi
 // Takes the response, and the error where there is one.
 TRITONSERVER_Error* TRITONBACKEND_ResponseSend(TRITONBACKEND_Response* response, uint32_t send_flags,
                                                TRITONSERVER_Error* error);
+
+// ---- the states of a sequence, of which the requests carry the values as inputs
+// The next value of a state, by the name of its output. The state stays the request's.
+TRITONSERVER_Error* TRITONBACKEND_StateNew(TRITONBACKEND_State** state, TRITONBACKEND_Request* request,
+                                           const char* name, TRITONSERVER_DataType datatype, const int64_t* shape,
+                                           uint32_t dims_count);
+TRITONSERVER_Error* TRITONBACKEND_StateBuffer(TRITONBACKEND_State* state, void** buffer, uint64_t buffer_byte_size,
+                                              TRITONSERVER_MemoryType* memory_type, int64_t* memory_type_id);
+// The value is complete: the next request of the sequence is given it.
+TRITONSERVER_Error* TRITONBACKEND_StateUpdate(TRITONBACKEND_State* state);
 
 // ---- what a backend defines; the only names that its library exports
 #define MESH_BACKEND_EXPORT __attribute__((visibility("default")))

@@ -50,6 +50,48 @@ std::vector<TensorConfig> ParseTensors(const Json& config, const char* key) {
   return tensors;
 }
 
+// A control's datatype is that of its pair of values, or said outright (correlation ids).
+TRITONSERVER_DataType ControlType(const Json& control) {
+  const std::pair<const char*, TRITONSERVER_DataType> pairs[] = {{"int32_false_true", TRITONSERVER_TYPE_INT32},
+                                                                 {"fp32_false_true", TRITONSERVER_TYPE_FP32},
+                                                                 {"bool_false_true", TRITONSERVER_TYPE_BOOL}};
+  for (const auto& [key, datatype] : pairs) {
+    if (const auto values = control.find(key); values != control.end() && !values->empty()) {
+      return datatype;
+    }
+  }
+  return DataTypeFromName(control.value("data_type", ""));
+}
+
+void ParseSequences(const Json& batching, ModelConfig* config) {
+  for (const Json& item : batching.value("control_input", Json::array())) {
+    for (const Json& control : item.value("control", Json::array())) {
+      TensorConfig tensor;
+      tensor.name = item.value("name", "");
+      tensor.datatype = ControlType(control);
+      tensor.dims = {1};
+      config->sequence_inputs.push_back(std::move(tensor));
+    }
+  }
+  for (const Json& item : batching.value("state", Json::array())) {
+    TensorConfig tensor = ParseTensor(item);
+    tensor.name = item.value("input_name", "");
+    config->sequence_inputs.push_back(tensor);
+    tensor.name = item.value("output_name", "");
+    config->state_outputs.push_back(std::move(tensor));
+  }
+}
+
+std::vector<TensorConfig> Joined(std::vector<TensorConfig> tensors, const std::vector<TensorConfig>& more) {
+  for (const TensorConfig& tensor : more) {
+    const auto same = [&](const TensorConfig& other) { return other.name == tensor.name; };
+    if (std::none_of(tensors.begin(), tensors.end(), same)) {
+      tensors.push_back(tensor);
+    }
+  }
+  return tensors;
+}
+
 std::int64_t CountInstances(const Json& config) {
   std::int64_t instances = 0;
   for (const Json& group : config.value("instance_group", Json::array())) {
@@ -61,6 +103,10 @@ std::int64_t CountInstances(const Json& config) {
 
 }  // namespace
 
+std::vector<TensorConfig> AllInputs(const ModelConfig& config) { return Joined(config.inputs, config.sequence_inputs); }
+
+std::vector<TensorConfig> AllOutputs(const ModelConfig& config) { return Joined(config.outputs, config.state_outputs); }
+
 Result<ModelConfig> ParseModelConfig(const std::string& json) {
   try {
     const Json document = Json::parse(json);
@@ -71,6 +117,7 @@ Result<ModelConfig> ParseModelConfig(const std::string& json) {
     }
     config.inputs = ParseTensors(document, "input");
     config.outputs = ParseTensors(document, "output");
+    ParseSequences(document.value("sequence_batching", Json::object()), &config);
     config.default_model_filename = document.value("default_model_filename", "");
     config.instances = CountInstances(document);
     const Json parameters = document.value("parameters", Json::object());

@@ -29,11 +29,19 @@ struct ModelConfig {
   std::int64_t max_batch_size = 0;  // 0: the model does not batch
   std::vector<TensorConfig> inputs;
   std::vector<TensorConfig> outputs;
+  // Of a model with sequences: what Triton adds to each request (controls and values of states), and the outputs that
+  // are the next values of the states. Clients do not see them, but a state's output may stand in `outputs` too.
+  std::vector<TensorConfig> sequence_inputs;
+  std::vector<TensorConfig> state_outputs;
   std::map<std::string, std::string> parameters;
   std::string default_model_filename;
   std::int64_t instances = 1;  // over all instance groups
   bool has_scheduler = false;  // dynamic, sequence or ensemble scheduling is set
 };
+
+// What the model itself must have: the tensors of clients and of sequences, each once.
+std::vector<TensorConfig> AllInputs(const ModelConfig& config);
+std::vector<TensorConfig> AllOutputs(const ModelConfig& config);
 
 // INVALID_ARGUMENT with the place of the fault for JSON that is no model configuration.
 Result<ModelConfig> ParseModelConfig(const std::string& json);

@@ -164,6 +164,24 @@ void Response::SendPart() {
   }
 }
 
+Result<StateValue> NewState(TRITONBACKEND_Request* request, const std::string& name, TRITONSERVER_DataType datatype,
+                            const std::vector<std::int64_t>& shape, std::uint64_t byte_size) {
+  StateValue state;
+  MESH_RETURN_IF_ERROR(FromTriton(api().TRITONBACKEND_StateNew(
+      &state.handle, request, name.c_str(), datatype, shape.data(), static_cast<std::uint32_t>(shape.size()))));
+  TRITONSERVER_MemoryType memory = TRITONSERVER_MEMORY_CPU;
+  std::int64_t memory_id = 0;
+  MESH_RETURN_IF_ERROR(
+      FromTriton(api().TRITONBACKEND_StateBuffer(state.handle, &state.buffer, byte_size, &memory, &memory_id)));
+  if (memory == TRITONSERVER_MEMORY_GPU) {
+    return Status(Code::kUnimplemented,
+                  "state '" + name + "' was given GPU memory; this backend writes host memory only");
+  }
+  return state;
+}
+
+Status KeepState(const StateValue& state) { return FromTriton(api().TRITONBACKEND_StateUpdate(state.handle)); }
+
 std::uint64_t SteadyNs() {
   return static_cast<std::uint64_t>(
       std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())

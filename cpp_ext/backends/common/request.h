@@ -63,6 +63,19 @@ class Response {
   TRITONBACKEND_Response* handle_ = nullptr;
 };
 
+// Where the next value of a state is written. Borrowed from the request.
+struct StateValue {
+  TRITONBACKEND_State* handle = nullptr;
+  void* buffer = nullptr;  // of host memory; may be null for 0 bytes
+};
+
+// `name` is that of the state's output. A second one of the same name replaces the first.
+Result<StateValue> NewState(TRITONBACKEND_Request* request, const std::string& name, TRITONSERVER_DataType datatype,
+                            const std::vector<std::int64_t>& shape, std::uint64_t byte_size);
+
+// To be called when the value has been written, before the request is released: its sequence goes on with it.
+Status KeepState(const StateValue& state);
+
 // Nanoseconds of the clock that Triton's statistics use.
 std::uint64_t SteadyNs();
 

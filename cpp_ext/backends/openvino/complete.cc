@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "backends/common/datatypes.h"
@@ -63,6 +64,24 @@ bool FillTensors(const std::vector<TensorSignature>& tensors, bool batched, cons
   return changed;
 }
 
+// Those that clients send or get: the tensors of sequences are Triton's own.
+std::vector<TensorSignature> Without(const std::vector<TensorSignature>& tensors,
+                                     const std::vector<TensorConfig>& left_out) {
+  std::vector<TensorSignature> rest;
+  for (const TensorSignature& tensor : tensors) {
+    const auto named = [&](const TensorConfig& config) { return tensor.Answers(config.name); };
+    if (std::none_of(left_out.begin(), left_out.end(), named)) {
+      rest.push_back(tensor);
+    }
+  }
+  return rest;
+}
+
+// An output that is a state's next value is shown to clients only where the configuration names it.
+std::vector<TensorSignature> WithoutStates(const std::vector<TensorSignature>& tensors, const ModelConfig& config) {
+  return config.outputs.empty() ? Without(tensors, config.state_outputs) : tensors;
+}
+
 Status CheckServable(const std::string& who, const ModelSignature& model) {
   for (const auto* tensors : {&model.inputs, &model.outputs}) {
     for (const TensorSignature& tensor : *tensors) {
@@ -80,13 +99,14 @@ Status CheckServable(const std::string& who, const ModelSignature& model) {
 
 }  // namespace
 
-Result<std::string> Complete(const std::string& config_json, const ModelSignature& model,
+Result<std::string> Complete(const std::string& config_json, const ModelSignature& file,
                              std::int64_t default_max_batch_size) {
   Result<ModelConfig> parsed = ParseModelConfig(config_json);
   if (!parsed.ok()) {
     return parsed.status();
   }
   const ModelConfig& config = parsed.value();
+  const ModelSignature model{Without(file.inputs, config.sequence_inputs), WithoutStates(file.outputs, config)};
   Json json = Json::parse(config_json);
   bool changed = false;
   const bool names_nothing = config.inputs.empty() && config.outputs.empty();

@@ -1,10 +1,10 @@
 #include "backends/openvino/instance.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "backends/common/datatypes.h"
 #include "backends/common/errors.h"
+#include "backends/openvino/rows.h"
 #include "backends/openvino/strings.h"
 
 namespace mesh::backend {
@@ -336,7 +336,7 @@ Status Instance::Deliver(const Group& group, std::size_t rows) {
   for (std::size_t index = 0; index < model_.outputs().size(); ++index) {
     MESH_RETURN_IF_ERROR(DeliverOutput(index, group, rows));
   }
-  return {};
+  return DeliverStates(group);
 }
 
 Status Instance::DeliverOutput(std::size_t index, const Group& group, std::size_t rows) {
@@ -353,37 +353,35 @@ Status Instance::DeliverOutput(std::size_t index, const Group& group, std::size_
   std::size_t row = 0;
   for (Item* item : group) {
     if (Wants(*item, index)) {
-      const std::size_t count = model_.batches() ? item->rows : 1;
-      MESH_RETURN_IF_ERROR(DeliverRows(port, tensor, row, count, item));
+      const auto target = [&](const std::vector<std::int64_t>& dims, std::size_t size) {
+        return item->response.Output(port.name, port.datatype, dims, size);
+      };
+      MESH_RETURN_IF_ERROR(CopyRows(port, tensor, model_.batches(), row, item->rows, target));
     }
     row += item->rows;
   }
   return {};
 }
 
-// Copies `count` rows of the batch, from row `first` on; a model without batches has one row, the whole tensor.
-Status Instance::DeliverRows(const Port& port, const ov::Tensor& tensor, std::size_t first, std::size_t count,
-                             Item* item) const {
-  const ov::Shape& shape = tensor.get_shape();
-  std::vector<std::int64_t> dims(shape.begin(), shape.end());
-  std::size_t row_elements = ElementCount(shape);
-  if (model_.batches()) {
-    row_elements = shape.front() == 0 ? 0 : row_elements / shape.front();
-    dims.front() = static_cast<std::int64_t>(count);
-  }
-  const std::size_t elements = row_elements * count;
-  const bool strings = port.datatype == TRITONSERVER_TYPE_BYTES;
-  const std::string* texts = strings ? tensor.data<const std::string>() + first * row_elements : nullptr;
-  const std::size_t size = strings ? SerializedSize(texts, elements) : elements * port.element.size();
-  Result<void*> buffer = item->response.Output(port.name, port.datatype, dims, size);
-  if (!buffer.ok()) {
-    return buffer.status();
-  }
-  if (strings) {
-    SerializeStrings(texts, elements, static_cast<char*>(buffer.value()));
-  } else if (size != 0) {
-    const auto* source = static_cast<const char*>(tensor.data());
-    std::memcpy(buffer.value(), source + first * row_elements * port.element.size(), size);
+Status Instance::DeliverStates(const Group& group) {
+  for (const std::size_t index : model_.states()) {
+    const Port& port = model_.outputs()[index];
+    const ov::Tensor tensor = request_.get_output_tensor(port.index);
+    std::size_t row = 0;
+    for (const Item* item : group) {
+      StateValue state;
+      const auto target = [&](const std::vector<std::int64_t>& dims, std::size_t size) -> Result<void*> {
+        Result<StateValue> made = NewState(item->request, port.name, port.datatype, dims, size);
+        if (!made.ok()) {
+          return made.status();
+        }
+        state = made.value();
+        return state.buffer;
+      };
+      MESH_RETURN_IF_ERROR(CopyRows(port, tensor, model_.batches(), row, item->rows, target));
+      MESH_RETURN_IF_ERROR(KeepState(state));
+      row += item->rows;
+    }
   }
   return {};
 }

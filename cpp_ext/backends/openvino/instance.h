@@ -51,8 +51,7 @@ class Instance {
   Status BindOutput(std::size_t index, const Group& group, std::size_t rows);
   Status Deliver(const Group& group, std::size_t rows);
   Status DeliverOutput(std::size_t index, const Group& group, std::size_t rows);
-  Status DeliverRows(const Port& port, const ov::Tensor& tensor, std::size_t first, std::size_t count,
-                     Item* item) const;
+  Status DeliverStates(const Group& group);
 
   OpenVinoModel& model_;
   TRITONBACKEND_ModelInstance* handle_;

@@ -185,8 +185,14 @@ Status OpenVinoModel::Build(const std::shared_ptr<ov::Model>& source, OpenVinoBa
     return compiled.status();
   }
   compiled_ = std::move(compiled).value();
-  inputs_ = MatchPorts(config_.inputs, compiled_.inputs());
-  outputs_ = MatchPorts(config_.outputs, compiled_.outputs());
+  inputs_ = MatchPorts(AllInputs(config_), compiled_.inputs());
+  outputs_ = MatchPorts(AllOutputs(config_), compiled_.outputs());
+  for (std::size_t index = 0; index < outputs_.size(); ++index) {
+    const auto is_state = [&](const TensorConfig& state) { return state.name == outputs_[index].name; };
+    if (std::any_of(config_.state_outputs.begin(), config_.state_outputs.end(), is_state)) {
+      states_.push_back(index);
+    }
+  }
   return Guard(*source);
 }
 

@@ -38,9 +38,11 @@ class OpenVinoModel {
   static Result<std::unique_ptr<OpenVinoModel>> Load(TRITONBACKEND_Model* handle, OpenVinoBackend& backend);
 
   [[nodiscard]] const ModelConfig& config() const { return config_; }
-  // In the order of the compiled model: every input, and the outputs that the configuration names.
+  // In the order of the compiled model: every input, and the outputs that the configuration names, also as states.
   [[nodiscard]] const std::vector<Port>& inputs() const { return inputs_; }
   [[nodiscard]] const std::vector<Port>& outputs() const { return outputs_; }
+  // Which of the outputs are next values of states.
+  [[nodiscard]] const std::vector<std::size_t>& states() const { return states_; }
   [[nodiscard]] bool batches() const { return config_.max_batch_size > 0; }
   // Null where no shape but the batch is dynamic.
   [[nodiscard]] ShapeGuard* guard() const { return guard_.get(); }
@@ -54,6 +56,7 @@ class OpenVinoModel {
   ModelConfig config_;
   std::vector<Port> inputs_;
   std::vector<Port> outputs_;
+  std::vector<std::size_t> states_;
   ov::CompiledModel compiled_;
   std::unique_ptr<ShapeGuard> guard_;
 };

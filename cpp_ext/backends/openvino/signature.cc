@@ -99,9 +99,9 @@ Status CheckTensor(const ModelConfig& config, const TensorConfig& tensor, const 
 }
 
 Status CheckCounts(const ModelConfig& config, const ModelSignature& model) {
-  if (config.inputs.size() != model.inputs.size()) {
+  if (const std::size_t inputs = AllInputs(config).size(); inputs != model.inputs.size()) {
     return Invalid(config, "the model has " + std::to_string(model.inputs.size()) + " inputs (" +
-                               NameList(model.inputs) + "), config says " + std::to_string(config.inputs.size()));
+                               NameList(model.inputs) + "), config says " + std::to_string(inputs));
   }
   if (config.outputs.empty() || config.outputs.size() > model.outputs.size()) {
     return Invalid(config, "the model has " + std::to_string(model.outputs.size()) + " outputs (" +
@@ -125,7 +125,7 @@ bool CanBatch(const ModelSignature& model) {
 }
 
 Status Validate(const ModelConfig& config, const ModelSignature& model) {
-  for (const TensorConfig& input : config.inputs) {
+  for (const TensorConfig& input : AllInputs(config)) {
     if (input.ragged) {
       return Invalid(config, "input '" + input.name + "' allows ragged batches, which this backend does not support");
     }
@@ -136,7 +136,7 @@ Status Validate(const ModelConfig& config, const ModelSignature& model) {
       return status;
     }
   }
-  for (const TensorConfig& output : config.outputs) {
+  for (const TensorConfig& output : AllOutputs(config)) {
     if (Status status = CheckTensor(config, output, model.outputs, Side::kOutput); !status.ok()) {
       return status;
     }

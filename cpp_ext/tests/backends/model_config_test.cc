@@ -53,6 +53,33 @@ TEST(ModelConfigTest, ReadsWhatBackendsNeed) {
   EXPECT_TRUE(output.ModelDims().empty()) << "a reshape to nothing is a scalar";
 }
 
+TEST(ModelConfigTest, SequencesBringTensorsOfTheirOwn) {
+  const auto config = ParseModelConfig(R"({
+    "input": [{"name": "IN", "data_type": "TYPE_INT32", "dims": [1]}],
+    "output": [{"name": "OUT", "data_type": "TYPE_INT32", "dims": [1]},
+               {"name": "SHOWN_OUT", "data_type": "TYPE_FP16", "dims": [2]}],
+    "sequence_batching": {
+      "control_input": [
+        {"name": "START", "control": [{"kind": "CONTROL_SEQUENCE_START", "fp32_false_true": [0, 1],
+                                       "int32_false_true": [], "data_type": "TYPE_INVALID"}]},
+        {"name": "READY", "control": [{"bool_false_true": [false, true]}]},
+        {"name": "WHO", "control": [{"kind": "CONTROL_SEQUENCE_CORRID", "data_type": "TYPE_STRING"}]}],
+      "state": [{"input_name": "SUM_IN", "output_name": "SUM_OUT", "data_type": "TYPE_INT32", "dims": ["1"]},
+                {"input_name": "SHOWN_IN", "output_name": "SHOWN_OUT", "data_type": "TYPE_FP16", "dims": [2]}]}})");
+  ASSERT_TRUE(config.ok()) << config.status().ToString();
+  EXPECT_TRUE(config.value().has_scheduler);
+  std::string inputs;
+  for (const TensorConfig& tensor : AllInputs(config.value())) {
+    inputs += tensor.name + ":" + DataTypeName(tensor.datatype) + ShapeText(tensor.dims) + " ";
+  }
+  EXPECT_EQ(inputs, "IN:INT32[1] START:FP32[1] READY:BOOL[1] WHO:BYTES[1] SUM_IN:INT32[1] SHOWN_IN:FP16[2] ");
+  std::string outputs;
+  for (const TensorConfig& tensor : AllOutputs(config.value())) {
+    outputs += tensor.name + ":" + DataTypeName(tensor.datatype) + ShapeText(tensor.dims) + " ";
+  }
+  EXPECT_EQ(outputs, "OUT:INT32[1] SHOWN_OUT:FP16[2] SUM_OUT:INT32[1] ") << "each once";
+}
+
 TEST(ModelConfigTest, RefusesWhatIsNoConfig) {
   for (const char* text : {"", "{", "[1]", R"({"input": [3]})", R"({"max_batch_size": "x"})", R"({"input": 5})"}) {
     EXPECT_EQ(ParseModelConfig(text).status().code(), Code::kInvalidArgument) << text;

@@ -141,5 +141,37 @@ TEST(CompleteTest, SaysWhatCannotBeServed) {
             "model 'm': input 'x' has datatype u4, which cannot be served");
 }
 
+ModelConfig Sums() {
+  ModelConfig config = Digits(8, {64});
+  config.sequence_inputs = {Config("START", {1}, TRITONSERVER_TYPE_INT32), Config("SUM_IN", {10})};
+  config.state_outputs = {Config("SUM_OUT", {10})};
+  return config;
+}
+
+TEST(ValidateTest, TheModelHasTheTensorsOfItsSequences) {
+  ModelSignature model{
+      {Tensor("INPUT0", {-1, 64}), Tensor("START", {-1, 1}, TRITONSERVER_TYPE_INT32), Tensor("SUM_IN", {-1, 10})},
+      {Tensor("OUTPUT0", {-1, 10}), Tensor("SUM_OUT", {-1, 10})}};
+  EXPECT_TRUE(Validate(Sums(), model).ok()) << Validate(Sums(), model).ToString();
+  model.outputs.pop_back();
+  EXPECT_NE(Validate(Sums(), model).message().find("config names output 'SUM_OUT'"), std::string::npos);
+  model.inputs.pop_back();
+  EXPECT_NE(Validate(Sums(), model).message().find("config names input 'SUM_IN'"), std::string::npos);
+}
+
+TEST(CompleteTest, TensorsOfSequencesAreNotGivenToClients) {
+  const ModelSignature model{{Tensor("INPUT0", {-1, 64}), Tensor("SUM_IN", {-1, 10})},
+                             {Tensor("OUTPUT0", {-1, 10}), Tensor("SUM_OUT", {-1, 10})}};
+  const std::string config = R"({"name": "sums", "max_batch_size": 4, "sequence_batching": {
+      "state": [{"input_name": "SUM_IN", "output_name": "SUM_OUT", "data_type": "TYPE_FP32", "dims": [10]}]}})";
+  const Result<std::string> completed = Complete(config, model, 4);
+  ASSERT_TRUE(completed.ok()) << completed.status().ToString();
+  const Json json = Json::parse(completed.value());
+  ASSERT_EQ(json.at("input").size(), 1U);
+  EXPECT_EQ(json.at("input").at(0).at("name"), "INPUT0");
+  ASSERT_EQ(json.at("output").size(), 1U);
+  EXPECT_EQ(json.at("output").at(0).at("name"), "OUTPUT0");
+}
+
 }  // namespace
 }  // namespace mesh::backend
