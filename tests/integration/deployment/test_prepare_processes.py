@@ -42,6 +42,7 @@ def prepared(output: str) -> PreparedNode:
 def test_the_last_line_is_a_prepared_node(artifact: Artifact, tmp_path: Path) -> None:
     done = subprocess.run(command(artifact, tmp_path / "c"), capture_output=True, text=True, check=True)
     node = prepared(done.stdout)
+    assert (Path(node.cache_directory) / "local" / "libtritoncache_local.so").is_file()
     assert (Path(node.repository_path) / "m" / "1" / "model.onnx").stat().st_size == 3_000_000
     assert (Path(node.backend_directory) / "python" / "libtriton_python.so").is_file()
     assert Path(node.triton_library).is_file()

@@ -1,0 +1,136 @@
+"""Queue policies (size, timeouts, priorities) and warm-up, beside `tritonserver`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import pytest
+from tritonclient.grpc import service_pb2 as pb
+
+from tests.contract.corpus_control import IDENTITY, load
+from tests.contract.corpus_infer import numbers, times_out, with_parameters
+from tests.contract.exchange import Case, call, differences, infer, one
+from tests.contract.pairs import Pair, start_pair
+from tests.contract.test_rate_limiter import finished
+from tests.integration.ingress.kserve_cases import infer_request
+from tests.integration.ingress.kserve_models import delay, write_model
+from tests.integration.ingress.kserve_models import pair as same_tensors
+from tests.integration.ingress.kserve_servers import KServeProcess
+
+ONE_INSTANCE = "instance_group [{ kind: KIND_CPU count: 1 }]\n"
+Said = tuple[str, str]
+
+
+def _queue(policy: str, extra: str = "") -> str:
+    return f"dynamic_batching {{ default_queue_policy {{ {policy} }} {extra} }}\n{ONE_INSTANCE}"
+
+
+def write_queue_repository(repository: Path) -> Path:
+    def busy(name: str, queue: str) -> None:
+        write_model(repository, name, same_tensors("FP32", "[4]"), batch=1, extra=queue + delay(300))
+
+    busy("short", _queue("max_queue_size: 2"))
+    busy("impatient", _queue("timeout_action: REJECT default_timeout_microseconds: 150000"))
+    busy("stubborn", _queue("timeout_action: REJECT default_timeout_microseconds: 150000 allow_timeout_override: true"))
+    busy("patient", _queue("timeout_action: DELAY default_timeout_microseconds: 150000"))
+    busy("levels", _queue("max_queue_size: 100", "priority_levels: 2 default_priority_level: 2"))
+    write_model(repository, "warmed", same_tensors("FP32", "[-1]"))
+    return repository
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    folder = tmp_path_factory.mktemp("queues")
+    with start_pair(folder, write_queue_repository(folder / "models")) as pair:
+        yield pair
+
+
+@pytest.fixture
+def queues(servers: Pair) -> Iterator[Pair]:
+    yield servers
+    servers.must_live()
+
+
+def _ask(server: KServeProcess, request: pb.ModelInferRequest) -> Said:
+    try:
+        server.stub.ModelInfer(request, timeout=60)
+    except grpc.RpcError as error:
+        return error.code().name, re.sub(r"^\[request id: [^\]]*\] ", "", error.details() or "")
+    return "OK", ""
+
+
+def _at_once(server: KServeProcess, requests: Sequence[pb.ModelInferRequest]) -> list[Said]:
+    with ThreadPoolExecutor(len(requests)) as pool:
+        return list(pool.map(lambda request: _ask(server, request), requests))
+
+
+def _busy(model: str, **parameters: object) -> pb.ModelInferRequest:
+    return with_parameters(infer_request(model, [("INPUT0", "FP32", (1, 4))], (bytes(16),)), **parameters)
+
+
+@pytest.mark.parametrize(
+    ("model", "parameters", "code"),
+    [
+        ("short", {}, "UNAVAILABLE"),
+        ("impatient", {}, "UNAVAILABLE"),
+        ("impatient", {"timeout": 60_000_000}, "UNAVAILABLE"),  # may not be overridden
+        ("stubborn", {"timeout": 150_000}, "UNAVAILABLE"),
+        ("patient", {}, ""),
+    ],
+    ids=lambda value: str(value),
+)
+def test_what_waits_too_long(model: str, parameters: dict[str, object], code: str, queues: Pair) -> None:
+    """Six at once where one runs at a time for 0.3 s: some are answered, the others refused in the same words."""
+    said = [_at_once(server, [_busy(model, **parameters)] * 6) for server in (queues.ours, queues.theirs)]
+    for answers in said:
+        assert answers.count(("OK", "")) >= 1
+        assert {each for each, _ in answers} == ({"OK", code} if code else {"OK"})
+    assert set(said[0]) == set(said[1])
+
+
+def test_priority_levels(queues: Pair) -> None:
+    """What is urgent overtakes what came before it, but for what was given to the instance already."""
+    for server in (queues.ours, queues.theirs):
+        requests = [_busy("levels", priority=level) for level in [2] * 6 + [1] * 6]
+        for request in requests:
+            request.id = "urgent" if request.parameters["priority"].int64_param == 1 else "patient"
+        order = finished(server, requests).order
+        assert order[6:].count("patient") >= 4, order
+
+
+def _warm(**sample: object) -> str:
+    tensor = {"data_type": "TYPE_FP32", "dims": [4], "zero_data": True}
+    inputs = {"INPUT0": tensor}
+    return json.dumps(json.loads(IDENTITY) | {"model_warmup": [{"name": "sample", "inputs": inputs} | sample]})
+
+
+def warm_cases() -> Iterator[Case]:
+    use = infer(numbers("warmed", [1, 2]))
+    look = call("ModelStatistics", pb.ModelStatisticsRequest(name="warmed"), view=times_out)
+    random = {"data_type": "TYPE_FP32", "dims": [4], "random_data": True}
+    missing = {"data_type": "TYPE_FP32", "dims": [4], "input_data_file": "nowhere"}
+    other = {"data_type": "TYPE_INT32", "dims": [4], "zero_data": True}
+    for name, config in {
+        "zeros": _warm(batch_size=0),
+        "three times": _warm(batch_size=0, count=3),
+        "random": _warm(inputs={"INPUT0": random}),
+        "a file that is not there": _warm(inputs={"INPUT0": missing}),
+        "an input that is not there": _warm(inputs={"NOPE": random}),
+        "no inputs": _warm(inputs={}),
+        "another datatype": _warm(inputs={"INPUT0": other}),
+        "a batch": _warm(batch_size=2),
+        "without a name": _warm(name=""),
+    }.items():
+        yield one(f"warm-up: {name}", load("warmed", config=config), use, look)
+    yield one("without warm-up again", load("warmed"), use, look)
+
+
+@pytest.mark.parametrize("case", list(warm_cases()), ids=lambda case: case.name)
+def test_warm_up(case: Case, queues: Pair) -> None:
+    found = differences(queues.ours, queues.theirs, case)
+    assert not found, "\n".join(found)
