@@ -20,7 +20,7 @@ void ModelInferCall::Start(std::shared_ptr<rpc::ServerCall> call, rpc::Slice req
   try {
     status = infer->Submit(shared_memory);
   } catch (const std::exception& error) {
-    status = InternalFailure("ModelInfer request", error.what());
+    status = InternalFailure("ModelInfer request", error.what(), infer->trace_context());
   }
   if (!status.ok()) infer->End(status, {});
 }
@@ -46,7 +46,10 @@ Status ModelInferCall::Submit(const SharedMemory& shared_memory) {
   FollowCancel();
   SampledTrace sampled = instruments_->traces.Sample(prepared.model);
   trace_ = std::move(sampled.trace);
-  if (trace_ != nullptr) trace_->Mark("GRPC_WAITREAD_END", started_);
+  if (trace_ != nullptr) {
+    trace_->SetContext(trace_context());
+    trace_->Mark("GRPC_WAITREAD_END", started_);
+  }
   return server_.Infer(std::move(prepared.request), shared_from_this(), std::move(sampled.handle));
 }
 
@@ -54,6 +57,10 @@ void ModelInferCall::FollowCancel() {
   call_->OnCancel([weak = weak_from_this()] {
     if (const std::shared_ptr<triton::InferCall> infer = weak.lock(); infer != nullptr) infer->Cancel();
   });
+}
+
+TraceContext ModelInferCall::trace_context() const {
+  return call_ == nullptr ? TraceContext() : TraceContextOf(call_->metadata());
 }
 
 void ModelInferCall::OnReleased() { request_ = {}; }
@@ -66,12 +73,12 @@ void ModelInferCall::OnResponse(triton::InferResponse response, bool final) {
       status = DecoupledRefused();
       Cancel();
     } else if (!response.present()) {
-      status = InternalFailure("ModelInfer response", "Triton ended the request without a response");
+      status = InternalFailure("ModelInfer response", "Triton ended the request without a response", trace_context());
     } else {
       status = Answer(response);
     }
   } catch (const std::exception& error) {
-    status = InternalFailure("ModelInfer response", error.what());
+    status = InternalFailure("ModelInfer response", error.what(), trace_context());
   }
   if (!status.ok()) End(status, {});
 }
@@ -81,7 +88,7 @@ Status ModelInferCall::Answer(const triton::InferResponse& response) {
     const char* model = "";
     std::int64_t version = 0;
     static_cast<void>(response.Model(&model, &version));  // only for the log
-    return WithoutStack(std::move(failed), model);
+    return WithoutStack(std::move(failed), model, trace_context());
   }
   Result<rpc::Message> message =
       EncodeAnswer(response, extras_, server_, {shared_from_this(), scratch_.data(), scratch_.size()});
@@ -96,6 +103,7 @@ void ModelInferCall::End(const Status& status, rpc::Message message) {
   instruments_->response_bytes.Add(message.size());
   instruments_->infer.Count(status.code(), steady_clock::now() - started_);
   if (trace_ != nullptr) trace_->Mark("GRPC_SEND_START");
+  if (!status.ok()) LogFailedRequest(TraceContextOf(call->metadata()), "ModelInfer", status);
   if (status.ok()) {
     call->Reply(std::move(message));
   } else {

@@ -39,6 +39,7 @@ class ModelInferCall final : public triton::InferCall {
   void FollowCancel();
   Status Answer(const triton::InferResponse& response);
   void End(const Status& status, rpc::Message message);
+  [[nodiscard]] TraceContext trace_context() const;  // before the end
 
   const triton::Server& server_;
   const std::shared_ptr<Instruments> instruments_;

@@ -105,6 +105,8 @@ void RequestTrace::OnActivity(const triton::TraceView& trace, bool begins, const
     json about{{"id", id}, {"model_name", trace.model()}, {"model_version", trace.version()}};
     if (const std::string_view request = trace.request_id(); !request.empty()) about["request_id"] = request;
     if (const std::uint64_t parent = trace.parent_id(); parent != 0) about["parent_id"] = parent;
+    if (!traceparent_.empty() && id == id_) about["traceparent"] = traceparent_;
+    if (!tracestate_.empty() && id == id_) about["tracestate"] = tracestate_;
     Add(id, mesh::json::Dump(about));
   }
   Add(id, Timestamp(id, activity, ns));

@@ -8,6 +8,7 @@
 #include <mutex>
 #include <string>
 
+#include "ingress/trace_context.h"
 #include "triton/trace.h"
 
 namespace mesh::ingress {
@@ -23,6 +24,11 @@ class RequestTrace final : public triton::TraceListener {
 
   // The number by which Triton knows the request; before anything is reported.
   void SetId(std::uint64_t id) { id_ = id; }
+  // Which trace of the caller's the request belongs to; before anything is reported.
+  void SetContext(const TraceContext& context) {
+    traceparent_ = context.traceparent;
+    tracestate_ = context.tracestate;
+  }
   // A step of the ingress itself, named as `tritonserver` names it.
   void Mark(const char* step, std::chrono::steady_clock::time_point when = std::chrono::steady_clock::now());
 
@@ -34,6 +40,8 @@ class RequestTrace final : public triton::TraceListener {
 
   const std::shared_ptr<TraceSampler> sampler_;
   std::uint64_t id_ = 0;
+  std::string traceparent_;
+  std::string tracestate_;
   std::mutex mutex_;
   std::map<std::uint64_t, std::string> texts_;  // by execution; guarded by mutex_
 };

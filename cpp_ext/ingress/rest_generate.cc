@@ -126,7 +126,7 @@ void GenerateCall::Start(std::shared_ptr<http::Exchange> exchange, RestTarget ta
   try {
     status = call->Submit();
   } catch (const std::exception& error) {
-    status = InternalFailure("generate request", error.what());
+    status = InternalFailure("generate request", error.what(), TraceContextOf(call->exchange_->request()));
   }
   if (status.ok()) return;
   call->Count(status);
@@ -158,7 +158,10 @@ Status GenerateCall::Submit() {
   });
   SampledTrace sampled = target_.instruments->traces.Sample(target_.model);
   trace_ = std::move(sampled.trace);
-  if (trace_ != nullptr) trace_->Mark("HTTP_RECV_END", started_);
+  if (trace_ != nullptr) {
+    trace_->SetContext(TraceContextOf(exchange_->request()));
+    trace_->Mark("HTTP_RECV_END", started_);
+  }
   return target_.server.Infer(std::move(request).value(), shared_from_this(), std::move(sampled.handle));
 }
 
@@ -189,10 +192,12 @@ Status GenerateCall::Read(TRITONSERVER_InferenceRequest* request) {
 
 Result<std::string> GenerateCall::Encode(const triton::InferResponse& response) {
   try {
-    if (Status failed = response.status(); !failed.ok()) return WithoutStack(std::move(failed), target_.model);
+    if (Status failed = response.status(); !failed.ok()) {
+      return WithoutStack(std::move(failed), target_.model, TraceContextOf(exchange_->request()));
+    }
     return GenerateAnswer(response, extras_, target_.server);
   } catch (const std::exception& error) {
-    return InternalFailure("generate response", error.what());
+    return InternalFailure("generate response", error.what(), TraceContextOf(exchange_->request()));
   }
 }
 
@@ -251,6 +256,7 @@ void GenerateCall::Finish() {
 void GenerateCall::Count(const Status& status) {
   MethodInstruments& counts = streamed_ ? instruments_->generate_stream : instruments_->generate;
   counts.Count(status.code(), steady_clock::now() - started_);
+  if (!status.ok()) LogFailedRequest(TraceContextOf(exchange_->request()), "generate", status);
 }
 
 void GenerateCall::End() { target_.instruments->in_flight.fetch_sub(1, std::memory_order_release); }

@@ -45,7 +45,7 @@ class GenerateCall final : public triton::InferCall {
   void Keep(Result<std::string> answer);
   void SendEvent(const std::string& json, int http_status);
   void Finish();
-  void Count(const Status& status);
+  void Count(const Status& status);  // and logs a failure
   void End();
 
   const RestTarget target_;

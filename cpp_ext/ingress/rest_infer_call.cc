@@ -73,7 +73,7 @@ void RestInferCall::Start(std::shared_ptr<http::Exchange> exchange, RestTarget t
   try {
     status = infer->Submit();
   } catch (const std::exception& error) {
-    status = InternalFailure("REST infer request", error.what());
+    status = InternalFailure("REST infer request", error.what(), infer->trace_context());
   }
   if (!status.ok()) infer->End(status, {});
 }
@@ -105,7 +105,10 @@ Status RestInferCall::Submit() {
   FollowCancel();
   SampledTrace sampled = target_.instruments->traces.Sample(target_.model);
   trace_ = std::move(sampled.trace);
-  if (trace_ != nullptr) trace_->Mark("HTTP_RECV_END", started_);
+  if (trace_ != nullptr) {
+    trace_->SetContext(trace_context());
+    trace_->Mark("HTTP_RECV_END", started_);
+  }
   return target_.server.Infer(std::move(request).value(), shared_from_this(), std::move(sampled.handle));
 }
 
@@ -136,6 +139,10 @@ Status RestInferCall::ReadRaw(TRITONSERVER_InferenceRequest* request) {
       api.InferenceRequestAppendInputData(request, kRawInput, body_.data(), body_.size(), TRITONSERVER_MEMORY_CPU, 0));
 }
 
+TraceContext RestInferCall::trace_context() const {
+  return exchange_ == nullptr ? TraceContext() : TraceContextOf(exchange_->request());
+}
+
 void RestInferCall::FollowCancel() {
   exchange_->OnCancel([weak = weak_from_this()] {
     if (const std::shared_ptr<triton::InferCall> infer = weak.lock(); infer != nullptr) infer->Cancel();
@@ -150,18 +157,20 @@ void RestInferCall::OnResponse(triton::InferResponse response, bool final) {
       status = {Code::kInternal, "expected a single response, got 2"};
       Cancel();
     } else if (!response.present()) {
-      status = InternalFailure("REST infer response", "Triton ended the request without a response");
+      status = InternalFailure("REST infer response", "Triton ended the request without a response", trace_context());
     } else {
       status = Answer(response);
     }
   } catch (const std::exception& error) {
-    status = InternalFailure("REST infer response", error.what());
+    status = InternalFailure("REST infer response", error.what(), trace_context());
   }
   if (!status.ok()) End(status, {});
 }
 
 Status RestInferCall::Answer(const triton::InferResponse& response) {
-  if (Status failed = response.status(); !failed.ok()) return WithoutStack(std::move(failed), target_.model);
+  if (Status failed = response.status(); !failed.ok()) {
+    return WithoutStack(std::move(failed), target_.model, trace_context());
+  }
   Result<http::Response> answer = RestAnswer(response, extras_, target_.server, forms_, encoding_);
   if (!answer.ok()) return answer.status();
   End({}, std::move(answer).value());
@@ -173,7 +182,10 @@ void RestInferCall::End(const Status& status, http::Response response) {
   const std::shared_ptr<http::Exchange> exchange = std::move(exchange_);
   target_.instruments->response_bytes.Add(response.body.size());
   target_.instruments->infer.Count(status.code(), steady_clock::now() - started_);
-  if (!status.ok()) response = RestError(status);
+  if (!status.ok()) {
+    LogFailedRequest(TraceContextOf(exchange->request()), "REST infer", status);
+    response = RestError(status);
+  }
   if (trace_ != nullptr) trace_->Mark("HTTP_SEND_START");
   exchange->Respond(std::move(response));
   if (trace_ != nullptr) trace_->Mark("HTTP_SEND_END");

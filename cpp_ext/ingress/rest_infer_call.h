@@ -68,6 +68,7 @@ class RestInferCall final : public triton::InferCall {
   Status ReadRaw(TRITONSERVER_InferenceRequest* request);
   void FollowCancel();
   Status Answer(const triton::InferResponse& response);
+  [[nodiscard]] TraceContext trace_context() const;  // before the end
   void End(const Status& status, http::Response response);
 
   const RestTarget target_;

@@ -15,6 +15,8 @@ namespace {
 
 using std::chrono::steady_clock;
 
+constexpr std::string_view kMethod = "ModelStreamInfer";
+
 // A client that does not read its answers may let that much pile up. A model that goes on and on must not fill memory.
 constexpr std::size_t kMaxUnread = 256UL << 20;
 
@@ -24,11 +26,11 @@ Status NotRead() {
 }
 
 template <typename Step>
-Status Guarded(Step step) {
+Status Guarded(const rpc::ServerCall& call, Step step) {
   try {
     return step();
   } catch (const std::exception& error) {
-    return InternalFailure("ModelStreamInfer request", error.what());
+    return InternalFailure("ModelStreamInfer request", error.what(), TraceContextOf(call.metadata()));
   }
 }
 
@@ -106,16 +108,17 @@ void ModelStream::Take(rpc::Slice request) {
   instruments_->request_bytes.Add(request.size());
   const auto infer =
       std::allocate_shared<StreamedInfer>(BlockAllocator<StreamedInfer>(), shared_from_this(), std::move(request));
-  Status status = Guarded([&] { return infer->Prepare(); });
+  Status status = Guarded(*call_, [&] { return infer->Prepare(); });
   if (status.ok()) status = instruments_->Admit();
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (!Register(infer)) return;
     if (draining_) status = Draining();
   }
-  if (status.ok()) status = Guarded([&] { return infer->Submit(); });
+  if (status.ok()) status = Guarded(*call_, [&] { return infer->Submit(); });
   if (status.ok()) return;
   if (errors_end_it_) Fail(status);
+  LogFailedRequest(infer->trace_context(), kMethod, status);
   Answer(infer.get(), EncodeStreamedError(status, {{}, infer->id(), true}), true);
 }
 
@@ -203,6 +206,8 @@ void ModelStream::Drain() {
 StreamedInfer::StreamedInfer(std::shared_ptr<ModelStream> stream, rpc::Slice request)
     : stream_(std::move(stream)), request_(std::move(request)) {}
 
+TraceContext StreamedInfer::trace_context() const { return TraceContextOf(stream_->call_->metadata()); }
+
 Status StreamedInfer::Prepare() {
   PreparedRequest prepared;
   Status status = PrepareRequest(request_.view(), stream_->call_->deadline(), stream_->server_, stream_->shared_memory_,
@@ -217,7 +222,10 @@ Status StreamedInfer::Prepare() {
 Status StreamedInfer::Submit() {
   SampledTrace sampled = stream_->instruments_->traces.Sample(model_);
   trace_ = std::move(sampled.trace);
-  if (trace_ != nullptr) trace_->Mark("GRPC_WAITREAD_END");
+  if (trace_ != nullptr) {
+    trace_->SetContext(trace_context());
+    trace_->Mark("GRPC_WAITREAD_END");
+  }
   return stream_->server_.Infer(std::move(prepared_), shared_from_this(), std::move(sampled.handle));
 }
 
@@ -229,8 +237,9 @@ void StreamedInfer::OnResponse(triton::InferResponse response, bool final) {
     if (message.ok()) return stream_->Answer(this, std::move(message).value(), final);
     status = message.status();
   } catch (const std::exception& error) {
-    status = InternalFailure("ModelStreamInfer response", error.what());
+    status = InternalFailure("ModelStreamInfer response", error.what(), trace_context());
   }
+  LogFailedRequest(trace_context(), kMethod, status);
   if (stream_->errors_end_it_) stream_->Fail(status);
   stream_->Answer(this, EncodeStreamedError(status, {model_, id_, final}), final);
 }
@@ -238,10 +247,13 @@ void StreamedInfer::OnResponse(triton::InferResponse response, bool final) {
 Result<std::optional<rpc::Message>> StreamedInfer::Encode(const triton::InferResponse& response, bool final) {
   const StreamedForm form{model_, id_, final};
   if (!response.present()) {
-    if (!decoupled_) return InternalFailure("ModelStreamInfer response", "Triton ended the request without a response");
+    if (!decoupled_) {
+      return InternalFailure("ModelStreamInfer response", "Triton ended the request without a response",
+                             trace_context());
+    }
     return extras_.empty_final ? std::optional<rpc::Message>(EncodeStreamedEnd(form)) : std::nullopt;
   }
-  if (Status failed = response.status(); !failed.ok()) return WithoutStack(std::move(failed), model_);
+  if (Status failed = response.status(); !failed.ok()) return WithoutStack(std::move(failed), model_, trace_context());
   Result<rpc::Message> message = EncodeStreamedAnswer(response, extras_, stream_->server_, {}, form);
   if (!message.ok()) return message.status();
   return std::optional<rpc::Message>(std::move(message).value());

@@ -103,6 +103,8 @@ class StreamedInfer final : public triton::InferCall {
   Status Submit();
   [[nodiscard]] bool ordered() const { return !decoupled_; }
   [[nodiscard]] const std::string& id() const { return id_; }
+  // That of the stream, which all of its requests share.
+  [[nodiscard]] TraceContext trace_context() const;
 
  private:
   friend class ModelStream;

@@ -272,6 +272,13 @@ OTHER = (
         "tests/contract/test_response_cache.py",
     ),
     (
+        "the W3C trace context (`traceparent`, `tracestate`) of a request",
+        "in the request's record of Triton's trace, and the trace id in the log's records of a request that failed",
+        "ignored in the mode triton; in the mode opentelemetry the parent of what is exported",
+        "the mode triton is the one that is here, and a request should be found by its caller's trace",
+        "tests/contract/test_traces.py",
+    ),
+    (
         "the log's format at the start",
         "ISO8601",
         "default",

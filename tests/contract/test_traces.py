@@ -133,3 +133,21 @@ def test_a_model_of_its_own(traced: Pair) -> None:
     records = eventually(lambda: whole_files(folder), timeout_s=60, what="the trace")[0]
     assert {record["model_name"] for record in records if "model_name" in record} == {"control_traced"}
     assert send(server, trace("control_traced", **EVERYTHING_BACK)).code == "OK"
+
+
+def test_the_trace_of_the_caller(traced: Pair) -> None:
+    """Kept with the request's own record, and only there; `tritonserver` drops it."""
+    header = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    metadata = (("traceparent", header), ("tracestate", "vendor=1"))
+    for request in (numbers("id_fp32", [1], "unary"), numbers("chain", [1], "ensemble")):
+        for step in (infer(request, metadata=metadata), stream(request, metadata=metadata)):
+            for folder in traced.traces.values():
+                for file in folder.iterdir():
+                    file.unlink()
+            ours = trace_of(traced.ours, traced.traces["ours"], step, ["TIMESTAMPS"])
+            theirs = trace_of(traced.theirs, traced.traces["theirs"], step, ["TIMESTAMPS"])
+            assert what_happened(ours) == what_happened(theirs)
+            own = [record for record in ours if "model_name" in record and "parent_id" not in record]
+            assert [(record["traceparent"], record["tracestate"]) for record in own] == [(header, "vendor=1")]
+            assert sum("traceparent" in record for record in ours) == 1
+            assert not any("traceparent" in record for record in theirs)
