@@ -96,8 +96,8 @@ class TritonDeployment:
     `repository` is a local folder in Triton's layout (packed and stored by `deploy`) or an `Artifact`. `models` names
     those to load, empty is all. `backends` has settings by backend. `model_control` is `"explicit"` where clients may
     load and unload models. `update` is `"replace"`, or `"in_place"`, so that running replicas load the models of a new
-    revision. `max_requests` bounds what runs and waits in one replica, `response_cache` keeps answers of models that ask
-    for it, `rate_limiter` heeds resources and priorities of instance groups. Timeouts are seconds or texts such as
+    revision. `max_requests` bounds what runs and waits in one replica, `response_cache` keeps answers of models that
+    ask for it, `rate_limiter` heeds resources and priorities of instance groups. Timeouts are seconds or texts such as
     `"2m"`.
     """
 

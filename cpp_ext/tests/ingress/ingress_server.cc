@@ -33,22 +33,10 @@ using Flags = std::map<std::string, std::string>;
 
 // --name=value, each at most once except --model.
 Flags ParseFlags(int argc, char** argv, std::vector<std::string>* models) {
-  Flags flags{{"library", ""},
-              {"repository", ""},
-              {"backends", ""},
-              {"port", "0"},
-              {"event-loops", "1"},
-              {"host", "127.0.0.1"},
-              {"log-verbose", "0"},
-              {"max-message-bytes", "0"},
-              {"model-control", "none"},
-              {"trace-file", ""},
-              {"cert", ""},
-              {"key", ""},
-              {"max-requests", "0"},
-              {"cache-bytes", "0"},
-              {"caches", ""},
-              {"rate-limiter", "none"}};
+  Flags flags{{"library", ""},           {"repository", ""},    {"backends", ""},     {"port", "0"},
+              {"event-loops", "1"},      {"host", "127.0.0.1"}, {"log-verbose", "0"}, {"max-message-bytes", "0"},
+              {"model-control", "none"}, {"trace-file", ""},    {"cert", ""},         {"key", ""},
+              {"max-requests", "0"},     {"cache-bytes", "0"},  {"caches", ""},       {"rate-limiter", "none"}};
   for (int i = 1; i < argc; ++i) {
     const std::string text = argv[i];
     const std::size_t equals = text.find('=');
