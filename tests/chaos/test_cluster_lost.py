@@ -11,8 +11,9 @@ import pytest
 from serving import MeshClient
 from tests.support.mesh import RunningMesh, deploy_digits, start_mesh, stop_mesh
 from tests.support.traffic import Traffic
+from tests.support.waiting import eventually
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
@@ -35,5 +36,9 @@ def test_application_moves(own_mesh: RunningMesh, expected: list[int]) -> None:
         moved = client.status("digits")
         assert moved.cluster != first.cluster
         assert moved.generation == first.generation + 1
-        assert {endpoint.cluster for endpoint in client.endpoints("digits")} == {moved.cluster}
+        eventually(
+            lambda: {endpoint.cluster for endpoint in client.endpoints("digits")} == {moved.cluster},
+            timeout_s=60,
+            what="only endpoints of the new cluster",
+        )
         traffic.check()  # requests waited for the new endpoints within their deadline: none failed

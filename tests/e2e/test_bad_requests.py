@@ -16,7 +16,7 @@ from tritonclient.grpc import service_pb2 as kserve
 from serving import Application, MeshClient, Replicas, Resources, TritonDeployment
 from tests.support.mesh import DIGITS
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 LIMIT_BYTES = 4096
 IMAGE = np.load(DIGITS.parent / "seven.npy")
@@ -172,9 +172,11 @@ def limited(client: MeshClient) -> Iterator[str]:
         replicas=Replicas(1),
         max_message_bytes=LIMIT_BYTES,
     )
-    client.deploy(Application(name="limited", deployments=[deployment]), wait=True, timeout_s=90)
-    yield client.endpoints("limited")[0].address
-    client.delete("limited", wait=True)
+    try:
+        client.deploy(Application(name="limited", deployments=[deployment]), wait=True, timeout_s=150)
+        yield client.endpoints("limited")[0].address
+    finally:
+        client.delete("limited", wait=True)
 
 
 def test_a_message_above_the_limit(client: MeshClient, limited: str) -> None:

@@ -26,7 +26,7 @@ from tests.support.certificates import Authority
 from tests.support.mesh import deploy_digits, expected_classes
 from tests.support.stored import stored_keys
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 USER, PASSWORD = "mesh", "right password"
 HEALTH = "/grpc.health.v1.Health/Check"
 
@@ -139,18 +139,18 @@ def assert_tls(address: str, connection: Connection, name: str) -> None:
     context = client_context(connection.tls)
     context.set_alpn_protocols(["h2"])
     with (
-        socket.create_connection((host, int(port)), timeout=10) as plain,
+        socket.create_connection((host, int(port)), timeout=60) as plain,
         context.wrap_socket(plain, server_hostname=host) as secure,
     ):
         shown = secure.getpeercert()
     assert shown is not None
     assert ((("commonName", name),),) == shown["subject"]
     with grpc.secure_channel(address, channel_credentials(connection.tls)) as known:
-        known.unary_unary(HEALTH)(b"", timeout=10)
+        known.unary_unary(HEALTH)(b"", timeout=60)
     without_certificate = channel_credentials(TlsConfig(ca_file=connection.tls.ca_file))
     for stranger in (grpc.secure_channel(address, without_certificate), grpc.insecure_channel(address)):
         with stranger, pytest.raises(grpc.RpcError) as raised:
-            stranger.unary_unary(HEALTH)(b"", timeout=10)
+            stranger.unary_unary(HEALTH)(b"", timeout=60)
         assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
 
 

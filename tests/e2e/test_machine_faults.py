@@ -23,7 +23,7 @@ from serving.local.supervisor import hold_lock
 from serving.process_id import ProcessId
 from tests.support.mesh import ROOT, RunningMesh
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 MESH = [sys.executable, "-m", "serving.cli"]
 
 

@@ -60,7 +60,7 @@ def wait_one_copy(mesh: RunningMesh, client: MeshClient) -> None:
         assert_one_copy(mesh, client)
         return True
 
-    eventually(one_copy, timeout_s=20, what="one master and two replicas on one cluster")
+    eventually(one_copy, timeout_s=90, what="one master and two replicas on one cluster")
 
 
 def assert_one_copy_stays(mesh: RunningMesh, client: MeshClient, *, seconds: float = 5.0) -> None:

@@ -33,7 +33,9 @@ class RunningMesh:
 
     def process(self, name: str) -> ProcessRecord:
         """The current process of that name: `keeper-0`, `agent-east`, `etcd`, `ray-east`."""
-        return next(record for record in load_state(self.mesh_dir).processes if record.name == name)
+        found = [record for record in load_state(self.mesh_dir).processes if record.name == name]
+        assert len(found) == 1, f"processes of the name {name}: {found}"
+        return found[0]
 
     def kill(self, name: str) -> ProcessRecord:
         """`kill -9` of a process of the mesh; what it was before."""
@@ -73,8 +75,8 @@ def stop_mesh(mesh: RunningMesh) -> None:
 
 def deploy_digits(client: MeshClient) -> None:
     """Deploys the example and returns when both replicas are in discovery."""
-    client.deploy(load_spec(DIGITS), wait=True, timeout_s=120)
-    eventually(lambda: len(client.endpoints("digits")) == 2, timeout_s=30, what="two endpoints")
+    client.deploy(load_spec(DIGITS), wait=True, timeout_s=180)
+    eventually(lambda: len(client.endpoints("digits")) == 2, timeout_s=90, what="two endpoints")
 
 
 def expected_classes() -> list[int]:

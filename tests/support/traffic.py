@@ -36,7 +36,7 @@ class Traffic:
     """Sends requests from `threads` threads through the SDK while it is entered."""
 
     def __init__(
-        self, connection: Connection, expected: list[int], *, threads: int = 2, timeout_s: float = 30.0
+        self, connection: Connection, expected: list[int], *, threads: int = 2, timeout_s: float = 60.0
     ) -> None:
         self.outcome = Outcome()
         self._connection = connection
@@ -60,7 +60,7 @@ class Traffic:
         for thread in self._threads:
             thread.join(timeout=self._timeout_s + 10)
 
-    def wait_for(self, more: int, timeout_s: float = 60.0) -> None:
+    def wait_for(self, more: int, timeout_s: float = 120.0) -> None:
         """Returns when `more` further right answers have come. Raises `AssertionError` when they do not."""
         wanted = self.outcome.right + more
         deadline = time.monotonic() + timeout_s
