@@ -4,7 +4,7 @@ Both servers run during the whole benchmark and are measured in turn, so that a 
 shows medians and the ratios of medians. `apart`: the server on one CPU, the load generator on another. `shared`: both
 on both CPUs, as the scheduler likes. Requests per second are clients over mean latency: perf_analyzer rounds its own
 figure to whole seconds. The last two columns are how much of a CPU perf_analyzer itself used: where that is near 100 %,
-it is what limits the row, and neither server.
+it is what limits the row, and neither server. Its start is counted too, which tells where requests are few.
 """
 
 from __future__ import annotations

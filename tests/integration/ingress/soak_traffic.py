@@ -1,7 +1,8 @@
 """Traffic for the soak: valid requests whose answers are checked, and everything that hostile or broken clients do.
 
-Each function does one thing with one server, and raises `AssertionError` where an answer is wrong. What hostile peers
-are told is not looked at: only that the server lives and serves the others.
+Each function does one thing with one server, and raises `AssertionError` where an answer is wrong. A server that is
+full may say so instead, which is an error with `FULL` in it. What hostile peers are told is not looked at: only that
+the server lives and serves the others.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from tests.integration.rpc.raw_http2 import (
     request_headers,
 )
 
+FULL = "this replica is full"
 Act = Callable[[Ingress, random.Random], None]
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
@@ -67,7 +69,8 @@ def unary(server: Ingress, chance: random.Random) -> None:
 def stream(server: Ingress, chance: random.Random) -> None:
     sent = [_values(chance, 1000) for _ in range(chance.randrange(1, 20))]
     answers = list(server.stub.ModelStreamInfer(iter([_request(values) for values in sent]), timeout=60))
-    assert [answer.error_message for answer in answers] == [""] * len(sent)
+    errors = [answer.error_message for answer in answers]
+    assert errors == [""] * len(sent), errors
     assert [answer.infer_response.raw_output_contents[0] for answer in answers] == [v.tobytes() for v in sent]
 
 
@@ -76,6 +79,7 @@ def many_answers(server: Ingress, chance: random.Random) -> None:
     values = np.arange(chance.randrange(1, 30), dtype=np.float32)
     request = infer_request("repeat", [("INPUT0", "FP32", values.shape)], [values.tobytes()])
     answers = list(server.stub.ModelStreamInfer(iter([request]), timeout=60))
+    assert not any(answer.error_message for answer in answers), answers
     found = [struct.unpack("<f", answer.infer_response.raw_output_contents[0])[0] for answer in answers]
     assert found == values.tolist()
 

@@ -23,23 +23,26 @@ RAW = (bytes(16),)
 FULL = (
     f"this replica is full: {LIMIT} requests run or wait (max_requests); send the request to another replica, or later"
 )
-REQUEST = infer_request("slow", [("INPUT0", "FP32", (4,))], RAW)
+REQUEST = infer_request("gated", [("INPUT0", "FP32", (4,))], RAW)
+OTHER = infer_request("id_fp32", [("INPUT0", "FP32", (4,))], RAW)
 BODY = {"inputs": [{**tensor(), "shape": [4], "data": [1, 2, 3, 4]}]}
 
 
 @pytest.fixture
-def full(start_ingress: StartIngress) -> Ingress:
-    """One with `LIMIT` requests of 400 ms each, on one instance."""
-    running = start_ingress("--model=slow", "--model=id_fp32", f"--max-requests={LIMIT}")
-    running.stub.ModelInfer(REQUEST, timeout=30)
-    return running
+def server(start_ingress: StartIngress) -> Ingress:
+    return start_ingress("--model=gated", "--model=id_fp32", f"--max-requests={LIMIT}")
 
 
 def fill(server: Ingress) -> list[grpc.Future]:
-    """As many calls as may run; returns when the server is full."""
-    calls = [server.stub.ModelInfer.future(REQUEST, timeout=30) for _ in range(LIMIT)]
-    eventually(lambda: in_flight(server) == LIMIT, timeout_s=10, what="the replica to be full")
+    """As many calls as may run, all of which wait at the gate."""
+    calls = [server.stub.ModelInfer.future(REQUEST, timeout=60) for _ in range(LIMIT)]
+    eventually(lambda: in_flight(server) == LIMIT, timeout_s=30, what="the replica to be full")
     return calls
+
+
+def wait_empty(server: Ingress) -> None:
+    """A request counts until its answer has left, which is a moment after the client may have it."""
+    eventually(lambda: in_flight(server) == 0, timeout_s=30, what="no request in flight")
 
 
 def in_flight(server: Ingress) -> int:
@@ -49,43 +52,55 @@ def in_flight(server: Ingress) -> int:
     return int(float(value))
 
 
-def test_unary_calls_beyond_the_limit_are_refused_at_once(full: Ingress) -> None:
-    calls = fill(full)
+def test_unary_calls_beyond_the_limit_are_refused_at_once(server: Ingress, gate: Path) -> None:
+    calls = fill(server)
     with pytest.raises(grpc.RpcError) as refused:
-        full.stub.ModelInfer(infer_request("id_fp32", [("INPUT0", "FP32", (4,))], RAW), timeout=30)
-    assert not calls[-1].done(), "a refusal must not wait for anything"
+        server.stub.ModelInfer(OTHER, timeout=60)
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert refused.value.details() == FULL
+    gate.touch()
     assert [call.result().outputs[0].name for call in calls] == ["OUTPUT0"] * LIMIT
-    assert full.stub.ModelInfer(REQUEST, timeout=30).outputs, "and serves on"
+    wait_empty(server)
+    assert server.stub.ModelInfer(OTHER, timeout=60).outputs, "and serves on"
 
 
-def test_http_requests_beyond_the_limit_are_refused_and_the_connection_stays(full: Ingress) -> None:
-    calls = fill(full)
-    answer = ask(full.address, post("/v2/models/slow/infer", BODY))
+def test_http_requests_beyond_the_limit_are_refused(server: Ingress, gate: Path) -> None:
+    calls = fill(server)
+    answer = ask(server.address, post("/v2/models/id_fp32/infer", BODY))
     assert (answer.status, json.loads(answer.body)) == (429, {"error": FULL})
+    gate.touch()
     for call in calls:
         call.result()
-    assert ask(full.address, post("/v2/models/slow/infer", BODY)).status == 200
+    wait_empty(server)
+    assert ask(server.address, post("/v2/models/id_fp32/infer", BODY)).status == 200
 
 
-def test_requests_of_streams_beyond_the_limit_are_answered_in_the_stream(full: Ingress) -> None:
-    requests = iter([REQUEST] * (LIMIT + 2))
-    answers = list(full.stub.ModelStreamInfer(requests, timeout=30))
-    assert [answer.error_message for answer in answers] == [""] * LIMIT + [FULL] * 2
-    assert in_flight(full) == 0
+def test_requests_of_streams_beyond_the_limit_are_answered_in_the_stream(server: Ingress, gate: Path) -> None:
+    calls = fill(server)
+    answers = list(server.stub.ModelStreamInfer(iter([OTHER, OTHER]), timeout=60))
+    assert [answer.error_message for answer in answers] == [FULL] * 2
+    gate.touch()
+    for call in calls:
+        call.result()
+    wait_empty(server)
+    answers = list(server.stub.ModelStreamInfer(iter([OTHER, REQUEST]), timeout=60))
+    assert [answer.error_message for answer in answers] == [""] * 2
+    wait_empty(server)
 
 
-def test_cancelled_requests_make_room(full: Ingress) -> None:
-    for call in fill(full):
+def test_cancelled_requests_make_room(server: Ingress, gate: Path) -> None:
+    for call in fill(server):
         call.cancel()
-    eventually(lambda: in_flight(full) == 0, timeout_s=10, what="room")
-    assert full.stub.ModelInfer(REQUEST, timeout=30).outputs
+    gate.touch()
+    wait_empty(server)
+    assert server.stub.ModelInfer(REQUEST, timeout=60).outputs
 
 
-def test_without_a_limit_all_are_answered(start_ingress: StartIngress) -> None:
-    running = start_ingress("--model=slow")
-    calls = [running.stub.ModelInfer.future(REQUEST, timeout=30) for _ in range(4 * LIMIT)]
+def test_without_a_limit_all_are_taken(start_ingress: StartIngress, gate: Path) -> None:
+    running = start_ingress("--model=gated")
+    calls = [running.stub.ModelInfer.future(REQUEST, timeout=60) for _ in range(4 * LIMIT)]
+    eventually(lambda: in_flight(running) == 4 * LIMIT, timeout_s=30, what="all to be taken")
+    gate.touch()
     assert all(call.result().outputs for call in calls)
 
 
