@@ -1,7 +1,8 @@
 """Equal offered rates for both servers: 30, 60 and 90 % of the most that `tritonserver` answers in a closed loop.
 
 In a closed loop at many clients perf_analyzer's own CPU is the limit, so a cheaper server is not asked for more, and
-latencies are of perf_analyzer's queues. At an equal rate that leaves it room, latency is the server's.
+latencies are of perf_analyzer's queues. At an equal rate latency is the server's. The load is `mesh_load`'s:
+perf_analyzer has a rate mode, but needs a CPU for some 16,000 requests a second, falls behind, and measures itself.
 """
 
 from __future__ import annotations
@@ -11,17 +12,19 @@ import statistics
 from dataclasses import asdict, dataclass
 from typing import Final
 
+from tritonclient.grpc import service_pb2
+
 from benchmarks.ingress import NAMES, PLACEMENTS, SIZES, Case, Say, measure, prepare
+from benchmarks.load import run_rates
 from benchmarks.processes import cpu_s
 from benchmarks.results import keep_results
 from benchmarks.servers import ROOT, Server, pin, running
-from benchmarks.tools import run_load
-from serving.errors import DeadlineExceeded
+from benchmarks.tools import children_cpu_s
+from serving.errors import FailedPrecondition
 
 SHARES: Final = (0.3, 0.6, 0.9)
 _PEAK_CLIENTS: Final = 32
 _SECONDS: Final = 5.0
-_TRIES: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,30 +44,24 @@ def peak(server: Server, size: str) -> float:
 
 
 def measure_rate(server: Server, size: str, rate: float) -> Cell:
-    """Raises `DeadlineExceeded` when the load generator did not end, several times."""
-    for _ in range(_TRIES - 1):
-        with contextlib.suppress(DeadlineExceeded):
-            return _measure_rate(server, size, rate)
-    return _measure_rate(server, size, rate)
-
-
-def _measure_rate(server: Server, size: str, rate: float) -> Cell:
+    """Raises `FailedPrecondition` when a request was not answered."""
     servers, load_cpu = PLACEMENTS["apart"]
     pin(server.pid, servers)
-    before, count = cpu_s(server.pid), server.requests("identity")
-    requests = max(round(rate * _SECONDS), 50)
-    load = run_load(
-        server.address,
-        "identity",
-        clients=1,
-        requests=requests,
-        shapes={"INPUT0": str(SIZES[size][0])},
-        cpu=load_cpu,
-        rate=rate,
-    )
-    answered = server.requests("identity") - count
-    used = cpu_s(server.pid) - before
-    return Cell(rate, 1e6 * used / answered, load.p50_us, load.p99_us, load.cpu_s * rate / requests)
+    before, own = cpu_s(server.pid), children_cpu_s()
+    found = run_rates(server.address, request_of(SIZES[size][0]), [(rate, _SECONDS)], deadline_s=10, cpu=load_cpu)
+    used, own = cpu_s(server.pid) - before, children_cpu_s() - own
+    if found.messages:
+        raise FailedPrecondition(f"{server.name} failed at {rate:.0f} requests a second: {found.messages}")
+    latencies = statistics.quantiles([us for one in found.slices for us in one.ok_us], n=100)
+    answered = sum(len(one.ok_us) for one in found.slices)
+    return Cell(rate, 1e6 * used / answered, latencies[49], latencies[98], own / _SECONDS)
+
+
+def request_of(elements: int) -> bytes:
+    request = service_pb2.ModelInferRequest(model_name="identity")
+    request.inputs.add(name="INPUT0", datatype="FP32", shape=[elements])
+    request.raw_input_contents.append(bytes(4 * elements))
+    return bytes(request.SerializeToString())
 
 
 def run(quick: bool, say: Say) -> str:

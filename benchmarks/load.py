@@ -41,11 +41,13 @@ class Streamed:
     total: int
 
 
-def run_rates(address: str, request: bytes, plan: Sequence[tuple[float, float]], *, deadline_s: float) -> Rates:
+def run_rates(
+    address: str, request: bytes, plan: Sequence[tuple[float, float]], *, deadline_s: float, cpu: str | None = None
+) -> Rates:
     """Sends the encoded ModelInferRequest at each rate (a second) for so many seconds, one after the other."""
     flags = [f"--deadline-ms={deadline_s * 1e3:.0f}", "--connections=4"]
     flags.append("--plan=" + ",".join(f"{rate}:{seconds}" for rate, seconds in plan))
-    found = _run("rate", address, request, flags, sum(seconds for _, seconds in plan))
+    found = _run("rate", address, request, flags, sum(seconds for _, seconds in plan), cpu)
     slices = [Slice(s["sent"], Counter(s["codes"]), s["ok_us"], s["failed_us"]) for s in found["slices"]]
     return Rates(slices, found["messages"])
 

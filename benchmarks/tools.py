@@ -94,11 +94,10 @@ def run_load(
     cpu: str | None,
     data: Path | None = None,
     protocol: str = "grpc",
-    rate: float | None = None,
     shared_output_bytes: int | None = None,
 ) -> Load:
-    """Load until `requests` are answered: `clients` in flight at any time (closed loop), or `rate` a second (open loop,
-    at even intervals, over as many as it takes). With `shared_output_bytes` tensors travel in system shared memory.
+    """Closed-loop load: `clients` requests in flight until `requests` are answered. With `shared_output_bytes` tensors
+    travel in system shared memory, and outputs have that size.
 
     A fixed count, because perf_analyzer looks through the requests of a window in quadratic time while it goes on
     sending: with a fast server a run of windows never ends. Raises `FailedPrecondition`, and `DeadlineExceeded` when
@@ -107,11 +106,7 @@ def run_load(
     report = TOOLS / f"report-{os.getpid()}.csv"
     command = [] if cpu is None else ["taskset", "-c", cpu]
     command += [str(perf_analyzer()), "-m", model, "-u", address, "-i", protocol]
-    if rate is None:
-        command += ["--concurrency-range", str(clients)]
-    else:
-        command += ["--request-rate-range", f"{rate:.1f}", "--request-distribution", "constant"]
-        command += ["-a", "--max-threads", "4"]  # else a thread waits for each answer, and few are in flight
+    command += ["--concurrency-range", str(clients)]
     command += ["--request-count", str(requests), "-f", str(report)]
     if shared_output_bytes is not None:
         command += ["--shared-memory", "system", "--output-shared-memory-size", str(shared_output_bytes)]
@@ -120,14 +115,14 @@ def run_load(
     if data is not None:
         command += ["--input-data", str(data)]
     env = {**os.environ, "LD_LIBRARY_PATH": _library_path()}
-    used = _children_cpu_s()
+    used = children_cpu_s()
     try:
         done = subprocess.run(command, capture_output=True, text=True, env=env, check=False, timeout=_LOAD_S)
     except subprocess.TimeoutExpired as error:
         raise DeadlineExceeded(f"`{' '.join(command)}` did not end within {_LOAD_S:.0f} s") from error
     if done.returncode != 0 or not report.exists():
         raise FailedPrecondition(f"`{' '.join(command)}` failed: {(done.stdout + done.stderr)[-600:]}")
-    used = _children_cpu_s() - used
+    used = children_cpu_s() - used
     with report.open(newline="") as file:
         row = next(csv.DictReader(file))
     report.unlink()
@@ -136,7 +131,7 @@ def run_load(
     return Load(mean_us, *latencies, used)
 
 
-def _children_cpu_s() -> float:
+def children_cpu_s() -> float:
     """CPU time of all ended children."""
     times = os.times()
     return times.children_user + times.children_system
