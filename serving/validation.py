@@ -182,7 +182,7 @@ def _triton(path: str, triton: pb.TritonDeployment, packed: bool) -> Iterator[Pr
                 )
     yield from _whole(f"{path}.event_loops", triton.event_loops, 0, MAX_EVENT_LOOPS, "; 0 lets the replica choose")
     yield from _whole(f"{path}.max_message_bytes", triton.max_message_bytes, 0, MAX_MESSAGE_BYTES, "; 0 is the default")
-    yield from _whole(f"{path}.max_requests", triton.max_requests, 0, MAX_REQUESTS, "; 0 is no limit")
+    yield from _whole(f"{path}.max_requests", triton.max_requests, 0, MAX_REQUESTS, "; 0 is the default of 10000")
     yield from _whole(f"{path}.log_verbosity", triton.log_verbosity, 0, MAX_LOG_VERBOSITY)
     if triton.model_control and triton.model_control not in MODEL_CONTROLS:
         allowed = ", ".join(MODEL_CONTROLS)

@@ -16,6 +16,7 @@ constexpr double kDefaultDrainS = 30;
 constexpr double kMaxDrainS = 24 * 3600;
 constexpr std::size_t kDefaultMessageBytes = (1UL << 31) - 1;
 constexpr int kMaxEventLoops = 64;
+constexpr std::uint64_t kDefaultRequests = 10'000;
 
 std::optional<rpc::TlsOptions> ReadTls(mesh::json::Fields& in, const char* field) {
   if (!in.Has(field)) return std::nullopt;
@@ -176,6 +177,7 @@ void FillDefaults(ReplicaConfig* config, const std::string& node_address) {
     config->advertise_host = IsAnyHost(config->listen_host) ? node_address : config->listen_host;
   }
   if (config->max_message_bytes == 0) config->max_message_bytes = kDefaultMessageBytes;
+  if (config->max_requests == 0) config->max_requests = kDefaultRequests;
   // The loops only move bytes; Triton's own threads compute. A quarter of the cores is plenty.
   if (config->event_loops == 0) {
     config->event_loops = std::clamp(static_cast<int>(std::thread::hardware_concurrency() / 4), 1, 4);

@@ -204,7 +204,7 @@ _TRITON: Final = Record(
         Field("backends", MapOf(MapOf(Word())), "Settings by backend.", default={}),
         Field("event_loops", Whole(), "Threads of the ingress; 0 lets the replica choose.", default=0),
         Field("max_message_bytes", BYTES, "Largest request: 64Mi; 0 is 2 GiB - 1.", default=0),
-        Field("max_requests", Whole(), "Requests that run or wait in a replica; 0 is no limit.", default=0),
+        Field("max_requests", Whole(), "Requests that run or wait in a replica; 0 is 10000.", default=0),
         Field("log_verbosity", Whole(), "Triton's verbose level, 0 is off.", default=0),
         Field(
             "model_control",

@@ -29,6 +29,7 @@ TEST(ReplicaConfigTest, FillsInTheDefaults) {
   EXPECT_EQ(config.value().drain_timeout.count(), 30000);
   EXPECT_EQ(config.value().max_message_bytes, (1UL << 31) - 1);
   EXPECT_GE(config.value().event_loops, 1);
+  EXPECT_EQ(config.value().max_requests, 10000U);
   EXPECT_FALSE(config.value().serving_tls.has_value());
   EXPECT_EQ(EndpointKey(config.value()), "/mesh/v1/endpoints/default/digits/direct/model/digits-r1-0");
 }
