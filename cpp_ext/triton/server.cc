@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "common/log.h"
+#include "common/poll.h"
 #include "triton/library.h"
 #include "triton/poll_failure.h"
 
@@ -17,7 +18,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::chrono::milliseconds kLongestPause{20};
 const std::set<std::string> kInUse{"READY", "LOADING", "UNLOADING"};
 
 // Runs a function that gives out a message and returns its JSON.
@@ -161,10 +161,8 @@ Status Server::WaitForCallbacks(std::chrono::steady_clock::time_point until) {
   // Twice, because a request that read the epoch just before it changed may count itself afterwards.
   for (int turn = 0; turn < 2; ++turn) {
     const std::size_t before = epoch_.fetch_xor(1);
-    for (std::chrono::milliseconds pause{1}; (*open_callbacks_)[before].load() > 0;
-         pause = std::min(pause * 2, kLongestPause)) {
-      if (std::chrono::steady_clock::now() >= until) return {Code::kUnavailable, "requests run"};
-      std::this_thread::sleep_for(pause);
+    if (!PollUntil(until, [&] { return (*open_callbacks_)[before].load() == 0; })) {
+      return {Code::kUnavailable, "requests run"};
     }
   }
   return {};
@@ -175,14 +173,15 @@ Status Server::UnloadAll(std::chrono::steady_clock::time_point until) {
   if (!loaded.ok()) return loaded.status();
   for (const std::string& name : loaded.value()) {
     if (Status status = UnloadModel(name); !status.ok()) return status;
-    // Triton tells nobody when a model is gone, so its state is looked at again and again.
-    for (std::chrono::milliseconds pause{1}; true; pause = std::min(pause * 2, kLongestPause)) {
-      Result<std::vector<std::string>> left = ModelsIn(kInUse);
-      if (!left.ok()) return left.status();
-      if (std::find(left.value().begin(), left.value().end(), name) == left.value().end()) break;
-      if (std::chrono::steady_clock::now() >= until) return {Code::kUnavailable, "model '" + name + "' is in use"};
-      std::this_thread::sleep_for(pause);
-    }
+    // Triton tells nobody when a model is gone.
+    Status looked;
+    const bool gone = PollUntil(until, [&] {
+      const Result<std::vector<std::string>> left = ModelsIn(kInUse);
+      looked = left.status();
+      return !left.ok() || std::find(left.value().begin(), left.value().end(), name) == left.value().end();
+    });
+    if (!looked.ok()) return looked;
+    if (!gone) return {Code::kUnavailable, "model '" + name + "' is in use"};
   }
   return {};
 }

@@ -8,11 +8,11 @@
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <system_error>
-#include <thread>
 #include <utility>
 
 #include "common/file.h"
 #include "common/log.h"
+#include "common/poll.h"
 #include "triton/library.h"
 #include "triton/server.h"
 
@@ -22,7 +22,6 @@ namespace {
 namespace fs = std::filesystem;
 using std::chrono::milliseconds;
 
-constexpr milliseconds kLongestPause{20};
 constexpr char kEndThread[] = "model-end";
 
 // The latest time of a model's folder and everything in it. What cannot be read counts for nothing.
@@ -209,10 +208,7 @@ Status Server::EndAfter(const std::string& model, Status (Server::*change)(const
   const ThreadName named(kEndThread);
   for (RequestHandle& reference : held) {
     reference.reset();
-    for (milliseconds pause{1}; ThreadsNamed(kEndThread) > 1 && std::chrono::steady_clock::now() < until;) {
-      std::this_thread::sleep_for(pause);
-      pause = std::min(pause * 2, kLongestPause);
-    }
+    if (!PollUntil(until, [] { return ThreadsNamed(kEndThread) <= 1; })) return {};  // it ends when it can
   }
   return {};
 }
