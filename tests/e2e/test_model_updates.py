@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import uuid
@@ -15,8 +16,11 @@ import pytest
 from benchmarks.model_updates import write_model
 from serving import Application, MeshClient, Replicas, Resources, TritonDeployment
 from serving.sdk import AppStatus
-from tests.support.mesh import RunningMesh
+from tests.support.mesh import ROOT, RunningMesh
 from tests.support.waiting import eventually
+
+BUILD = Path(os.environ.get("MESH_BUILD_DIR", ROOT / "build" / "cmake"))
+IDENTITY = BUILD / "test_backends" / "identity" / "libtriton_identity.so"
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -126,6 +130,43 @@ def test_a_model_that_cannot_be_loaded_changes_nothing(
     assert traffic.failures == []
     assert set(traffic.answers) <= {1.0, 3.0}
     assert processes(client, name) == before
+
+
+def write_deadly(repository: Path) -> None:
+    """A model of the same name that ends every process that loads it; it brings its backend along."""
+    folder = repository / "adder"
+    shutil.copy(IDENTITY, folder / IDENTITY.name)
+    (folder / "config.pbtxt").write_text(
+        """backend: "identity"
+        input [ { name: "X" data_type: TYPE_FP32 dims: [ 1 ] } ]
+        output [ { name: "Y" data_type: TYPE_FP32 dims: [ 1 ] } ]
+        parameters { key: "exit_at_load" value { string_value: "yes" } }"""
+    )
+
+
+def test_a_model_that_ends_its_process_does_it_once(
+    mesh: RunningMesh, client: MeshClient, tmp_path: Path, name: str
+) -> None:
+    client.deploy(adder(name, write_adder(tmp_path, 1)), wait=True, timeout_s=90)
+    before = processes(client, name)
+    with Traffic(mesh, name) as traffic:
+        write_deadly(tmp_path)
+        client.deploy(adder(name, tmp_path))
+
+        def degraded() -> AppStatus | None:
+            status = client.status(name)
+            return status if status.phase == "DEGRADED" and len(status.deployments[0].replicas) > 2 else None
+
+        status = eventually(degraded, timeout_s=90, what="a new replica that tries, beside the old ones")
+        assert (status.revision, status.serving_revision) == (2, 1)
+        at = len(traffic.answers)
+        eventually(lambda: len(traffic.answers) > at + 100, timeout_s=60, what="traffic that goes on")
+        assert len(processes(client, name) & before) == 1, "the other replica was never asked to load it"
+        shutil.rmtree(tmp_path / "adder")
+        client.deploy(adder(name, write_adder(tmp_path, 3)), wait=True, timeout_s=90)
+        assert ask(client, name) == 3
+    assert traffic.failures == []
+    assert set(traffic.answers) <= {1.0, 3.0}
 
 
 def test_a_process_that_dies_comes_back_with_the_models_of_today(client: MeshClient, tmp_path: Path, name: str) -> None:

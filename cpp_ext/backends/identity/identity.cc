@@ -3,8 +3,9 @@
 // The i-th output of the model configuration answers with the i-th input, whatever the names and datatypes. The model
 // parameter `execute_delay_ms` makes each execution (of one batch) take at least that long; `execute_gate` names a file
 // without which it does not end. With `responses` each request is answered that many times, `response_interval_us`
-// apart, which is for decoupled models.
+// apart, which is for decoupled models. With `exit_at_load` the model ends the process that loads it.
 #include <chrono>
+#include <cstdlib>
 #include <filesystem>
 #include <map>
 #include <memory>
@@ -37,6 +38,7 @@ struct IdentityModel {
 };
 
 Result<IdentityModel> MakeModel(const ModelConfig& config) {
+  if (config.parameters.count("exit_at_load") > 0) std::_Exit(1);
   const std::string who = "model '" + config.name + "': ";
   if (config.inputs.empty() || config.inputs.size() != config.outputs.size()) {
     return Status(Code::kInvalidArgument, who + "config has " + std::to_string(config.inputs.size()) + " inputs and " +
