@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cmath>
@@ -154,7 +155,8 @@ void Write(Level level, std::string_view message, Fields fields) {
 std::int64_t RateLimit::Pass(std::chrono::steady_clock::time_point now) {
   const std::int64_t ticks = now.time_since_epoch().count();
   std::int64_t next = next_.load(std::memory_order_relaxed);
-  const std::int64_t after = ticks + interval_.count();
+  // `next` is when the next record would be due if they came evenly; a burst runs ahead of it.
+  const std::int64_t after = std::max(ticks - allowance_.count(), next) + interval_.count();
   if (ticks < next || !next_.compare_exchange_strong(next, after, std::memory_order_relaxed)) {
     held_.fetch_add(1, std::memory_order_relaxed);
     return -1;

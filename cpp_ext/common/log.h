@@ -73,16 +73,19 @@ inline void Info(std::string_view message, Fields fields = {}) { Write(Level::kI
 inline void Warning(std::string_view message, Fields fields = {}) { Write(Level::kWarning, message, fields); }
 inline void Error(std::string_view message, Fields fields = {}) { Write(Level::kError, message, fields); }
 
-// Lets one record through per interval and counts the others. One object per message, usually a static or a member.
+// Lets one record through per interval, and up to `burst` at once after a time without any, and counts the others. One
+// object per message, usually a static or a member.
 class RateLimit {
  public:
-  explicit RateLimit(std::chrono::steady_clock::duration interval) : interval_(interval) {}
+  explicit RateLimit(std::chrono::steady_clock::duration interval, int burst = 1)
+      : interval_(interval), allowance_(interval * (burst - 1)) {}
 
   // The number of records held back since the last one let through, or -1: hold this one back too.
   std::int64_t Pass(std::chrono::steady_clock::time_point now = std::chrono::steady_clock::now());
 
  private:
   const std::chrono::steady_clock::duration interval_;
+  const std::chrono::steady_clock::duration allowance_;
   std::atomic<std::int64_t> next_{INT64_MIN};  // steady_clock ticks
   std::atomic<std::int64_t> held_{0};
 };

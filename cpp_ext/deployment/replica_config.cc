@@ -86,7 +86,7 @@ std::optional<std::vector<triton::RateLimiterResource>> ReadRateLimiter(mesh::js
   mesh::json::Fields fields(limiter);
   const std::string mode = fields.Text("mode");
   in.Note(fields.status());
-  if (mode != "execution_count") {
+  if (!mode.empty() && mode != "execution_count") {
     in.Note({Code::kInvalidArgument, "field 'rateLimiter.mode' must be 'execution_count', not '" + mode + "'"});
   }
   std::vector<triton::RateLimiterResource> resources;

@@ -27,7 +27,7 @@ log::RateLimit& Limit() {
 
 // Of requests that belong to a trace: each record is about another one, so fewer are held back.
 log::RateLimit& TracedLimit() {
-  static log::RateLimit limit{std::chrono::milliseconds(1)};
+  static log::RateLimit limit{std::chrono::milliseconds(100), 100};
   return limit;
 }
 

@@ -39,7 +39,7 @@ struct Instruments {
   MethodInstruments stream;  // a call is one stream
   metrics::Counter& request_bytes;
   metrics::Counter& response_bytes;
-  std::atomic<std::uint64_t> in_flight{0};  // accepted and not yet answered, of ModelInfer and of streams
+  std::atomic<std::uint64_t> in_flight{0};  // accepted and not yet answered, of all protocols
   const std::uint64_t max_requests;         // 0: no limit
   TraceSettings traces;
 };

@@ -105,10 +105,17 @@ void RestService::Answer(const Call& call, const Route& route, const Method& met
   call->Respond(http::Text(200, empty ? "" : http::kJson, std::move(answer).value()));
 }
 
+MethodInstruments& RestService::InferCounts(Route::Kind kind) {
+  if (kind == Route::Kind::kGenerate) return generate_->generate;
+  if (kind == Route::Kind::kGenerateStream) return generate_->generate_stream;
+  return service_.instruments()->infer;
+}
+
 void RestService::Infer(const Call& call, const Route& route) {
   const std::shared_ptr<Instruments>& instruments = service_.instruments();
   const auto refuse = [&](const Status& status) {
-    instruments->infer.Count(status.code(), {});
+    InferCounts(route.kind).Count(status.code(), {});
+    LogFailedRequest(TraceContextOf(call->request()), "REST infer", status);
     http::Response response = RestError(status);
     response.close = status.code() == Code::kUnavailable;
     call->Respond(std::move(response));

@@ -42,6 +42,7 @@ class RestService {
 
   void Handle(const Call& call);
   void Answer(const Call& call, const Route& route, const Method& method);
+  MethodInstruments& InferCounts(Route::Kind kind);
   void Infer(const Call& call, const Route& route);
   // Loads or unloads a model.
   void ControlModel(const Call& call, const Route& route, const Method& method);

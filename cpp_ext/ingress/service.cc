@@ -14,6 +14,7 @@
 #include "ingress/settings_methods.h"
 #include "ingress/shared_memory_methods.h"
 #include "ingress/text.h"
+#include "ingress/trace_context.h"
 
 namespace mesh::ingress {
 namespace {
@@ -104,13 +105,10 @@ void KServeService::AddControl(rpc::Server& server, const std::string& method, H
 }
 
 void KServeService::ModelInfer(std::shared_ptr<rpc::ServerCall> call, rpc::Slice request) {
-  if (draining()) {
-    instruments_->infer.Count(Code::kUnavailable, {});
-    return call->Finish(Draining());
-  }
-  if (Status full = instruments_->Admit(); !full.ok()) {
-    instruments_->infer.Count(full.code(), {});
-    return call->Finish(std::move(full));
+  if (Status refused = draining() ? Draining() : instruments_->Admit(); !refused.ok()) {
+    instruments_->infer.Count(refused.code(), {});
+    LogFailedRequest(TraceContextOf(call->metadata()), "ModelInfer", refused);
+    return call->Finish(std::move(refused));
   }
   ModelInferCall::Start(std::move(call), std::move(request), triton_, shared_memory_, instruments_);
 }

@@ -19,10 +19,17 @@ constexpr std::string_view kMethod = "ModelStreamInfer";
 
 // A client that does not read its answers may let that much pile up. A model that goes on and on must not fill memory.
 constexpr std::size_t kMaxUnread = 256UL << 20;
+// Answers that wait for the one of an earlier request. More are not those of a client that means well.
+constexpr std::size_t kMaxOrdered = 16UL * 1024;
 
 Status NotRead() {
   return {Code::kResourceExhausted,
           "the client does not read its answers: more than " + std::to_string(kMaxUnread) + " bytes of them wait"};
+}
+
+Status TooManyInOrder() {
+  return {Code::kResourceExhausted,
+          "more than " + std::to_string(kMaxOrdered) + " requests of the stream wait for the answer of an earlier one"};
 }
 
 template <typename Step>
@@ -117,6 +124,7 @@ void ModelStream::Take(rpc::Slice request) {
   }
   if (status.ok()) status = Guarded(*call_, [&] { return infer->Submit(); });
   if (status.ok()) return;
+  infer->Forget();
   if (errors_end_it_) Fail(status);
   LogFailedRequest(infer->trace_context(), kMethod, status);
   Answer(infer.get(), EncodeStreamedError(status, {{}, infer->id(), true}), true);
@@ -132,7 +140,7 @@ bool ModelStream::Register(const std::shared_ptr<StreamedInfer>& infer) {
 
 void ModelStream::Answer(StreamedInfer* infer, std::optional<rpc::Message> message, bool last) {
   std::shared_ptr<StreamedInfer> held;  // freed outside of the lock
-  bool unread = false;
+  Status over;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto found = running_.find(infer);
@@ -148,11 +156,12 @@ void ModelStream::Answer(StreamedInfer* infer, std::optional<rpc::Message> messa
     } else if (!ended_ && message.has_value()) {
       Send(infer, *std::move(message));
     }
-    unread = !ended_ && call_->unsent_bytes() > kMaxUnread;
+    if (!ended_ && call_->unsent_bytes() > kMaxUnread) over = NotRead();
+    if (!ended_ && order_.size() > kMaxOrdered) over = TooManyInOrder();
     FinishIfDone();
   }
   if (last) instruments_->in_flight.fetch_sub(1, std::memory_order_release);
-  if (unread) Fail(NotRead());
+  if (!over.ok()) Fail(over);
 }
 
 void ModelStream::SendInOrder() {
@@ -217,6 +226,11 @@ Status StreamedInfer::Prepare() {
   decoupled_ = prepared.decoupled;
   prepared_ = std::move(prepared.request);
   return status;
+}
+
+void StreamedInfer::Forget() {
+  prepared_.reset();
+  request_ = {};
 }
 
 Status StreamedInfer::Submit() {

@@ -101,6 +101,8 @@ class StreamedInfer final : public triton::InferCall {
   // Reads the request; what is wrong with it is the answer.
   Status Prepare();
   Status Submit();
+  // Of a request that Triton has not taken: its answer may have to wait for those before it, what it holds need not.
+  void Forget();
   [[nodiscard]] bool ordered() const { return !decoupled_; }
   [[nodiscard]] const std::string& id() const { return id_; }
   // That of the stream, which all of its requests share.

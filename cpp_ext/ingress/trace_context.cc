@@ -22,8 +22,9 @@ bool IsHex(std::string_view text) {
 bool IsId(std::string_view text) { return IsHex(text) && text.find_first_not_of('0') != std::string_view::npos; }
 
 log::RateLimit& Limit() {
-  // Generous, because each record is about another trace; but not without end.
-  static log::RateLimit limit{std::chrono::milliseconds(1)};
+  // Each record is about another trace, so the first ones of many are worth their lines; clients that are wrong all the
+  // time must not fill a disk.
+  static log::RateLimit limit{std::chrono::milliseconds(100), 100};
   return limit;
 }
 

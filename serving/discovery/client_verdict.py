@@ -68,7 +68,8 @@ def judge(code: int, details: str, *, connected: bool, retry_safe: bool) -> Verd
         if _DRAINING.search(details):
             return Verdict(Next.ELSEWHERE, Fault.LEAVING)
         if connected and _QUEUE_FULL.search(details):
-            return _TABLE[Code.RESOURCE_EXHAUSTED]
+            # The queue may be that of a later step of an ensemble, whose first steps have run.
+            return _TABLE[Code.RESOURCE_EXHAUSTED] if retry_safe else Verdict(Next.RAISE, Fault.BUSY)
         if not connected:
             verdict = Verdict(Next.ELSEWHERE, Fault.LOST)
         if not retry_safe and not was_never_sent(details):

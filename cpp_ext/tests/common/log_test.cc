@@ -109,5 +109,18 @@ TEST(RateLimitTest, LetsOneThroughPerIntervalAndCountsTheRest) {
   EXPECT_EQ(limit.Pass(start + seconds(30)), 0);
 }
 
+TEST(RateLimitTest, LetsABurstThroughAfterATimeWithoutAny) {
+  using std::chrono::seconds;
+  const auto start = std::chrono::steady_clock::time_point(seconds(1000));
+  RateLimit limit(seconds(10), 3);
+  for (int record = 0; record < 3; ++record) EXPECT_EQ(limit.Pass(start), 0);
+  EXPECT_EQ(limit.Pass(start), -1);
+  EXPECT_EQ(limit.Pass(start + seconds(9)), -1);
+  EXPECT_EQ(limit.Pass(start + seconds(10)), 2);
+  EXPECT_EQ(limit.Pass(start + seconds(11)), -1);
+  for (int record = 0; record < 3; ++record) EXPECT_EQ(limit.Pass(start + seconds(1000)), record == 0 ? 1 : 0);
+  EXPECT_EQ(limit.Pass(start + seconds(1000)), -1);
+}
+
 }  // namespace
 }  // namespace mesh::log

@@ -52,6 +52,11 @@ def test_what_must_not_run_twice_goes_on_only_when_it_did_not_run(code: Code, de
     assert judge(code, details, connected=False, retry_safe=False).next is then
 
 
+def test_a_full_queue_inside_of_a_model_may_follow_a_step_that_has_run() -> None:
+    verdict = judge(Code.UNAVAILABLE, "Exceeds maximum queue size", connected=True, retry_safe=False)
+    assert (verdict.next, verdict.fault) == (Next.RAISE, Fault.BUSY)
+
+
 @given(st.integers(-5, 40), st.text(), st.booleans(), st.booleans())
 def test_any_status_is_judged_and_the_requests_own_faults_never_repeat(
     code: int, details: str, connected: bool, retry_safe: bool
