@@ -14,6 +14,7 @@ from typing import Final
 import numpy as np
 
 from benchmarks.processes import resident_bytes
+from benchmarks.results import keep_results
 from benchmarks.servers import ROOT
 from serving import Connection, MeshClient, load_spec
 from serving.errors import DeadlineExceeded
@@ -81,6 +82,8 @@ def run(quick: bool, say: Say) -> str:
             sizes = memory(mesh_dir, client)
     finally:
         down(mesh_dir, say)
+    if not quick:
+        keep_results("mesh", [{"deploy_to_answer_s": deploys, "kill_to_discovery_s": kills, "memory_bytes": sizes}])
     lines = ["| what | median | lowest | highest |", "| --- | --- | --- | --- |"]
     for title, times in (
         ("`mesh deploy --wait` to first answer", deploys),

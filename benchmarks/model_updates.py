@@ -15,6 +15,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.processes import resident_bytes
+from benchmarks.results import keep_results
 from benchmarks.servers import ROOT
 from serving import Application, Connection, MeshClient, Replicas, Resources, TritonDeployment
 from serving.local.mesh import UpOptions, down, up
@@ -22,6 +23,7 @@ from serving.local.mesh import UpOptions, down, up
 Say = Callable[[str], None]
 _CLIENTS: Final = 4
 _SHOWN_EVERY: Final = 20
+_FULL: Final = 200  # updates of a full run
 
 
 def write_model(repository: Path, number: int) -> None:
@@ -85,7 +87,7 @@ class Traffic:
 
 
 def run(quick: bool, say: Say) -> str:
-    mesh_dir, updates = ROOT / "build" / "bench-updates", 20 if quick else 200
+    mesh_dir, updates = ROOT / "build" / "bench-updates", 20 if quick else _FULL
     repository = mesh_dir.with_name("bench-updates-models")
     shutil.rmtree(mesh_dir, ignore_errors=True)
     write_model(repository, 0)
@@ -124,4 +126,6 @@ def _measure(client: MeshClient, connection: Connection, repository: Path, updat
         ("memory of the replica, first and last look", f"{sizes[0] / 2**20:.0f} MB, {sizes[-1] / 2**20:.0f} MB"),
         ("the same process", "yes" if after.pid == before.pid else "no"),
     )
+    if updates == _FULL:
+        keep_results("updates", [dict(rows), {"update_s": took, "memory_bytes": sizes}])
     return "\n".join(["| what | |", "| --- | --- |", *(f"| {what} | {value} |" for what, value in rows)])

@@ -11,7 +11,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +19,7 @@ from tritonclient.grpc import service_pb2
 
 from benchmarks.load import SLICE_S, Rates, Slice, link_identity, run_rates
 from benchmarks.processes import cpu_s
+from benchmarks.results import keep_results
 from benchmarks.servers import ROOT, Server, running
 
 Say = Callable[[str], None]
@@ -69,7 +70,7 @@ class Phase:
     p99_ms: float
     refusal_ms: float
     recovery_ms: float
-    cpu: float  # of one CPU
+    cpu: float  # of one CPU, over the load and the calm after it
 
 
 def prepare(folder: Path) -> tuple[Path, Path]:
@@ -139,17 +140,21 @@ def run(quick: bool, say: Say) -> str:
     repository, backends = prepare(ROOT / "build" / "bench-overload")
     lines = [
         "| limit | load | offered/s | goodput/s | of its peak | refused/s | too late/s | p50, p99 of answers | "
-        "time to a refusal, p50 | recovered after | server CPU |",
+        "time to a refusal, p50 | recovered after | server CPU, calm seconds included |",
         "|" + " --- |" * 11,
     ]
+    kept = []
     for setting in SETTINGS[:2] if quick else SETTINGS:
         with contextlib.ExitStack() as stack:
             server = stack.enter_context(running(setting.server, repository, backends, *setting.flags))
             phases = {load: measure(server, setting.model, load, 3 if quick else 5) for load in LOADS}
         peak = max(phase.goodput for phase in phases.values())
         for load, phase in phases.items():
+            kept.append({"setting": setting.title, "load": load, **asdict(phase)})
             lines.append(_row(setting.title, load, phase, peak))
             say(lines[-1])
+    if not quick:
+        keep_results("overload", kept)
     return "\n".join(lines)
 
 

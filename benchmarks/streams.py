@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +18,7 @@ from tritonclient.grpc import service_pb2
 
 from benchmarks.load import link_identity, run_streams
 from benchmarks.processes import cpu_s
+from benchmarks.results import keep_results
 from benchmarks.servers import ROOT, Server, pin, running
 
 Say = Callable[[str], None]
@@ -77,6 +78,7 @@ def run(quick: bool, say: Say) -> str:
         "tritonserver | ratio |",
         "|" + " --- |" * 8,
     ]
+    kept = []
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(running(name, repository, backends)) for name in NAMES]
         for model in MODELS:
@@ -84,8 +86,11 @@ def run(quick: bool, say: Say) -> str:
             for _ in range(1 if quick else 3):
                 for server in servers:
                     cells[server.name].append(measure(server, model, 2 if quick else 5))
+            kept.append({"model": model, "cells": {name: [asdict(cell) for cell in cells[name]] for name in NAMES}})
             lines.append(_row(model, *(_median(cells[name]) for name in NAMES)))
             say(lines[-1])
+    if not quick:
+        keep_results("streams", kept)
     return "\n".join(lines)
 
 

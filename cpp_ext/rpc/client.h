@@ -64,7 +64,8 @@ class Channel {
  public:
   // `address` is "host:port", "1.2.3.4:port" or "[v6]:port". Connects nowhere yet, and never fails: a bad address is
   // the status of the calls. With `loop` the channel lives on that one, which must run and outlive it, instead of a
-  // thread of its own: whoever forwards calls saves two changes of threads for each.
+  // thread of its own: whoever forwards calls saves two changes of threads for each. Close waits for the loop, so code
+  // on one loop must not close channels of another.
   static std::shared_ptr<Channel> Create(std::string address, ChannelOptions options,
                                          std::shared_ptr<EventLoop> loop = nullptr);
   virtual ~Channel() = default;

@@ -137,6 +137,12 @@ TEST(ReplicaConfigTest, WhoListensEverywhereIsKnownByItsNodesAddress) {
   EXPECT_EQ(ParseReplicaConfig(Minimal().dump(), "10.0.0.7").value().advertise_host, "127.0.0.1");
 }
 
+TEST(ReplicaConfigTest, ARateLimiterNeedsNoMode) {
+  json config = Minimal();
+  config["triton"] = {{"rateLimiter", json::object()}};
+  EXPECT_TRUE(ParseReplicaConfig(config.dump()).value().rate_limiter.has_value());
+}
+
 TEST(ReplicaConfigTest, RubbishIsAnError) {
   for (const char* text : {"", "rubbish", "[]", "7", "{\"id\":", "null"}) {
     EXPECT_EQ(ParseReplicaConfig(text).status().code(), Code::kInvalidArgument) << text;
