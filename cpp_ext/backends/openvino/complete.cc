@@ -132,7 +132,7 @@ Result<std::string> Complete(const std::string& config_json, const ModelSignatur
     }
   }
   std::int64_t max_batch_size = config.max_batch_size;
-  if (names_nothing && max_batch_size == 0 && default_max_batch_size > 0 && CanBatch(model)) {
+  if (names_nothing && max_batch_size == 0 && default_max_batch_size > 0 && CanBatch(file)) {  // the states too
     max_batch_size = default_max_batch_size;
     json["max_batch_size"] = max_batch_size;
     changed = true;

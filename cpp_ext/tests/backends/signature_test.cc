@@ -188,6 +188,21 @@ TEST(CompleteTest, TensorsOfSequencesAreNotGivenToClients) {
   EXPECT_EQ(json.at("output").at(0).at("name"), "OUTPUT0");
 }
 
+TEST(CompleteTest, AStateThatCannotBatchKeepsTheModelFromIt) {
+  const ModelSignature model{{Tensor("INPUT0", {-1, 10}), Tensor("SUM_IN", {1, 10})},
+                             {Tensor("OUTPUT0", {-1, 10}), Tensor("SUM_OUT", {1, 10})}};
+  const std::string config = R"({"name": "sums", "sequence_batching": {
+      "state": [{"input_name": "SUM_IN", "output_name": "SUM_OUT", "data_type": "TYPE_FP32", "dims": [1, 10]}]}})";
+  const Result<std::string> completed = Complete(config, model, 4);
+  ASSERT_TRUE(completed.ok()) << completed.status().ToString();
+  const Json json = Json::parse(completed.value());
+  EXPECT_FALSE(json.contains("max_batch_size"));
+  EXPECT_EQ(json.at("input").at(0).at("dims"), Json::parse("[-1, 10]"));
+  const Result<ModelConfig> parsed = ParseModelConfig(completed.value());
+  ASSERT_TRUE(parsed.ok()) << parsed.status().ToString();
+  EXPECT_TRUE(Validate(parsed.value(), model).ok()) << Validate(parsed.value(), model).ToString();
+}
+
 TEST(CompleteTest, AnOutputThatIsAStateTooIsShownUnderItsOtherName) {
   TensorSignature total = Tensor("OUTPUT0", {-1, 10});
   total.names.emplace_back("SUM_OUT");

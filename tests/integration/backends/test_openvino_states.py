@@ -42,6 +42,24 @@ def _answers(server: BackendServer, model: str, *values: Array) -> Iterator[dict
         yield {output.name: result.as_numpy(output.name) for output in result.get_response().outputs}
 
 
+def test_a_state_that_cannot_batch(triton_server: BackendServer, tmp_path: Path) -> None:
+    """The tensors of clients could, but the model is one with them."""
+    given, before = _parameter("INPUT", -1, 3), _parameter("SUM_IN", 1, 3)
+    rows = ops.reduce_sum(given, ops.constant(np.array([0])), keep_dims=True)
+    total = _named(ops.add(rows, before), "SUM_OUT")
+    shown = _named(ops.add(given, before), "OUTPUT")
+    ir = ir_files(ov.Model([ops.result(shown), ops.result(total)], [given, before], "state"), tmp_path)
+    model = triton_server.load("fixed_state", _config("[1, 3]"), ir)
+    config = triton_server.client.get_model_config(model).config
+    assert config.max_batch_size == 0
+    assert [(item.name, list(item.dims)) for item in config.input] == [("INPUT", [-1, 3])]
+    assert [(item.name, list(item.dims)) for item in config.output] == [("OUTPUT", [-1, 3])]
+    values = [np.full((rows, 3), rows, np.float32) for rows in (1, 4, 2)]
+    expected = (0, 1, 17)  # the sum of the rows before
+    for value, answer, sum_before in zip(values, _answers(triton_server, model, *values), expected, strict=True):
+        np.testing.assert_array_equal(answer["OUTPUT"], value + sum_before)
+
+
 @pytest.mark.parametrize("results", [1, 2])
 def test_an_output_that_is_the_state_too(triton_server: BackendServer, tmp_path: Path, results: int) -> None:
     """The file gives one tensor both names, and shows it in so many results."""
