@@ -78,6 +78,21 @@ def write_started_sum(repository: Path, name: str, strategy: str, *, batch: int)
     return folder
 
 
+def write_aliased_sum(repository: Path, name: str, strategy: str, *, results: int = 1, shown: bool = False) -> Path:
+    """OUTPUT0 and the state's next value are two names of one tensor, which so many results show.
+
+    `shown`: clients may ask for it by both names.
+    """
+    outputs = ("OUTPUT0", "SUM_OUT") if shown else ("OUTPUT0",)
+    extra = _sequences(strategy, _state("INT32", "zero_data: true"))
+    folder = write_model(repository, name, _numbers(*outputs), batch=4, extra=extra, backend="openvino")
+    given, before = _parameter("INPUT0", ov.Type.i32), _parameter("SUM_IN", ov.Type.i32)
+    total = ops.add(given, before)
+    total.output(0).get_tensor().set_names({"OUTPUT0", "SUM_OUT"})
+    _save(folder, [ops.result(total) for _ in range(results)], [given, before])
+    return folder
+
+
 def write_two_states(repository: Path, name: str, strategy: str) -> Path:
     """OUTPUT0 is the sum so far, LAST what was sent before it: two states of two datatypes."""
     states = (_state("INT32", "zero_data: true"), _state("FP32", "zero_data: true", "LAST"))
@@ -99,6 +114,9 @@ def write_state_repository(repository: Path) -> Path:
         write_started_sum(repository, f"started_{kind}", strategy, batch=4)
         write_started_sum(repository, f"single_{kind}", strategy, batch=0)
         write_two_states(repository, f"two_{kind}", strategy)
+        write_aliased_sum(repository, f"aliased_{kind}", strategy)
+        write_aliased_sum(repository, f"twice_{kind}", strategy, results=2)
+    write_aliased_sum(repository, "aliased_shown", OLDEST, shown=True)
     write_sum(repository, "sum_shown", DIRECT, "zero_data: true", shown=True)
     from_file = write_sum(repository, "sum_from_file", OLDEST, 'data_file: "hundred"')
     (from_file / "initial_state").mkdir()

@@ -18,7 +18,8 @@ from tests.integration.ingress.kserve_cases import infer_request
 from tests.integration.ingress.rest_cases import post
 from tests.integration.ingress.test_rest_contract import Answer, ask
 
-SUMS = [f"{name}_{kind}" for name in ("sum", "started", "single", "two") for kind in ("direct", "oldest")]
+KINDS = ("sum", "started", "single", "two", "aliased", "twice")
+SUMS = [f"{name}_{kind}" for name in KINDS for kind in ("direct", "oldest")]
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def _sequence(model: str, number: int | str, *values: int) -> list[pb.ModelInfer
 
 
 def cases() -> Iterator[Case]:
-    for model in [*SUMS, "sum_shown", "sum_from_file"]:
+    for model in [*SUMS, "sum_shown", "sum_from_file", "aliased_shown"]:
         for number in (7, "seven", 2**63 - 1):
             name = f"{model}, {number}"
             yield one(f"{name}, alone", *map(infer, _sequence(model, number, 5, 7, -2)))
@@ -115,6 +116,18 @@ def test_other_states_of_a_sequence(states: Pair) -> None:
         names = [output.name for output in answer.outputs]
         seen.append(struct.unpack("<f", answer.raw_output_contents[names.index("LAST")])[0])
     assert seen == [0, 4, 5]
+
+
+def test_one_tensor_under_two_names(states: Pair) -> None:
+    """It is an output, the state's next value, and shown under the state's name too."""
+    for wanted in (["OUTPUT0"], ["SUM_OUT"], ["SUM_OUT", "OUTPUT0"], []):
+        found = []
+        for request in _sequence("aliased_shown", 120, 4, 5, 6):
+            request.outputs.extend(pb.ModelInferRequest.InferRequestedOutputTensor(name=name) for name in wanted)
+            answer = states.ours.stub.ModelInfer(request, timeout=60)
+            values = [struct.unpack("<i", content)[0] for content in answer.raw_output_contents]
+            found.append(dict(zip([output.name for output in answer.outputs], values, strict=True)))
+        assert found == [dict.fromkeys(wanted or ["OUTPUT0", "SUM_OUT"], total) for total in (4, 9, 15)]
 
 
 def _rest(model: str, value: int, number: int | str, **flags: bool) -> object:

@@ -77,9 +77,25 @@ std::vector<TensorSignature> Without(const std::vector<TensorSignature>& tensors
   return rest;
 }
 
-// An output that is a state's next value is shown to clients only where the configuration names it.
-std::vector<TensorSignature> WithoutStates(const std::vector<TensorSignature>& tensors, const ModelConfig& config) {
-  return config.outputs.empty() ? Without(tensors, config.state_outputs) : tensors;
+// An output that is a state's next value is shown to clients only where the configuration names it, or under another
+// name that the file gives to the same tensor. Each name stands once, even where several results show one tensor.
+std::vector<TensorSignature> ShownOutputs(const std::vector<TensorSignature>& tensors, const ModelConfig& config) {
+  if (!config.outputs.empty()) {
+    return tensors;
+  }
+  std::vector<TensorSignature> shown;
+  for (TensorSignature tensor : tensors) {
+    const auto hidden = [&](const std::string& name) {
+      const auto is_state = [&](const TensorConfig& state) { return state.name == name; };
+      return std::any_of(config.state_outputs.begin(), config.state_outputs.end(), is_state);
+    };
+    tensor.names.erase(std::remove_if(tensor.names.begin(), tensor.names.end(), hidden), tensor.names.end());
+    const auto listed = [&](const TensorSignature& other) { return other.name() == tensor.name(); };
+    if (!tensor.names.empty() && std::none_of(shown.begin(), shown.end(), listed)) {
+      shown.push_back(std::move(tensor));
+    }
+  }
+  return shown;
 }
 
 Status CheckServable(const std::string& who, const ModelSignature& model) {
@@ -106,7 +122,7 @@ Result<std::string> Complete(const std::string& config_json, const ModelSignatur
     return parsed.status();
   }
   const ModelConfig& config = parsed.value();
-  const ModelSignature model{Without(file.inputs, config.sequence_inputs), WithoutStates(file.outputs, config)};
+  const ModelSignature model{Without(file.inputs, config.sequence_inputs), ShownOutputs(file.outputs, config)};
   Json json = Json::parse(config_json);
   bool changed = false;
   const bool names_nothing = config.inputs.empty() && config.outputs.empty();
@@ -116,7 +132,7 @@ Result<std::string> Complete(const std::string& config_json, const ModelSignatur
     }
   }
   std::int64_t max_batch_size = config.max_batch_size;
-  if (names_nothing && max_batch_size == 0 && default_max_batch_size > 0 && CanBatch(model)) {
+  if (names_nothing && max_batch_size == 0 && default_max_batch_size > 0 && CanBatch(file)) {  // the states too
     max_batch_size = default_max_batch_size;
     json["max_batch_size"] = max_batch_size;
     changed = true;

@@ -298,8 +298,11 @@ Status Instance::Gather(std::size_t index, const Group& group, const ov::Shape& 
 }
 
 Status Instance::BindOutputs(const Group& group, std::size_t rows) {
-  for (std::size_t index = 0; index < sinks_.size(); ++index) {
-    MESH_RETURN_IF_ERROR(BindOutput(index, group, rows));
+  const std::vector<Port>& ports = model_.outputs();
+  for (std::size_t index = 0; index < ports.size(); ++index) {
+    if (index == 0 || ports[index].index != ports[index - 1].index) {  // else bound already, under another name
+      MESH_RETURN_IF_ERROR(BindOutput(index, group, rows));
+    }
   }
   return {};
 }
@@ -314,7 +317,7 @@ Status Instance::BindOutput(std::size_t index, const Group& group, std::size_t r
     return {};
   }
   const std::size_t size = ElementCount(shape) * port.element.size();
-  if (group.size() == 1 && size != 0 && Wants(*group.front(), index)) {
+  if (port.alone && group.size() == 1 && size != 0 && Wants(*group.front(), index)) {
     Result<void*> buffer = group.front()->response.Output(port.name, port.datatype,
                                                           std::vector<std::int64_t>(shape.begin(), shape.end()), size);
     if (!buffer.ok()) {

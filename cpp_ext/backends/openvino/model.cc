@@ -50,16 +50,24 @@ ModelSignature SignatureOf(const ov::Model& model) {
   return signature;
 }
 
-// One port per tensor of the configuration, in the order of the compiled model.
+// One port per tensor of the configuration, in the order of the compiled model. One tensor of the model may have
+// several of them, one after another: an accumulator's result is often an output and a state's next value. And where
+// several results show one tensor, each of them has all its names: the first is taken.
 std::vector<Port> MatchPorts(const std::vector<TensorConfig>& tensors, const Ports& ports) {
   std::vector<Port> matched;
   for (std::size_t index = 0; index < ports.size(); ++index) {
     const TensorSignature signature = SignatureOf(ports[index]);
     for (const TensorConfig& tensor : tensors) {
-      if (signature.Answers(tensor.name)) {
-        matched.push_back({tensor.name, index, signature.datatype, ports[index].get_element_type(),
-                           signature.rank_known, signature.dims});
+      const auto same_name = [&](const Port& port) { return port.name == tensor.name; };
+      if (!signature.Answers(tensor.name) || std::any_of(matched.begin(), matched.end(), same_name)) {
+        continue;
       }
+      const bool alone = matched.empty() || matched.back().index != index;
+      if (!alone) {
+        matched.back().alone = false;
+      }
+      matched.push_back({tensor.name, index, signature.datatype, ports[index].get_element_type(), signature.rank_known,
+                         signature.dims, alone});
     }
   }
   return matched;

@@ -23,6 +23,7 @@ struct Port {
   // The model's own shape; -1 is dynamic. Not to be relied on where the rank is unknown.
   bool rank_known = true;
   std::vector<std::int64_t> dims;
+  bool alone = true;  // no other port is the same tensor of the compiled model under another name
 };
 
 // What lives as long as the backend is loaded.

@@ -103,7 +103,15 @@ Status CheckCounts(const ModelConfig& config, const ModelSignature& model) {
     return Invalid(config, "the model has " + std::to_string(model.inputs.size()) + " inputs (" +
                                NameList(model.inputs) + "), config says " + std::to_string(inputs));
   }
-  if (config.outputs.empty() || config.outputs.size() > model.outputs.size()) {
+  for (const TensorSignature& tensor : model.inputs) {  // two names of one input would leave another one without values
+    const auto names_it = [&](const TensorConfig& input) { return tensor.Answers(input.name); };
+    const std::vector<TensorConfig> inputs = AllInputs(config);
+    if (std::none_of(inputs.begin(), inputs.end(), names_it)) {
+      return Invalid(config, "config does not name the model's input '" + tensor.name() +
+                                 "', and names another one twice (a tensor of a model may have several names)");
+    }
+  }
+  if (config.outputs.empty()) {  // more than the model's there may be: one tensor of it may have several names
     return Invalid(config, "the model has " + std::to_string(model.outputs.size()) + " outputs (" +
                                NameList(model.outputs) + "), config says " + std::to_string(config.outputs.size()));
   }

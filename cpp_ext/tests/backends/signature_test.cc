@@ -70,6 +70,21 @@ TEST(ValidateTest, OneTensorMayHaveSeveralNames) {
   EXPECT_TRUE(Validate(Digits(8, {64}), model).ok());
 }
 
+TEST(ValidateTest, OneOutputMayBeServedUnderTwoNamesButNotOneInput) {
+  ModelSignature model = {{Tensor("INPUT0", {-1, 64})}, {Tensor("OUTPUT0", {-1, 10})}};
+  model.outputs[0].names.emplace_back("AGAIN");
+  ModelConfig config = Digits(8, {64});
+  config.outputs.push_back(Config("AGAIN", {10}));
+  EXPECT_TRUE(Validate(config, model).ok()) << Validate(config, model).ToString();
+  model.inputs[0].names.emplace_back("SAME");
+  model.inputs.push_back(Tensor("OTHER", {-1, 64}));
+  config.inputs.push_back(Config("SAME", {64}));
+  EXPECT_EQ(
+      Validate(config, model).message(),
+      "model 'digits': config does not name the model's input 'OTHER', and names another one twice (a tensor of a "
+      "model may have several names)");
+}
+
 TEST(ValidateTest, WhatThisBackendDoesNotDo) {
   const ModelSignature model = {{Tensor("INPUT0", {-1, 64})}, {Tensor("OUTPUT0", {-1, 10})}};
   ModelConfig config = Digits(8, {64});
@@ -170,6 +185,34 @@ TEST(CompleteTest, TensorsOfSequencesAreNotGivenToClients) {
   ASSERT_EQ(json.at("input").size(), 1U);
   EXPECT_EQ(json.at("input").at(0).at("name"), "INPUT0");
   ASSERT_EQ(json.at("output").size(), 1U);
+  EXPECT_EQ(json.at("output").at(0).at("name"), "OUTPUT0");
+}
+
+TEST(CompleteTest, AStateThatCannotBatchKeepsTheModelFromIt) {
+  const ModelSignature model{{Tensor("INPUT0", {-1, 10}), Tensor("SUM_IN", {1, 10})},
+                             {Tensor("OUTPUT0", {-1, 10}), Tensor("SUM_OUT", {1, 10})}};
+  const std::string config = R"({"name": "sums", "sequence_batching": {
+      "state": [{"input_name": "SUM_IN", "output_name": "SUM_OUT", "data_type": "TYPE_FP32", "dims": [1, 10]}]}})";
+  const Result<std::string> completed = Complete(config, model, 4);
+  ASSERT_TRUE(completed.ok()) << completed.status().ToString();
+  const Json json = Json::parse(completed.value());
+  EXPECT_FALSE(json.contains("max_batch_size"));
+  EXPECT_EQ(json.at("input").at(0).at("dims"), Json::parse("[-1, 10]"));
+  const Result<ModelConfig> parsed = ParseModelConfig(completed.value());
+  ASSERT_TRUE(parsed.ok()) << parsed.status().ToString();
+  EXPECT_TRUE(Validate(parsed.value(), model).ok()) << Validate(parsed.value(), model).ToString();
+}
+
+TEST(CompleteTest, AnOutputThatIsAStateTooIsShownUnderItsOtherName) {
+  TensorSignature total = Tensor("OUTPUT0", {-1, 10});
+  total.names.emplace_back("SUM_OUT");
+  const ModelSignature model{{Tensor("INPUT0", {-1, 10}), Tensor("SUM_IN", {-1, 10})}, {total, total}};
+  const std::string config = R"({"name": "sums", "max_batch_size": 4, "sequence_batching": {
+      "state": [{"input_name": "SUM_IN", "output_name": "SUM_OUT", "data_type": "TYPE_FP32", "dims": [10]}]}})";
+  const Result<std::string> completed = Complete(config, model, 4);
+  ASSERT_TRUE(completed.ok()) << completed.status().ToString();
+  const Json json = Json::parse(completed.value());
+  ASSERT_EQ(json.at("output").size(), 1U) << "two results show one tensor";
   EXPECT_EQ(json.at("output").at(0).at("name"), "OUTPUT0");
 }
 
