@@ -6,13 +6,24 @@ from pathlib import Path
 
 from serving.local.ray_cluster import RayCluster
 
+_REPLICA_THREAD = b"replica"  # of cpp_ext/deployment/replica.cc, from its start to its end
+
 
 def master_pids(cluster: RayCluster) -> list[int]:
     return [pid for pid in cluster.pids() if b"ray::MasterActor" in _read(pid, "cmdline")]
 
 
 def replica_pids(cluster: RayCluster) -> list[int]:
-    return [pid for pid in cluster.pids() if b"/libmesh_actor.so" in _read(pid, "maps")]
+    """Processes in which a replica lives. Ray's spare workers have the library too, and are none."""
+    loaded = [pid for pid in cluster.pids() if b"/libmesh_actor.so" in _read(pid, "maps")]
+    return [pid for pid in loaded if _REPLICA_THREAD in _threads(pid)]
+
+
+def _threads(pid: int) -> set[bytes]:
+    try:
+        return {_read(pid, f"task/{thread.name}/comm").strip() for thread in Path(f"/proc/{pid}/task").iterdir()}
+    except OSError:
+        return set()  # ended in between
 
 
 def _read(pid: int, file: str) -> bytes:
