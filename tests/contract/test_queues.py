@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
 import pytest
 from tritonclient.grpc import service_pb2 as pb
 
+from serving.local.ports import free_ports
 from tests.contract.corpus_control import IDENTITY, load
 from tests.contract.corpus_infer import numbers, times_out, with_parameters
 from tests.contract.exchange import Case, call, differences, infer, one
 from tests.contract.pairs import Pair, start_pair
 from tests.contract.test_rate_limiter import finished
 from tests.integration.ingress.kserve_cases import infer_request
-from tests.integration.ingress.kserve_models import delay, write_model
+from tests.integration.ingress.kserve_models import delay, text_parameter, write_model
 from tests.integration.ingress.kserve_models import pair as same_tensors
-from tests.integration.ingress.kserve_servers import KServeProcess
+from tests.integration.ingress.kserve_servers import KServeProcess, series
+from tests.support.waiting import eventually
 
 ONE_INSTANCE = "instance_group [{ kind: KIND_CPU count: 1 }]\n"
+GATE = "opened"  # where a model that waits for it looks, in the model's folder
 Said = tuple[str, str]
 
 
@@ -34,19 +37,34 @@ def write_queue_repository(repository: Path) -> Path:
     def busy(name: str, queue: str) -> None:
         write_model(repository, name, same_tensors("FP32", "[4]"), batch=1, extra=queue + delay(300))
 
-    busy("short", _queue("max_queue_size: 2"))
+    def gated(name: str, queue: str) -> None:
+        gate = text_parameter("execute_gate", str(repository / name / GATE))
+        write_model(repository, name, same_tensors("FP32", "[4]"), batch=1, extra=queue + gate + delay(50))
+
+    gated("short", _queue("max_queue_size: 2"))
     busy("impatient", _queue("timeout_action: REJECT default_timeout_microseconds: 150000"))
     busy("stubborn", _queue("timeout_action: REJECT default_timeout_microseconds: 150000 allow_timeout_override: true"))
     busy("patient", _queue("timeout_action: DELAY default_timeout_microseconds: 150000"))
-    busy("levels", _queue("max_queue_size: 100", "priority_levels: 2 default_priority_level: 2"))
+    gated("levels", _queue("max_queue_size: 100", "priority_levels: 2 default_priority_level: 2"))
     write_model(repository, "warmed", same_tensors("FP32", "[-1]"))
     return repository
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    folder = tmp_path_factory.mktemp("queues")
-    with start_pair(folder, write_queue_repository(folder / "models")) as pair:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("queues")
+
+
+@pytest.fixture(scope="module")
+def their_metrics() -> str:
+    (port,) = free_ports(1)
+    return f"127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="module")
+def servers(folder: Path, their_metrics: str) -> Iterator[Pair]:
+    metrics = ["--allow-metrics=true", f"--metrics-port={their_metrics.rpartition(':')[2]}"]
+    with start_pair(folder, write_queue_repository(folder / "models"), theirs=metrics) as pair:
         yield pair
 
 
@@ -64,9 +82,16 @@ def _ask(server: KServeProcess, request: pb.ModelInferRequest) -> Said:
     return "OK", ""
 
 
-def _at_once(server: KServeProcess, requests: Sequence[pb.ModelInferRequest]) -> list[Said]:
+Until = Callable[[Sequence[Future[Said]]], None]
+
+
+def _at_once(server: KServeProcess, requests: Sequence[pb.ModelInferRequest], until: Until | None = None) -> list[Said]:
+    """What each was told; `until` is called when all have been sent."""
     with ThreadPoolExecutor(len(requests)) as pool:
-        return list(pool.map(lambda request: _ask(server, request), requests))
+        asked = [pool.submit(_ask, server, request) for request in requests]
+        if until is not None:
+            until(asked)
+        return [each.result() for each in asked]
 
 
 def _busy(model: str, **parameters: object) -> pb.ModelInferRequest:
@@ -76,7 +101,6 @@ def _busy(model: str, **parameters: object) -> pb.ModelInferRequest:
 @pytest.mark.parametrize(
     ("model", "parameters", "code"),
     [
-        ("short", {}, "UNAVAILABLE"),
         ("impatient", {}, "UNAVAILABLE"),
         ("impatient", {"timeout": 60_000_000}, "UNAVAILABLE"),  # may not be overridden
         ("stubborn", {"timeout": 150_000}, "UNAVAILABLE"),
@@ -93,13 +117,43 @@ def test_what_waits_too_long(model: str, parameters: dict[str, object], code: st
     assert set(said[0]) == set(said[1])
 
 
-def test_priority_levels(queues: Pair) -> None:
-    """What is urgent overtakes what came before it, but for what was given to the instance already."""
+def test_a_full_queue(queues: Pair, folder: Path) -> None:
+    """While nothing ends, two wait, one runs and one has left the queue: two of six are refused, in the same words."""
+    opened = folder / "models" / "short" / GATE
+
+    def two_refused(asked: Sequence[Future[Said]]) -> None:
+        try:
+            eventually(lambda: sum(each.done() for each in asked) >= 2, timeout_s=30, what="two refusals")
+        finally:
+            opened.touch()
+
+    refused: list[set[Said]] = []
     for server in (queues.ours, queues.theirs):
+        opened.unlink(missing_ok=True)
+        said = _at_once(server, [_busy("short")] * 6, two_refused)
+        assert 2 <= said.count(("OK", "")) <= 4, said
+        refused.append(set(said) - {("OK", "")})
+    assert refused[0] == refused[1]
+    assert [code for code, _ in refused[0]] == ["UNAVAILABLE"]
+
+
+def test_priority_levels(queues: Pair, folder: Path, their_metrics: str) -> None:
+    """What is urgent overtakes what came before it, but for what was given to the instance already."""
+    opened = folder / "models" / "levels" / GATE
+    for server, metrics in ((queues.ours, queues.ours.metrics_address), (queues.theirs, their_metrics)):
+
+        def all_wait(metrics: str = metrics) -> None:
+            waiting = 'nv_inference_pending_request_count{model="levels"'
+            try:
+                eventually(lambda: series(metrics, waiting) == [11], timeout_s=30, what="all but the one that runs")
+            finally:
+                opened.touch()
+
+        opened.unlink(missing_ok=True)
         requests = [_busy("levels", priority=level) for level in [2] * 6 + [1] * 6]
         for request in requests:
             request.id = "urgent" if request.parameters["priority"].int64_param == 1 else "patient"
-        order = finished(server, requests).order
+        order = finished(server, requests, all_wait).order
         assert order[6:].count("patient") >= 4, order
 
 

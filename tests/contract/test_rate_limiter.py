@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -96,8 +96,10 @@ class Finished:
     took_s: float
 
 
-def finished(server: KServeProcess, requests: Sequence[pb.ModelInferRequest]) -> Finished:
-    """Sends all at once, in their order, and waits for all."""
+def finished(
+    server: KServeProcess, requests: Sequence[pb.ModelInferRequest], until: Callable[[], None] | None = None
+) -> Finished:
+    """Sends all at once, in their order, and waits for all; `until` is called when all have been sent."""
     order: list[str] = []
 
     def answered(model: str) -> None:
@@ -107,6 +109,8 @@ def finished(server: KServeProcess, requests: Sequence[pb.ModelInferRequest]) ->
     futures = [server.stub.ModelInfer.future(request, timeout=60) for request in requests]
     for request, future in zip(requests, futures, strict=True):
         future.add_done_callback(lambda _, name=request.id or request.model_name: answered(name))
+    if until is not None:
+        until()
     for future in futures:
         assert future.result() is not None
     took_s = time.monotonic() - began

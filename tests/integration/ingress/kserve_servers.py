@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import urllib.request
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -122,6 +123,30 @@ class Ingress(KServeProcess):
         eventually(
             lambda: not self.stub.ServerReady(pb.ServerReadyRequest(), timeout=60).ready, timeout_s=60, what="draining"
         )
+
+
+def series(metrics_address: str, name: str) -> list[float]:
+    """The values of a metric's series; `name` may go on with the labels that a series begins with."""
+    with urllib.request.urlopen(f"http://{metrics_address}/metrics", timeout=30) as answer:
+        lines = answer.read().decode().splitlines()
+    # What follows the name or label must end it: `mesh_rpc_calls` is not `mesh_rpc_calls_total`.
+    return [float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name) and line[len(name)] in "{, "]
+
+
+def metric(server: Ingress, name: str) -> float:
+    """The sum of a metric's series, 0 when there is none yet."""
+    return sum(series(server.metrics_address, name))
+
+
+def gauge(server: Ingress, name: str) -> float:
+    """The one series of a metric; raises `ValueError` when there is none, which a sum would take for 0."""
+    (value,) = series(server.metrics_address, name)
+    return value
+
+
+def in_flight(server: Ingress) -> float:
+    """The requests that the server has taken and not answered."""
+    return gauge(server, "mesh_ingress_in_flight")
 
 
 class Oracle(KServeProcess):

@@ -116,10 +116,12 @@ def shared_memory(server: Ingress, chance: random.Random) -> None:
             source.set_shared_memory(name, values.nbytes)
             target = triton.InferRequestedOutput("OUTPUT0")
             target.set_shared_memory(name, values.nbytes, values.nbytes)
-            client.infer("id_fp32", [source], outputs=[target], client_timeout=60)
-            found = client_memory.get_contents_as_numpy(region, np.float32, values.shape, values.nbytes)
-            assert np.array_equal(found, values)
-            client.unregister_system_shared_memory(name)
+            try:
+                client.infer("id_fp32", [source], outputs=[target], client_timeout=60)
+                found = client_memory.get_contents_as_numpy(region, np.float32, values.shape, values.nbytes)
+                assert np.array_equal(found, values)
+            finally:  # else each refusal would leave a mapping behind, which the soak takes for a leak
+                client.unregister_system_shared_memory(name)
     finally:
         client_memory.destroy_shared_memory_region(region)
 

@@ -14,7 +14,6 @@ import random
 import statistics
 import threading
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Sequence
 from typing import Final
@@ -23,7 +22,7 @@ import psutil
 import pytest
 
 from tests.integration.ingress.conftest import StartIngress
-from tests.integration.ingress.kserve_servers import Ingress
+from tests.integration.ingress.kserve_servers import Ingress, gauge, in_flight
 from tests.integration.ingress.soak_traffic import FULL, HOSTILE, VALID, Act
 from tests.support.waiting import eventually
 
@@ -54,14 +53,17 @@ class Traffic:
         chance = random.Random(SEED * 100 + number)
         while not self._over.is_set():
             act = chance.choice(acts)
+            failure: Exception | None = None
             try:
                 act(self._server, chance)
             except Exception as error:  # noqa: BLE001 - whatever it is, it must not happen
-                if FULL not in str(error):
-                    self.wrong.append(f"{act.__name__}: {error!r}"[:600])
-                self.refused += 1
+                failure = error
             with self._lock:
                 self.done[act.__name__] += 1
+                if failure is not None and FULL in str(failure):
+                    self.refused += 1
+                elif failure is not None:
+                    self.wrong.append(f"{act.__name__}: {failure!r}"[:600])
 
     def __enter__(self) -> Traffic:
         for thread in self._threads:
@@ -72,13 +74,6 @@ class Traffic:
         self._over.set()
         for thread in self._threads:
             thread.join()
-
-
-def gauge(server: Ingress, name: str) -> int:
-    with urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=30) as page:
-        lines = page.read().decode().splitlines()
-    (value,) = [line.split()[1] for line in lines if line.startswith(f"{name} ")]
-    return int(float(value))
 
 
 def resident(server: Ingress) -> float:
@@ -100,12 +95,12 @@ def test_hostile_and_valid_traffic(start_ingress: StartIngress) -> None:
     assert not traffic.wrong, traffic.wrong[:5]
     print(f"{traffic.refused} were refused by a full server")
     assert traffic.refused < sum(traffic.done[act.__name__] for act in VALID) / 10
-    print(f"{gauge(server, 'mesh_ingress_in_flight')} requests in flight when the traffic ends")
+    print(f"{in_flight(server)} requests in flight when the traffic ends")
     quarter = len(memory) // 4
     early, late = (statistics.median(part) for part in (memory[quarter : 2 * quarter], memory[-quarter:]))
     print(f"memory {memory[0]:.0f} MiB at first, {early:.0f} in the second quarter, {late:.0f} in the last")
     assert late <= early * 1.1 + 24, "memory grows"
     server.channel.close()
     eventually(lambda: gauge(server, "mesh_rpc_calls") == 0, timeout_s=90, what="no open call")
-    eventually(lambda: gauge(server, "mesh_ingress_in_flight") == 0, timeout_s=30, what="no request in flight")
+    eventually(lambda: in_flight(server) == 0, timeout_s=30, what="no request in flight")
     eventually(lambda: gauge(server, "mesh_rpc_connections") == 0, timeout_s=90, what="no open connection")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import socket
 import threading
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from tests.integration.ingress.conftest import StartIngress
 from tests.integration.ingress.kserve_cases import infer_request
-from tests.integration.ingress.kserve_servers import Ingress
+from tests.integration.ingress.kserve_servers import Ingress, gauge, in_flight, metric
 from tests.support.waiting import eventually
 
 DATATYPES: dict[str, Any] = {
@@ -35,13 +35,6 @@ def values(datatype: str, count: int) -> NDArray[np.generic]:
         return np.array([bytes([i % 256]) * (i % 7) for i in range(count)], dtype=np.object_)
     converted: NDArray[np.generic] = (np.arange(count) % 100).astype(np.dtype(DATATYPES[datatype]))
     return converted
-
-
-def metric(server: Ingress, name: str) -> float:
-    """The sum of a metric's series whose line begins with `name`."""
-    with urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=30) as answer:
-        lines = answer.read().decode().splitlines()
-    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(name))
 
 
 @pytest.mark.parametrize("datatype", DATATYPES)
@@ -80,7 +73,7 @@ def test_a_deadline_ends_the_call_and_the_work(ingress: Ingress, gate: Path) -> 
     assert raised.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
     gate.touch()
     assert ingress.stub.ModelInfer(request, timeout=60).model_name == "gated"
-    eventually(lambda: metric(ingress, "mesh_ingress_in_flight") == 0, timeout_s=90, what="no call to be left")
+    eventually(lambda: in_flight(ingress) == 0, timeout_s=90, what="no call to be left")
 
 
 def test_cancelled_calls_leave_the_queue(ingress: Ingress, gate: Path) -> None:
@@ -88,13 +81,13 @@ def test_cancelled_calls_leave_the_queue(ingress: Ingress, gate: Path) -> None:
     count = 'nv_inference_count{model="gated"'
     before = metric(ingress, count)
     calls = [ingress.stub.ModelInfer.future(infer_request("gated"), timeout=120) for _ in range(10)]
-    eventually(lambda: metric(ingress, "mesh_ingress_in_flight") == 10, timeout_s=90, what="ten calls to be accepted")
+    eventually(lambda: in_flight(ingress) == 10, timeout_s=90, what="ten calls to be accepted")
     for call in calls[1:]:
         call.cancel()
-    eventually(lambda: metric(ingress, "mesh_rpc_calls ") == 1, timeout_s=90, what="the server to know of it")
+    eventually(lambda: gauge(ingress, "mesh_rpc_calls") == 1, timeout_s=90, what="the server to know of it")
     gate.touch()
     assert calls[0].result().model_name == "gated"
-    eventually(lambda: metric(ingress, "mesh_ingress_in_flight") == 0, timeout_s=90, what="no call to be left")
+    eventually(lambda: in_flight(ingress) == 0, timeout_s=90, what="no call to be left")
     assert metric(ingress, count) - before < 5
 
 
@@ -102,7 +95,7 @@ def test_draining(start_ingress: StartIngress, gate: Path) -> None:
     server = start_ingress("--model=gated", "--model=id_fp32")
     assert server.stub.ServerReady(pb.ServerReadyRequest(), timeout=60).ready
     running = server.stub.ModelInfer.future(infer_request("gated"), timeout=120)
-    eventually(lambda: metric(server, "mesh_ingress_in_flight") == 1, timeout_s=90, what="the call to be accepted")
+    eventually(lambda: in_flight(server) == 1, timeout_s=90, what="the call to be accepted")
     server.drain()
     with pytest.raises(grpc.RpcError) as raised:
         server.stub.ModelInfer(infer_request(), timeout=60)
@@ -114,14 +107,26 @@ def test_draining(start_ingress: StartIngress, gate: Path) -> None:
     assert server.stub.ModelReady(pb.ModelReadyRequest(name="id_fp32"), timeout=60).ready
 
 
+def refuses_connections(server: Ingress) -> bool:
+    host, port = server.address.rsplit(":", 1)
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
 def test_stop_finishes_what_runs(start_ingress: StartIngress, gate: Path) -> None:
     server = start_ingress("--model=gated")
     calls = [server.stub.ModelInfer.future(infer_request("gated"), timeout=120) for _ in range(3)]
-    eventually(lambda: metric(server, "mesh_ingress_in_flight") == 3, timeout_s=90, what="the calls to be accepted")
+    eventually(lambda: in_flight(server) == 3, timeout_s=90, what="the calls to be accepted")
     results: list[str] = []
     waiting = threading.Thread(target=lambda: results.extend(call.result().model_name for call in calls))
     waiting.start()
     server.process.terminate()
+    eventually(lambda: refuses_connections(server), timeout_s=60, what="the stop to begin")
+    assert results == []
+    assert server.alive(), "it waits for what runs"
     gate.touch()
     waiting.join(60)
     assert results == ["gated"] * 3

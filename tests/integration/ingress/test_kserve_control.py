@@ -15,8 +15,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tests.integration.ingress.conftest import StartIngress
 from tests.integration.ingress.kserve_cases import infer_request
 from tests.integration.ingress.kserve_models import pair, write_model
-from tests.integration.ingress.kserve_servers import Ingress, Oracle
-from tests.integration.ingress.test_kserve_calls import metric
+from tests.integration.ingress.kserve_servers import Ingress, Oracle, metric
 from tests.support.waiting import eventually
 
 # Loaded when the file beside it is there.

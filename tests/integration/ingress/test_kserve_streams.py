@@ -17,7 +17,7 @@ from tritonclient.grpc import service_pb2 as pb
 
 from tests.integration.ingress.conftest import StartIngress
 from tests.integration.ingress.kserve_cases import cases, infer_request
-from tests.integration.ingress.kserve_servers import Ingress, KServeProcess, Oracle
+from tests.integration.ingress.kserve_servers import Ingress, KServeProcess, Oracle, gauge, in_flight, metric
 from tests.support.waiting import eventually
 
 ERROR_CODES = (("triton_grpc_error", "true"),)
@@ -131,13 +131,6 @@ def test_tritonclient_streams(ingress: Ingress) -> None:
     assert values == [1, 2, 3]
 
 
-def in_flight(server: Ingress) -> float:
-    import urllib.request
-
-    text = urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=30).read().decode()
-    return next(float(line.split()[1]) for line in text.splitlines() if line.startswith("mesh_ingress_in_flight "))
-
-
 class Feeder:
     """Requests that are sent when the test says so."""
 
@@ -153,14 +146,19 @@ class Feeder:
 
 
 def test_cancelling_the_stream_cancels_its_requests(ingress: Ingress, gate: Path) -> None:
+    """Of ten requests one was begun; the work of the nine that wait behind it is not done."""
+    count = 'nv_inference_count{model="gated"'
+    before = metric(ingress, count)
     feeder = Feeder()
     call = ingress.stub.ModelStreamInfer(iter(feeder), timeout=120)
-    feeder.send(request("gated", [1]))
-    feeder.send(request("gated", [1]))
-    eventually(lambda: in_flight(ingress) == 2, timeout_s=90, what="two requests run")
+    for _ in range(10):
+        feeder.send(request("gated", [1]))
+    eventually(lambda: in_flight(ingress) == 10, timeout_s=90, what="ten requests to be accepted")
     call.cancel()
-    gate.touch()  # one of them was begun, and its model does not look whether it is cancelled
+    eventually(lambda: gauge(ingress, "mesh_rpc_calls") == 0, timeout_s=90, what="the server to know of it")
+    gate.touch()
     eventually(lambda: in_flight(ingress) == 0, timeout_s=90, what="no request runs")
+    assert metric(ingress, count) - before <= 1
     feeder.send(None)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import urllib.request
 from collections import Counter
 from pathlib import Path
 
@@ -12,8 +11,8 @@ import pytest
 
 from tests.integration.ingress.conftest import StartIngress
 from tests.integration.ingress.kserve_cases import infer_request
-from tests.integration.ingress.kserve_models import delay, pair, write_model
-from tests.integration.ingress.kserve_servers import Ingress
+from tests.integration.ingress.kserve_models import pair, text_parameter, write_model
+from tests.integration.ingress.kserve_servers import Ingress, in_flight
 from tests.integration.ingress.rest_cases import post, tensor
 from tests.integration.ingress.test_rest_contract import ask
 from tests.support.waiting import eventually
@@ -43,13 +42,6 @@ def fill(server: Ingress) -> list[grpc.Future]:
 def wait_empty(server: Ingress) -> None:
     """A request counts until its answer has left, which is a moment after the client may have it."""
     eventually(lambda: in_flight(server) == 0, timeout_s=30, what="no request in flight")
-
-
-def in_flight(server: Ingress) -> int:
-    with urllib.request.urlopen(f"http://{server.metrics_address}/metrics", timeout=10) as page:
-        lines = page.read().decode().splitlines()
-    (value,) = [line.split()[1] for line in lines if line.startswith("mesh_ingress_in_flight ")]
-    return int(float(value))
 
 
 def test_unary_calls_beyond_the_limit_are_refused_at_once(server: Ingress, gate: Path) -> None:
@@ -106,11 +98,16 @@ def test_without_a_limit_all_are_taken(start_ingress: StartIngress, gate: Path) 
 
 def test_a_models_own_full_queue(tmp_path: Path, backends: Path) -> None:
     """Triton's words and code; our client takes them for a busy replica."""
-    extra = "dynamic_batching { default_queue_policy { max_queue_size: 2 } }\n" + delay(200)
+    opened = tmp_path / "opened"
+    gate = text_parameter("execute_gate", str(opened))
+    extra = "dynamic_batching { default_queue_policy { max_queue_size: 2 } }\n" + gate
     write_model(tmp_path / "models", "queued", pair("FP32", "[4]"), batch=1, extra=extra)
     request = infer_request("queued", [("INPUT0", "FP32", (1, 4))], RAW)
     with Ingress(tmp_path / "models", backends, tmp_path / "log") as running:
         calls = [running.stub.ModelInfer.future(request, timeout=30) for _ in range(12)]
+        # Nothing ends: two wait, one runs, and one has left the queue and waits for the instance.
+        eventually(lambda: sum(call.done() for call in calls) >= 8, timeout_s=20, what="eight refusals")
+        opened.touch()
         failures = [call.exception() for call in calls]
         codes = Counter("OK" if failure is None else failure.code().name for failure in failures)
         assert set(codes) == {"OK", "UNAVAILABLE"}, codes

@@ -22,9 +22,9 @@ from tritonclient.grpc import service_pb2_grpc
 from tritonclient.utils import InferenceServerException, shared_memory
 
 from tests.integration.ingress.conftest import StartIngress
-from tests.integration.ingress.kserve_servers import Ingress, Oracle
+from tests.integration.ingress.kserve_servers import Ingress, Oracle, gauge, in_flight, metric
 from tests.integration.ingress.rest_cases import post, tensor
-from tests.integration.ingress.test_kserve_calls import DATATYPES, metric, values
+from tests.integration.ingress.test_kserve_calls import DATATYPES, values
 from tests.integration.ingress.test_rest_contract import ask
 from tests.support.certificates import Authority
 from tests.support.waiting import eventually
@@ -209,17 +209,17 @@ def test_a_client_that_goes_away_leaves_the_queue(ingress: Ingress, gate: Path) 
     before = metric(ingress, count)
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(ask, ingress.address, GATED)
-        eventually(lambda: metric(ingress, "mesh_ingress_in_flight") == 1, timeout_s=90, what="the first request")
+        eventually(lambda: in_flight(ingress) == 1, timeout_s=90, what="the first request")
         url, body = f"http://{ingress.address}{GATED.path}", (GATED.body or b"").decode()
         tired = [subprocess.Popen(["curl", "-s", "-d", body, url]) for _ in range(9)]
-        eventually(lambda: metric(ingress, "mesh_ingress_in_flight") == 10, timeout_s=90, what="all ten")
+        eventually(lambda: in_flight(ingress) == 10, timeout_s=90, what="all ten")
         for each in tired:
             each.kill()
             each.wait()
-        eventually(lambda: metric(ingress, "mesh_rpc_calls ") == 1, timeout_s=90, what="the server to know of it")
+        eventually(lambda: gauge(ingress, "mesh_rpc_calls") == 1, timeout_s=90, what="the server to know of it")
         gate.touch()
         assert first.result().status == 200
-    eventually(lambda: metric(ingress, "mesh_ingress_in_flight") == 0, timeout_s=90, what="no request to be left")
+    eventually(lambda: in_flight(ingress) == 0, timeout_s=90, what="no request to be left")
     assert metric(ingress, count) - before < 5
 
 
@@ -234,14 +234,14 @@ def test_an_unread_stream_is_cancelled_with_its_client(ingress: Ingress) -> None
         curl.stdin.close()
         assert curl.stdout.readline().startswith(b"data: ")
         curl.kill()
-    eventually(lambda: metric(ingress, "mesh_ingress_in_flight") == 0, timeout_s=90, what="no request to be left")
+    eventually(lambda: in_flight(ingress) == 0, timeout_s=90, what="no request to be left")
 
 
 def test_draining(start_ingress: StartIngress, gate: Path) -> None:
     server = start_ingress("--model=gated", "--model=id_fp32")
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(ask, server.address, GATED)
-        eventually(lambda: metric(server, "mesh_ingress_in_flight") == 1, timeout_s=90, what="the request")
+        eventually(lambda: in_flight(server) == 1, timeout_s=90, what="the request")
         server.drain()
         refused = ask(server.address, post("/v2/models/id_fp32/infer", {"inputs": [tensor()]}))
         assert refused.status == 503

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +10,10 @@ import numpy as np
 
 from serving._proto.records_pb2 import RateLimiter, RateLimiterResource, ResponseCache, TritonDeployment
 from tests.integration.replica.replica_harness import ReplicaProcess, infer, replica_config, write_model
+from tests.support.waiting import eventually
 
+WAITING = 'nv_inference_pending_request_count{model="limited"'
+IN_FLIGHT = "mesh_ingress_in_flight "
 CACHED = "response_cache { enable: true }\n"
 
 
@@ -50,25 +52,38 @@ def _limited(count: int) -> TritonDeployment:
     return TritonDeployment(rate_limiter=RateLimiter(mode="execution_count", resources=resources))
 
 
-def _write_limited(repository: Path) -> None:
+def _write_limited(repository: Path, gate: Path | None = None) -> None:
+    """Four instances that take two seats each; none ends an execution before there is a file `gate`."""
     limiter = 'rate_limiter { resources [{ name: "seats" count: 2 }] }'
     group = f"instance_group [ {{ kind: KIND_CPU, count: 4, {limiter} }} ]"
-    write_model(repository, "limited", delay_ms=100)
+    held = f'parameters {{ key: "execute_gate" value {{ string_value: "{gate}" }} }}\n' if gate else ""
+    write_model(repository, "limited", extra=held)
     config = repository / "limited" / "config.pbtxt"
     config.write_text(config.read_text().replace("instance_group [ { kind: KIND_CPU, count: 4 } ]", group))
 
 
+def _value(metrics_address: str, series: str) -> float:
+    """Of the one series whose line begins so."""
+    (line,) = [line for line in _metrics(metrics_address).splitlines() if line.startswith(series)]
+    return float(line.split()[-1])
+
+
 def test_a_rate_limiter(tmp_path: Path, repository: Path, command: list[str]) -> None:
-    """Four instances, but seats for two: so four requests take two turns."""
-    _write_limited(repository)
+    """Four instances, but seats for two: of four requests two run, and two wait until those have ended."""
+    opened = tmp_path / "opened"
+    _write_limited(repository, opened)
     with ReplicaProcess(tmp_path / "replica", replica_config(command, triton=_limited(4))) as replica:
-        address = replica.wait_state("ready").address
+        report = replica.wait_state("ready")
         with ThreadPoolExecutor(4) as pool:
-            began = time.monotonic()
-            answers = list(pool.map(lambda _: infer(address, "limited", values=[1.5]), range(4)))
-            took_s = time.monotonic() - began
-        assert all(np.array_equal(answer, [1.5]) for answer in answers)
-        assert took_s >= 0.2
+            calls = [pool.submit(infer, report.address, "limited", values=[1.5]) for _ in range(4)]
+            try:
+                eventually(lambda: _value(report.metrics_address, IN_FLIGHT) == 4, timeout_s=30, what="four requests")
+                eventually(lambda: _value(report.metrics_address, WAITING) == 2, timeout_s=30, what="two to run")
+                # And the other two are not on their way. (No inference can show it: Triton lets all wait behind them.)
+                assert [_value(report.metrics_address, WAITING) for _ in range(5)] == [2] * 5
+            finally:
+                opened.touch()
+            assert all(np.array_equal(call.result(), [1.5]) for call in calls)
         replica.terminate()
         assert replica.wait() == 0, replica.log_text()
 
