@@ -64,9 +64,12 @@ Read ReadStream(std::string_view stream, rpc::Encoding encoding, bool in_steps, 
           continue;
         }
         Result<std::string> message = Unpack(&reader, in_steps);
-        if (message.ok()) Require(message.value().size() <= kMaxMessage, "a message beyond the limit");
-        if (message.ok()) read.messages.push_back(std::move(message).value());
-        if (!message.ok()) read.status = message.status();
+        if (!message.ok()) {
+          read.status = message.status();
+          continue;
+        }
+        Require(message.value().size() <= kMaxMessage, "a message beyond the limit");
+        read.messages.push_back(std::move(message).value());
       }
     }
     if (read.status.ok() && reader.mid_message()) read.status = reader.Truncated();

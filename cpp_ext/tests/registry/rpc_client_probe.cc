@@ -5,7 +5,9 @@
 // ms>, "max_message_bytes": .., "shared_loop": ..}. Commands are JSON lines with "op" and "id": unary, stream, send,
 // half_close, cancel, pause, resume, close. Events are JSON lines: {"id", "event": "message", "bytes"} and {"id",
 // "event": "done", "code", "message", "not_processed", "trailers"}; bytes travel as hexadecimal text.
+#include <cstdio>
 #include <cstdlib>
+#include <exception>
 #include <iostream>
 #include <map>
 #include <memory>
@@ -142,9 +144,7 @@ class Probe {
   std::map<std::int64_t, std::shared_ptr<mesh::rpc::ClientCall>> calls_;
 };
 
-}  // namespace
-
-int main(int argc, char** argv) {
+int Run(int argc, char** argv) {
   const auto config = mesh::json::Parse(argc > 1 ? argv[1] : "", "the argument");
   if (!config.ok()) {
     std::cerr << config.status().ToString() << std::endl;
@@ -158,4 +158,15 @@ int main(int argc, char** argv) {
     probe.Do(command.value());
   }
   return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return Run(argc, argv);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "rpc_client_probe: %s\n", error.what());
+    return 3;
+  }
 }
