@@ -10,14 +10,13 @@ it is what limits the row, and neither server. Its start is counted too, which t
 from __future__ import annotations
 
 import contextlib
-import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 from benchmarks.processes import cpu_s
-from benchmarks.results import keep_results
+from benchmarks.results import keep_results, median_cell
 from benchmarks.servers import ROOT, Server, pin, running
 from benchmarks.tools import Load, run_load
 from serving.deployment import libraries
@@ -207,7 +206,7 @@ def table(rows: Rows) -> str:
 
 
 def _row(case: Case, cells: dict[str, list[Cell]]) -> str:
-    ours, peer = (_median(cells[name]) for name in NAMES)
+    ours, peer = (median_cell(cells[name]) for name in NAMES)
     return (
         f"| {case.label} | {case.placement} | {case.clients} | {ours.cpu_us:,.0f} µs | {peer.cpu_us:,.0f} µs | "
         f"**{ours.cpu_us / peer.cpu_us:.2f}** | {ours.requests_per_s:,.0f} | {peer.requests_per_s:,.0f} | "
@@ -215,7 +214,3 @@ def _row(case: Case, cells: dict[str, list[Cell]]) -> str:
         f"{ours.p99_us:,.0f} µs | {peer.p99_us:,.0f} µs | {ours.p99_us / peer.p99_us:.2f} | "
         f"{ours.load_cpu:.0%} | {peer.load_cpu:.0%} |"
     )
-
-
-def _median(cells: list[Cell]) -> Cell:
-    return Cell(*(statistics.median(getattr(cell, name) for cell in cells) for name in Cell.__slots__))

@@ -17,7 +17,7 @@ from tritonclient.grpc import service_pb2
 from benchmarks.ingress import NAMES, PLACEMENTS, SIZES, Case, Say, measure, prepare
 from benchmarks.load import run_rates
 from benchmarks.processes import cpu_s
-from benchmarks.results import keep_results
+from benchmarks.results import keep_results, median_cell
 from benchmarks.servers import ROOT, Server, pin, running
 from benchmarks.tools import children_cpu_s
 from serving.errors import FailedPrecondition
@@ -82,16 +82,12 @@ def run(quick: bool, say: Say) -> str:
                 for _ in range(1 if quick else 3):
                     for server in servers:
                         cells[server.name].append(measure_rate(server, size, share * most))
-                lines.append(_row(size, share, *(_median(cells[name]) for name in NAMES)))
+                lines.append(_row(size, share, *(median_cell(cells[name]) for name in NAMES)))
                 say(lines[-1])
                 kept.append({"size": size, "share": share, "cells": {n: [asdict(c) for c in cells[n]] for n in NAMES}})
                 if not quick:
                     keep_results("ingress_rates", kept)
     return "\n".join(lines)
-
-
-def _median(cells: list[Cell]) -> Cell:
-    return Cell(*(statistics.median(getattr(cell, name) for cell in cells) for name in Cell.__slots__))
 
 
 def _row(size: str, share: float, ours: Cell, peer: Cell) -> str:

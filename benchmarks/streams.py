@@ -8,7 +8,6 @@ load generator (`mesh_load`) has the other.
 from __future__ import annotations
 
 import contextlib
-import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from tritonclient.grpc import service_pb2
 
 from benchmarks.load import link_identity, run_streams
 from benchmarks.processes import cpu_s
-from benchmarks.results import keep_results
+from benchmarks.results import keep_results, median_cell
 from benchmarks.servers import ROOT, Server, pin, running
 
 Say = Callable[[str], None]
@@ -87,15 +86,11 @@ def run(quick: bool, say: Say) -> str:
                 for server in servers:
                     cells[server.name].append(measure(server, model, 2 if quick else 5))
             kept.append({"model": model, "cells": {name: [asdict(cell) for cell in cells[name]] for name in NAMES}})
-            lines.append(_row(model, *(_median(cells[name]) for name in NAMES)))
+            lines.append(_row(model, *(median_cell(cells[name]) for name in NAMES)))
             say(lines[-1])
     if not quick:
         keep_results("streams", kept)
     return "\n".join(lines)
-
-
-def _median(cells: list[Cell]) -> Cell:
-    return Cell(*(statistics.median(getattr(cell, name) for cell in cells) for name in Cell.__slots__))
 
 
 def _row(model: str, ours: Cell, peer: Cell) -> str:
