@@ -18,6 +18,7 @@
 
 #include "benchmarks/load_report.h"
 #include "common/file.h"
+#include "common/poll.h"
 #include "rpc/client.h"
 
 namespace {
@@ -128,8 +129,8 @@ int RunRate(const Flags& flags) {
     }
     phase_start += Seconds(phase.seconds);
   }
-  const auto limit = steady_clock::now() + kLastAnswers;
-  while (!report.complete() && steady_clock::now() < limit) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  // Whatever has not come by then is counted as not answered.
+  static_cast<void>(mesh::PollUntil(steady_clock::now() + kLastAnswers, [&] { return report.complete(); }));
   for (const auto& channel : channels) channel->Close();
   std::printf("%s\n", report.Json().c_str());
   return 0;
@@ -177,10 +178,9 @@ int RunStreams(const Flags& flags) {
   const std::uint64_t count = messages.load();
   const double took = std::chrono::duration<double>(steady_clock::now() - start).count();
   over.store(true);
-  const auto limit = steady_clock::now() + kLastAnswers;
-  while (open.load() > 0 && steady_clock::now() < limit) std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  const bool ended = mesh::PollUntil(steady_clock::now() + kLastAnswers, [&] { return open.load() == 0; });
   for (const auto& channel : channels) channel->Close();
-  if (open.load() > 0) Fail("streams did not end");
+  if (!ended) Fail("streams did not end");
   std::printf("{\"messages\": %llu, \"seconds\": %.3f, \"total\": %llu}\n", static_cast<unsigned long long>(count),
               took, static_cast<unsigned long long>(messages.load()));
   return 0;
