@@ -9,39 +9,46 @@ from typing import Generic, Protocol, TypeVar
 
 LATENCY_TIE = 1.25  # latencies nearer than this factor count as equal, so that noise does not starve an endpoint
 DEFAULT_WEIGHT = 100
+MIN_OBSERVATIONS = 5  # before a latency is known at all
+PLAIN_OBSERVATIONS = 20  # until so many they are averaged plainly
 
 
 class LatencyTracker:
-    """Latency of one endpoint: an average weighted by time, which is forgotten while nothing is observed.
+    """Latency of one endpoint: an average weighted by time, which fades while nothing is observed.
 
-    The first observations are averaged plainly; later ones count by the time since the one before (`tau_s`). After a
-    few `forget_s` without any, the latency is unknown again, so that an endpoint that was slow once gets another try.
+    One slow answer (the first over a new connection, say) must not starve an endpoint: the latency counts as unknown
+    until there are `MIN_OBSERVATIONS`, of which the best is taken; the next ones are averaged plainly, and later ones
+    count by the time since the one before (`tau_s`). From `hold_s` after the last one the value halves every
+    `half_life_s`, so that an endpoint that was slow once gets another try soon, and one that is a hundred times slower
+    gets one request in some ten seconds.
     """
 
-    __slots__ = ("_count", "_forget_s", "_last", "_tau_s", "_value")
+    __slots__ = ("_count", "_half_life_s", "_hold_s", "_last", "_tau_s", "_value")
 
-    def __init__(self, *, tau_s: float = 5.0, forget_s: float = 10.0) -> None:
+    def __init__(self, *, tau_s: float = 5.0, hold_s: float = 1.0, half_life_s: float = 1.5) -> None:
         self._tau_s = tau_s
-        self._forget_s = forget_s
+        self._hold_s = hold_s
+        self._half_life_s = half_life_s
         self._value = 0.0
         self._last = 0.0
         self._count = 0
 
     def observe(self, latency_s: float, now: float) -> None:
-        if self._count == 0 or now - self._last > 3 * self._forget_s:
-            self._value, self._count = latency_s, 1
+        self._count = min(self._count + 1, PLAIN_OBSERVATIONS)
+        if self._count <= MIN_OBSERVATIONS:
+            self._value = latency_s if self._count == 1 else min(self._value, latency_s)
         else:
-            share = 1.0 - math.exp(-max(now - self._last, 0.0) / self._tau_s)
-            self._count = min(self._count + 1, 20)
-            self._value += (latency_s - self._value) * max(share, 1.0 / self._count if self._count < 20 else 0.0)
+            by_time = 1.0 - math.exp(-max(now - self._last, 0.0) / self._tau_s)
+            plainly = 1.0 / self._count if self._count < PLAIN_OBSERVATIONS else 0.0
+            self._value += (latency_s - self._value) * max(by_time, plainly)
         self._last = max(now, self._last)
 
     def latency_s(self, now: float) -> float:
         """Seconds; 0.0 is unknown."""
-        idle = now - self._last
-        if self._count == 0 or idle > 3 * self._forget_s:
+        if self._count < MIN_OBSERVATIONS:
             return 0.0
-        return self._value if idle <= self._forget_s else self._value * math.exp(1.0 - idle / self._forget_s)
+        idle = now - self._last - self._hold_s
+        return self._value if idle <= 0.0 else self._value * 0.5 ** (idle / self._half_life_s)
 
 
 class Candidate(Protocol):

@@ -13,6 +13,7 @@ import pytest
 
 from tests.integration.ingress.kserve_cases import infer_request
 from tests.integration.ingress.kserve_servers import Ingress
+from tests.support.log_records import log_records
 from tests.support.waiting import eventually
 
 PARENT = "b7ad6b7169203331"
@@ -61,8 +62,7 @@ WAYS: dict[str, tuple[Callable[..., None], str]] = {
 
 
 def _records(server: Ingress, trace_id: str) -> list[dict[str, Any]]:
-    lines = server.log.read_text(errors="replace").splitlines()
-    return [json.loads(line) for line in lines if line.startswith('{"ts"') and trace_id in line]
+    return [one for one in log_records(server.log.read_text(errors="replace")) if trace_id in json.dumps(one)]
 
 
 def _new_trace() -> tuple[str, str]:

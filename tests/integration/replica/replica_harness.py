@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import subprocess
@@ -25,6 +24,7 @@ from serving.deployment import libraries
 from serving.store import keys
 from serving.store.client import EtcdClient
 from serving.store.types import KeyValue
+from tests.support.log_records import log_records
 from tests.support.waiting import eventually
 
 T = TypeVar("T")
@@ -203,7 +203,7 @@ class ReplicaProcess:
 
     def log_records(self) -> list[dict[str, Any]]:
         """Our own records; Triton writes lines of another form to the same place."""
-        return [json.loads(line) for line in self.log_text().splitlines() if line.startswith('{"ts"')]
+        return log_records(self.log_text())
 
     def terminate(self) -> None:
         self.popen.send_signal(signal.SIGTERM)

@@ -25,6 +25,7 @@ from tests.integration.replica.replica_harness import (
     replica_config,
     write_model,
 )
+from tests.support.log_records import log_records
 from tests.support.waiting import eventually
 
 REGISTER_TIMEOUT_S = 90.0
@@ -258,7 +259,7 @@ def test_logs_carry_the_replicas_names(tmp_path: Path, command: list[str], etcd:
         assert appending(replica.popen.pid, log), "else a log that is cut in place would not stay small"
         replica.terminate()
         assert replica.wait() == 0
-    records = [json.loads(line) for line in log.read_text().splitlines() if line.startswith('{"ts"')]
+    records = log_records(log.read_text())
     assert {"replica starts", "replica ready", "replica drained"} <= {record["msg"] for record in records}
     for record in records:
         assert record["namespace"] == "default"
