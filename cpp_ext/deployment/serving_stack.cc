@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "common/log.h"
-#include "ingress/metrics_page.h"
+#include "http/metrics_page.h"
 
 namespace mesh::deployment {
 namespace {
@@ -107,8 +107,8 @@ Status ServingStack::Listen(std::function<void(std::vector<ModelState>)> on_mode
 }
 
 Status ServingStack::ServeMetrics() {
-  rpc_metrics_ = std::make_unique<ingress::RpcServerMetrics>(registry_, *server_);
-  metrics_ = ingress::NewMetricsServer(config_.listen_host, [this] { return MetricsText(); });
+  rpc_metrics_ = std::make_unique<rpc::ServerMetrics>(registry_, *server_);
+  metrics_ = http::NewMetricsServer(config_.listen_host, [this] { return MetricsText(); });
   return metrics_->Start();
 }
 

@@ -20,6 +20,7 @@
 #include "rpc/health.h"
 #include "rpc/reflection.h"
 #include "rpc/server.h"
+#include "rpc/server_metrics.h"
 #include "triton/server.h"
 
 namespace mesh::deployment {
@@ -67,7 +68,7 @@ class ServingStack {
   std::unique_ptr<rpc::HealthService> health_;
   std::unique_ptr<rpc::ReflectionService> reflection_;
   std::unique_ptr<rpc::Server> server_;
-  std::unique_ptr<ingress::RpcServerMetrics> rpc_metrics_;
+  std::unique_ptr<rpc::ServerMetrics> rpc_metrics_;
   std::unique_ptr<rpc::Server> metrics_;
 };
 

@@ -39,28 +39,4 @@ Status Instruments::Admit() const {
                                         "or later"};
 }
 
-RpcServerMetrics::RpcServerMetrics(metrics::Registry& registry, const rpc::Server& server) : registry_(registry) {
-  using Read = std::uint64_t rpc::ServerStats::*;
-  const auto counter = [&](const char* name, const char* help, Read field) {
-    const auto read = [&server, field] { return static_cast<double>(server.stats().*field); };
-    ids_.push_back(registry.AddCounter(name, help, {}, read));
-  };
-  const auto gauge = [&](const char* name, const char* help, Read field) {
-    const auto read = [&server, field] { return static_cast<double>(server.stats().*field); };
-    ids_.push_back(registry.AddGauge(name, help, {}, read));
-  };
-  gauge("mesh_rpc_connections", "Open connections.", &rpc::ServerStats::connections_open);
-  gauge("mesh_rpc_calls", "Open calls.", &rpc::ServerStats::calls_open);
-  counter("mesh_rpc_connections_total", "Accepted connections.", &rpc::ServerStats::connections_total);
-  counter("mesh_rpc_calls_total", "Calls that began.", &rpc::ServerStats::calls_total);
-  counter("mesh_rpc_received_bytes_total", "Bytes read from connections.", &rpc::ServerStats::bytes_received);
-  counter("mesh_rpc_sent_bytes_total", "Bytes written to connections.", &rpc::ServerStats::bytes_sent);
-  counter("mesh_rpc_protocol_errors_total", "Violations of HTTP/2 or gRPC by peers.",
-          &rpc::ServerStats::protocol_errors);
-}
-
-RpcServerMetrics::~RpcServerMetrics() {
-  for (const std::uint64_t id : ids_) registry_.Remove(id);
-}
-
 }  // namespace mesh::ingress

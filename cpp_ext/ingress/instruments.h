@@ -44,17 +44,4 @@ struct Instruments {
   TraceSettings traces;
 };
 
-// Shows the numbers of an rpc::Server in a registry for as long as it lives; the server must live longer.
-class RpcServerMetrics {
- public:
-  RpcServerMetrics(metrics::Registry& registry, const rpc::Server& server);
-  ~RpcServerMetrics();
-  RpcServerMetrics(const RpcServerMetrics&) = delete;
-  RpcServerMetrics& operator=(const RpcServerMetrics&) = delete;
-
- private:
-  metrics::Registry& registry_;
-  std::vector<std::uint64_t> ids_;
-};
-
 }  // namespace mesh::ingress

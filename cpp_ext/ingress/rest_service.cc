@@ -3,8 +3,8 @@
 #include <exception>
 #include <utility>
 
+#include "http/metrics_page.h"
 #include "ingress/failure.h"
-#include "ingress/metrics_page.h"
 #include "ingress/rest_answer.h"
 
 namespace mesh::ingress {
@@ -29,7 +29,7 @@ bool IsAllowed(const http::Request& request, std::string_view allowed) {
 RestService::RestService(KServeService& service, Text metrics)
     : service_(service),
       triton_(service.triton()),
-      metrics_(MetricsPage(std::move(metrics))),
+      metrics_(http::MetricsPage(std::move(metrics))),
       generate_(std::make_shared<GenerateInstruments>(service.instruments()->registry)) {
   for (const auto& [key, method] : AllMethods()) {
     counts_[method.name] = std::make_shared<MethodInstruments>(service.instruments()->registry, method.name);

@@ -30,6 +30,14 @@ class CoreChannel final : public Channel {
     return call;
   }
 
+  std::shared_ptr<ClientCall> Ask(const std::string& path, Message request, CallOptions options,
+                                  StreamCallbacks callbacks) override {
+    auto call = NewCall(path, std::move(options));
+    call->SetOnly(std::move(request), std::move(callbacks));
+    core_->Submit(call);
+    return call;
+  }
+
   void Close() override { core_->Close(); }
 
  protected:

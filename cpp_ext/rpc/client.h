@@ -47,6 +47,8 @@ class ClientCall {
   // While paused the server may send one window more (8 MiB) and then has to wait; what comes of that is handed to
   // on_message all the same.
   virtual void PauseReading(bool paused) = 0;
+  // In on_done and after it: whether the server itself sent the status, so that the connection stands.
+  [[nodiscard]] virtual bool answered() const = 0;
 };
 
 struct StreamCallbacks {
@@ -75,6 +77,10 @@ class Channel {
                      std::function<void(Status, Slice)> done) = 0;
   virtual std::shared_ptr<ClientCall> Stream(const std::string& path, CallOptions options,
                                              StreamCallbacks callbacks) = 0;
+  // A Stream that sends `request` and half-closes: a unary call that can be cancelled and whose trailers are seen.
+  // Nothing is repeated here.
+  virtual std::shared_ptr<ClientCall> Ask(const std::string& path, Message request, CallOptions options,
+                                          StreamCallbacks callbacks) = 0;
   // Waits for the answer. FAILED_PRECONDITION on the channel's own thread, which would wait for itself.
   Result<Slice> CallAndWait(const std::string& path, Message request, CallOptions options);
   // Ends all calls with CANCELLED and closes. Repeatable. When the first Close returns, no callback runs any more,

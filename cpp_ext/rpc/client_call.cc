@@ -55,6 +55,12 @@ void CallState::SetUnary(Message request, UnaryDone done) {
 
 void CallState::SetStream(StreamCallbacks callbacks) { callbacks_ = std::move(callbacks); }
 
+void CallState::SetOnly(Message request, StreamCallbacks callbacks) {
+  callbacks_ = std::move(callbacks);
+  Queue(std::move(request));
+  half_closed_ = true;
+}
+
 void CallState::Queue(Message message) {
   const Status pushed = outgoing_.Push(std::move(message), Encoding::kIdentity);
   unsent_.store(outgoing_.size(), std::memory_order_relaxed);
@@ -127,6 +133,7 @@ Status CallState::AddHeader(std::string_view name, std::string_view value) {
     encoding_ = value;
   } else if (name == "grpc-status") {
     grpc_status_ = value;
+    answered_.store(true, std::memory_order_relaxed);
   } else if (name == "grpc-message") {
     grpc_message_ = value;
   } else if (!IsReservedHeader(name) && !AppendReceived(name, value, &received_)) {

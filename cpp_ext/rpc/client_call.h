@@ -36,9 +36,11 @@ class CallState final : public ClientCall, public std::enable_shared_from_this<C
 
   CallState(std::shared_ptr<CallHost> host, std::string path, CallOptions options, std::size_t max_message_bytes);
 
-  // One of the two, before the call starts.
+  // One of the three, before the call starts.
   void SetUnary(Message request, UnaryDone done);
   void SetStream(StreamCallbacks callbacks);
+  // A stream that sends this and nothing more.
+  void SetOnly(Message request, StreamCallbacks callbacks);
 
   // ClientCall
   void Send(Message message) override;
@@ -46,6 +48,7 @@ class CallState final : public ClientCall, public std::enable_shared_from_this<C
   void Cancel() override;
   [[nodiscard]] std::size_t unsent_bytes() const override { return unsent_.load(std::memory_order_relaxed); }
   void PauseReading(bool paused) override;
+  [[nodiscard]] bool answered() const override { return answered_.load(std::memory_order_relaxed); }
 
   // ---- the rest: on the loop
   [[nodiscard]] const std::string& path() const { return path_; }
@@ -98,6 +101,7 @@ class CallState final : public ClientCall, public std::enable_shared_from_this<C
   const CallOptions options_;
   const std::optional<std::chrono::steady_clock::time_point> deadline_;
   std::atomic<std::size_t> unsent_{0};
+  std::atomic<bool> answered_{false};
 
   bool unary_ = false;
   Message request_;  // of a unary call, kept for a retry

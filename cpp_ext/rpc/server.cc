@@ -16,12 +16,14 @@ class Server::Impl {
  public:
   explicit Impl(ServerOptions options) : context_(std::make_shared<ServerContext>(std::move(options))) {}
 
+  Status Prepare();
   Status Start();
   bool Drain(std::chrono::milliseconds limit);
   void Stop();
   [[nodiscard]] ServerStats stats() const;
 
   [[nodiscard]] ServerContext& context() const { return *context_; }
+  [[nodiscard]] const std::shared_ptr<EventLoop>& loop() const { return loops_.front()->shared_loop(); }
   [[nodiscard]] int port() const { return acceptor_ == nullptr ? 0 : acceptor_->port(); }
   [[nodiscard]] std::string address() const { return acceptor_ == nullptr ? std::string() : acceptor_->address(); }
 
@@ -43,8 +45,8 @@ class Server::Impl {
   bool started_ = false;
 };
 
-Status Server::Impl::Start() {
-  if (started_) return {Code::kFailedPrecondition, "the server was started already"};
+Status Server::Impl::Prepare() {
+  if (acceptor_ != nullptr) return {};
   const ServerOptions& options = context_->options;
   if (options.event_loops < 1) {
     return {Code::kInvalidArgument, "event_loops is " + std::to_string(options.event_loops) + ", at least 1 is needed"};
@@ -63,6 +65,12 @@ Status Server::Impl::Start() {
     context_->unsent_by_loop.push_back(&loops_.back()->counters().bytes_unsent);
   }
   acceptor_ = std::move(listening).value();
+  return {};
+}
+
+Status Server::Impl::Start() {
+  if (started_) return {Code::kFailedPrecondition, "the server was started already"};
+  if (Status prepared = Prepare(); !prepared.ok()) return prepared;
   Status accepting = acceptor_->Start(&loops_.front()->loop(), [this](int fd) { Accepted(fd); });
   if (!accepting.ok()) return accepting;
   for (const auto& loop : loops_) loop->loop().Start();
@@ -169,7 +177,9 @@ void Server::OnDrain(std::function<void()> callback) {
   impl_->context().drain_callbacks.push_back(std::move(callback));
 }
 
+Status Server::Prepare() { return impl_->Prepare(); }
 Status Server::Start() { return impl_->Start(); }
+const std::shared_ptr<EventLoop>& Server::loop() const { return impl_->loop(); }
 int Server::port() const { return impl_->port(); }
 std::string Server::address() const { return impl_->address(); }
 bool Server::Drain(std::chrono::milliseconds limit) { return impl_->Drain(limit); }

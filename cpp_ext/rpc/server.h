@@ -20,6 +20,7 @@
 
 namespace mesh::rpc {
 
+class EventLoop;
 class ServedConnection;
 class ServerLoop;
 class Transport;
@@ -135,8 +136,12 @@ class Server {
   // endless streams there.
   void OnDrain(std::function<void()> callback);
 
-  // Binds and serves. The message of a failure names the address and the cause.
+  // Binds, and serves nothing yet: port() and loop() are known. The message of a failure names the address and the
+  // cause. Start does it where it was not done.
+  Status Prepare();
   Status Start();
+  // The loop of all connections, where event_loops is 1: channels that join it save changes of threads.
+  [[nodiscard]] const std::shared_ptr<EventLoop>& loop() const;
   [[nodiscard]] int port() const;             // the bound one
   [[nodiscard]] std::string address() const;  // host:port
 

@@ -40,16 +40,11 @@ void Drop(TRITONSERVER_Error* error) {
 
 }  // namespace
 
-Status BorrowedToStatus(TRITONSERVER_Error* error) {
-  if (error == nullptr) return {};
-  const Api& api = GetApi();
-  return {ToCode(api.ErrorCode(error)), api.ErrorMessage(error)};
-}
-
 Status ToStatus(TRITONSERVER_Error* error) {
   if (error == nullptr) return {};
-  Status status = BorrowedToStatus(error);
-  GetApi().ErrorDelete(error);
+  const Api& api = GetApi();
+  Status status(ToCode(api.ErrorCode(error)), api.ErrorMessage(error));
+  api.ErrorDelete(error);
   return status;
 }
 

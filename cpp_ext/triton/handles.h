@@ -11,8 +11,6 @@ namespace mesh::triton {
 
 // Takes the error over; null is OK. The codes are those that `tritonserver` answers over gRPC.
 Status ToStatus(TRITONSERVER_Error* error);
-// The same for an error that stays its owner's (InferenceResponseError).
-Status BorrowedToStatus(TRITONSERVER_Error* error);
 // For callbacks that must answer Triton with an error of its own.
 TRITONSERVER_Error* ToTritonError(const Status& status);
 

@@ -42,7 +42,8 @@ InferResponse::InferResponse(ResponseHandle handle, std::shared_ptr<InferCall> c
 
 InferResponse::~InferResponse() = default;
 
-Status InferResponse::status() const { return BorrowedToStatus(GetApi().InferenceResponseError(handle_.get())); }
+// The error is made anew by each call and belongs to the caller (Triton 2.51; its header does not say so).
+Status InferResponse::status() const { return ToStatus(GetApi().InferenceResponseError(handle_.get())); }
 
 Status InferResponse::Model(const char** name, std::int64_t* version) const {
   return ToStatus(GetApi().InferenceResponseModel(handle_.get(), name, version));

@@ -153,8 +153,10 @@ Result<void*> Response::Output(const std::string& name, TRITONSERVER_DataType da
 
 void Response::Send(const Status& status) {
   if (TRITONBACKEND_Response* handle = std::exchange(handle_, nullptr)) {
+    TRITONSERVER_Error* error = ToTriton(status);  // which stays ours
     LogFailure("cannot send a response",
-               api().TRITONBACKEND_ResponseSend(handle, TRITONSERVER_RESPONSE_COMPLETE_FINAL, ToTriton(status)));
+               api().TRITONBACKEND_ResponseSend(handle, TRITONSERVER_RESPONSE_COMPLETE_FINAL, error));
+    if (error != nullptr) api().TRITONSERVER_ErrorDelete(error);
   }
 }
 

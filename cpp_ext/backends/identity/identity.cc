@@ -2,8 +2,9 @@
 //
 // The i-th output of the model configuration answers with the i-th input, whatever the names and datatypes. The model
 // parameter `execute_delay_ms` makes each execution (of one batch) take at least that long; `execute_gate` names a file
-// without which it does not end. With `responses` each request is answered that many times, `response_interval_us`
-// apart, which is for decoupled models. With `exit_at_load` the model ends the process that loads it.
+// without which it does not end, and `execute_error` is the error that each request is answered with. With `responses`
+// each request is answered that many times, `response_interval_us` apart, which is for decoupled models. With
+// `exit_at_load` the model ends the process that loads it.
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
@@ -31,7 +32,8 @@ constexpr std::int64_t kMostResponses = 1'000'000;
 struct IdentityModel {
   std::int64_t max_batch_size = 0;
   std::chrono::milliseconds delay{0};
-  std::string gate;  // empty: none
+  std::string gate;   // empty: none
+  std::string error;  // empty: none
   std::int64_t responses = 1;
   std::chrono::microseconds interval{0};        // before each response but the first
   std::map<std::string, std::string> input_of;  // by the output's name
@@ -64,6 +66,9 @@ Result<IdentityModel> MakeModel(const ModelConfig& config) {
   if (const auto gate = config.parameters.find("execute_gate"); gate != config.parameters.end()) {
     model.gate = gate->second;
   }
+  if (const auto error = config.parameters.find("execute_error"); error != config.parameters.end()) {
+    model.error = error->second;
+  }
   Result<std::int64_t> responses = IntegerParameter(config, "responses", 1, 1, kMostResponses);
   if (!responses.ok()) {
     return responses.status();
@@ -94,6 +99,9 @@ std::uint64_t BatchSize(const IdentityModel& model, TRITONBACKEND_Request* reque
 Status CopyThrough(const IdentityModel& model, TRITONBACKEND_Request* request, Response* response) {
   if (IsCancelled(request)) {
     return {Code::kCancelled, "the request was cancelled"};
+  }
+  if (!model.error.empty()) {
+    return {Code::kInvalidArgument, model.error};
   }
   Result<std::vector<std::string>> outputs = RequestedOutputs(request);
   if (!outputs.ok()) {

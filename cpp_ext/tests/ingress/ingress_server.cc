@@ -16,10 +16,11 @@
 #include <string>
 
 #include "common/metrics.h"
-#include "ingress/metrics_page.h"
+#include "http/metrics_page.h"
 #include "ingress/rest_service.h"
 #include "ingress/service.h"
 #include "rpc/server.h"
+#include "rpc/server_metrics.h"
 #include "triton/server.h"
 
 namespace {
@@ -139,8 +140,8 @@ int Serve(const Flags& flags, std::vector<std::string> models, const sigset_t& s
   mesh::ingress::RestService rest(service, metrics_text);
   rest.Register(server);
   if (Status status = server.Start(); !status.ok()) return Fail(status);
-  mesh::ingress::RpcServerMetrics rpc_metrics(registry, server);
-  const std::unique_ptr<mesh::rpc::Server> metrics = mesh::ingress::NewMetricsServer("127.0.0.1", metrics_text);
+  mesh::rpc::ServerMetrics rpc_metrics(registry, server);
+  const std::unique_ptr<mesh::rpc::Server> metrics = mesh::http::NewMetricsServer("127.0.0.1", metrics_text);
   if (Status status = metrics->Start(); !status.ok()) return Fail(status);
   Announce(engine, server, *metrics);
   WaitForSignals(signals, &service);

@@ -114,6 +114,7 @@ def write_repository(repository: Path) -> Path:
     gate = repository / "gated" / "gate"
     write_model(repository, "gated", pair("FP32", "[-1]"), extra=text_parameter("execute_gate", str(gate)))
     gate.touch()
+    write_model(repository, "refusing", pair("FP32", "[-1]"), extra=text_parameter("execute_error", "not today"))
     decoupled = "model_transaction_policy { decoupled: true }\n"
     write_model(repository, "decoupled", pair("FP32", "[-1]"), extra=decoupled)
     repeat = write_model(repository, "repeat", pair("FP32", "[-1]"), extra=decoupled, backend="python")

@@ -1,4 +1,4 @@
-#include "ingress/metrics_page.h"
+#include "http/metrics_page.h"
 
 #include <arpa/inet.h>
 #include <gtest/gtest.h>
@@ -10,7 +10,7 @@
 #include <stdexcept>
 #include <string>
 
-namespace mesh::ingress {
+namespace mesh::http {
 namespace {
 
 class MetricsPageTest : public testing::Test {
@@ -90,4 +90,4 @@ TEST_F(MetricsPageTest, ATakenPortIsNamed) {
 }
 
 }  // namespace
-}  // namespace mesh::ingress
+}  // namespace mesh::http
