@@ -83,10 +83,10 @@ class Reader {
     }
   }
 
-  std::string Text(const char* name) {
+  std::string Text(const char* name, const char* otherwise) {
     const json* value = Find(name);
     if (value != nullptr && !value->is_string()) Wrong(name, "a string", *value);
-    return value != nullptr && value->is_string() ? value->get<std::string>() : std::string();
+    return value != nullptr && value->is_string() ? value->get<std::string>() : std::string(otherwise);
   }
 
   // An empty object when it is absent.
@@ -155,15 +155,15 @@ bool IsHashKey(std::string_view name) {
 }
 
 void ReadChoice(Reader& in, Policy* policy) {
-  const std::string choice = in.Text("choice");
+  const std::string choice = in.Text("choice", ChoiceName(policy->choice));
   const auto* const known =
       std::find_if(std::begin(kChoices), std::end(kChoices), [&](Choice one) { return choice == ChoiceName(one); });
   if (known != std::end(kChoices)) {
     policy->choice = *known;
-  } else if (!choice.empty()) {
+  } else {
     in.Wrong("choice", "'power_of_two', 'least_latency' or 'consistent_hash'", choice);
   }
-  policy->hash_key = in.Text("hash_key");
+  policy->hash_key = in.Text("hash_key", "");
   if (policy->choice != Choice::kConsistentHash) {
     if (!policy->hash_key.empty()) in.Refuse("hash_key", "means something only with choice 'consistent_hash'");
   } else if (policy->hash_key.empty()) {

@@ -22,7 +22,9 @@ const char* ChoiceName(Choice choice);
 
 struct Policy {
   Choice choice = Choice::kPowerOfTwo;
-  std::string hash_key;  // of consistent_hash: the metadata whose value says where a request belongs; lower case
+  // Of consistent_hash: the metadata (lower case) whose first value says where a request belongs, by the endpoints' ids
+  // and weights; a request without it, or with an empty one, goes by power_of_two.
+  std::string hash_key;
   std::vector<std::pair<std::string, std::string>> prefer_labels;  // by name; endpoints that miss fewest come first
   OutlierConfig outliers;
   RetryBudgetConfig budget;

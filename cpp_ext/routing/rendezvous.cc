@@ -32,7 +32,9 @@ std::vector<std::size_t> RendezvousOrder(std::string_view key, const std::vector
   scored.reserve(members.size());
   for (const RendezvousMember& member : members) scored.emplace_back(RendezvousScore(key_hash, member), scored.size());
   std::sort(scored.begin(), scored.end(), [&](const auto& one, const auto& other) {
-    return one.first != other.first ? one.first > other.first : members[one.second].id < members[other.second].id;
+    if (one.first != other.first) return one.first > other.first;
+    const int ids = members[one.second].id.compare(members[other.second].id);
+    return ids != 0 ? ids < 0 : one.second < other.second;
   });
   std::vector<std::size_t> order;
   order.reserve(scored.size());

@@ -86,7 +86,8 @@ def judge(code: int, details: str, *, connected: bool, retry_safe: bool) -> Verd
 
 
 def was_never_sent(details: str) -> bool:
-    """True when the request surely was not executed: no connection was there on which it could have reached the endpoint,
-    or a C++ client on the way says so.
+    """True when the request surely was not executed.
+
+    No connection was there on which it could have reached the endpoint, or a C++ client on the way says so.
     """
     return _NEVER_SENT.search(details) is not None
