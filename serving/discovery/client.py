@@ -20,7 +20,7 @@ from serving._proto import records_pb2 as pb
 from serving.config import TlsConfig
 from serving.discovery.client_config import ClientConfig, ClientStats
 from serving.discovery.client_health import HealthMonitor
-from serving.discovery.client_metadata import prepared
+from serving.discovery.client_metadata import prepared, value_of
 from serving.discovery.client_peer import METHODS, Peer, PeerKey
 from serving.discovery.client_peers import PeerSet, Target
 from serving.discovery.client_request import AttemptFailed, Metadata, Request
@@ -37,7 +37,7 @@ from serving.errors import (
     Unavailable,
     error_for_code,
 )
-from serving.routing import OutlierDetector, Rank, RetryBudget
+from serving.routing import OutlierDetector, Rank, RetryBudget, prefer_labels
 from serving.timeouts import wait_for
 from serving.validation import closest_match
 
@@ -87,14 +87,16 @@ class InferenceClient:
         tls: TlsConfig | None = None,
         rank: Rank | None = None,
     ) -> None:
-        """`application` is what errors call it. `rank` prefers endpoints by their labels (`routing.prefer_labels`)."""
+        """`application` is what errors call it. `rank` prefers endpoints by labels, instead of what `config` says."""
         self.stats = ClientStats()
         self._source = source
         self._application = application or "the application"
         self._config = config or ClientConfig()
         self._tls = tls
         self._detector: OutlierDetector[PeerKey] = OutlierDetector(self._config.outliers)
-        self._peers = PeerSet(self._detector, rank)
+        if rank is None and self._config.prefer_labels:
+            rank = prefer_labels(dict(self._config.prefer_labels))
+        self._peers = PeerSet(self._detector, rank, choice=self._config.choice)
         self._budget = RetryBudget(self._config.budget)
         self._health = HealthMonitor(
             self._peers, self._config.health, ejected=self._note_ejected, restored=self._note_restored
@@ -167,6 +169,8 @@ class InferenceClient:
         `deployment` are asked ("" is any). `retry_safe` False: never executed twice. Raises errors of `serving.errors`.
         """
         pending = _checked(method, request, timeout_s, retry_safe, (deployment, model, version), metadata)
+        if self._config.hash_key:
+            pending.hash_key = value_of(metadata, self._config.hash_key)
         stats = self.stats
         stats.requests += 1
         stats.in_flight += 1
@@ -188,7 +192,7 @@ class InferenceClient:
     async def _run(self, pending: Request) -> Any:
         while True:
             now = time.monotonic()
-            peer = self._peers.route(pending.target).pick(pending.tried, now)
+            peer = self._peers.route(pending.target).pick(pending.tried, now, pending.hash_key)
             if peer is None:
                 await self._wait_for_peer(pending)
                 continue
@@ -267,7 +271,7 @@ class InferenceClient:
         pending.tried.add(peer.key)
         what = failure.verdict.next
         now = time.monotonic()
-        other = self._peers.route(pending.target).pick(pending.tried, now)
+        other = self._peers.route(pending.target).pick(pending.tried, now, pending.hash_key)
         once = what is Next.ELSEWHERE_ONCE
         if what is Next.RAISE or (once and (pending.asked_elsewhere or other is None)) or now >= pending.deadline:
             raise failure.error from failure.__cause__

@@ -5,16 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 
 from serving.discovery.client_health import HealthConfig
-from serving.routing import OutlierConfig, RetryBudgetConfig
+from serving.errors import NotSupported
+from serving.routing import OutlierConfig, RetryBudgetConfig, RoutingPolicy
+from serving.routing.policy import POWER_OF_TWO
 
 
 @dataclass(frozen=True, slots=True)
 class ClientConfig:
-    """How a client retries and ejects.
+    """How a client chooses, retries and ejects; `from_policy` makes it of what proxies read, too.
 
-    `max_attempts` bounds the attempts of one request (the deadline and the budget do, too). Pauses between attempts
-    grow from `backoff_s` to `backoff_max_s`, with jitter. `unknown_model_wait_s`: how long a model that no endpoint
-    offers is waited for, since discovery may be just about to name it.
+    `choice`, `hash_key` and `prefer_labels` are those of `RoutingPolicy`. `max_attempts` bounds the attempts of one
+    request (the deadline and the budget do, too). Pauses between attempts grow from `backoff_s` to `backoff_max_s`,
+    with jitter. `unknown_model_wait_s`: how long a model that no endpoint offers is waited for, since discovery may be
+    just about to name it.
     """
 
     outliers: OutlierConfig = field(default_factory=OutlierConfig)
@@ -24,6 +27,30 @@ class ClientConfig:
     backoff_s: float = 0.025
     backoff_max_s: float = 1.0
     unknown_model_wait_s: float = 1.0
+    choice: str = POWER_OF_TWO
+    hash_key: str = ""
+    prefer_labels: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def from_policy(cls, policy: RoutingPolicy) -> ClientConfig:
+        """Raises `NotSupported` for what only proxies do: limits of requests in flight, and hedging."""
+        for name, unset in (("max_in_flight_per_endpoint", 0), ("hedge_after_s", None)):
+            if getattr(policy, name) != unset:
+                raise NotSupported(f"{name}: the Python client does not do this, a proxy does; leave it out here")
+        return cls(
+            outliers=policy.outliers,
+            budget=policy.budget,
+            health=HealthConfig(
+                suspect_after_s=policy.suspect_after_s, probe_timeout_s=policy.probe_timeout_s, probes=policy.probes
+            ),
+            max_attempts=policy.max_attempts,
+            backoff_s=policy.backoff_s,
+            backoff_max_s=policy.backoff_max_s,
+            unknown_model_wait_s=policy.unknown_model_wait_s,
+            choice=policy.choice,
+            hash_key=policy.hash_key,
+            prefer_labels=policy.prefer_labels,
+        )
 
 
 @dataclass(slots=True)

@@ -10,7 +10,8 @@ import grpc
 
 from serving._proto import records_pb2 as pb
 from serving.discovery.client_peer import Peer, PeerKey, peer_key
-from serving.routing import OutlierDetector, PowerOfTwo, Rank
+from serving.routing import LeastLatency, OutlierDetector, PowerOfTwo, Rank, RendezvousMember, rendezvous_best
+from serving.routing.policy import CONSISTENT_HASH, LEAST_LATENCY, POWER_OF_TWO
 from serving.types import PROTOCOL_KSERVE_GRPC
 
 Target: TypeAlias = tuple[str, str, str]  # deployment, model, version; "" is any
@@ -21,19 +22,36 @@ _MAX_ROUTES = 4096  # model names come from callers: what is remembered of them 
 class Route:
     """The peers for one target, best pool first: near and working, working, any that offer it."""
 
-    __slots__ = ("_pools",)
+    __slots__ = ("_members", "_pools")
 
-    def __init__(self, pools: list[list[Peer]], chance: Callable[[], float]) -> None:
-        self._pools = tuple(PowerOfTwo(pool, chance) for pool in pools if pool)
+    def __init__(self, pools: list[list[Peer]], chance: Callable[[], float], choice: str = POWER_OF_TWO) -> None:
+        """`choice` is one of `routing.policy.CHOICES`."""
+        kind = LeastLatency if choice == LEAST_LATENCY else PowerOfTwo
+        self._pools = tuple(kind(pool, chance) for pool in pools if pool)
+        self._members: tuple[list[RendezvousMember], ...] = ()
+        if choice == CONSISTENT_HASH:
+            self._members = tuple(
+                [RendezvousMember(peer.endpoint.id, peer.weight) for peer in pool.candidates] for pool in self._pools
+            )
 
-    def pick(self, tried: Collection[PeerKey], now: float) -> Peer | None:
-        """A peer that is not among `tried`; None when there is none."""
+    def pick(self, tried: Collection[PeerKey], now: float, hash_key: str = "") -> Peer | None:
+        """A peer that is not among `tried`; None when there is none. `hash_key` is that of consistent hashing."""
+        if hash_key and self._members:
+            return self._owner(tried, hash_key)
         if not tried:
             return self._pools[0].pick(now) if self._pools else None
         for pool in self._pools:
             peer = pool.pick_among(lambda candidate: candidate.key not in tried, now)
             if peer is not None:
                 return peer
+        return None
+
+    def _owner(self, tried: Collection[PeerKey], hash_key: str) -> Peer | None:
+        for pool, members in zip(self._pools, self._members, strict=True):
+            untried = [peer.key not in tried for peer in pool.candidates]
+            best = rendezvous_best(hash_key, members, untried.__getitem__)
+            if best is not None:
+                return pool.candidates[best]
         return None
 
     def __bool__(self) -> bool:
@@ -44,12 +62,18 @@ class PeerSet:
     """Peers by key. Those that left the view are kept aside until nothing runs on them."""
 
     def __init__(
-        self, detector: OutlierDetector[PeerKey], rank: Rank | None, chance: Callable[[], float] = random.random
+        self,
+        detector: OutlierDetector[PeerKey],
+        rank: Rank | None,
+        chance: Callable[[], float] = random.random,
+        *,
+        choice: str = POWER_OF_TWO,
     ) -> None:
         self.detector = detector
         self.credentials: grpc.ChannelCredentials | None = None
         self._rank = rank
         self._chance = chance
+        self._choice = choice
         self._peers: dict[PeerKey, Peer] = {}
         self._gone: list[Peer] = []
         self._routes: dict[Target, Route] = {}
@@ -129,4 +153,4 @@ class PeerSet:
             ranks = [self._rank(peer.endpoint.labels) for peer in working]
             best = min(ranks)
             near = [peer for peer, rank in zip(working, ranks, strict=True) if rank == best]
-        return Route([near, working, offering], self._chance)
+        return Route([near, working, offering], self._chance, self._choice)

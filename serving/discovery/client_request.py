@@ -21,6 +21,7 @@ class Request:
         "attempts",
         "deadline",
         "error",
+        "hash_key",
         "metadata",
         "method",
         "payload",
@@ -40,6 +41,7 @@ class Request:
         self.metadata = metadata
         self.attempts = 0
         self.asked_elsewhere = False
+        self.hash_key = ""  # by which consistent hashing chooses
         self.tried: set[PeerKey] = set()
         self.error: MeshError | None = None
 

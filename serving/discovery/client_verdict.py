@@ -36,13 +36,16 @@ class Verdict:
     fault: Fault
 
 
+# Upper and lower case of ASCII only, as in the C++ twin (cpp_ext/routing/verdict.cc).
+_FLAGS: Final = re.IGNORECASE | re.ASCII
+# The last one is how clients of cpp_ext/rpc say it, whose words a proxy passes on.
 _NEVER_SENT: Final = re.compile(
-    r"failed to connect|connection refused|connections to all backends failing", re.IGNORECASE
+    r"failed to connect|connection refused|connections to all backends failing|\(not processed\)\Z", _FLAGS
 )
-_DRAINING: Final = re.compile(r"draining|shutting down", re.IGNORECASE)
+_DRAINING: Final = re.compile(r"draining|shutting down", _FLAGS)
 # Triton's words for a model whose queue is full (max_queue_size).
-_QUEUE_FULL: Final = re.compile(r"exceeds maximum queue size", re.IGNORECASE)
-_TOO_LARGE: Final = re.compile(r"message (is )?larger than|exceeds .*(limit|max)", re.IGNORECASE)
+_QUEUE_FULL: Final = re.compile(r"exceeds maximum queue size", _FLAGS)
+_TOO_LARGE: Final = re.compile(r"message (is )?larger than|exceeds .*(limit|max)", _FLAGS)
 
 _TABLE: Final[dict[Code, Verdict]] = {
     Code.CANCELLED: Verdict(Next.ELSEWHERE, Fault.FAILED),  # by the server: we did not cancel it
@@ -83,5 +86,8 @@ def judge(code: int, details: str, *, connected: bool, retry_safe: bool) -> Verd
 
 
 def was_never_sent(details: str) -> bool:
-    """True when there was no connection on which the request could have reached the endpoint."""
+    """True when the request surely was not executed.
+
+    No connection was there on which it could have reached the endpoint, or a C++ client on the way says so.
+    """
     return _NEVER_SENT.search(details) is not None

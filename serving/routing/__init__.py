@@ -1,18 +1,30 @@
-"""Pure choices: which endpoint, which are out for a while, how many retries. No I/O; time is an argument."""
+"""Pure choices: which endpoint, which are out for a while, how many retries. No I/O; time is an argument.
 
+`cpp_ext/routing` is the same in C++; `tests/contract/routing` holds the cases that both must pass.
+"""
+
+from serving.routing.least_latency import LeastLatency
 from serving.routing.outliers import OutlierConfig, OutlierDetector
+from serving.routing.policy import RoutingPolicy
 from serving.routing.power_of_two import Candidate, LatencyTracker, PowerOfTwo, Rank, better, prefer_labels
+from serving.routing.rendezvous import RendezvousMember, rendezvous_best, rendezvous_order, stable_hash
 from serving.routing.retry_budget import RetryBudget, RetryBudgetConfig
 
 __all__ = [
     "Candidate",
     "LatencyTracker",
+    "LeastLatency",
     "OutlierConfig",
     "OutlierDetector",
     "PowerOfTwo",
     "Rank",
+    "RendezvousMember",
     "RetryBudget",
     "RetryBudgetConfig",
+    "RoutingPolicy",
     "better",
     "prefer_labels",
+    "rendezvous_best",
+    "rendezvous_order",
+    "stable_hash",
 ]

@@ -64,7 +64,7 @@ class OutlierDetector(Generic[K]):
 
     def retain(self, keys: Iterable[K]) -> None:
         """The endpoints that exist now: new ones start active, others are forgotten."""
-        wanted = set(keys)
+        wanted = dict.fromkeys(keys)  # a set that keeps the order, in which probes are due, too
         for key in [key for key in self._records if key not in wanted]:
             self._out -= self._records.pop(key).state is not _State.ACTIVE
         for key in wanted:

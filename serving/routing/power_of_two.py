@@ -108,10 +108,15 @@ class PowerOfTwo(Generic[C]):
         return self.candidates[bisect(bounds, self._random() * bounds[-1])]
 
 
+def cost(candidate: Candidate) -> float:
+    """Work per weight with the next request on top."""
+    return 1.0 + candidate.in_flight * DEFAULT_WEIGHT / max(candidate.weight, 1)
+
+
 def better(first: C, second: C, now: float) -> C:
     """The one that should get the next request; `first` in a tie."""
-    cost_first = 1.0 + first.in_flight * DEFAULT_WEIGHT / max(first.weight, 1)
-    cost_second = 1.0 + second.in_flight * DEFAULT_WEIGHT / max(second.weight, 1)
+    cost_first = cost(first)
+    cost_second = cost(second)
     latency_first = first.latency_s(now)
     latency_second = second.latency_s(now)
     if latency_first > 0.0 and latency_second > 0.0:

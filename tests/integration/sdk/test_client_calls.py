@@ -24,7 +24,7 @@ from serving.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from serving.routing import OutlierConfig, RetryBudgetConfig, prefer_labels
+from serving.routing import OutlierConfig, RetryBudgetConfig, RoutingPolicy, prefer_labels
 
 Start = Callable[..., list[Replica]]
 NO_EJECTION = ClientConfig(outliers=OutlierConfig(consecutive_failures=10**6, failure_rate=2.0))
@@ -205,6 +205,36 @@ async def test_near_ones_first_others_when_they_fail(replicas: Start, connect: A
     assert {await ask(client) for _ in range(20)} == {"near"}
     near.kill()
     assert {await ask(client) for _ in range(20)} == {"far"}
+
+
+async def test_a_policy_prefers_labels_too(replicas: Start, connect: Any) -> None:
+    near, far = replicas("near", "far")
+    source = FixedSource(near.endpoint(labels={"zone": "a"}), far.endpoint(labels={"zone": "b"}))
+    policy = RoutingPolicy.from_dict({"prefer_labels": {"zone": "b"}, "choice": "least_latency"})
+    client = await connect(source, config=ClientConfig.from_policy(policy))
+    assert {await ask(client) for _ in range(20)} == {"far"}
+    client = await connect(source, config=ClientConfig.from_policy(policy), rank=prefer_labels({"zone": "a"}))
+    assert {await ask(client) for _ in range(20)} == {"near"}, "what the program says counts"
+
+
+async def test_users_stay_on_their_replica_until_it_is_gone(replicas: Start, connect: Any) -> None:
+    three = {replica.name: replica for replica in replicas("one", "two", "three")}
+    policy = RoutingPolicy(choice="consistent_hash", hash_key="user")
+    source = FixedSource(*(replica.endpoint() for replica in three.values()))
+    client = await connect(source, config=ClientConfig.from_policy(policy))
+    users = [f"user-{number}" for number in range(30)]
+
+    async def owners() -> dict[str, str]:
+        return {user: await ask(client, metadata=(("tenant", "t"), ("user", user))) for user in users}
+
+    before = await owners()
+    assert set(before.values()) == set(three)
+    assert await owners() == before
+    assert {await ask(client, metadata=(("tenant", "t"),)) for _ in range(60)} == set(three), "others are spread"
+    three["one"].kill()
+    after = await owners()
+    assert {user for user in users if after[user] != before[user]} == {user for user in users if before[user] == "one"}
+    assert set(after.values()) == {"two", "three"}
 
 
 async def test_wrong_use_is_refused_at_once(connect: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from serving.discovery.client_metadata import prepared
+from serving.discovery.client_metadata import prepared, value_of
 from serving.errors import InvalidArgument
 
 
@@ -17,6 +17,12 @@ def test_what_gRPC_carries_is_kept_and_traced() -> None:  # noqa: N802
     assert made[2][0] == "traceparent"
     traced = (("traceparent", "00-" + "1" * 32 + "-" + "2" * 16 + "-01"),)
     assert prepared(traced) == traced
+
+
+def test_the_first_value_of_a_name_counts() -> None:
+    metadata = (("tenant", "t"), ("user", "one"), ("user", "two"))
+    assert value_of(metadata, "user") == "one"
+    assert value_of(metadata, "nobody") == ""
 
 
 @pytest.mark.parametrize(

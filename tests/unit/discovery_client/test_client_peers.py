@@ -23,9 +23,9 @@ def endpoint(name: str, **changes: object) -> pb.Endpoint:
     return pb.Endpoint(**(known | changes))  # type: ignore[arg-type]
 
 
-def peers(*endpoints: pb.Endpoint, zone: str = "") -> PeerSet:
+def peers(*endpoints: pb.Endpoint, zone: str = "", choice: str = "power_of_two") -> PeerSet:
     detector: OutlierDetector[tuple[str, str]] = OutlierDetector(OutlierConfig(max_share=1.0))
-    made = PeerSet(detector, prefer_labels({"zone": zone}) if zone else None, Random(1).random)
+    made = PeerSet(detector, prefer_labels({"zone": zone}) if zone else None, Random(1).random, choice=choice)
     made.apply(endpoints)
     return made
 
@@ -81,6 +81,52 @@ def test_near_then_working_then_any() -> None:
     found.detector.lost(near.key, 0.0)
     found.changed()
     assert picked(found) == {"far"}
+
+
+def test_a_hash_key_stays_on_its_peer_and_goes_to_the_next_when_that_fails() -> None:
+    names = ["a", "bb", "ccc", "dddd"]
+    found = peers(*map(endpoint, names), choice="consistent_hash")
+    keys = [f"user-{number}" for number in range(64)]
+
+    def owners() -> dict[str, str]:
+        route = found.route(("", "", ""))
+        return {key: peer.endpoint.id for key in keys if (peer := route.pick((), 0.0, key))}
+
+    before = owners()
+    assert set(before.values()) == set(names)
+    assert owners() == before
+    first = next(peer for peer in found.everyone() if peer.endpoint.id == "a")
+    untried = {key: peer.endpoint.id for key in keys if (peer := found.route(("", "", "")).pick({first.key}, 0.0, key))}
+    found.detector.lost(first.key, 0.0)
+    found.changed()
+    after = owners()
+    assert untried == after, "a retry goes where the key will be while its peer is out"
+    assert {key for key in keys if before[key] != after[key]} == {key for key in keys if before[key] == "a"}
+    everyone = {peer.key for peer in found.everyone()}
+    assert found.route(("", "", "")).pick(everyone, 0.0, keys[0]) is None
+
+
+def test_without_a_hash_key_work_is_spread() -> None:
+    assert picked(peers(endpoint("a"), endpoint("bb"), choice="consistent_hash")) == {"a", "bb"}
+
+
+def test_a_hash_key_means_nothing_to_the_other_choices() -> None:
+    route = peers(endpoint("a"), endpoint("bb")).route(("", "", ""))
+    assert {peer.endpoint.id for _ in range(50) if (peer := route.pick((), 0.0, "user"))} == {"a", "bb"}
+
+
+def test_least_latency_takes_the_fastest_of_all() -> None:
+    found = peers(endpoint("a"), endpoint("bb"), endpoint("ccc"), choice="least_latency")
+    for peer, latency_s in zip(found.everyone(), (0.3, 0.1, 0.2), strict=True):
+        for _ in range(5):
+            peer.observe(latency_s, 0.0)
+    assert picked(found) == {"bb"}
+    route = found.route(("", "", ""))
+    fastest = route.pick((), 0.0)
+    assert fastest is not None
+    second = route.pick({fastest.key}, 0.0)
+    assert second is not None
+    assert second.endpoint.id == "ccc"
 
 
 def test_idle_peers_in_use_by_a_probe_are_kept() -> None:
