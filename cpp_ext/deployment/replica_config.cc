@@ -1,44 +1,19 @@
 #include "deployment/replica_config.h"
 
 #include <algorithm>
-#include <cmath>
 #include <thread>
 
 #include "common/json.h"
+#include "registry/config_fields.h"
 
 namespace mesh::deployment {
 namespace {
 
 using nlohmann::json;
 
-constexpr int kDefaultTtlS = 5;
-constexpr double kDefaultDrainS = 30;
-constexpr double kMaxDrainS = 24 * 3600;
 constexpr std::size_t kDefaultMessageBytes = (1UL << 31) - 1;
 constexpr int kMaxEventLoops = 64;
 constexpr std::uint64_t kDefaultRequests = 10'000;
-
-std::optional<rpc::TlsOptions> ReadTls(mesh::json::Fields& in, const char* field) {
-  if (!in.Has(field)) return std::nullopt;
-  const json nested = in.Nested(field);
-  mesh::json::Fields files(nested);
-  rpc::TlsOptions tls{files.Text("cert"), files.Text("key"), files.Text("ca")};
-  in.Note(files.status());
-  return tls;
-}
-
-registry::Options ReadEtcd(mesh::json::Fields& in, int ttl_s) {
-  const json nested = in.Nested("etcd");
-  mesh::json::Fields etcd(nested);
-  registry::Options options;
-  options.endpoints = etcd.Texts("endpoints");
-  options.tls = ReadTls(etcd, "tls");
-  options.user = etcd.Text("user");
-  options.password_file = etcd.Text("passwordFile");
-  options.ttl_s = ttl_s == 0 ? kDefaultTtlS : ttl_s;
-  in.Note(etcd.status());
-  return options;
-}
 
 ingress::ModelControl ReadModelControl(mesh::json::Fields& in) {
   const std::string mode = in.Text("modelControl");
@@ -117,65 +92,15 @@ void ReadTriton(mesh::json::Fields& in, ReplicaConfig* config) {
   in.Note(triton.status());
 }
 
-void ReadServing(mesh::json::Fields& in, ReplicaConfig* config) {
-  config->listen_host = in.Text("listenHost");
-  config->listen_port = static_cast<int>(in.Int("listenPort"));
-  config->advertise_host = in.Text("advertiseHost");
-  config->serving_tls = ReadTls(in, "servingTls");
-  const double drain_s = in.Number("drainTimeoutS");
-  if (drain_s < 0 || drain_s > kMaxDrainS || std::isnan(drain_s)) {
-    in.Note({Code::kInvalidArgument, "field 'drainTimeoutS' must be between 0 and 86400"});
-    return;
-  }
-  config->drain_timeout =
-      std::chrono::milliseconds(static_cast<std::int64_t>((drain_s == 0 ? kDefaultDrainS : drain_s) * 1000));
-}
-
-void ReadLog(mesh::json::Fields& in, ReplicaConfig* config) {
-  const Result<log::Level> level = log::ParseLevel(in.Text("logLevel"));
-  if (level.ok()) config->log.level = level.value();
-  in.Note(level.status());
-  config->log.file = in.Text("logFile");
-  config->log.base = {{"namespace", config->name_space},
-                      {"application", config->application},
-                      {"deployment", config->deployment},
-                      {"replica", config->id},
-                      {"generation", std::to_string(config->generation)},
-                      {"revision", std::to_string(config->revision)}};
-}
-
-bool IsAnyHost(const std::string& host) { return host == "0.0.0.0" || host == "::"; }
-
 Status Check(const ReplicaConfig& config) {
-  const std::map<const char*, const std::string*> names = {{"id", &config.id},
-                                                           {"namespace", &config.name_space},
-                                                           {"application", &config.application},
-                                                           {"deployment", &config.deployment}};
-  for (const auto& [field, value] : names) {
-    if (value->empty() || value->find('/') != std::string::npos) {
-      return {Code::kInvalidArgument, std::string("field '") + field + "' must be a name, not '" + *value + "'"};
-    }
-  }
   if (config.prepare_command.empty()) return {Code::kInvalidArgument, "field 'prepareCommand' is missing"};
-  if (config.listen_port < 0 || config.listen_port > 65535) {
-    return {Code::kInvalidArgument, "field 'listenPort' must be between 0 and 65535"};
-  }
   if (config.event_loops < 0 || config.event_loops > kMaxEventLoops) {
     return {Code::kInvalidArgument, "field 'triton.eventLoops' must be between 0 and 64"};
-  }
-  if (config.etcd.ttl_s < 1) return {Code::kInvalidArgument, "field 'leaseTtlS' must be at least 1"};
-  if (config.advertise_host.empty() || IsAnyHost(config.advertise_host)) {
-    return {Code::kInvalidArgument, "field 'advertiseHost' is needed when 'listenHost' is '" + config.listen_host +
-                                        "': clients cannot connect to that"};
   }
   return {};
 }
 
-void FillDefaults(ReplicaConfig* config, const std::string& node_address) {
-  if (config->listen_host.empty()) config->listen_host = "127.0.0.1";
-  if (config->advertise_host.empty()) {
-    config->advertise_host = IsAnyHost(config->listen_host) ? node_address : config->listen_host;
-  }
+void FillDefaults(ReplicaConfig* config) {
   if (config->max_message_bytes == 0) config->max_message_bytes = kDefaultMessageBytes;
   if (config->max_requests == 0) config->max_requests = kDefaultRequests;
   // The loops only move bytes; Triton's own threads compute. A quarter of the cores is plenty.
@@ -191,20 +116,30 @@ Result<ReplicaConfig> ParseReplicaConfig(std::string_view text, const std::strin
   if (!parsed.ok()) return Status(Code::kInvalidArgument, parsed.status().message());
   mesh::json::Fields in(parsed.value());
   ReplicaConfig config;
-  config.id = in.Text("id");
-  config.name_space = in.Text("namespace");
-  config.application = in.Text("application");
-  config.deployment = in.Text("deployment");
+  config.id = registry::ReadName(in, "id");
+  config.name_space = registry::ReadName(in, "namespace");
+  config.application = registry::ReadName(in, "application");
+  config.deployment = registry::ReadName(in, "deployment");
   config.cluster = in.Text("cluster");
   config.generation = in.Int("generation");
   config.revision = in.Int("revision");
   config.labels = in.Map("labels");
-  config.etcd = ReadEtcd(in, static_cast<int>(in.Int("leaseTtlS")));
+  config.etcd = registry::ReadEtcd(in, static_cast<int>(in.Int("leaseTtlS")));
   config.prepare_command = in.Texts("prepareCommand");
   ReadTriton(in, &config);
-  ReadServing(in, &config);
-  ReadLog(in, &config);
-  FillDefaults(&config, node_address);
+  const registry::Listening listening = registry::ReadListening(in, node_address);
+  config.listen_host = listening.host;
+  config.listen_port = listening.port;
+  config.advertise_host = listening.advertise_host;
+  config.serving_tls = registry::ReadTls(in, "servingTls");
+  config.drain_timeout = registry::ReadDrainTimeout(in);
+  config.log = registry::ReadLog(in, {{"namespace", config.name_space},
+                                      {"application", config.application},
+                                      {"deployment", config.deployment},
+                                      {"replica", config.id},
+                                      {"generation", std::to_string(config.generation)},
+                                      {"revision", std::to_string(config.revision)}});
+  FillDefaults(&config);
   if (!in.status().ok()) return in.status();
   const Status checked = Check(config);
   if (!checked.ok()) return checked;

@@ -53,6 +53,7 @@ class ClientCall {
 
 struct StreamCallbacks {
   std::function<void(Slice)> on_message;
+  std::function<void()> on_sent;  // called each time unsent_bytes() has fallen to 0; may be empty
   std::function<void(Status, Metadata trailers)> on_done;  // exactly once, last
 };
 

@@ -112,6 +112,10 @@ void CallState::ArmDeadline(EventLoop* loop) {
 void CallState::MoveOut(OutputQueue* out, std::size_t bytes) {
   outgoing_.MoveTo(out, bytes);
   unsent_.store(outgoing_.size(), std::memory_order_relaxed);
+  if (!outgoing_.empty() || !callbacks_.on_sent) return;
+  host_->RunForCall([self = shared_from_this()] {  // not in the middle of the connection's writing
+    if (self->outgoing_.empty() && self->callbacks_.on_sent) self->callbacks_.on_sent();
+  });
 }
 
 void CallState::BeginHeaders() {

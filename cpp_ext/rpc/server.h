@@ -84,6 +84,9 @@ class ServerCall {
   // message is taken from the socket only after `callback` returned, so a slow handler slows its client.
   virtual void OnMessage(std::function<void(std::optional<Slice>)> callback) = 0;
 
+  // While paused no further messages are taken, and the client may send one window more. On the call's loop only.
+  virtual void PauseMessages(bool paused) = 0;
+
   // Queues a message. For a unary method at most one, directly before Finish.
   virtual void Send(Message message) = 0;
   [[nodiscard]] virtual std::size_t unsent_bytes() const = 0;  // of this call; what a streaming handler watches

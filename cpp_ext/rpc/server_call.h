@@ -34,6 +34,7 @@ class CallImpl final : public ServerCall,
   [[nodiscard]] bool done() const override { return done_.load(std::memory_order_acquire); }
   void OnCancel(std::function<void()> callback) override;
   void OnMessage(std::function<void(std::optional<Slice>)> callback) override;
+  void PauseMessages(bool paused) override;
   void Send(Message message) override;
   [[nodiscard]] std::size_t unsent_bytes() const override { return unsent_.load(std::memory_order_relaxed); }
   void OnSent(std::function<void()> callback) override;
@@ -156,6 +157,7 @@ class CallImpl final : public ServerCall,
   bool end_received_ = false;
   bool end_delivered_ = false;
   bool delivering_ = false;
+  bool messages_paused_ = false;
   OutgoingMessages outgoing_;
   Encoding answer_encoding_ = Encoding::kIdentity;
   bool submitted_ = false;

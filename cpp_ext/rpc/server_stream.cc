@@ -189,7 +189,7 @@ void CallImpl::DeliverMessages() {
   if (delivering_ || connection_ == nullptr || !method_->stream) return;
   delivering_ = true;
   while (!inbox_.empty() || (end_received_ && !end_delivered_ && inflow_ == nullptr)) {
-    if (!inbox_.empty() && Backlogged()) break;  // RunOnSent goes on
+    if (!inbox_.empty() && (messages_paused_ || Backlogged())) break;  // PauseMessages and RunOnSent go on
     std::function<void(std::optional<Slice>)> callback;
     {
       std::lock_guard<std::mutex> lock(mutex_);
@@ -222,6 +222,11 @@ void CallImpl::DeliverMessages() {
 
 // A client that does not take the answers of one stream must not ask for more on it. It stops there, long before it
 // could clog the connection for the streams beside it.
+void CallImpl::PauseMessages(bool paused) {
+  messages_paused_ = paused;
+  if (!paused) DeliverMessages();
+}
+
 bool CallImpl::Backlogged() const {
   return unsent_bytes() > connection_->owner().context().options.max_pending_bytes / kBacklogShare;
 }

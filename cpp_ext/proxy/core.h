@@ -1,0 +1,33 @@
+// What all forwarded calls of a proxy share. On the proxy's loop.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <unordered_set>
+
+#include "proxy/proxy_metrics.h"
+#include "proxy/router.h"
+#include "proxy/waiting_room.h"
+#include "routing/retry_budget.h"
+#include "rpc/event_loop.h"
+
+namespace mesh::proxy {
+
+struct Core {
+  Core(metrics::Registry& registry, const routing::Policy& policy)
+      : metrics(registry), budget(policy.budget), waiting(static_cast<std::size_t>(policy.max_queued)) {}
+
+  // The time at which the loop's iteration began, in seconds.
+  [[nodiscard]] double now() const;
+
+  std::string application;  // what errors call it
+  double hold_s = 30.0;     // how long a request is held while no endpoint takes new work
+  std::shared_ptr<rpc::EventLoop> loop;
+  std::unique_ptr<Router> router;
+  ProxyMetrics metrics;
+  routing::RetryBudget budget;
+  WaitingRoom waiting;
+  std::unordered_set<std::shared_ptr<Waiter>> pausing;  // before their next attempt
+};
+
+}  // namespace mesh::proxy

@@ -1,0 +1,99 @@
+#include "proxy/endpoint.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "common/json.h"
+#include "rpc/client_address.h"
+
+namespace mesh::proxy {
+namespace {
+
+using nlohmann::json;
+
+constexpr char kProtocol[] = "kserve-grpc";
+
+Status Lost(std::string_view key, const std::string& what) { return {Code::kDataLoss, std::string(key) + ": " + what}; }
+
+Result<std::vector<EndpointModel>> ReadModels(const json& record) {
+  std::vector<EndpointModel> models;
+  const auto listed = record.find("models");
+  if (listed == record.end() || listed->is_null()) return models;
+  if (!listed->is_array()) return Status(Code::kDataLoss, "its models are not a list");
+  for (const json& entry : *listed) {
+    if (!entry.is_object()) return Status(Code::kDataLoss, "a model of it is not an object");
+    mesh::json::Fields in(entry);
+    models.push_back({in.Text("name"), in.Texts("versions")});
+    if (!in.status().ok()) return in.status();
+  }
+  return models;
+}
+
+std::uint32_t WeightOf(std::int64_t given) {
+  if (given <= 0) return 100;
+  return static_cast<std::uint32_t>(std::min<std::int64_t>(given, std::numeric_limits<std::int32_t>::max()));
+}
+
+// What must be true of a record besides its form.
+Status Check(const Application& application, std::string_view key, const Endpoint& endpoint, const json& record,
+             const std::string& state) {
+  if (const auto address = rpc::ParseHostPort(endpoint.address); !address.ok()) {
+    return Lost(key, "its address '" + endpoint.address + "' is not host:port");
+  }
+  if (state != "ready" && state != "draining") {
+    return Lost(key, "its state '" + state + "' is neither 'ready' nor 'draining'");
+  }
+  mesh::json::Fields in(record);
+  const Application owner{in.Text("namespace"), in.Text("application")};
+  const std::string expected = EndpointPrefix(owner, endpoint.role) + endpoint.deployment + '/' + endpoint.id;
+  if (owner.name_space != application.name_space || owner.name != application.name || key != expected) {
+    return Lost(key, "it says that it belongs to " + expected);
+  }
+  const std::string protocol = in.Text("protocol");
+  if (!protocol.empty() && protocol != kProtocol) {
+    return {Code::kUnimplemented, std::string(key) + ": it speaks " + protocol + ", not " + kProtocol};
+  }
+  return in.status();
+}
+
+}  // namespace
+
+bool Endpoint::Offers(std::string_view model, std::string_view version) const {
+  if (model.empty() || models.empty()) return true;
+  return std::any_of(models.begin(), models.end(), [&](const EndpointModel& offered) {
+    if (offered.name != model) return false;
+    return version.empty() || offered.versions.empty() ||
+           std::find(offered.versions.begin(), offered.versions.end(), version) != offered.versions.end();
+  });
+}
+
+std::string EndpointPrefix(const Application& application, std::string_view role) {
+  return "/mesh/v1/endpoints/" + application.name_space + '/' + application.name + '/' + std::string(role) + '/';
+}
+
+Result<Endpoint> ParseEndpoint(const Application& application, std::string_view key, std::string_view value) {
+  const Result<json> parsed = mesh::json::Parse(value, key);
+  if (!parsed.ok()) return parsed.status();
+  const json& record = parsed.value();
+  mesh::json::Fields in(record);
+  Endpoint endpoint;
+  endpoint.id = in.Text("id");
+  endpoint.address = in.Text("address");
+  endpoint.role = in.Text("role");
+  endpoint.deployment = in.Text("deployment");
+  endpoint.labels = in.Map("labels");
+  endpoint.revision = in.Int("revision");
+  endpoint.generation = in.Int("generation");
+  endpoint.weight = WeightOf(in.Int("weight"));
+  endpoint.tls = in.Flag("tls");
+  const std::string state = in.Text("state");
+  endpoint.ready = state == "ready";
+  if (!in.status().ok()) return Lost(key, in.status().message());
+  Result<std::vector<EndpointModel>> models = ReadModels(record);
+  if (!models.ok()) return Lost(key, models.status().message());
+  endpoint.models = std::move(models).value();
+  if (Status wrong = Check(application, key, endpoint, record, state); !wrong.ok()) return wrong;
+  return endpoint;
+}
+
+}  // namespace mesh::proxy

@@ -1,0 +1,49 @@
+// One endpoint record of discovery, as a proxy uses it. The twin of serving/discovery/view.py.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/status.h"
+
+namespace mesh::proxy {
+
+struct EndpointModel {
+  std::string name;
+  std::vector<std::string> versions;  // empty: not said, any
+};
+
+struct Endpoint {
+  std::string id;
+  std::string address;  // host:port
+  std::string role;
+  std::string deployment;
+  std::vector<EndpointModel> models;  // empty: may offer all
+  std::map<std::string, std::string> labels;
+  std::int64_t revision = 0;
+  std::int64_t generation = 0;
+  std::uint32_t weight = 100;
+  bool ready = false;  // else it drains
+  bool tls = false;
+
+  // "" is any.
+  [[nodiscard]] bool Offers(std::string_view model, std::string_view version) const;
+};
+
+// Whose endpoints are followed.
+struct Application {
+  std::string name_space;
+  std::string name;
+};
+
+// The prefix of the keys of the application's endpoints of that role.
+std::string EndpointPrefix(const Application& application, std::string_view role);
+
+// Reads the record at `key`. DATA_LOSS when it is no such record, is not what its key says, or cannot be called;
+// UNIMPLEMENTED when it speaks another protocol than KServe's gRPC.
+Result<Endpoint> ParseEndpoint(const Application& application, std::string_view key, std::string_view value);
+
+}  // namespace mesh::proxy

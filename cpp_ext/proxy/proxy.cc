@@ -1,0 +1,201 @@
+#include "proxy/proxy.h"
+
+#include <utility>
+#include <vector>
+
+#include "common/log.h"
+#include "common/metrics.h"
+#include "http/metrics_page.h"
+#include "proxy/core.h"
+#include "proxy/endpoint_follower.h"
+#include "proxy/health.h"
+#include "proxy/service.h"
+#include "registry/registrar.h"
+#include "rpc/health.h"
+#include "rpc/reflection.h"
+#include "rpc/server_metrics.h"
+
+namespace mesh::proxy {
+namespace {
+
+constexpr char kServiceName[] = "inference.GRPCInferenceService";
+constexpr std::chrono::milliseconds kReconnect{100};
+constexpr std::chrono::milliseconds kReconnectAtMost{1000};
+
+std::string At(const std::string& host, int port) {
+  return (host.find(':') == std::string::npos ? host : '[' + host + ']') + ':' + std::to_string(port);
+}
+
+rpc::ServerOptions ServerOptionsOf(const ProxyConfig& config) {
+  rpc::ServerOptions options;
+  options.host = config.listening.host;
+  options.port = config.listening.port;
+  options.event_loops = 1;  // on which everything else lives, too
+  options.max_message_bytes = config.max_message_bytes;
+  options.tls = config.serving_tls;
+  options.log = [](std::string_view event, std::string_view detail) { log::Warning(event, {{"detail", detail}}); };
+  return options;
+}
+
+// Endpoints that are named in the configuration.
+std::vector<Endpoint> FixedEndpoints(const std::vector<std::string>& addresses, bool tls) {
+  std::vector<Endpoint> endpoints;
+  for (const std::string& address : addresses) {
+    Endpoint endpoint;
+    endpoint.id = address;
+    endpoint.address = address;
+    endpoint.ready = true;
+    endpoint.tls = tls;
+    endpoints.push_back(std::move(endpoint));
+  }
+  return endpoints;
+}
+
+}  // namespace
+
+// In the order in which it starts; it stops in the opposite one.
+class Proxy::Impl {
+ public:
+  explicit Impl(ProxyConfig config)
+      : config_(std::move(config)),
+        server_(ServerOptionsOf(config_)),
+        core_(metrics_, config_.policy),
+        service_(core_) {}
+
+  Status Start() {
+    if (Status status = log::Configure(config_.log); !status.ok()) return status;
+    if (Status status = server_.Prepare(); !status.ok()) return status;
+    MakeRouter();
+    if (Status status = AddServices(); !status.ok()) return status;
+    core_.loop->Post([this] { health_->Start(); });
+    if (Status status = server_.Start(); !status.ok()) return status;
+    metrics_server_ = http::NewMetricsServer(config_.listening.host, [this] { return MetricsText(); });
+    if (Status status = metrics_server_->Start(); !status.ok()) return status;
+    FollowAndRegister();
+    log::Info("proxy ready", {{"address", address()}});
+    return {};
+  }
+
+  bool Drain(std::chrono::milliseconds limit) {
+    if (registrar_ != nullptr) registrar_->Update(ProxyEndpointJson(config_, address(), metrics_address(), "draining"));
+    service_.SetDraining();
+    grpc_health_.Drain();
+    const bool finished = server_.Drain(limit);
+    if (registrar_ != nullptr) registrar_->Withdraw();
+    log::Info("proxy drained", {{"finished", finished}});
+    return finished;
+  }
+
+  void Stop() {
+    if (std::exchange(stopped_, true)) return;
+    if (registrar_ != nullptr) registrar_->Withdraw();
+    if (follower_ != nullptr) follower_->Stop();
+    if (core_.loop != nullptr) core_.loop->PostAndWait([this] { health_->Stop(); });
+    if (metrics_server_ != nullptr) metrics_server_->Stop();
+    server_metrics_.reset();
+    server_.Stop();
+    if (core_.router != nullptr) core_.router->Close();
+  }
+
+  [[nodiscard]] std::string address() const { return At(config_.listening.advertise_host, server_.port()); }
+  [[nodiscard]] std::string metrics_address() const {
+    return metrics_server_ == nullptr ? "" : At(config_.listening.advertise_host, metrics_server_->port());
+  }
+
+ private:
+  void MakeRouter() {
+    core_.application = config_.application.name_space + '/' + config_.application.name;
+    core_.hold_s = config_.hold_s;
+    core_.loop = server_.loop();
+    const auto connect = [this](const Endpoint& endpoint) {
+      rpc::ChannelOptions options;
+      if (endpoint.tls) options.tls = config_.endpoint_tls.value_or(rpc::TlsOptions());
+      options.connect_timeout = kReconnectAtMost;
+      options.min_backoff = kReconnect;
+      options.max_backoff = kReconnectAtMost;
+      return rpc::Channel::Create(endpoint.address, std::move(options), core_.loop);
+    };
+    core_.router = std::make_unique<Router>(
+        config_.policy, connect,
+        [this](const Endpoint& endpoint) {
+          if (follower_ != nullptr) follower_->Refused(endpoint);
+        },
+        [this] { Changed(); });
+    health_ = std::make_unique<Health>(*core_.router, *core_.loop);
+  }
+
+  // Requests that wait may find a peer now.
+  void Changed() {
+    core_.loop->Post([this] {
+      for (const auto& paused : std::exchange(core_.pausing, {})) paused->TryAgain();
+      core_.waiting.Serve();
+    });
+  }
+
+  Status AddServices() {
+    service_.Register(server_);
+    grpc_health_.Register(&server_);
+    grpc_health_.SetStatus(kServiceName, rpc::ServingStatus::kServing);
+    Result<std::unique_ptr<rpc::ReflectionService>> reflection =
+        rpc::ReflectionService::Create({rpc::OpenInferenceDescriptors()});
+    if (!reflection.ok()) return reflection.status();
+    reflection_ = std::move(reflection).value();
+    reflection_->Register(&server_);
+    server_metrics_ = std::make_unique<rpc::ServerMetrics>(metrics_, server_);
+    return {};
+  }
+
+  void FollowAndRegister() {
+    const auto take = [this](const std::vector<Endpoint>& endpoints) {
+      core_.router->SetEndpoints(endpoints, core_.now());
+    };
+    if (!config_.endpoints.empty()) {
+      core_.loop->Post([this, take] { take(FixedEndpoints(config_.endpoints, config_.endpoint_tls.has_value())); });
+    } else {
+      follower_ = std::make_unique<EndpointFollower>(config_.etcd, config_.application, core_.loop, take);
+      follower_->Start();
+    }
+    if (config_.etcd.endpoints.empty()) return;
+    registrar_ = std::make_unique<registry::Registrar>(
+        config_.etcd, ProxyEndpointKey(config_), ProxyEndpointJson(config_, address(), metrics_address(), "ready"));
+    registrar_->Start();
+  }
+
+  // On the metrics server's thread: the numbers are the loop's.
+  Result<std::string> MetricsText() {
+    core_.loop->PostAndWait([this] {
+      core_.metrics.in_flight.Set(static_cast<double>(core_.router->running()));
+      core_.metrics.endpoints_ready.Set(static_cast<double>(core_.router->ready()));
+      core_.metrics.endpoints_draining.Set(static_cast<double>(core_.router->draining()));
+      core_.metrics.endpoints_ejected.Set(static_cast<double>(core_.router->ejected()));
+      const RouterCounts& counts = core_.router->counts();
+      core_.metrics.ejections.Add(counts.ejections - core_.metrics.ejections.value());
+      core_.metrics.restored.Add(counts.restored - core_.metrics.restored.value());
+    });
+    return metrics_.Text();
+  }
+
+  const ProxyConfig config_;
+  metrics::Registry metrics_;
+  rpc::Server server_;
+  Core core_;
+  Service service_;
+  rpc::HealthService grpc_health_;
+  std::unique_ptr<rpc::ReflectionService> reflection_;
+  std::unique_ptr<rpc::ServerMetrics> server_metrics_;
+  std::unique_ptr<Health> health_;
+  std::unique_ptr<EndpointFollower> follower_;
+  std::unique_ptr<registry::Registrar> registrar_;
+  std::unique_ptr<rpc::Server> metrics_server_;
+  bool stopped_ = false;
+};
+
+Proxy::Proxy(ProxyConfig config) : impl_(std::make_unique<Impl>(std::move(config))) {}
+Proxy::~Proxy() { Stop(); }
+Status Proxy::Start() { return impl_->Start(); }
+bool Proxy::Drain(std::chrono::milliseconds limit) { return impl_->Drain(limit); }
+void Proxy::Stop() { impl_->Stop(); }
+std::string Proxy::address() const { return impl_->address(); }
+std::string Proxy::metrics_address() const { return impl_->metrics_address(); }
+
+}  // namespace mesh::proxy

@@ -1,0 +1,35 @@
+// A proxy: everything of its process, from the configuration to the end of its last request.
+#pragma once
+
+#include <chrono>
+#include <memory>
+#include <string>
+
+#include "common/status.h"
+#include "proxy/proxy_config.h"
+
+namespace mesh::proxy {
+
+class Proxy {
+ public:
+  explicit Proxy(ProxyConfig config);
+  ~Proxy();  // Stop()
+  Proxy(const Proxy&) = delete;
+  Proxy& operator=(const Proxy&) = delete;
+
+  // Serves, follows the application's endpoints and registers itself. Without etcd it serves nobody and goes on trying.
+  Status Start();
+  // Leaves discovery, refuses new requests, finishes the running ones for at most `limit`. True when all finished.
+  bool Drain(std::chrono::milliseconds limit);
+  // Ends what still runs. Repeatable.
+  void Stop();
+
+  [[nodiscard]] std::string address() const;  // as clients reach it
+  [[nodiscard]] std::string metrics_address() const;
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace mesh::proxy

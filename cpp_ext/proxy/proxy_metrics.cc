@@ -1,0 +1,42 @@
+#include "proxy/proxy_metrics.h"
+
+#include <cstddef>
+
+namespace mesh::proxy {
+namespace {
+
+metrics::Gauge& Endpoints(metrics::Registry& registry, const char* state) {
+  return registry.GetGauge("mesh_proxy_endpoints", "Endpoints that the proxy knows.", {{"state", state}});
+}
+
+}  // namespace
+
+ProxyMetrics::ProxyMetrics(metrics::Registry& given)
+    : registry(given),
+      attempts(given.GetCounter("mesh_proxy_attempts_total", "Requests sent to endpoints, repeated ones too.")),
+      retries(given.GetCounter("mesh_proxy_retries_total", "Requests sent again after a failure.")),
+      budget_refused(given.GetCounter("mesh_proxy_retries_refused_total", "Retries that the budget did not allow.")),
+      hedges(given.GetCounter("mesh_proxy_hedges_total", "Requests sent to a second endpoint, as the first was slow.")),
+      queue_full(given.GetCounter("mesh_proxy_queue_full_total", "Requests refused because too many waited.")),
+      ejections(given.GetCounter("mesh_proxy_ejections_total", "Endpoints left out because they failed.")),
+      restored(given.GetCounter("mesh_proxy_restored_total", "Ejected endpoints that were taken back.")),
+      waiting(given.GetGauge("mesh_proxy_waiting", "Requests that wait for an endpoint with room.")),
+      in_flight(given.GetGauge("mesh_proxy_in_flight", "Requests that run on endpoints.")),
+      endpoints_ready(Endpoints(given, "ready")),
+      endpoints_draining(Endpoints(given, "draining")),
+      endpoints_ejected(Endpoints(given, "ejected")),
+      seconds_(
+          given.GetHistogram("mesh_proxy_request_seconds", "Time of a request, from its last byte to its answer.")) {
+  for (std::size_t code = 0; code < kCodes; ++code) {
+    requests_[code] = &given.GetCounter("mesh_proxy_requests_total", "Requests by the code of their answer.",
+                                        {{"code", CodeName(static_cast<Code>(code))}});
+  }
+}
+
+void ProxyMetrics::Count(Code code, std::chrono::steady_clock::duration took) {
+  const auto index = static_cast<std::size_t>(code);
+  requests_[index < kCodes ? index : static_cast<std::size_t>(Code::kUnknown)]->Add();
+  seconds_.Observe(std::chrono::duration<double>(took).count());
+}
+
+}  // namespace mesh::proxy

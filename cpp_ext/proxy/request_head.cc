@@ -1,0 +1,110 @@
+#include "proxy/request_head.h"
+
+#include <cstdint>
+#include <protozero/pbf_reader.hpp>
+
+#include "common/protobuf.h"
+
+namespace mesh::proxy {
+namespace {
+
+using protozero::pbf_reader;
+
+// Fields of inference.ModelInferRequest, of its map `parameters`, and of inference.InferParameter.
+enum : protozero::pbf_tag_type { kModelName = 1, kModelVersion = 2, kParameters = 4 };
+enum : protozero::pbf_tag_type { kMapKey = 1, kMapValue = 2 };
+enum : protozero::pbf_tag_type { kBoolParam = 1, kInt64Param = 2, kStringParam = 3, kUint64Param = 5 };
+
+std::string Text(const protozero::data_view& view) { return {view.data(), view.size()}; }
+
+std::string ReadSequenceId(pbf_reader value) {
+  std::string id;
+  while (value.next()) {
+    switch (value.tag()) {
+      case kInt64Param: id = std::to_string(value.get_int64()); break;
+      case kUint64Param: id = std::to_string(value.get_uint64()); break;
+      case kStringParam: id = Text(value.get_view()); break;
+      default: value.skip();
+    }
+  }
+  return id == "0" ? std::string() : id;  // Triton's word for no sequence
+}
+
+bool ReadFlag(pbf_reader value) {
+  bool flag = false;
+  while (value.next()) {
+    if (value.tag() == kBoolParam) {
+      flag = ReadBool(&value);
+    } else {
+      value.skip();
+    }
+  }
+  return flag;
+}
+
+void ReadParameter(pbf_reader entry, RequestHead* head) {
+  protozero::data_view key;
+  protozero::data_view value;
+  while (entry.next()) {
+    switch (entry.tag()) {
+      case kMapKey: key = entry.get_view(); break;
+      case kMapValue: value = entry.get_view(); break;
+      default: entry.skip();
+    }
+  }
+  const std::string_view name(key.data(), key.size());
+  if (name == "sequence_id") head->sequence = ReadSequenceId(pbf_reader(value));
+  if (name == "sequence_start") head->sequence_start = ReadFlag(pbf_reader(value));
+  if (name == "sequence_end") head->sequence_end = ReadFlag(pbf_reader(value));
+}
+
+template <typename Read>
+Status Guarded(const char* type, Read read) {
+  try {
+    read();
+    return {};
+  } catch (const protozero::exception& error) {
+    return {Code::kInternal,
+            "Unable to parse request: not a valid inference." + std::string(type) + " (" + error.what() + ")"};
+  }
+}
+
+}  // namespace
+
+Status ReadInferHead(std::string_view request, RequestHead* head) {
+  return Guarded("ModelInferRequest", [&] {
+    pbf_reader reader(request.data(), request.size());
+    while (reader.next()) {
+      switch (reader.tag()) {
+        case kModelName: head->model = Text(reader.get_view()); break;
+        case kModelVersion: head->version = Text(reader.get_view()); break;
+        case kParameters: ReadParameter(reader.get_message(), head); break;
+        default: reader.skip();
+      }
+    }
+    if (!head->sequence.empty()) head->retry_safe = false;
+  });
+}
+
+Status ReadModelHead(std::string_view request, RequestHead* head) {
+  return Guarded("request of a model", [&] {
+    pbf_reader reader(request.data(), request.size());
+    while (reader.next()) {
+      switch (reader.tag()) {
+        case kModelName: head->model = Text(reader.get_view()); break;
+        case kModelVersion: head->version = Text(reader.get_view()); break;
+        default: reader.skip();
+      }
+    }
+  });
+}
+
+void ReadMetadataHead(const rpc::Metadata& metadata, const std::string& hash_key, RequestHead* head) {
+  for (const auto& [key, value] : metadata) {
+    if (key == kDeploymentKey) head->deployment = value;
+    if (key == kRetryKey && value == "never") head->retry_safe = false;
+    if (!hash_key.empty() && head->hash.empty() && key == hash_key) head->hash = value;
+  }
+}
+
+}  // namespace mesh::proxy

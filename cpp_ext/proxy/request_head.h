@@ -1,0 +1,37 @@
+// What routing needs of a request, read without decoding its tensors.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "common/status.h"
+#include "rpc/server.h"
+
+namespace mesh::proxy {
+
+// Metadata that a client may send to a proxy.
+inline constexpr char kDeploymentKey[] = "mesh-deployment";  // only endpoints of this deployment are asked
+inline constexpr char kRetryKey[] = "mesh-retry";            // "never": not executed a second time
+
+struct RequestHead {
+  std::string deployment;  // "" is any, as for the next two
+  std::string model;
+  std::string version;
+  std::string sequence;  // the id as text; empty: not of a sequence
+  bool sequence_start = false;
+  bool sequence_end = false;
+  std::string hash;  // what the policy's hash key holds; empty: nothing
+  bool retry_safe = true;
+
+  // Of a running sequence: only the endpoint that has its state can answer.
+  [[nodiscard]] bool pinned() const { return !sequence.empty() && !sequence_start; }
+};
+
+// Of inference.ModelInferRequest. INTERNAL, as every gRPC server says it, for bytes that are no such message.
+Status ReadInferHead(std::string_view request, RequestHead* head);
+// Of the requests that begin with a model's name and version (ModelReady, ModelMetadata, ModelConfig, ModelStatistics).
+Status ReadModelHead(std::string_view request, RequestHead* head);
+// What the metadata says; `hash_key` may be empty.
+void ReadMetadataHead(const rpc::Metadata& metadata, const std::string& hash_key, RequestHead* head);
+
+}  // namespace mesh::proxy

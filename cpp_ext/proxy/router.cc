@@ -1,0 +1,270 @@
+#include "proxy/router.h"
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+#include "common/log.h"
+
+namespace mesh::proxy {
+namespace {
+
+constexpr std::size_t kMaxRoutes = 4096;  // names of models come from clients: what is remembered of them is bounded
+constexpr double kSlowFactor = 4.0;       // a deadline counts against a peer when it left so many usual latencies
+
+// An endpoint that came back at another address is another peer.
+std::string PeerName(const Endpoint& endpoint) { return endpoint.id + ' ' + endpoint.address; }
+
+std::string SequenceName(const RequestHead& head) { return head.model + '\0' + head.sequence; }
+
+}  // namespace
+
+Router::Router(routing::Policy policy, Connect connect, std::function<void(const Endpoint&)> refused,
+               std::function<void()> changed)
+    : policy_(std::move(policy)),
+      connect_(std::move(connect)),
+      refused_(std::move(refused)),
+      changed_(std::move(changed)),
+      detector_(policy_.outliers) {}
+
+Router::~Router() = default;
+
+void Router::SetEndpoints(const std::vector<Endpoint>& endpoints, double now) {
+  std::map<std::string, std::shared_ptr<Peer>> before = std::exchange(peers_, {});
+  std::vector<Peer::Key> active;
+  for (const Endpoint& endpoint : endpoints) {
+    const std::string name = PeerName(endpoint);
+    std::shared_ptr<Peer>& peer = peers_[name];
+    if (const auto known = before.find(name); known != before.end()) {
+      peer = std::move(known->second);
+      before.erase(known);
+    } else {
+      peer = std::make_shared<Peer>();
+      peer->key = ++last_key_;
+      peer->answered_at = now;
+      peer->channel = connect_(endpoint);
+    }
+    peer->endpoint = endpoint;
+    if (endpoint.ready) active.push_back(peer->key);
+  }
+  for (auto& [name, peer] : before) {
+    peer->gone = true;
+    gone_.push_back(std::move(peer));
+  }
+  detector_.Retain(active);
+  Changed();
+}
+
+void Router::Changed() {
+  routes_.clear();
+  changed_();
+}
+
+std::size_t Router::LabelsMissed(const Endpoint& endpoint) const {
+  const auto misses = [&](const std::pair<std::string, std::string>& wanted) {
+    const auto found = endpoint.labels.find(wanted.first);
+    return found == endpoint.labels.end() || found->second != wanted.second;
+  };
+  return static_cast<std::size_t>(std::count_if(policy_.prefer_labels.begin(), policy_.prefer_labels.end(), misses));
+}
+
+Route Router::MakeRoute(const RequestHead& head) const {
+  std::map<std::size_t, std::vector<std::shared_ptr<Peer>>> working;  // by the labels that they miss
+  std::vector<std::shared_ptr<Peer>> ejected;
+  Route route;
+  for (const auto& [name, peer] : peers_) {
+    if (!peer->takes_work() || (!head.deployment.empty() && head.deployment != peer->endpoint.deployment)) continue;
+    if (!peer->endpoint.Offers(head.model, head.version)) continue;
+    route.known = true;
+    (detector_.IsActive(peer->key) ? working[LabelsMissed(peer->endpoint)] : ejected).push_back(peer);
+  }
+  std::vector<std::shared_ptr<Peer>> far;
+  for (auto& [missed, peers] : working) {  // those that miss the fewest, then all the others
+    if (route.working.empty()) {
+      route.working.emplace_back(std::move(peers), policy_.choice);
+    } else {
+      far.insert(far.end(), peers.begin(), peers.end());
+    }
+  }
+  if (!far.empty()) route.working.emplace_back(std::move(far), policy_.choice);
+  if (!ejected.empty()) route.ejected.emplace_back(std::move(ejected), policy_.choice);
+  return route;
+}
+
+const Route& Router::RouteOf(const RequestHead& head) {
+  const std::string target = head.deployment + '\0' + head.model + '\0' + head.version;
+  const auto found = routes_.find(target);
+  if (found != routes_.end()) return found->second;
+  if (routes_.size() >= kMaxRoutes) routes_.clear();
+  return routes_.emplace(target, MakeRoute(head)).first->second;
+}
+
+Found Router::Choose(const RequestHead& head, const Tried& tried, double now) {
+  if (head.pinned()) {
+    Found pinned = ChoosePinned(head, now);
+    if (pinned.peer != nullptr || pinned.lack == Lack::kRoom) return pinned;
+  }
+  const Route& route = RouteOf(head);
+  if (!route.known) return {nullptr, ready() == 0 ? Lack::kPeers : Lack::kModel};
+  const std::string key = head.sequence.empty() ? head.hash : SequenceName(head);
+  const int limit = policy_.max_in_flight_per_endpoint;
+  for (const Pool& pool : route.working) {
+    if (std::shared_ptr<Peer> peer = pool.Pick(key, tried, limit, now, &chance_)) return {std::move(peer), Lack::kNone};
+  }
+  // Ejected ones are the last resort: not while a working one only has no room.
+  const auto untried = [&](const std::shared_ptr<Peer>& peer) {
+    return std::find(tried.begin(), tried.end(), peer->key) == tried.end();
+  };
+  for (const Pool& pool : route.working) {
+    if (std::any_of(pool.peers().begin(), pool.peers().end(), untried)) return {nullptr, Lack::kRoom};
+  }
+  for (const Pool& pool : route.ejected) {
+    if (std::shared_ptr<Peer> peer = pool.Pick(key, tried, limit, now, &chance_)) return {std::move(peer), Lack::kNone};
+    if (std::any_of(pool.peers().begin(), pool.peers().end(), untried)) return {nullptr, Lack::kRoom};
+  }
+  return {nullptr, Lack::kUntried};
+}
+
+Found Router::ChoosePinned(const RequestHead& head, double /*now*/) {
+  const Peer::Key key = sequences_.Find(SequenceName(head));
+  if (key == 0) return {nullptr, Lack::kPeers};
+  for (const auto& [name, peer] : peers_) {
+    if (peer->key != key) continue;
+    if (peer->IsFull(policy_.max_in_flight_per_endpoint)) return {nullptr, Lack::kRoom};
+    return {peer, Lack::kNone};
+  }
+  return {nullptr, Lack::kPeers};
+}
+
+void Router::Sent(const RequestHead& head, const Peer& peer) {
+  if (head.sequence.empty()) return;
+  if (head.sequence_end) {
+    sequences_.Remove(SequenceName(head));
+  } else {
+    sequences_.Put(SequenceName(head), peer.key);
+  }
+}
+
+void Router::Answered(Peer& peer, double took_s, double now) {
+  peer.answered_at = now;
+  peer.latency.Observe(took_s, now);
+  detector_.Succeeded(peer.key, now);
+}
+
+void Router::Failed(Peer& peer, routing::Fault fault, const Status& status, double ran_s, double now) {
+  using routing::Fault;
+  if (fault == Fault::kNone || fault == Fault::kBusy) peer.answered_at = now;
+  if (fault == Fault::kNone) detector_.Succeeded(peer.key, now);
+  bool ejected = false;
+  if (fault == Fault::kLost || fault == Fault::kLeaving) {
+    ejected = detector_.Lost(peer.key, now);
+    if (fault == Fault::kLost && routing::WasNeverSent(status.message())) refused_(peer.endpoint);
+  } else if (fault == Fault::kFailed || (fault == Fault::kSlow && ran_s >= kSlowFactor * TypicalLatency(now))) {
+    ejected = detector_.Failed(peer.key, now);
+  }
+  if (ejected) NoteEjected(peer, status);
+}
+
+void Router::NoteEjected(const Peer& peer, const Status& status) {
+  ++counts_.ejections;
+  log::Warning("endpoint ejected", {{"endpoint", peer.endpoint.id},
+                                    {"address", peer.endpoint.address},
+                                    {"error", status.ToString()},
+                                    {"ejected", static_cast<std::int64_t>(detector_.ejected())}});
+  routes_.clear();  // nobody who waits finds more than before
+}
+
+double Router::TypicalLatency(double now) const {
+  double least = 0.0;
+  for (const auto& [name, peer] : peers_) {
+    const double latency = peer->latency.latency_s(now);
+    if (latency > 0.0 && (least == 0.0 || latency < least)) least = latency;
+  }
+  return least;
+}
+
+std::vector<std::shared_ptr<Peer>> Router::TakeDueProbes(double now) {
+  const std::vector<Peer::Key> due = detector_.TakeDueProbes(now);
+  std::vector<std::shared_ptr<Peer>> peers;
+  for (const auto& [name, peer] : peers_) {
+    if (std::find(due.begin(), due.end(), peer->key) != due.end()) peers.push_back(peer);
+  }
+  return peers;
+}
+
+void Router::Probed(Peer& peer, bool live, double now) {
+  detector_.Probed(peer.key, live, now);
+  if (!live || !detector_.IsActive(peer.key)) return;
+  ++counts_.restored;
+  log::Info("endpoint is back", {{"endpoint", peer.endpoint.id}, {"address", peer.endpoint.address}});
+  Changed();
+}
+
+void Router::Hangs(Peer& peer, double now) {
+  const Status status(Code::kUnavailable, "it does not answer, not even whether it is live");
+  log::Warning("endpoint hangs", {{"endpoint", peer.endpoint.id},
+                                  {"address", peer.endpoint.address},
+                                  {"in_flight", static_cast<std::int64_t>(peer.running.size())}});
+  if (detector_.Lost(peer.key, now)) NoteEjected(peer, status);
+  const std::list<RunningCall*> running = peer.running;
+  for (RunningCall* call : running) {
+    // One that ends may end others with it.
+    if (std::find(peer.running.begin(), peer.running.end(), call) != peer.running.end()) call->PeerHangs();
+  }
+  peer.channel->Close();  // a connection that hangs is not used again
+  peer.channel = connect_(peer.endpoint);
+}
+
+std::vector<std::shared_ptr<Peer>> Router::Busy() const {
+  std::vector<std::shared_ptr<Peer>> busy;
+  for (const auto& [name, peer] : peers_) {
+    if (!peer->running.empty()) busy.push_back(peer);
+  }
+  for (const auto& peer : gone_) {
+    if (!peer->running.empty()) busy.push_back(peer);
+  }
+  return busy;
+}
+
+void Router::Sweep() {
+  const auto idle = [](const std::shared_ptr<Peer>& peer) { return peer->running.empty() && !peer->asked; };
+  const auto first = std::stable_partition(gone_.begin(), gone_.end(), [&](const auto& peer) { return !idle(peer); });
+  for (auto peer = first; peer != gone_.end(); ++peer) (*peer)->channel->Close();
+  gone_.erase(first, gone_.end());
+}
+
+void Router::Close() {
+  routes_.clear();
+  for (const auto& [name, peer] : std::exchange(peers_, {})) peer->channel->Close();
+  for (const auto& peer : std::exchange(gone_, {})) peer->channel->Close();
+}
+
+bool Router::has_working() const {
+  return std::any_of(peers_.begin(), peers_.end(), [this](const auto& entry) {
+    return entry.second->takes_work() && detector_.IsActive(entry.second->key);
+  });
+}
+
+std::size_t Router::ready() const {
+  return static_cast<std::size_t>(
+      std::count_if(peers_.begin(), peers_.end(), [](const auto& entry) { return entry.second->takes_work(); }));
+}
+
+std::size_t Router::draining() const { return peers_.size() - ready(); }
+
+std::size_t Router::running() const {
+  std::size_t sum = 0;
+  for (const auto& peer : Busy()) sum += peer->running.size();
+  return sum;
+}
+
+std::vector<std::string> Router::Offered(std::string_view deployment) const {
+  std::set<std::string> names;
+  for (const auto& [name, peer] : peers_) {
+    if (!peer->takes_work() || (!deployment.empty() && deployment != peer->endpoint.deployment)) continue;
+    for (const EndpointModel& model : peer->endpoint.models) names.insert(model.name);
+  }
+  return {names.begin(), names.end()};
+}
+
+}  // namespace mesh::proxy

@@ -1,0 +1,124 @@
+// The endpoints of the application and the choice among them. Everything on the proxy's loop; times are seconds of a
+// steady clock.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "common/status.h"
+#include "proxy/peer.h"
+#include "proxy/request_head.h"
+#include "proxy/route.h"
+#include "proxy/sequences.h"
+#include "routing/outlier_detector.h"
+#include "routing/policy.h"
+#include "routing/verdict.h"
+#include "rpc/client.h"
+
+namespace mesh::proxy {
+
+struct RouterCounts {
+  std::uint64_t ejections = 0;
+  std::uint64_t restored = 0;
+};
+
+// Why there is no peer for a request.
+enum class Lack : std::uint8_t {
+  kNone,     // there is one
+  kRoom,     // all are at their limit
+  kUntried,  // all were asked already
+  kModel,    // endpoints work, and none offers the model
+  kPeers,    // no endpoint takes new work
+};
+
+struct Found {
+  std::shared_ptr<Peer> peer;
+  Lack lack = Lack::kNone;
+};
+
+// A slot of a peer: the request counts there until this goes away.
+class Slot {
+ public:
+  Slot(std::shared_ptr<Peer> peer, RunningCall* call, double now)
+      : peer_(std::move(peer)), place_(peer_->Add(call, now)) {}
+  ~Slot() { peer_->running.erase(place_); }
+  Slot(const Slot&) = delete;
+  Slot& operator=(const Slot&) = delete;
+  [[nodiscard]] Peer& peer() const { return *peer_; }
+
+ private:
+  const std::shared_ptr<Peer> peer_;
+  const std::list<RunningCall*>::iterator place_;
+};
+
+class Router {
+ public:
+  using Connect = std::function<std::shared_ptr<rpc::Channel>(const Endpoint&)>;
+
+  // `connect` makes the channel of a new endpoint. `refused` is told when nobody listens at an endpoint's address, and
+  // `changed` when a request that waits may find a peer.
+  Router(routing::Policy policy, Connect connect, std::function<void(const Endpoint&)> refused,
+         std::function<void()> changed);
+  ~Router();
+  Router(const Router&) = delete;
+  Router& operator=(const Router&) = delete;
+
+  void SetEndpoints(const std::vector<Endpoint>& endpoints, double now);
+  [[nodiscard]] Found Choose(const RequestHead& head, const Tried& tried, double now);
+  // The request goes to the peer: where its sequence is, is known from now on.
+  void Sent(const RequestHead& head, const Peer& peer);
+
+  // What an attempt showed of the peer.
+  void Answered(Peer& peer, double took_s, double now);
+  void Failed(Peer& peer, routing::Fault fault, const Status& status, double ran_s, double now);
+
+  // Health, see health.h.
+  [[nodiscard]] std::vector<std::shared_ptr<Peer>> TakeDueProbes(double now);
+  void Probed(Peer& peer, bool live, double now);
+  void Hangs(Peer& peer, double now);
+  [[nodiscard]] std::vector<std::shared_ptr<Peer>> Busy() const;  // all on which something runs
+  // Closes the channels of peers that left the view and have nothing to do. Not from a callback of a channel.
+  void Sweep();
+  // Closes all channels, which ends what runs.
+  void Close();
+
+  [[nodiscard]] const routing::Policy& policy() const { return policy_; }
+  [[nodiscard]] bool has_working() const;
+  [[nodiscard]] std::size_t ready() const;     // endpoints that take new work
+  [[nodiscard]] std::size_t draining() const;  // that do not
+  [[nodiscard]] std::size_t ejected() const { return detector_.ejected(); }
+  [[nodiscard]] std::size_t running() const;
+  [[nodiscard]] const RouterCounts& counts() const { return counts_; }
+  // Names of the models that are offered, sorted.
+  [[nodiscard]] std::vector<std::string> Offered(std::string_view deployment) const;
+
+ private:
+  const Route& RouteOf(const RequestHead& head);
+  [[nodiscard]] Route MakeRoute(const RequestHead& head) const;
+  [[nodiscard]] Found ChoosePinned(const RequestHead& head, double now);
+  [[nodiscard]] std::size_t LabelsMissed(const Endpoint& endpoint) const;
+  [[nodiscard]] double TypicalLatency(double now) const;
+  void Changed();
+  void NoteEjected(const Peer& peer, const Status& status);
+
+  const routing::Policy policy_;
+  const Connect connect_;
+  const std::function<void(const Endpoint&)> refused_;
+  const std::function<void()> changed_;
+  routing::OutlierDetector detector_;
+  Sequences sequences_;
+  Chance chance_;
+  RouterCounts counts_;
+  Peer::Key last_key_ = 0;
+  std::map<std::string, std::shared_ptr<Peer>> peers_;  // by id and address
+  std::vector<std::shared_ptr<Peer>> gone_;
+  std::unordered_map<std::string, Route> routes_;  // by deployment, model and version
+};
+
+}  // namespace mesh::proxy

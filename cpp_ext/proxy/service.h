@@ -1,0 +1,34 @@
+// The gRPC methods of a proxy.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+
+#include "proxy/core.h"
+#include "rpc/server.h"
+
+namespace mesh::proxy {
+
+class Service {
+ public:
+  // Both must live until the server has stopped.
+  explicit Service(Core& core) : core_(core) {}
+
+  void Register(rpc::Server& server);
+  // New calls are refused from now on; from any thread.
+  void SetDraining() { draining_.store(true, std::memory_order_relaxed); }
+
+ private:
+  using ReadHead = Status (*)(std::string_view request, RequestHead* head);
+
+  void Forward(const std::shared_ptr<rpc::ServerCall>& call, rpc::Slice request, ReadHead read);
+  void ForwardStream(const std::shared_ptr<rpc::ServerCall>& call);
+  void Ready(const std::shared_ptr<rpc::ServerCall>& call);
+  void ModelReady(const std::shared_ptr<rpc::ServerCall>& call, rpc::Slice request);
+
+  Core& core_;
+  std::atomic<bool> draining_{false};
+};
+
+}  // namespace mesh::proxy

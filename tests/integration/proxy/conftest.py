@@ -1,0 +1,59 @@
+"""Proxies and servers that are ended whatever a test did to them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # the harnesses beside this file and those of the SDK's tests
+sys.path.insert(0, str(Path(__file__).parents[1] / "sdk"))
+
+from proxy_harness import Proxy, proxy_binary, proxy_config
+from sdk_harness import Replica, start_all
+
+from serving.local.etcd import EtcdCluster, start_etcd
+
+StartProxy: TypeAlias = Callable[..., Proxy]
+
+
+@pytest.fixture
+def start_proxy(tmp_path: Path) -> Iterator[StartProxy]:
+    """Starts proxies, with changes of their configuration."""
+    if not proxy_binary().exists():
+        pytest.fail(f"{proxy_binary()} is missing; run `make setup`, or set MESH_BUILD_DIR")
+    with ExitStack() as stack:
+        count = 0
+
+        def start(*endpoints: str, **changes: Any) -> Proxy:
+            nonlocal count
+            count += 1
+            return stack.enter_context(Proxy(tmp_path / f"proxy{count}", proxy_config(endpoints, **changes)))
+
+        yield start
+
+
+@pytest.fixture
+def replicas() -> Iterator[Callable[..., list[Replica]]]:
+    """Starts servers by name."""
+    started: list[Replica] = []
+
+    def start(*names: str) -> list[Replica]:
+        made = start_all(names)
+        started.extend(made)
+        return made
+
+    yield start
+    for replica in started:
+        replica.close()
+
+
+@pytest.fixture(scope="module")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
+    running = start_etcd(tmp_path_factory.mktemp("etcd"))
+    yield running
+    running.stop()

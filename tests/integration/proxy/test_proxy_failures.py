@@ -1,0 +1,184 @@
+"""Replicas that die, hang, fail, drain or are full while requests go through a proxy."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import grpc
+import pytest
+from proxy_harness import Proxy, infer, who
+from sdk_harness import Replica
+
+from tests.support.waiting import eventually
+
+Replicas = Callable[..., list[Replica]]
+StartProxy = Callable[..., Proxy]
+QUICK = {"outliers": {"base_s": 0.2, "max_s": 1.0}, "suspect_after_s": 0.3, "probe_timeout_s": 0.5}
+
+
+class Traffic:
+    """Threads that ask one request after the other."""
+
+    def __init__(self, proxy: Proxy) -> None:
+        self.answers: Counter[str] = Counter()
+        self.errors: list[str] = []
+        self._proxy = proxy
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        while not self._over.is_set():
+            try:
+                name = who(self._proxy.stub.ModelInfer(infer(), timeout=100))
+            except grpc.RpcError as error:
+                self.errors.append(f"{error.code()}: {error.details()}")
+                self._over.wait(0.05)
+            else:
+                self.answers[name] += 1
+
+    def stop(self) -> None:
+        self._over.set()
+
+    def more(self, count: int, of: str) -> None:
+        """Waits for so many further answers of one replica."""
+        before = self.answers[of]
+        eventually(lambda: self.answers[of] >= before + count, timeout_s=90, what=f"{count} more of {of}")
+
+
+@contextmanager
+def traffic(proxy: Proxy, callers: int = 8) -> Iterator[Traffic]:
+    made = Traffic(proxy)
+    threads = [threading.Thread(target=made.run) for _ in range(callers)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield made
+    finally:
+        made.stop()
+        for thread in threads:
+            thread.join()
+
+
+def test_no_request_fails_when_one_of_two_is_killed(replicas: Replicas, start_proxy: StartProxy) -> None:
+    one, two = replicas("one", "two")
+    proxy = start_proxy(one.address, two.address)
+    with traffic(proxy) as load:
+        load.more(50, of="one")
+        one.kill()
+        load.more(200, of="two")
+    assert load.errors == []
+    assert proxy.metric("mesh_proxy_ejections_total") >= 1
+
+
+def test_running_requests_of_a_killed_one_are_answered_elsewhere(replicas: Replicas, start_proxy: StartProxy) -> None:
+    one, two = replicas("one", "two")
+    proxy = start_proxy(one.address, two.address)
+    one.behave("hang")
+    calls = [proxy.stub.ModelInfer.future(infer(), timeout=100) for _ in range(20)]
+    eventually(lambda: one.counts()["running"] >= 3, timeout_s=60, what="some run there")
+    one.kill()
+    assert [who(call.result()) for call in calls] == ["two"] * 20
+
+
+def test_a_hung_one_is_left_and_its_requests_go_elsewhere(replicas: Replicas, start_proxy: StartProxy) -> None:
+    one, two = replicas("one", "two")
+    proxy = start_proxy(one.address, two.address, policy=QUICK)
+    with traffic(proxy) as load:
+        load.more(20, of="one")
+        one.pause()
+        load.more(100, of="two")
+        eventually(lambda: proxy.metric("mesh_proxy_ejections_total") >= 1, timeout_s=60, what="it is ejected")
+        one.resume()
+        load.more(20, of="one")
+    assert load.errors == []
+    assert proxy.metric("mesh_proxy_restored_total") >= 1
+
+
+def test_a_draining_one_costs_nobody_anything(replicas: Replicas, start_proxy: StartProxy) -> None:
+    one, two = replicas("one", "two")
+    proxy = start_proxy(one.address, two.address, policy=QUICK)
+    with traffic(proxy) as load:
+        load.more(20, of="one")
+        one.behave("drain")
+        load.more(100, of="two")
+    assert load.errors == []
+
+
+def test_one_that_fails_is_left_out_and_taken_back(replicas: Replicas, start_proxy: StartProxy) -> None:
+    bad, good = replicas("bad", "good")
+    bad.behave("error", code="INTERNAL", details="broken")
+    proxy = start_proxy(bad.address, good.address, policy=QUICK)
+    with traffic(proxy, callers=2) as load:
+        eventually(lambda: proxy.metric("mesh_proxy_ejections_total") >= 1, timeout_s=60, what="it is ejected")
+        bad.behave()
+        load.more(10, of="bad")
+    assert all("broken" in error for error in load.errors)
+
+
+def test_a_full_proxy_refuses_at_once(replicas: Replicas, start_proxy: StartProxy) -> None:
+    (one,) = replicas("one")
+    one.behave("hang")
+    proxy = start_proxy(one.address, policy={"max_in_flight_per_endpoint": 2, "max_queued": 3})
+    calls = [proxy.stub.ModelInfer.future(infer(), timeout=100) for _ in range(5)]
+    eventually(lambda: proxy.metric("mesh_proxy_waiting") == 3, timeout_s=60, what="three wait")
+    assert one.counts()["running"] == 2
+    with pytest.raises(grpc.RpcError) as caught:
+        proxy.stub.ModelInfer(infer(), timeout=100)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "3 requests wait" in caught.value.details()
+    for call in calls[:3]:
+        call.cancel()
+    one.behave()
+    for call in calls[3:]:
+        call.cancel()
+    assert who(proxy.stub.ModelInfer(infer(), timeout=100)) == "one", "room comes back"
+
+
+def test_who_waits_is_served_in_order(replicas: Replicas, start_proxy: StartProxy) -> None:
+    (one,) = replicas("one")
+    one.behave(delay_s=0.05)
+    proxy = start_proxy(one.address, policy={"max_in_flight_per_endpoint": 1})
+    calls = []
+    for number in range(10):
+        calls.append(proxy.stub.ModelInfer.future(infer(request_id=f"{number}"), timeout=100))
+        eventually(
+            lambda wanted=number: proxy.metric("mesh_rpc_calls_total") >= wanted + 1, timeout_s=60, what="it is there"
+        )
+    for call in calls:
+        call.result()
+    assert one.counts()["seen_ids"] == [f"{number}" for number in range(10)]
+
+
+def test_a_slow_answer_is_asked_for_elsewhere_too(replicas: Replicas, start_proxy: StartProxy) -> None:
+    one, two = replicas("one", "two")
+    one.behave("hang")
+    two.behave("hang")
+    proxy = start_proxy(one.address, two.address, policy={"hedge_after_s": 0.1})
+    call = proxy.stub.ModelInfer.future(infer(), timeout=100)
+    eventually(
+        lambda: one.counts()["running"] == 1 and two.counts()["running"] == 1, timeout_s=60, what="both are asked"
+    )
+    call.cancel()
+    eventually(
+        lambda: one.counts()["cancelled"] == 1 and two.counts()["cancelled"] == 1, timeout_s=60, what="both are told"
+    )
+    one.behave()
+    assert [who(proxy.stub.ModelInfer(infer(), timeout=100)) for _ in range(5)] == ["one"] * 5
+
+
+def test_requests_wait_for_the_first_replica(replicas: Replicas, start_proxy: StartProxy) -> None:
+    """Nobody listens yet: the request is held, within its deadline, and answered as soon as somebody does."""
+    (one,) = replicas("one")
+    port = int(one.address.rpartition(":")[2])
+    one.kill()
+    proxy = start_proxy(one.address, policy=QUICK)
+    call = proxy.stub.ModelInfer.future(infer(), timeout=100)
+    eventually(lambda: proxy.metric("mesh_proxy_attempts_total") >= 1, timeout_s=60, what="it was tried")
+    again = Replica("again", port)
+    try:
+        again.wait_ready()
+        assert who(call.result()) == "again"
+    finally:
+        again.close()
