@@ -29,7 +29,7 @@ Expectation Expect(const Load& load);
 // doubles from 0 up to, not including, 1; `load_of(index)` answers the candidate's Load and is asked once for each.
 class LeastLatency {
  public:
-  explicit LeastLatency(std::vector<std::uint32_t> weights) : size_(weights.size()) {}
+  explicit LeastLatency(const std::vector<std::uint32_t>& weights) : size_(weights.size()) {}
 
   [[nodiscard]] std::size_t size() const { return size_; }
 
