@@ -29,7 +29,8 @@ Expectation Expect(const Load& load);
 // doubles from 0 up to, not including, 1; `load_of(index)` answers the candidate's Load and is asked once for each.
 class LeastLatency {
  public:
-  explicit LeastLatency(std::vector<std::uint32_t> weights) : size_(weights.size()) {}
+  // The weights of the loads are what counts; these say how many there are, so that it is made as PowerOfTwo is.
+  explicit LeastLatency(const std::vector<std::uint32_t>& weights) : size_(weights.size()) {}
 
   [[nodiscard]] std::size_t size() const { return size_; }
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+from pathlib import Path
+
 import pytest
 
 from serving.discovery.client_config import ClientConfig
 from serving.discovery.client_health import HealthConfig
 from serving.errors import NotSupported, SpecError
 from serving.routing import OutlierConfig, RetryBudgetConfig, RoutingPolicy
+from serving.routing.policy import _BUDGET_NUMBERS, _NUMBERS, _OUTLIER_NUMBERS, CHOICES
+
+GUIDE = Path(__file__).parents[3] / "docs" / "guides" / "routing.md"
 
 
 def test_defaults_of_policy_and_client_are_one() -> None:
@@ -71,3 +78,21 @@ def test_labels_are_bounded() -> None:
     assert len(RoutingPolicy.from_dict({"prefer_labels": labels}).prefer_labels) == 256
     with pytest.raises(SpecError, match="prefer_labels: has more than 256 entries"):
         RoutingPolicy.from_dict({"prefer_labels": labels | {"one more": "x"}})
+
+
+def test_the_guide_has_every_field_with_its_default_and_limits() -> None:
+    rows = re.findall(r"^\| `([a-z_.]+)` \| (\S*) ?\| (.*?) \|", GUIDE.read_text("utf-8"), re.MULTILINE)
+    policy = RoutingPolicy()
+    plain = {name for item in dataclasses.fields(policy) if (name := item.name) not in ("outliers", "budget")}
+    nested = {f"outliers.{name}" for name in _OUTLIER_NUMBERS} | {f"budget.{name}" for name in _BUDGET_NUMBERS}
+    assert {name for name, _, _ in rows} == plain | nested
+    limits = _NUMBERS | {f"outliers.{name}": pair for name, pair in _OUTLIER_NUMBERS.items()}
+    limits |= {f"budget.{name}": pair for name, pair in _BUDGET_NUMBERS.items()}
+    for name, default, values in rows:
+        found: object = policy
+        for part in name.split("."):
+            found = getattr(found, part)
+        if name in limits:
+            assert default == ("" if found is None else f"{found:g}"), name
+            assert values == " to ".join(f"{limit:g}".replace("1e+06", "1000000") for limit in limits[name]), name
+    assert ("choice", policy.choice, ", ".join(CHOICES)) in rows
