@@ -18,6 +18,7 @@ BENCHMARKS = {
     "ingress_rates": ("benchmarks.ingress_rates", "run"),
     "streams": ("benchmarks.streams", "run"),
     "overload": ("benchmarks.overload", "run"),
+    "proxy": ("benchmarks.proxy", "run"),
     "mesh": ("benchmarks.mesh_timings", "run"),
     "updates": ("benchmarks.model_updates", "run"),
 }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_set>
 
@@ -19,6 +20,10 @@ struct Core {
 
   // The time at which the loop's iteration began, in seconds.
   [[nodiscard]] double now() const;
+  // How long a request may wait for what it lacks; none: as long as its own deadline allows.
+  [[nodiscard]] std::optional<double> LongestWait(Lack lack) const;
+  // What a request is told that may not even wait.
+  [[nodiscard]] Status IsFull() const;
 
   std::string application;  // what errors call it
   double hold_s = 30.0;     // how long a request is held while no endpoint takes new work

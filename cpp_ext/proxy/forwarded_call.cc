@@ -22,8 +22,6 @@ std::chrono::steady_clock::duration Duration(double seconds) {
 
 }  // namespace
 
-double Core::now() const { return SecondsOf(loop->now()); }
-
 // The request at one peer. Lives until its channel has said how it ended.
 class ForwardedCall::Attempt final : public RunningCall, public std::enable_shared_from_this<Attempt> {
  public:
@@ -98,7 +96,7 @@ void ForwardedCall::Start() {
   });
   if (over_) return;
   core_.budget.Request();
-  if (!Choose()) Wait(lack_);
+  if (!Choose()) Wait();
 }
 
 bool ForwardedCall::Choose() {
@@ -115,6 +113,7 @@ bool ForwardedCall::Choose() {
 
 void ForwardedCall::Run(std::shared_ptr<Peer> peer) {
   const double now = core_.now();
+  core_.loop->Disarm(&timer_);
   ++attempts_;
   core_.metrics.attempts.Add();
   core_.router->Sent(head_, *peer);
@@ -139,44 +138,37 @@ void ForwardedCall::Hedge() {
 
 // ------------------------------------------------------------------------------------------------------------- waiting
 
-void ForwardedCall::Wait(Lack lack) {
+void ForwardedCall::Wait() {
   if (core_.waiting.full()) {
     core_.metrics.queue_full.Add();
-    return Finish({Code::kResourceExhausted, "the proxy of " + core_.application +
-                                                 " is full: " + std::to_string(core_.waiting.size()) +
-                                                 " requests wait for an endpoint; try again later"},
-                  {});
+    return Finish(core_.IsFull(), {});
   }
   waiting_ = true;
-  waits_since_ = core_.now();
   core_.waiting.Enter(head_, shared_from_this());
   core_.metrics.waiting.Set(static_cast<double>(core_.waiting.size()));
-  if (lack == Lack::kRoom) return;  // ends with room, or with the call's own deadline
+  LimitWait();
+}
+
+void ForwardedCall::LimitWait() {
+  core_.loop->Disarm(&timer_);
+  const std::optional<double> longest_s = core_.LongestWait(lack_);
+  if (!longest_s) return;  // it ends with room, or with the call's own deadline
   due_ = &ForwardedCall::WaitIsOver;
-  const double longest = lack == Lack::kModel ? core_.router->policy().unknown_model_wait_s : core_.hold_s;
-  core_.loop->Arm(&timer_, core_.loop->now() + Duration(longest));
+  core_.loop->Arm(&timer_, core_.loop->now() + Duration(*longest_s));
 }
 
 bool ForwardedCall::TryAgain() {
   if (over_) return true;
   if (!waiting_) {  // it paused before its next attempt
     core_.loop->Disarm(&timer_);
-    if (!Choose()) Wait(lack_);
+    if (!Choose()) Wait();
     return true;
   }
   const Lack before = lack_;
   waiting_ = false;
-  if (Choose()) {
-    if (due_ == &ForwardedCall::WaitIsOver) core_.loop->Disarm(&timer_);
-    return true;
-  }
+  if (Choose()) return true;
   waiting_ = true;
-  if (lack_ == Lack::kModel && before == Lack::kPeers) {  // endpoints have come, and none of them offers it
-    due_ = &ForwardedCall::WaitIsOver;
-    core_.loop->Arm(&timer_, core_.loop->now() + Duration(core_.router->policy().unknown_model_wait_s));
-  } else if (lack_ == Lack::kRoom) {
-    core_.loop->Disarm(&timer_);
-  }
+  if (lack_ != before) LimitWait();
   return false;
 }
 

@@ -33,7 +33,8 @@ class ForwardedCall final : public Waiter, public std::enable_shared_from_this<F
   // Sends the request to a peer, or sees to it that it waits for one. False when it must (go on to) wait.
   bool Choose();
   void Run(std::shared_ptr<Peer> peer);
-  void Wait(Lack lack);
+  void Wait();
+  void LimitWait();
   void WaitIsOver();
   void AttemptEnded(const std::shared_ptr<Attempt>& attempt, Status status, rpc::Metadata trailers);
   void Succeeded(const std::shared_ptr<Attempt>& attempt, rpc::Metadata trailers);
@@ -58,7 +59,6 @@ class ForwardedCall final : public Waiter, public std::enable_shared_from_this<F
   bool asked_elsewhere_ = false;
   bool over_ = false;
   bool waiting_ = false;
-  double waits_since_ = 0.0;
   Lack lack_ = Lack::kNone;
   Status last_error_;
   std::vector<std::shared_ptr<Attempt>> running_;

@@ -94,20 +94,26 @@ bool ForwardedStream::Choose() {
 void ForwardedStream::Wait() {
   if (core_.waiting.full()) {
     core_.metrics.queue_full.Add();
-    return Finish({Code::kResourceExhausted, "the proxy of " + core_.application + " is full; try again later"}, {});
+    return Finish(core_.IsFull(), {});
   }
   waiting_ = true;
   call_->PauseMessages(true);
   core_.waiting.Enter(head_, shared_from_this());
   core_.metrics.waiting.Set(static_cast<double>(core_.waiting.size()));
-  if (lack_ == Lack::kRoom) return;
-  const double longest = lack_ == Lack::kModel ? core_.router->policy().unknown_model_wait_s : core_.hold_s;
-  const auto span = std::chrono::duration<double>(longest);
+  LimitWait();
+}
+
+void ForwardedStream::LimitWait() {
+  core_.loop->Disarm(&timer_);
+  const std::optional<double> longest_s = core_.LongestWait(lack_);
+  if (!longest_s) return;
+  const auto span = std::chrono::duration<double>(*longest_s);
   core_.loop->Arm(&timer_, core_.loop->now() + std::chrono::duration_cast<std::chrono::steady_clock::duration>(span));
 }
 
 bool ForwardedStream::TryAgain() {
   if (over_) return true;
+  const Lack before = lack_;
   waiting_ = false;
   if (Choose()) {
     core_.loop->Disarm(&timer_);
@@ -115,6 +121,7 @@ bool ForwardedStream::TryAgain() {
     return true;
   }
   waiting_ = true;
+  if (lack_ != before) LimitWait();
   return false;
 }
 

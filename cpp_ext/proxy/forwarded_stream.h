@@ -29,6 +29,7 @@ class ForwardedStream final : public Waiter, public RunningCall, public std::ena
   void Pass(rpc::Slice message);
   bool Choose();
   void Wait();
+  void LimitWait();
   void WaitIsOver();
   void Open(std::shared_ptr<Peer> peer);
   void FromPeer(rpc::Slice message);

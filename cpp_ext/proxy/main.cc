@@ -42,8 +42,8 @@ void Report(const Proxy& proxy) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  if (argc != 2) {
-    std::fprintf(stderr, "usage: mesh_proxy CONFIG.json\n");
+  if (argc != 2 || argv[1][0] == '-') {
+    std::fprintf(stderr, "usage: mesh_proxy CONFIG.json (ProxyConfig of proto/records.proto, in canonical JSON)\n");
     return 2;
   }
   sigset_t signals;
@@ -58,15 +58,13 @@ int main(int argc, char** argv) {
   Report(proxy);
   int received = 0;
   sigwait(&signals, &received);
-  std::thread([] {
-    sigset_t again;
-    sigemptyset(&again);
-    for (const int wanted : {SIGTERM, SIGINT}) sigaddset(&again, wanted);
+  std::thread([&proxy, &signals] {
     int second = 0;
-    sigwait(&again, &second);
-    _exit(0);
+    sigwait(&signals, &second);
+    proxy.Stop();
   }).detach();
   proxy.Drain(config.value().drain_timeout);
   proxy.Stop();
-  return 0;
+  std::fflush(stdout);
+  _exit(0);  // the thread above waits for a signal that need not come
 }

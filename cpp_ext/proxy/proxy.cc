@@ -1,5 +1,6 @@
 #include "proxy/proxy.h"
 
+#include <mutex>
 #include <utility>
 #include <vector>
 
@@ -87,6 +88,7 @@ class Proxy::Impl {
   }
 
   void Stop() {
+    const std::lock_guard<std::mutex> lock(stopping_);  // a second caller waits until the first has done it
     if (std::exchange(stopped_, true)) return;
     if (registrar_ != nullptr) registrar_->Withdraw();
     if (follower_ != nullptr) follower_->Stop();
@@ -187,7 +189,8 @@ class Proxy::Impl {
   std::unique_ptr<EndpointFollower> follower_;
   std::unique_ptr<registry::Registrar> registrar_;
   std::unique_ptr<rpc::Server> metrics_server_;
-  bool stopped_ = false;
+  std::mutex stopping_;
+  bool stopped_ = false;  // guarded by stopping_
 };
 
 Proxy::Proxy(ProxyConfig config) : impl_(std::make_unique<Impl>(std::move(config))) {}

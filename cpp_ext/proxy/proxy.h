@@ -21,7 +21,7 @@ class Proxy {
   Status Start();
   // Leaves discovery, refuses new requests, finishes the running ones for at most `limit`. True when all finished.
   bool Drain(std::chrono::milliseconds limit);
-  // Ends what still runs. Repeatable.
+  // Ends what still runs, a Drain on another thread, too. Repeatable.
   void Stop();
 
   [[nodiscard]] std::string address() const;  // as clients reach it

@@ -16,9 +16,17 @@ using registry::etcd::WatchEvent;
 const Application kShop{"default", "shop"};
 
 json Record(const std::string& id) {
-  return {{"id", id},           {"address", "10.0.0.1:80"}, {"protocol", "kserve-grpc"}, {"role", "direct"},
-          {"namespace", "default"}, {"application", "shop"},    {"deployment", "m"},         {"state", "ready"},
-          {"revision", "1"},    {"generation", "1"},        {"models", {{{"name", "digits"}, {"versions", {"1"}}}}}};
+  return {{"id", id},
+          {"address", "10.0.0.1:80"},
+          {"protocol", "kserve-grpc"},
+          {"role", "direct"},
+          {"namespace", "default"},
+          {"application", "shop"},
+          {"deployment", "m"},
+          {"state", "ready"},
+          {"revision", "1"},
+          {"generation", "1"},
+          {"models", {{{"name", "digits"}, {"versions", {"1"}}}}}};
 }
 
 std::string KeyOf(const std::string& id) { return "/mesh/v1/endpoints/default/shop/direct/m/" + id; }
@@ -46,7 +54,8 @@ std::string Ids(const EndpointView& view) {
 }
 
 TEST(EndpointTest, ReadsARecord) {
-  const auto read = ParseEndpoint(kShop, KeyOf("a"), Entry("a", {{"weight", 7}, {"tls", true}, {"labels", {{"z", "1"}}}}).value);
+  const auto read =
+      ParseEndpoint(kShop, KeyOf("a"), Entry("a", {{"weight", 7}, {"tls", true}, {"labels", {{"z", "1"}}}}).value);
   ASSERT_TRUE(read.ok()) << read.status().ToString();
   const Endpoint& endpoint = read.value();
   EXPECT_EQ(endpoint.weight, 7U);
@@ -62,9 +71,12 @@ TEST(EndpointTest, ReadsARecord) {
 
 TEST(EndpointTest, SaysWhatIsWrong) {
   const std::pair<json, std::string> cases[] = {
-      {{{"address", "nowhere"}}, "nowhere"},   {{{"state", "gone"}}, "gone"},
-      {{{"application", "other"}}, "belongs"}, {{{"id", "b"}}, "belongs"},
-      {{{"models", 5}}, "models"},             {{{"protocol", "openai-http"}}, "openai-http"},
+      {{{"address", "nowhere"}}, "nowhere"},
+      {{{"state", "gone"}}, "gone"},
+      {{{"application", "other"}}, "belongs"},
+      {{{"id", "b"}}, "belongs"},
+      {{{"models", 5}}, "models"},
+      {{{"protocol", "openai-http"}}, "openai-http"},
       {{{"generation", "x"}}, "generation"},
   };
   for (const auto& [changes, word] : cases) {

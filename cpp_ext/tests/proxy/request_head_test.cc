@@ -82,7 +82,8 @@ TEST(RequestHeadTest, NeverReadsBeyondWhatIsThere) {
 
 TEST(RequestHeadTest, MetadataChoosesToo) {
   RequestHead head;
-  ReadMetadataHead({{"mesh-deployment", "b"}, {"mesh-retry", "never"}, {"x-user", "7"}, {"x-user", "8"}}, "x-user", &head);
+  ReadMetadataHead({{"mesh-deployment", "b"}, {"mesh-retry", "never"}, {"x-user", "7"}, {"x-user", "8"}}, "x-user",
+                   &head);
   EXPECT_EQ(head.deployment, "b");
   EXPECT_FALSE(head.retry_safe);
   EXPECT_EQ(head.hash, "7") << "the first value";

@@ -13,7 +13,8 @@ namespace {
 // Is served while there is room.
 class Guest final : public Waiter {
  public:
-  Guest(std::string name, int* room, std::vector<std::string>* served) : name_(std::move(name)), room_(room), served_(served) {}
+  Guest(std::string name, int* room, std::vector<std::string>* served)
+      : name_(std::move(name)), room_(room), served_(served) {}
   bool TryAgain() override {
     if (*room_ == 0) return false;
     --*room_;
