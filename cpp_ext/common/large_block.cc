@@ -6,10 +6,13 @@
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
+#include <cstring>
 #include <mutex>
 #include <system_error>
 #include <thread>
 #include <vector>
+
+#include "common/sanitizers.h"
 
 namespace mesh {
 namespace {
@@ -26,12 +29,21 @@ char* Map(std::size_t size) noexcept {
   return data == MAP_FAILED ? nullptr : static_cast<char*>(data);
 }
 
-char* Remap(LargeBlock block, std::size_t size) noexcept {
-  void* data = mremap(block.data, block.size, size, MREMAP_MAYMOVE);
-  return data == MAP_FAILED ? nullptr : static_cast<char*>(data);
-}
-
 void Unmap(LargeBlock block) noexcept { munmap(block.data, block.size); }
+
+// To a larger size.
+char* Remap(LargeBlock block, std::size_t size) noexcept {
+  if (kPoolsMemory) {
+    void* data = mremap(block.data, block.size, size, MREMAP_MAYMOVE);
+    return data == MAP_FAILED ? nullptr : static_cast<char*>(data);
+  }
+  // ThreadSanitizer does not see pages move, and takes them for those that were there before.
+  char* data = Map(size);
+  if (data == nullptr) return nullptr;
+  std::memcpy(data, block.data, block.size);
+  Unmap(block);
+  return data;
+}
 
 // Blocks that were freed, with sizes in whole granules. Never destroyed: threads may end after the statics do.
 class IdleBlocks {

@@ -98,7 +98,7 @@ TEST_F(LargeBlockTest, WhatNobodyWantsGoesBackToTheSystem) {
 }
 
 TEST_F(LargeBlockTest, NotMoreThanABoundWaits) {
-  std::vector<LargeBlock> blocks(1200);
+  std::vector<LargeBlock> blocks(300);
   for (LargeBlock& block : blocks) block = AllocateLarge(kMiB, kMiB);
   for (const LargeBlock& block : blocks) FreeLarge(block);
   EXPECT_LE(IdleLargeBytes(), 256 * kMiB);
