@@ -9,7 +9,7 @@ help:
 	@echo 'make test-long  what takes long: random kills under traffic, an hour of hostile clients, pip install'
 	@echo 'make lint       ruff, mypy --strict, clang-format, clang-tidy'
 	@echo 'make bench      benchmarks against peers; table in benchmarks/README.md'
-	@echo 'make bench-ingress  only the direct ingress against tritonserver: gRPC, HTTP, shared memory, equal rates, streams'
+	@echo 'make bench-ingress  only the direct ingress against tritonserver: gRPC, HTTP, memory, equal rates, streams'
 	@echo 'make fuzz       the readers of requests under libFuzzer, a minute each'
 	@echo 'make gpu-check  what only an NVIDIA GPU can show; says so where there is none'
 	@echo 'make sanitize   C++ tests under AddressSanitizer and ThreadSanitizer, readers of requests under libFuzzer'
@@ -39,7 +39,7 @@ bench: setup
 	@$(PYTHON) -m benchmarks
 
 bench-ingress: setup
-	@$(PYTHON) -m benchmarks ingress ingress_http ingress_shared_memory ingress_rates streams
+	@$(PYTHON) -m benchmarks ingress ingress_http ingress_shared_memory ingress_memory ingress_rates streams
 
 fuzz: setup
 	@scripts/setup --lint

@@ -15,6 +15,7 @@ BENCHMARKS = {
     "ingress": ("benchmarks.ingress", "run"),
     "ingress_http": ("benchmarks.ingress", "run_http"),
     "ingress_shared_memory": ("benchmarks.ingress", "run_shared_memory"),
+    "ingress_memory": ("benchmarks.ingress_memory", "run"),
     "ingress_rates": ("benchmarks.ingress_rates", "run"),
     "streams": ("benchmarks.streams", "run"),
     "overload": ("benchmarks.overload", "run"),

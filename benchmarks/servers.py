@@ -29,6 +29,7 @@ class Server:
     name: str
     address: str
     http: str  # the address of its HTTP/REST protocol
+    metrics: str  # the address of its page of metrics
     pid: int
 
     def requests(self, model: str) -> int:
@@ -69,7 +70,9 @@ def running(name: str, repository: Path, backends: Path, *flags: str) -> Iterato
         process = subprocess.Popen(command, stdout=log, stderr=log, env=env)
     try:
         _wait_ready(process, f"127.0.0.1:{port}", log_file)
-        yield Server(name, f"127.0.0.1:{port}", f"127.0.0.1:{port if name == 'mesh' else http}", process.pid)
+        if name == "mesh":  # one port for all
+            http = metrics = port
+        yield Server(name, f"127.0.0.1:{port}", f"127.0.0.1:{http}", f"127.0.0.1:{metrics}", process.pid)
     finally:
         process.terminate()
         try:

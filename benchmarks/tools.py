@@ -92,7 +92,6 @@ def run_load(
     requests: int,
     shapes: dict[str, str],
     cpu: str | None,
-    data: Path | None = None,
     protocol: str = "grpc",
     shared_output_bytes: int | None = None,
 ) -> Load:
@@ -112,23 +111,28 @@ def run_load(
         command += ["--shared-memory", "system", "--output-shared-memory-size", str(shared_output_bytes)]
     for name, shape in shapes.items():
         command += ["--shape", f"{name}:{shape}"]
-    if data is not None:
-        command += ["--input-data", str(data)]
-    env = {**os.environ, "LD_LIBRARY_PATH": _library_path()}
     used = children_cpu_s()
+    _run_to_report(command, report)
+    return _read_report(report, children_cpu_s() - used)
+
+
+def _run_to_report(command: list[str], report: Path) -> None:
+    env = {**os.environ, "LD_LIBRARY_PATH": _library_path()}
     try:
         done = subprocess.run(command, capture_output=True, text=True, env=env, check=False, timeout=_LOAD_S)
     except subprocess.TimeoutExpired as error:
         raise DeadlineExceeded(f"`{' '.join(command)}` did not end within {_LOAD_S:.0f} s") from error
     if done.returncode != 0 or not report.exists():
         raise FailedPrecondition(f"`{' '.join(command)}` failed: {(done.stdout + done.stderr)[-600:]}")
-    used = children_cpu_s() - used
+
+
+def _read_report(report: Path, cpu_s: float) -> Load:
+    """What the report says; it is removed."""
     with report.open(newline="") as file:
         row = next(csv.DictReader(file))
     report.unlink()
     mean_us = sum(float(row[part]) for part in _LATENCY_PARTS)
-    latencies = float(row["p50 latency"]), float(row["p99 latency"])
-    return Load(mean_us, *latencies, used)
+    return Load(mean_us, float(row["p50 latency"]), float(row["p99 latency"]), cpu_s)
 
 
 def children_cpu_s() -> float:

@@ -136,53 +136,76 @@ int RunRate(const Flags& flags) {
   return 0;
 }
 
-// One stream that is never without a request.
-struct Load {
-  std::shared_ptr<mesh::rpc::ClientCall> call;
-  int left = 0;
+// Streams that are never without a request until Stop.
+class Streams {
+ public:
+  Streams(mesh::rpc::Slice request, int responses, std::size_t count)
+      : request_(std::move(request)), responses_(responses), streams_(count), open_(count) {}
+
+  void Start(const Channels& channels) {
+    for (std::size_t i = 0; i < streams_.size(); ++i) Open(&streams_[i], *channels[i % channels.size()]);
+    for (Stream& stream : streams_) Ask(&stream);
+  }
+  // False when streams do not end in time.
+  bool Stop() {
+    over_.store(true);
+    return mesh::PollUntil(steady_clock::now() + kLastAnswers, [this] { return open_.load() == 0; });
+  }
+  [[nodiscard]] std::uint64_t messages() const { return messages_.load(); }
+
+ private:
+  struct Stream {
+    std::shared_ptr<mesh::rpc::ClientCall> call;
+    int left = 0;  // responses to its request
+  };
+
+  void Open(Stream* stream, Channel& channel) {
+    stream->left = responses_;
+    mesh::rpc::StreamCallbacks callbacks;
+    callbacks.on_message = [this, stream](const mesh::rpc::Slice&) { Answered(stream); };
+    callbacks.on_done = [this](const Status& status, const mesh::rpc::Metadata&) {
+      if (!over_.load() || !status.ok()) Fail("a stream ended: " + status.ToString());
+      open_.fetch_sub(1);
+    };
+    stream->call = channel.Stream(kStream, {}, std::move(callbacks));
+  }
+
+  void Ask(Stream* stream) {
+    mesh::rpc::Message message;
+    message.Append(request_);
+    stream->call->Send(std::move(message));
+  }
+
+  void Answered(Stream* stream) {
+    messages_.fetch_add(1, std::memory_order_relaxed);
+    if (--stream->left > 0) return;
+    if (over_.load()) return stream->call->HalfClose();
+    stream->left = responses_;
+    Ask(stream);
+  }
+
+  const mesh::rpc::Slice request_;
+  const int responses_;
+  std::vector<Stream> streams_;
+  std::atomic<std::uint64_t> messages_{0};
+  std::atomic<bool> over_{false};
+  std::atomic<std::size_t> open_;
 };
 
 int RunStreams(const Flags& flags) {
-  const mesh::rpc::Slice request = mesh::rpc::Slice::Own(ReadRequest(flags));
-  const int responses = Number(flags, "responses");
+  Streams streams(mesh::rpc::Slice::Own(ReadRequest(flags)), Number(flags, "responses"),
+                  static_cast<std::size_t>(Number(flags, "streams")));
   const Channels channels = Connect(flags);
-  std::vector<Load> loads(static_cast<std::size_t>(Number(flags, "streams")));
-  std::atomic<std::uint64_t> messages{0};
-  std::atomic<bool> over{false};
-  std::atomic<std::size_t> open{loads.size()};
-  const auto send = [&request](const Load& load) {
-    mesh::rpc::Message message;
-    message.Append(request);
-    load.call->Send(std::move(message));
-  };
-  for (std::size_t i = 0; i < loads.size(); ++i) {
-    Load& load = loads[i];
-    load.left = responses;
-    mesh::rpc::StreamCallbacks callbacks;
-    callbacks.on_message = [&, responses](const mesh::rpc::Slice&) {
-      messages.fetch_add(1, std::memory_order_relaxed);
-      if (--load.left > 0) return;
-      if (over.load()) return load.call->HalfClose();
-      load.left = responses;
-      send(load);
-    };
-    callbacks.on_done = [&](const Status& status, const mesh::rpc::Metadata&) {
-      if (!over.load() || !status.ok()) Fail("a stream ended: " + status.ToString());
-      open.fetch_sub(1);
-    };
-    load.call = channels[i % channels.size()]->Stream(kStream, {}, std::move(callbacks));
-  }
-  for (const Load& load : loads) send(load);
+  streams.Start(channels);
   const auto start = steady_clock::now();
   std::this_thread::sleep_for(std::chrono::seconds(Number(flags, "seconds")));
-  const std::uint64_t count = messages.load();
+  const std::uint64_t count = streams.messages();
   const double took = std::chrono::duration<double>(steady_clock::now() - start).count();
-  over.store(true);
-  const bool ended = mesh::PollUntil(steady_clock::now() + kLastAnswers, [&] { return open.load() == 0; });
+  const bool ended = streams.Stop();
   for (const auto& channel : channels) channel->Close();
   if (!ended) Fail("streams did not end");
   std::printf("{\"messages\": %llu, \"seconds\": %.3f, \"total\": %llu}\n", static_cast<unsigned long long>(count),
-              took, static_cast<unsigned long long>(messages.load()));
+              took, static_cast<unsigned long long>(streams.messages()));
   return 0;
 }
 

@@ -5,15 +5,11 @@
 #include <new>
 #include <vector>
 
+#include "common/large_block.h"
+#include "common/sanitizers.h"
+
 namespace mesh {
 namespace {
-
-// Sanitizers have to see every allocation.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kPooled = false;
-#else
-constexpr bool kPooled = true;
-#endif
 
 constexpr std::size_t kStep = kPooledAlignment;
 constexpr std::size_t kClasses = kMaxPooledBytes / kStep;
@@ -123,17 +119,23 @@ ThreadBlocks& Local() {
   return blocks;
 }
 
-bool Pooled(std::size_t size) { return kPooled && size > 0 && size <= kMaxPooledBytes && life != Life::kEnded; }
+bool Pooled(std::size_t size) { return kPoolsMemory && size > 0 && size <= kMaxPooledBytes && life != Life::kEnded; }
+
+bool Large(std::size_t size) { return kPoolsMemory && size >= kLargeBytes; }
 
 }  // namespace
 
 void* AllocateBlock(std::size_t size) {
   if (Pooled(size)) return Local().Take((size - 1) / kStep);
-  return New((size + kStep - 1) / kStep * kStep);
+  if (!Large(size)) return New((size + kStep - 1) / kStep * kStep);
+  const LargeBlock block = AllocateLarge(size, size);
+  if (block.data == nullptr) throw std::bad_alloc();
+  return block.data;
 }
 
 void FreeBlock(void* block, std::size_t size) noexcept {
   if (Pooled(size)) return Local().Give((size - 1) / kStep, block);
+  if (Large(size)) return FreeLarge({static_cast<char*>(block), size});
   Delete(block);
 }
 

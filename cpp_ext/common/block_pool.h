@@ -12,7 +12,8 @@ namespace mesh {
 inline constexpr std::size_t kMaxPooledBytes = 4096;
 inline constexpr std::size_t kPooledAlignment = 64;
 
-// `size` bytes, aligned to a cache line. Throws std::bad_alloc. Sizes above kMaxPooledBytes are not pooled.
+// `size` bytes, aligned to a cache line. Throws std::bad_alloc. Sizes above kMaxPooledBytes are not pooled,
+// but large ones wait a moment for their next use (large_block.h).
 void* AllocateBlock(std::size_t size);
 // `size` as it was asked for. From any thread.
 void FreeBlock(void* block, std::size_t size) noexcept;

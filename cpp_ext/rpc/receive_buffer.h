@@ -24,6 +24,12 @@ class ReceiveBudget : public std::enable_shared_from_this<ReceiveBudget> {
     Give(bytes);
     return false;
   }
+  // The same, but leaves half of the budget to those that need it.
+  [[nodiscard]] bool TakeSpare(std::size_t bytes) {
+    if (used_.fetch_add(bytes, std::memory_order_relaxed) + bytes <= limit_ / 2) return true;
+    Give(bytes);
+    return false;
+  }
   void Give(std::size_t bytes) { used_.fetch_sub(bytes, std::memory_order_relaxed); }
   [[nodiscard]] std::size_t limit() const { return limit_; }
   [[nodiscard]] std::size_t used() const { return used_.load(std::memory_order_relaxed); }
@@ -60,10 +66,13 @@ class ReceiveBuffer {
   void Release();
 
  private:
+  [[nodiscard]] bool Reallocate(std::size_t wanted, std::size_t most);
+  [[nodiscard]] bool TakeLarge(std::size_t wanted, std::size_t most);
+  void ShrinkTo(std::size_t size);
   void GiveBack(std::size_t bytes);
 
   ReceiveBudget* const budget_;
-  char* data_ = nullptr;  // malloc, because realloc moves large blocks without copying them
+  char* data_ = nullptr;  // of malloc, or a large block where the capacity says so
   std::size_t capacity_ = 0;
   std::size_t counted_ = 0;
 };

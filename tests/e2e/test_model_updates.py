@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 from benchmarks.model_updates import write_model
 from serving import Application, MeshClient, Replicas, Resources, TritonDeployment
 from serving.sdk import AppStatus
+from tests.support.callers import Callers
 from tests.support.mesh import ROOT, RunningMesh
 from tests.support.waiting import eventually
 
@@ -49,34 +49,23 @@ def ask(client: MeshClient, name: str) -> float:
     return float(client.infer(name, "adder", {"X": np.array([1000], np.float32)}, timeout_s=60)["Y"][0]) - 1000
 
 
-class Traffic:
+class Traffic(Callers):
     """Asks all the time, from several threads, and keeps what was answered."""
 
     def __init__(self, mesh: RunningMesh, name: str, threads: int = 3) -> None:
+        super().__init__(threads)
         self._mesh = mesh
         self._name = name
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._run) for _ in range(threads)]
         self.answers: list[float] = []
         self.failures: list[BaseException] = []
 
-    def _run(self) -> None:
+    def call(self, number: int) -> None:  # noqa: ARG002 - all of them ask the same
         with MeshClient(self._mesh.connection) as client:
-            while not self._over.is_set():
+            while not self.over.is_set():
                 try:
                     self.answers.append(ask(client, self._name))
                 except Exception as error:  # noqa: BLE001 - the test says that there must be none
                     self.failures.append(error)
-
-    def __enter__(self) -> Traffic:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
 
 
 def processes(client: MeshClient, name: str) -> set[int]:

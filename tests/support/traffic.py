@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Final
 
 import numpy as np
@@ -13,6 +11,7 @@ import numpy as np
 from examples.digits.data import load_split
 from serving import Connection, MeshClient
 from serving.errors import MeshError
+from tests.support.callers import Callers
 
 PAUSE_S: Final = 0.01
 
@@ -32,33 +31,23 @@ class Outcome:
         return float(np.max(np.diff(times))) if len(times) > 1 else float("inf")
 
 
-class Traffic:
+class Traffic(Callers):
     """Sends requests from `threads` threads through the SDK while it is entered."""
 
     def __init__(
         self, connection: Connection, expected: list[int], *, threads: int = 2, timeout_s: float = 60.0
     ) -> None:
+        super().__init__(threads)
         self.outcome = Outcome()
         self._connection = connection
         self._expected = expected
         self._timeout_s = timeout_s
         self._images = load_split().held_out_images
-        self._stop = threading.Event()
-        self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._run, args=(index,), daemon=True) for index in range(threads)]
 
     def __enter__(self) -> Traffic:
-        for thread in self._threads:
-            thread.start()
+        super().__enter__()
         self.wait_for(20)
         return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(timeout=self._timeout_s + 10)
 
     def wait_for(self, more: int, timeout_s: float = 120.0) -> None:
         """Returns when `more` further right answers have come. Raises `AssertionError` when they do not."""
@@ -75,24 +64,23 @@ class Traffic:
         assert not self.outcome.wrong, f"{len(self.outcome.wrong)} wrong, first: {self.outcome.wrong[:3]}"
         assert self.outcome.right > 0
 
-    def _run(self, offset: int) -> None:
+    def call(self, number: int) -> None:
         with MeshClient(self._connection) as client:
-            number = offset * 37
-            while not self._stop.is_set():
-                self._ask(client, number % len(self._images))
-                number += 1
-                self._stop.wait(PAUSE_S)
+            index = number * 37
+            while not self.over.wait(PAUSE_S):
+                self._ask(client, index % len(self._images))
+                index += 1
 
     def _ask(self, client: MeshClient, index: int) -> None:
         image = self._images[index : index + 1]
         try:
             answer = client.infer("digits", "digits", {"image": image}, timeout_s=self._timeout_s)
         except MeshError as error:
-            with self._lock:
+            with self.lock:
                 self.outcome.failed.append(f"{type(error).__name__}: {error}")
             return
         found = int(answer["probabilities"].argmax(axis=1)[0])
-        with self._lock:
+        with self.lock:
             if found == self._expected[index]:
                 self.outcome.right += 1
                 self.outcome.at_s.append(time.monotonic())

@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import random
 import statistics
-import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ import pytest
 from tests.integration.ingress.conftest import StartIngress
 from tests.integration.ingress.kserve_servers import Ingress, gauge, in_flight
 from tests.integration.ingress.soak_traffic import FULL, HOSTILE, VALID, Act
+from tests.support.callers import Callers
 from tests.support.waiting import eventually
 
 SOAK_S: Final = float(os.environ.get("MESH_HOSTILE_SOAK_S", "3600"))
@@ -36,44 +36,32 @@ EACH: Final = 3  # threads of valid traffic, and of hostile
 pytestmark = [pytest.mark.long, pytest.mark.timeout(SOAK_S + 300)]
 
 
-class Traffic:
+class Traffic(Callers):
     """Threads that do what chance says until the end, and note what went wrong."""
 
     def __init__(self, server: Ingress) -> None:
+        self._kinds: Sequence[tuple[Act, ...]] = [VALID] * EACH + [HOSTILE] * EACH
+        super().__init__(len(self._kinds))
         self._server = server
-        self._over = threading.Event()
-        self._lock = threading.Lock()
         self.done = Counter[str]()
         self.wrong: list[str] = []
         self.refused = 0
-        kinds: Sequence[tuple[Act, ...]] = [VALID] * EACH + [HOSTILE] * EACH
-        self._threads = [threading.Thread(target=self._run, args=(acts, n)) for n, acts in enumerate(kinds)]
 
-    def _run(self, acts: tuple[Act, ...], number: int) -> None:
+    def call(self, number: int) -> None:
         chance = random.Random(SEED * 100 + number)
-        while not self._over.is_set():
-            act = chance.choice(acts)
+        while not self.over.is_set():
+            act = chance.choice(self._kinds[number])
             failure: Exception | None = None
             try:
                 act(self._server, chance)
             except Exception as error:  # noqa: BLE001 - whatever it is, it must not happen
                 failure = error
-            with self._lock:
+            with self.lock:
                 self.done[act.__name__] += 1
                 if failure is not None and FULL in str(failure):
                     self.refused += 1
                 elif failure is not None:
                     self.wrong.append(f"{act.__name__}: {failure!r}"[:600])
-
-    def __enter__(self) -> Traffic:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        for thread in self._threads:
-            thread.join()
 
 
 def resident(server: Ingress) -> float:
