@@ -36,6 +36,7 @@ class Follower:
                 self.take(event)
 
     def take(self, event: WatchEvent) -> None:
+        assert not (self.stale and isinstance(event, Disconnected)), "told twice that the view is stale"
         self.events.append(event)
         if isinstance(event, Resync):
             self.view = {kv.key: kv for kv in event.snapshot.kvs}
@@ -55,6 +56,11 @@ class Follower:
 
     def count(self, kind: type[Resync] | type[Changes] | type[Disconnected]) -> int:
         return sum(isinstance(event, kind) for event in self.events)
+
+    @property
+    def stale(self) -> bool:
+        """What the last event says. A machine that stops for a second makes any view stale for a moment."""
+        return bool(self.events) and isinstance(self.events[-1], Disconnected)
 
     @property
     def replacements(self) -> int:
