@@ -10,7 +10,7 @@ import pytest
 
 from serving import MeshClient
 from serving.store.keys import AppKey
-from tests.support.census import assert_one_copy_stays
+from tests.support.census import assert_one_copy_stays, two_replicas
 from tests.support.mesh import RunningMesh
 from tests.support.traffic import Traffic
 from tests.support.waiting import eventually
@@ -39,7 +39,7 @@ def test_replica_killed(mesh: RunningMesh, digits: MeshClient, expected: list[in
 
 def kill_a_replica(digits: MeshClient) -> float:
     """Seconds until discovery has the same two replicas again."""
-    before = replica_pids(digits)
+    before = two_replicas(digits)
     victim, pid = sorted(before.items())[0]
     killed_at = time.monotonic()
     os.kill(pid, signal.SIGKILL)
@@ -57,8 +57,7 @@ def kill_a_replica(digits: MeshClient) -> float:
 
 def test_replica_hangs(mesh: RunningMesh, digits: MeshClient, expected: list[int]) -> None:
     with Traffic(mesh.connection, expected) as traffic:
-        before = replica_pids(digits)
-        pid = sorted(before.items())[0][1]
+        pid = sorted(two_replicas(digits).items())[0][1]
         os.kill(pid, signal.SIGSTOP)
         eventually(
             lambda: len(now := replica_pids(digits)) == 2 and pid not in now.values(),
@@ -75,19 +74,19 @@ def test_controller_killed(mesh: RunningMesh, digits: MeshClient, expected: list
     if name == "agent":
         name = f"agent-{digits.status('digits').cluster}"
     with Traffic(mesh.connection, expected) as traffic:
-        before = replica_pids(digits)
+        before = two_replicas(digits)
         mesh.wait_replaced(mesh.kill(name))
         eventually(lambda: digits.clusters(), timeout_s=60, what="a keeper that answers")
         traffic.wait_for(100)
         assert_one_copy_stays(mesh, digits)
-        assert replica_pids(digits) == before, "the same replicas serve: nothing was started twice or again"
+        assert two_replicas(digits) == before, "the same replicas serve: nothing was started twice or again"
     traffic.check()
 
 
 def test_master_killed(mesh: RunningMesh, digits: MeshClient, expected: list[int]) -> None:
     cluster = digits.status("digits").cluster
     with Traffic(mesh.connection, expected) as traffic:
-        before = replica_pids(digits)
+        before = two_replicas(digits)
         pid = mesh.master_pid(cluster, APP)
         os.kill(pid, signal.SIGKILL)
         eventually(lambda: mesh.master_pid(cluster, APP) != pid, timeout_s=60, what="a new master")
