@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_mesh import CLUSTER, ROOT, Keeper, SmallMesh, classify, spec
 
 from serving._proto import records_pb2 as pb
 from serving.local.process import Process, log_tail
 from serving.store import keys
 from serving.store.keys import AppKey
 from serving.store.records import decode
+from tests.integration.master.small_mesh import CLUSTER, ROOT, Keeper, SmallMesh, classify, spec
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 SECOND = "127.0.0.2"
