@@ -32,6 +32,7 @@ async def eventually(look: Callable[[], Awaitable[T]], *, what: str = "", timeou
     """The first true answer of `look`; an assertion that raises counts as false."""
     deadline = time.monotonic() + timeout_s
     while True:
+        over = time.monotonic() > deadline  # before the look: who stood still since the last one looks once more
         problem: object = None
         try:
             answer = await look()
@@ -39,7 +40,7 @@ async def eventually(look: Callable[[], Awaitable[T]], *, what: str = "", timeou
                 return answer
         except (AssertionError, pytest.fail.Exception, grpc.aio.AioRpcError) as error:
             problem = error
-        if time.monotonic() > deadline:
+        if over:
             raise AssertionError(f"not within {timeout_s} s: {what or look.__name__} ({problem})")
         await asyncio.sleep(0.05)
 

@@ -76,7 +76,7 @@ def second_node(wide: SmallMesh, tmp_path: Path) -> Iterator[Process]:
 async def numbers(address: str) -> str:
     """What a process of the mesh tells Prometheus."""
     url = f"http://{address}/metrics"
-    return (await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=10).read())).decode()
+    return (await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=60).read())).decode()
 
 
 @pytest.mark.usefixtures("second_node")

@@ -14,9 +14,11 @@ LONG_S = 90.0  # the machine may be busy: nothing is waited for that should take
 async def eventually(condition: Callable[[], bool], what: str, timeout_s: float = LONG_S) -> None:
     """Returns when the condition is true; fails with what was awaited."""
     deadline = asyncio.get_running_loop().time() + timeout_s
+    over = False
     while not condition():
-        assert asyncio.get_running_loop().time() < deadline, f"not within {timeout_s} s: {what}"
+        assert not over, f"not within {timeout_s} s: {what}"
         await asyncio.sleep(0.01)
+        over = asyncio.get_running_loop().time() > deadline  # before the look: after a stall there is one more
 
 
 class Follower:
