@@ -123,7 +123,7 @@ def test_a_full_proxy_refuses_at_once(replicas: Replicas, start_proxy: StartProx
     proxy = start_proxy(one.address, policy={"max_in_flight_per_endpoint": 2, "max_queued": 3})
     calls = [proxy.stub.ModelInfer.future(infer(), timeout=100) for _ in range(5)]
     eventually(lambda: proxy.metric("mesh_proxy_waiting") == 3, timeout_s=60, what="three wait")
-    assert one.counts()["running"] == 2
+    eventually(lambda: one.counts()["running"] == 2, timeout_s=60, what="two run")
     with pytest.raises(grpc.RpcError) as caught:
         proxy.stub.ModelInfer(infer(), timeout=100)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -123,13 +123,14 @@ async def test_draining_finishes_what_runs_and_gets_nothing_new(replicas: Start,
     one, two = replicas("one", "two")
     source = FixedSource(one.endpoint())
     client = await connect(source)
-    one.behave(delay_s=5.0)
+    one.behave("hold")
     running = [asyncio.create_task(ask(client)) for _ in range(5)]
     await until(lambda: one.counts()["running"] == 5, what="they run")
     source.set(one.endpoint(state="draining"), two.endpoint())
     await until(lambda: len(client.endpoints) == 2, what="the view is there")
     assert {await ask(client) for _ in range(20)} == {"two"}
     source.set(two.endpoint())
+    one.behave()
     assert await asyncio.gather(*running) == ["one"] * 5
     assert one.counts()["infer"] == 5
 
