@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from contextlib import aclosing
@@ -25,6 +26,8 @@ from serving.timeouts import wait_for
 _log = logging.getLogger("keeper.mirror")
 Listener = Callable[[Touched], None]
 VERIFY_AFTER_S = 2.0
+LOOK_EVERY_S = 1.0
+STOOD_STILL_S = 2.0  # later than this, not only this process was kept waiting
 
 
 class Mirror:
@@ -84,10 +87,23 @@ class Mirror:
                 self._tell(touched)
                 continue
             at_s = self.book.next_change_s(now_s)
-            try:
-                await wait_for(self._changed.wait(), None if at_s is None else max(0.01, at_s - now_s))
-            except asyncio.TimeoutError:
-                continue
+            await self._wait_for_change(LOOK_EVERY_S if at_s is None else min(LOOK_EVERY_S, max(0.01, at_s - now_s)))
+
+    async def _wait_for_change(self, limit_s: float) -> None:
+        """Returns when something changed, or after `limit_s`.
+
+        After a wait that took much longer, no cluster counts as gone for a while: the machine may have stood still, and
+        with it the agents, whose leases ran out meanwhile and who need a moment to take new ones.
+        """
+        began_s = self._clock.monotonic()
+        with contextlib.suppress(asyncio.TimeoutError):
+            await wait_for(self._changed.wait(), limit_s)
+        late_s = self._clock.monotonic() - began_s - limit_s
+        if late_s > STOOD_STILL_S:
+            grace_s = self._config.reconnect_grace_s
+            self.book.hold(self._clock.now() + grace_s)
+            text = f"this keeper did not run for {late_s:.0f} s: no cluster counts as gone for {grace_s:g} s"
+            self._events.add(Note("stood-still", text, warning=True))
 
     async def run_verifier(self) -> None:
         """Looks into the store itself for own writes that the watch does not show, until cancelled."""

@@ -79,7 +79,7 @@ class Agent:
         self._orders: dict[MasterName, pb.Placement] = {}
         self._ending: set[MasterName] = set()
         self._facts: ClusterFacts | None = None
-        self._seen_ray_s = self._clock.monotonic()
+        self._ray_silent_since_s: float | None = self._clock.monotonic()
         self._publish_now = asyncio.Event()
         self._published: pb.ClusterRecord | None = None
         mine = Claim(agent_id, config.cluster, ",".join(config.etcd.endpoints))
@@ -118,7 +118,7 @@ class Agent:
             ending=len(self._ending),
             masters_killed=self._killed,
             registered=self._published is not None,
-            ray_away_s=self._clock.monotonic() - self._seen_ray_s,
+            ray_away_s=self._ray_away_s(),
             store_stale_s=self._placements.stale_for_s,
         )
 
@@ -181,12 +181,16 @@ class Agent:
         return True
 
     async def _look(self) -> None:
+        began_s = self._clock.monotonic()
         try:
             facts = await wait_for(self._ray.facts(), _RAY_TIMEOUT_S)
         except (Unavailable, asyncio.TimeoutError) as error:
             _LOG.warning("Ray does not answer", extra={"error": str(error) or "no answer in time"})
+            if self._ray_silent_since_s is None:  # a look that took longer: the machine stood still, and asked nothing
+                now_s = self._clock.monotonic()
+                self._ray_silent_since_s = max(began_s, now_s - _RAY_TIMEOUT_S)
             return
-        self._seen_ray_s = self._clock.monotonic()
+        self._ray_silent_since_s = None
         before, self._facts = self._facts, facts
         if before is None or before.actors != facts.actors or before.nodes != facts.nodes:
             self._publish_now.set()
@@ -200,7 +204,7 @@ class Agent:
             with contextlib.suppress(asyncio.TimeoutError):
                 await wait_for(self._publish_now.wait(), self._config.refresh_s)
             self._publish_now.clear()
-            away_s = self._clock.monotonic() - self._seen_ray_s
+            away_s = self._ray_away_s()
             try:
                 if self._facts is None:
                     continue
@@ -219,6 +223,10 @@ class Agent:
                 _LOG.warning("the cluster's record cannot be written now", extra={"error": error.message})
                 await self._clock.sleep(_LOOK_S)
                 self._publish_now.set()
+
+    def _ray_away_s(self) -> float:
+        since_s = self._ray_silent_since_s
+        return 0.0 if since_s is None else self._clock.monotonic() - since_s
 
     async def _publish(self, facts: ClusterFacts) -> None:
         config = self._config

@@ -362,7 +362,12 @@ def _auth_call(member: EtcdMember, path: str, body: object) -> None:
     deadline = time.monotonic() + member.options.start_timeout_s
     while True:
         status, answer = _http(
-            member.client_url, "POST", f"/v3/auth/{path}", body, member._probe_context(), timeout_s=10
+            member.client_url,
+            "POST",
+            f"/v3/auth/{path}",
+            body,
+            member._probe_context(),
+            timeout_s=member.options.start_timeout_s,
         )
         if status == 200 or b"already exist" in answer or b"already granted" in answer:
             return

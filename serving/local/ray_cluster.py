@@ -37,6 +37,7 @@ _STARTED: Final = "Ray runtime started."
 _TOO_SLOW: Final = "timed out during startup"  # Ray gives its parts 30 s, and then does not end
 _TRY_AGAIN: Final = ("address already in use", "Failed to bind", "already occupied", "already in use", _TOO_SLOW)
 _GONE_TIMEOUT_S: Final = 20.0
+_ALONE: Final = threading.Lock()  # clusters that start together slow each other down: the next attempt is one's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +143,8 @@ def start_ray_cluster(
     _ensure_token(directory / TOKEN_FILE)
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            return _start_once(name, directory, options, stop or threading.Event())
+            with _ALONE if attempt > 1 else contextlib.nullcontext():
+                return _start_once(name, directory, options, stop or threading.Event())
         except FailedPrecondition as error:
             if attempt == _ATTEMPTS or not any(text in error.message for text in _TRY_AGAIN):
                 raise

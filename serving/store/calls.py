@@ -94,7 +94,8 @@ class Calls:
         is raised as `MaybeApplied` instead of being tried again. Raises `StoreUnavailable` after the last attempt, and
         any other error of etcd's as the table in `faults` says.
         """
-        started = time.monotonic()
+        longest_s = 2 * self.config.request_timeout_s + _MAX_WAIT_S  # of a round: a pause, a login, the call
+        spent_s, began_s = 0.0, time.monotonic()
         attempt = 0
         while True:
             try:
@@ -106,15 +107,18 @@ class Calls:
             if fault.applied_maybe and not repeat:
                 raise MaybeApplied(fault.error.message) from fault.error
             attempt += 1
-            if self._exhausted(attempt, time.monotonic() - started):
+            # What goes beyond that, the machine stood still: then nothing was tried, and etcd is not to blame.
+            spent_s += min(time.monotonic() - began_s, longest_s)
+            if self._exhausted(attempt, spent_s):
                 raise fault.error
+            began_s = time.monotonic()
             await self._pause(attempt, fault)
 
-    def _exhausted(self, attempts: int, elapsed_s: float) -> bool:
+    def _exhausted(self, attempts: int, spent_s: float) -> bool:
         config = self.config
-        if elapsed_s >= config.max_attempts * config.request_timeout_s:
+        if spent_s >= config.max_attempts * config.request_timeout_s:
             return True
-        return attempts >= config.max_attempts and elapsed_s >= _LEAST_TIMEOUTS * config.request_timeout_s
+        return attempts >= config.max_attempts and spent_s >= _LEAST_TIMEOUTS * config.request_timeout_s
 
     async def _pause(self, attempt: int, fault: Fault) -> None:
         first_login = fault.cure is Cure.LOGIN and attempt == 1

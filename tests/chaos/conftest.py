@@ -12,7 +12,7 @@ from tests.support.census import wait_one_copy
 from tests.support.mesh import RunningMesh, deploy_digits, expected_classes, start_mesh, stop_mesh
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # which ends with the folder's last test, so that none runs beside the other's tests
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
     running = start_mesh(Path(tmp_path_factory.mktemp("chaos")), clusters=2)
     yield running

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 
 from serving import MeshClient
 from serving.store.keys import AppKey
-from tests.support.census import assert_one_copy_stays
+from tests.support.census import assert_one_copy_stays, two_replicas
 from tests.support.mesh import RunningMesh
 from tests.support.traffic import Traffic
 from tests.support.waiting import eventually
@@ -19,6 +21,9 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 APP = AppKey("default", "digits")
 BACK_WITHIN_S = 5.0
 TRIES = 3
+START = "import ray, time; print(time.monotonic())"
+STARTS = 10
+"""A process that runs `START` takes half a second alone on a machine: ten of them take about `BACK_WITHIN_S`."""
 
 
 def replica_pids(client: MeshClient) -> dict[str, int]:
@@ -26,39 +31,43 @@ def replica_pids(client: MeshClient) -> dict[str, int]:
 
 
 def test_replica_killed(mesh: RunningMesh, digits: MeshClient, expected: list[int]) -> None:
-    """It is back each time, and within `BACK_WITHIN_S` unless something else took the machine's time each time."""
-    took_s: list[float] = []
+    """It is back each time, and once within `BACK_WITHIN_S`, or the time that so slow a machine takes for it."""
+    tries: list[tuple[float, float]] = []
     with Traffic(mesh.connection, expected) as traffic:
-        while len(took_s) < TRIES and min(took_s, default=BACK_WITHIN_S) >= BACK_WITHIN_S:
-            took_s.append(kill_a_replica(digits))
+        while len(tries) < TRIES and not any(took_s < limit_s for took_s, limit_s in tries):
+            tries.append(kill_a_replica(digits))
             traffic.wait_for(50)
             assert_one_copy_stays(mesh, digits)
     traffic.check()
-    assert min(took_s) < BACK_WITHIN_S, took_s
+    assert any(took_s < limit_s for took_s, limit_s in tries), tries
 
 
-def kill_a_replica(digits: MeshClient) -> float:
-    """Seconds until discovery has the same two replicas again."""
-    before = replica_pids(digits)
+def kill_a_replica(digits: MeshClient) -> tuple[float, float]:
+    """Seconds until discovery has the same two replicas again, and how many this machine may take for it now.
+
+    What the machine takes for a process that starts beside it says how slow the machine is meanwhile.
+    """
+    before = two_replicas(digits)
     victim, pid = sorted(before.items())[0]
     killed_at = time.monotonic()
     os.kill(pid, signal.SIGKILL)
+    start = subprocess.Popen([sys.executable, "-c", START], stdout=subprocess.PIPE, text=True)
     eventually(lambda: replica_pids(digits).get(victim) != pid, timeout_s=60, what="discovery without the dead one")
     gone_s = time.monotonic() - killed_at
     eventually(
         lambda: (now := replica_pids(digits)).keys() == before.keys() and pid not in now.values(),
-        timeout_s=60,
+        timeout_s=120,
         what="the same two replicas again",
     )
     took_s = time.monotonic() - killed_at
-    print(f"left discovery after {gone_s:.2f} s, back after {took_s:.2f} s")
-    return took_s
+    start_s = float(start.communicate(timeout=120)[0]) - killed_at
+    print(f"left discovery after {gone_s:.2f} s, back after {took_s:.2f} s; a process started within {start_s:.2f} s")
+    return took_s, max(BACK_WITHIN_S, STARTS * start_s)
 
 
 def test_replica_hangs(mesh: RunningMesh, digits: MeshClient, expected: list[int]) -> None:
     with Traffic(mesh.connection, expected) as traffic:
-        before = replica_pids(digits)
-        pid = sorted(before.items())[0][1]
+        pid = sorted(two_replicas(digits).items())[0][1]
         os.kill(pid, signal.SIGSTOP)
         eventually(
             lambda: len(now := replica_pids(digits)) == 2 and pid not in now.values(),
@@ -75,19 +84,19 @@ def test_controller_killed(mesh: RunningMesh, digits: MeshClient, expected: list
     if name == "agent":
         name = f"agent-{digits.status('digits').cluster}"
     with Traffic(mesh.connection, expected) as traffic:
-        before = replica_pids(digits)
+        before = two_replicas(digits)
         mesh.wait_replaced(mesh.kill(name))
         eventually(lambda: digits.clusters(), timeout_s=60, what="a keeper that answers")
         traffic.wait_for(100)
         assert_one_copy_stays(mesh, digits)
-        assert replica_pids(digits) == before, "the same replicas serve: nothing was started twice or again"
+        assert two_replicas(digits) == before, "the same replicas serve: nothing was started twice or again"
     traffic.check()
 
 
 def test_master_killed(mesh: RunningMesh, digits: MeshClient, expected: list[int]) -> None:
     cluster = digits.status("digits").cluster
     with Traffic(mesh.connection, expected) as traffic:
-        before = replica_pids(digits)
+        before = two_replicas(digits)
         pid = mesh.master_pid(cluster, APP)
         os.kill(pid, signal.SIGKILL)
         eventually(lambda: mesh.master_pid(cluster, APP) != pid, timeout_s=60, what="a new master")

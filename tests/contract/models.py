@@ -110,9 +110,9 @@ _CONTROLS = """
     { name: "CORRID" control [{ kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_UINT64 }] }
   ]
 """
-DIRECT = f"sequence_batching {{ max_sequence_idle_microseconds: 10000000 direct {{}} {_CONTROLS} }}\n"
+DIRECT = f"sequence_batching {{ max_sequence_idle_microseconds: 60000000 direct {{}} {_CONTROLS} }}\n"
 OLDEST = (
-    "sequence_batching { max_sequence_idle_microseconds: 10000000\n"
+    "sequence_batching { max_sequence_idle_microseconds: 60000000\n"
     f"  oldest {{ max_candidate_sequences: 8 }} {_CONTROLS} }}\n"
 )
 QUEUE = """

@@ -54,7 +54,7 @@ def requests(draw: st.DrawFn) -> pb.ModelInferRequest:
     return request
 
 
-@settings(max_examples=400, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=400, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(request=requests())
 def test_random_requests(request: pb.ModelInferRequest, pair: Pair) -> None:
     for step in (infer(request), stream(request)):

@@ -11,16 +11,18 @@ from pathlib import Path
 import pytest
 from tritonclient.grpc import service_pb2 as pb
 
+from serving.local.ports import free_ports
 from tests.contract.corpus_control import IDENTITY, load, unload
 from tests.contract.corpus_infer import numbers
 from tests.contract.exchange import Case, call, differences, infer, one, stream
 from tests.contract.pairs import Pair, start_pair
-from tests.integration.ingress.kserve_models import delay, write_model
+from tests.integration.ingress.kserve_models import delay, text_parameter, write_model
 from tests.integration.ingress.kserve_models import pair as same_tensors
-from tests.integration.ingress.kserve_servers import KServeProcess
+from tests.integration.ingress.kserve_servers import KServeProcess, series
 from tests.support.waiting import eventually
 
 EXECUTION_S = 0.1  # of one request of a slow model
+GATE = "opened"
 RESOURCES = ("seats:2", "turn:1", "BOTH:1")
 
 
@@ -35,7 +37,11 @@ def _group(count: int, *resources: str, priority: int = 0) -> str:
 
 
 def _write_slow(repository: Path, name: str, group: str) -> None:
-    write_model(repository, name, same_tensors("FP32", "[1]"), extra=group + delay(round(EXECUTION_S * 1000)))
+    """An execution waits, besides, for a file that stands there but where a test takes it away."""
+    gate = repository / name / GATE
+    extra = group + delay(round(EXECUTION_S * 1000)) + text_parameter("execute_gate", str(gate))
+    write_model(repository, name, same_tensors("FP32", "[1]"), extra=extra)
+    gate.touch()
 
 
 def write_limited_repository(repository: Path) -> Path:
@@ -54,9 +60,24 @@ def write_limited_repository(repository: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    folder = tmp_path_factory.mktemp("limited")
-    theirs = ["--rate-limit=execution_count", *(f"--rate-limit-resource={entry}" for entry in RESOURCES)]
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("limited")
+
+
+@pytest.fixture(scope="module")
+def their_metrics() -> str:
+    (port,) = free_ports(1)
+    return f"127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="module")
+def servers(folder: Path, their_metrics: str) -> Iterator[Pair]:
+    theirs = [
+        "--allow-metrics=true",
+        f"--metrics-port={their_metrics.rpartition(':')[2]}",
+        "--rate-limit=execution_count",
+    ]
+    theirs += [f"--rate-limit-resource={entry}" for entry in RESOURCES]
     ours = [f"--rate-limiter={','.join(RESOURCES)}"]
     with start_pair(folder, write_limited_repository(folder / "models"), ours, theirs) as pair:
         yield pair
@@ -134,15 +155,23 @@ def test_a_resource_bounds_what_runs(models: list[str], bound: int, limited: Pai
         assert done.took_s >= 12 / bound * EXECUTION_S, server.address
 
 
-def test_what_is_free_runs_at_once(limited: Pair) -> None:
+@pytest.mark.parametrize(("model", "together"), [("free", 3), ("pairs", 2)])
+def test_what_is_free_runs_at_once(model: str, together: int, limited: Pair, folder: Path, their_metrics: str) -> None:
     """So that the bounds are the resources' doing: without them, and with two seats, requests do run together."""
-    for server in (limited.ours, limited.theirs):
-        for model, together in (("free", 3), ("pairs", 2)):
+    gate = folder / "models" / model / GATE
+    for server, metrics in ((limited.ours, limited.ours.metrics_address), (limited.theirs, their_metrics)):
 
-            def overlapped(server: KServeProcess = server, model: str = model, together: int = together) -> bool:
-                return finished(server, _asked([model] * 12)).took_s < 12 / (together - 0.5) * EXECUTION_S
+        def others_wait(metrics: str = metrics) -> None:
+            waiting = f'nv_inference_pending_request_count{{model="{model}"'
+            try:
+                eventually(
+                    lambda: series(metrics, waiting) == [12 - together], timeout_s=60, what=f"{together} at a time"
+                )
+            finally:
+                gate.touch()
 
-            eventually(overlapped, timeout_s=60, what=f"{together} of {model} at a time")
+        gate.unlink()
+        finished(server, _asked([model] * 12), others_wait)
 
 
 def test_without_named_resources(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from serving import MeshClient
 from tests.support.mesh import DIGITS, RunningMesh, deploy_digits, start_mesh, stop_mesh
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # which ends with the folder's last test, so that none runs beside the other's tests
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMesh]:
     running = start_mesh(Path(tmp_path_factory.mktemp("e2e")), clusters=1)
     yield running

@@ -15,6 +15,7 @@ from tritonclient.grpc import service_pb2 as kserve
 
 from serving import Application, MeshClient, Replicas, Resources, TritonDeployment
 from tests.support.mesh import DIGITS
+from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -25,19 +26,19 @@ IMAGE = np.load(DIGITS.parent / "seven.npy")
 @pytest.fixture
 def address(digits: MeshClient) -> Iterator[str]:
     """Of a replica that must be the same process after the test, never restarted by it, and answer right."""
-    before = running(digits)
-    address = digits.endpoints("digits")[0].address
+    before = eventually(lambda: len(found := running(digits)) == 2 and found, timeout_s=90, what="two replicas")
+    address = sorted(before.values())[0][2]
     yield address
     answer = kserve.ModelInferResponse.FromString(ask(address, good_request().SerializeToString()))
     assert np.frombuffer(answer.raw_output_contents[0], np.float32).argmax() == 7
-    assert running(digits) == before
+    eventually(lambda: running(digits) == before, timeout_s=90, what=f"{before}, as before")
 
 
 def running(digits: MeshClient) -> dict[str, tuple[int, int, str]]:
     """Process, restarts and address of each replica that is in discovery."""
     [deployment] = digits.status("digits").deployments
     restarts = {replica.id: replica.restarts for replica in deployment.replicas}
-    return {found.id: (found.pid, restarts[found.id], found.address) for found in digits.endpoints("digits")}
+    return {found.id: (found.pid, restarts.get(found.id, -1), found.address) for found in digits.endpoints("digits")}
 
 
 def good_request() -> kserve.ModelInferRequest:
@@ -174,13 +175,16 @@ def limited(client: MeshClient) -> Iterator[str]:
     )
     try:
         client.deploy(Application(name="limited", deployments=[deployment]), wait=True, timeout_s=150)
-        yield client.endpoints("limited")[0].address
+        yield eventually(lambda: client.endpoints("limited"), timeout_s=90, what="its endpoint")[0].address
     finally:
         client.delete("limited", wait=True)
 
 
 def test_a_message_above_the_limit(client: MeshClient, limited: str) -> None:
-    before = [endpoint.pid for endpoint in client.endpoints("limited")]
+    def pids() -> list[int]:
+        return [endpoint.pid for endpoint in client.endpoints("limited")]
+
+    before = eventually(pids, timeout_s=90, what="its endpoint")
     request = good_request()
     request.id = "x" * (LIMIT_BYTES - request.ByteSize() - 3)  # its tag and length take 3 bytes
     assert request.ByteSize() == LIMIT_BYTES
@@ -192,7 +196,7 @@ def test_a_message_above_the_limit(client: MeshClient, limited: str) -> None:
     )
     request.id = ""
     ask(limited, request.SerializeToString())
-    assert [endpoint.pid for endpoint in client.endpoints("limited")] == before
+    eventually(lambda: pids() == before, timeout_s=90, what="the process of before")
     assert client.status("limited").deployments[0].replicas[0].restarts == 0
 
 

@@ -136,7 +136,7 @@ def write_deadly(repository: Path) -> None:
 def test_a_model_that_ends_its_process_does_it_once(
     mesh: RunningMesh, client: MeshClient, tmp_path: Path, name: str
 ) -> None:
-    client.deploy(adder(name, write_adder(tmp_path, 1)), wait=True, timeout_s=90)
+    client.deploy(adder(name, write_adder(tmp_path, 1)), wait=True, timeout_s=150)
     before = processes(client, name)
     with Traffic(mesh, name) as traffic:
         write_deadly(tmp_path)
@@ -152,7 +152,7 @@ def test_a_model_that_ends_its_process_does_it_once(
         eventually(lambda: len(traffic.answers) > at + 100, timeout_s=60, what="traffic that goes on")
         assert len(processes(client, name) & before) == 1, "the other replica was never asked to load it"
         shutil.rmtree(tmp_path / "adder")
-        client.deploy(adder(name, write_adder(tmp_path, 3)), wait=True, timeout_s=90)
+        client.deploy(adder(name, write_adder(tmp_path, 3)), wait=True, timeout_s=150)
         assert ask(client, name) == 3
     assert traffic.failures == []
     assert set(traffic.answers) <= {1.0, 3.0}

@@ -14,12 +14,13 @@ def eventually(look: Callable[[], T], *, timeout_s: float, what: str) -> T:
     deadline = time.monotonic() + timeout_s
     last: object = None
     while True:
+        over = time.monotonic() > deadline  # before the look: who stood still since the last one looks once more
         try:
             last = look()
             if last:
                 return last
         except AssertionError as error:
             last = error
-        if time.monotonic() > deadline:
+        if over:
             raise AssertionError(f"not within {timeout_s:g} s: {what}; last seen: {last}")
         time.sleep(0.05)

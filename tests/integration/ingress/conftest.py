@@ -33,10 +33,17 @@ def ingress(repository: Path, backends: Path, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.fixture(scope="module")
-def oracle(repository: Path, backends: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Oracle]:
+def oracle_of_file(repository: Path, backends: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Oracle]:
     """One of its own for each file: broken streams end `tritonserver` 2.51 now and then."""
     with Oracle(repository, backends, tmp_path_factory.mktemp("oracle") / "log") as running:
         yield running
+
+
+@pytest.fixture
+def oracle(oracle_of_file: Oracle) -> Oracle:
+    """Started again where the test before ended it."""
+    oracle_of_file.revive()
+    return oracle_of_file
 
 
 @pytest.fixture

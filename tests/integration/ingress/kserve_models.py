@@ -108,7 +108,6 @@ def write_repository(repository: Path) -> Path:
     sequences = "sequence_batching { max_sequence_idle_microseconds: 5000000 }\n"
     write_model(repository, "seq", pair("FP32", "[4]"), batch=4, extra=sequences)
     write_model(repository, "slow", pair("FP32", "[-1]"), extra=delay(400))
-    write_model(repository, "slower", pair("FP32", "[-1]"), extra=delay(3000))
     failing = write_model(repository, "failing", pair("FP32", "[-1]"), backend="python")
     (failing / "1" / "model.py").write_text(FAILING_MODEL)
     gate = repository / "gated" / "gate"

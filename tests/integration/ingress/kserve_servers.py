@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -26,6 +27,7 @@ TRITON_LIBRARIES = SITE / "nvidia_pytriton.libs"
 TRITON_FOLDER = SITE / "pytriton" / "tritonserver"
 START_TIMEOUT_S = 120
 STOP_TIMEOUT_S = 90
+STARTS = 3
 
 Running = TypeVar("Running", bound="KServeProcess")
 
@@ -62,7 +64,7 @@ class KServeProcess:
 
     def __init__(self, command: list[str], log: Path, environment: dict[str, str] | None = None) -> None:
         self.log = log
-        self._log_file = log.open("wb")
+        self._log_file = log.open("ab")
         # Triton's Python backend takes the first python3 of PATH for its own.
         path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"
         full = {**os.environ, "PATH": path, **(environment or {})}
@@ -152,19 +154,41 @@ def in_flight(server: Ingress) -> float:
 class Oracle(KServeProcess):
     """The `tritonserver` of the wheel, with the same models and backends; options are its flags.
 
-    How it ends is not ours to judge.
+    How it ends is not ours to judge, and nor is when: streams of decoupled models end it now and then, and so does its
+    Python backend where the machine stops for some seconds while a model loads.
     """
 
     def __init__(self, repository: Path, backends: Path, log: Path, *options: str) -> None:
+        self._options = [*options, f"--model-repository={repository}", f"--backend-directory={backends}"]
+        self._start(log)
+
+    def _start(self, log: Path) -> None:
         port, http_port = free_ports(2)  # no port of outgoing connections: it listens seconds later
         self.http_address = f"127.0.0.1:{http_port}"
         flags = ["--allow-metrics=false", "--grpc-address=127.0.0.1", "--http-address=127.0.0.1", "--log-info=0"]
-        flags += [f"--http-port={http_port}", f"--grpc-port={port}", *options]
-        flags += [f"--model-repository={repository}", f"--backend-directory={backends}"]
+        flags += [f"--http-port={http_port}", f"--grpc-port={port}", *self._options]
         binary = str(TRITON_FOLDER / "bin" / "tritonserver")
-        super().__init__([binary, *flags], log, {"LD_LIBRARY_PATH": str(TRITON_LIBRARIES)})
-        self.connect(f"127.0.0.1:{port}")
-        eventually(self._ready, timeout_s=START_TIMEOUT_S, what="tritonserver to be ready")
+        for _ in range(STARTS):
+            super().__init__([binary, *flags], log, {"LD_LIBRARY_PATH": str(TRITON_LIBRARIES)})
+            self.connect(f"127.0.0.1:{port}")
+            eventually(lambda: not self.alive() or self._ready(), timeout_s=START_TIMEOUT_S, what="tritonserver")
+            if self.alive():
+                return
+            self.stop()
+        raise RuntimeError(f"tritonserver ended {STARTS} times:\n{self.log.read_text()[-4000:]}")
+
+    def revive(self) -> None:
+        """Starts it again if it has ended, with the models and settings of its first start."""
+        if not self.alive():
+            self.stop()
+            self._start(self.log)
+
+    def survives(self, code: str) -> bool:
+        """Whether it is still there after a call that ended with this code."""
+        if code == "UNAVAILABLE":  # what a client is told of a process that is about to end
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(10)
+        return self.alive()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -172,8 +196,6 @@ class Oracle(KServeProcess):
         self.stop()
 
     def _ready(self) -> bool:
-        if not self.alive():
-            raise RuntimeError(f"tritonserver ended:\n{self.log.read_text()[-4000:]}")
         try:
             return bool(self.stub.ServerReady(pb.ServerReadyRequest(), timeout=5).ready)
         except grpc.RpcError:

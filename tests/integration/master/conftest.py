@@ -1,4 +1,4 @@
-"""One real etcd, Ray cluster and agent for all tests of the session that need them."""
+"""One real etcd, Ray cluster and agent for all tests of this folder that need them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
-from small_mesh import LIBRARY, Keeper, SmallMesh, until
 
 from serving.store.client import EtcdClient
 from serving.store.keys import AppKey
+from tests.integration.master.small_mesh import LIBRARY, Keeper, SmallMesh, until
 from tests.support.processes import master_pids, replica_pids
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SmallMesh]:
     if not LIBRARY.exists():
         pytest.fail(f"{LIBRARY} is missing: build the C++ part first (cmake --build build/cmake --target mesh_actor)")

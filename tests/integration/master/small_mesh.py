@@ -192,9 +192,11 @@ async def until(
     condition: Callable[[], Awaitable[bool]], *, timeout_s: float = PATIENCE_S, told: Callable[[], str] = str
 ) -> None:
     deadline = time.monotonic() + timeout_s
+    over = False
     while not await condition():
-        assert time.monotonic() < deadline, f"it did not come true within {timeout_s:g} s; {told()}"
+        assert not over, f"it did not come true within {timeout_s:g} s; {told()}"
         await asyncio.sleep(0.02)
+        over = time.monotonic() > deadline  # before the look: who stood still since the last one looks once more
 
 
 async def classify(address: str, images: NDArray[np.float32]) -> NDArray[np.int64]:

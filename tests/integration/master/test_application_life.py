@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.datasets import load_digits
-from small_mesh import Keeper, SmallMesh, classify, spec, until
 from tritonclient.utils import InferenceServerException
 
 from serving._proto import records_pb2 as pb
 from serving.local.ray_cluster import RayCluster
 from serving.store import keys
 from serving.store.records import decode
+from tests.integration.master.small_mesh import Keeper, SmallMesh, classify, spec, until
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 

@@ -10,13 +10,13 @@ import time
 
 import pytest
 from sklearn.datasets import load_digits
-from small_mesh import CLUSTER, Keeper, SmallMesh, classify, spec, until
 
 from serving._proto import records_pb2 as pb
 from serving.cluster_agent.__main__ import EXIT_SECOND_AGENT
 from serving.local.process import Process
 from serving.store import keys
 from serving.store.records import decode, encode
+from tests.integration.master.small_mesh import CLUSTER, Keeper, SmallMesh, classify, spec, until
 from tests.support.processes import master_pids, replica_pids
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]

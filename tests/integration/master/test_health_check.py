@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
-from small_mesh import until
 
 from serving.local.process import Process
 from serving.master.health import HealthCheck, HealthLimits
 from serving.master.model import Health
+from tests.integration.master.small_mesh import until
 
 SERVER = """
 import asyncio, sys

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small_mesh import CLUSTER, Keeper, SmallMesh, spec, until
 
 from serving.local.ports import free_ports
 from serving.store import keys
 from serving.store.keys import AppKey
+from tests.integration.master.small_mesh import CLUSTER, Keeper, SmallMesh, spec, until
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 

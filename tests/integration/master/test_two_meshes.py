@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from small_mesh import CLUSTER, Keeper, SmallMesh, health_answers, spec, until
 
 from serving._proto import records_pb2 as pb
 from serving.local.etcd import start_etcd
@@ -15,6 +14,7 @@ from serving.local.process import Process
 from serving.store import keys
 from serving.store.client import EtcdClient
 from serving.store.records import decode
+from tests.integration.master.small_mesh import CLUSTER, Keeper, SmallMesh, health_answers, spec, until
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 

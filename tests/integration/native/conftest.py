@@ -45,7 +45,8 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     }
 
 
-MODELS = ["fixed", "two", "slow", "decoupled", "rich", *(f"id_{name}" for name in ("string", "bf16", "uint16", "fp16"))]
+MODELS = ["fixed", "two", "slow", "gated", "decoupled", "rich"]
+MODELS += [f"id_{name}" for name in ("string", "bf16", "uint16", "fp16")]
 MODELS += [
     f"id_{name}" for name in ("bool", "uint8", "uint32", "uint64", "int8", "int16", "int32", "int64", "fp32", "fp64")
 ]

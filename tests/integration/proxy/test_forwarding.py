@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -121,11 +122,14 @@ def test_nobody_there(start_proxy: StartProxy, replicas: Replicas) -> None:
 
 def test_drain_finishes_what_runs(replicas: Replicas, start_proxy: StartProxy) -> None:
     (one,) = replicas("one")
-    one.behave(delay_s=2.0)
+    one.behave("hold")
     proxy = start_proxy(one.address)
     running = [proxy.stub.ModelInfer.future(infer(), timeout=100) for _ in range(5)]
     eventually(lambda: one.counts()["running"] == 5, timeout_s=60, what="they run")
     proxy.terminate()
+    time.sleep(1)  # in which it is told
+    assert proxy.process.poll() is None
+    one.behave()
     assert [who(call.result()) for call in running] == ["one"] * 5
     assert proxy.process.wait(60) == 0
 

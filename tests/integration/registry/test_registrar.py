@@ -19,6 +19,7 @@ from tests.support.certificates import Authority
 from tests.support.waiting import eventually
 
 WAIT_S = 60.0
+TRIES = 3  # a machine that stops for seconds takes any short lease, but not each time
 
 
 def wait_registered(probe: RegistrarProbe, *, other_than: int = 0) -> Registration:
@@ -34,14 +35,19 @@ def wait_registered(probe: RegistrarProbe, *, other_than: int = 0) -> Registrati
     return found
 
 
-def wait_key(store: Store, lease: int) -> None:
-    """Until the key is bound to that lease."""
+def wait_key(store: Store, probe: RegistrarProbe, *, other_than: int = 0) -> None:
+    """Until the key is bound to the probe's lease, which is another one whenever the machine stopped for too long."""
 
     def look() -> bool:
-        found = store.get(KEY)
-        return found is not None and found.lease == lease
+        found, status = store.get(KEY), probe.status()
+        return found is not None and status.registered and found.lease == status.lease != other_than
 
-    eventually(look, timeout_s=WAIT_S, what="the key with the lease")
+    eventually(look, timeout_s=WAIT_S, what=f"the key with the lease; {probe.log}")
+
+
+def wait_status(probe: RegistrarProbe, wanted: Registration) -> None:
+    """It may learn a moment after others that what it asked for was done."""
+    eventually(lambda: probe.status() == wanted, timeout_s=WAIT_S, what=f"{wanted}; {probe.log}")
 
 
 def wait_lost(probe: RegistrarProbe) -> Registration:
@@ -78,8 +84,7 @@ def wait_problem(probe: RegistrarProbe, said: str) -> None:
 def test_registers_updates_and_withdraws(server: EtcdCluster, start_registrar: StartRegistrar) -> None:
     store = Store(server.config())
     probe = start_registrar(registrar_config(server.config()))
-    lease = wait_registered(probe).lease
-    wait_key(store, lease)
+    wait_key(store, probe)
     draining = endpoint_value(state="draining")
     probe.update(draining)
     wait_value(store, draining)
@@ -91,14 +96,18 @@ def test_registers_updates_and_withdraws(server: EtcdCluster, start_registrar: S
 def test_the_lease_is_renewed(server: EtcdCluster, start_registrar: StartRegistrar) -> None:
     store = Store(server.config())
     probe = start_registrar(registrar_config(server.config(), ttl_s=6))
-    lease = wait_registered(probe).lease
-    # Another lease of the same length that nobody renews shows that more than the time to live has passed.
-    other = start_registrar(registrar_config(server.config(), ttl_s=6, key="/mesh/unrenewed"))
-    wait_registered(other)
-    other.kill()
-    wait_absent(store, "/mesh/unrenewed")
-    assert probe.status() == Registration(lease, True, "")
-    assert "lease lost" not in probe.log.read_text()
+    kept: list[bool] = []
+    while len(kept) < TRIES and not any(kept):
+        lease = wait_registered(probe).lease
+        lost = probe.log.read_text().count("lease lost")
+        # Another lease of the same length that nobody renews shows that more than the time to live has passed.
+        other = start_registrar(registrar_config(server.config(), ttl_s=6, key="/mesh/unrenewed"))
+        wait_registered(other)
+        other.kill()
+        wait_absent(store, "/mesh/unrenewed")
+        kept.append(probe.status() == Registration(lease, True, ""))
+        assert not kept[-1] or probe.log.read_text().count("lease lost") == lost
+    assert any(kept)
 
 
 def test_a_killed_process_leaves_discovery(server: EtcdCluster, start_registrar: StartRegistrar) -> None:
@@ -115,7 +124,7 @@ def test_etcd_killed_and_started_again(server: EtcdCluster, start_registrar: Sta
     server.kill()
     assert "etcd" in wait_lost(probe).problem
     server.start()
-    wait_key(Store(server.config()), wait_registered(probe).lease)
+    wait_key(Store(server.config()), probe)
 
 
 def test_etcd_paused_longer_than_the_lease(server: EtcdCluster, start_registrar: StartRegistrar) -> None:
@@ -126,7 +135,7 @@ def test_etcd_paused_longer_than_the_lease(server: EtcdCluster, start_registrar:
         wait_lost(probe)
     finally:
         server.members[0].resume()
-    wait_key(Store(server.config()), wait_registered(probe).lease)
+    wait_key(Store(server.config()), probe)
 
 
 def test_etcd_comes_back_empty(server: EtcdCluster, start_registrar: StartRegistrar) -> None:
@@ -135,7 +144,7 @@ def test_etcd_comes_back_empty(server: EtcdCluster, start_registrar: StartRegist
     server.kill()
     server.wipe()
     server.start()
-    wait_key(Store(server.config()), wait_registered(probe, other_than=first).lease)
+    wait_key(Store(server.config()), probe, other_than=first)
 
 
 def test_the_lease_revoked_by_somebody(server: EtcdCluster, start_registrar: StartRegistrar) -> None:
@@ -143,15 +152,15 @@ def test_the_lease_revoked_by_somebody(server: EtcdCluster, start_registrar: Sta
     probe = start_registrar(registrar_config(server.config()))
     first = wait_registered(probe).lease
     store.revoke(first)
-    wait_key(store, wait_registered(probe, other_than=first).lease)
+    wait_key(store, probe, other_than=first)
 
 
 def test_the_key_deleted_by_somebody(server: EtcdCluster, start_registrar: StartRegistrar) -> None:
     store = Store(server.config())
     probe = start_registrar(registrar_config(server.config()))
-    lease = wait_registered(probe).lease
+    wait_key(store, probe)
     store.delete(KEY)
-    wait_key(store, lease)
+    wait_key(store, probe)
 
 
 def test_the_process_stopped_longer_than_its_lease(server: EtcdCluster, start_registrar: StartRegistrar) -> None:
@@ -163,7 +172,7 @@ def test_the_process_stopped_longer_than_its_lease(server: EtcdCluster, start_re
         wait_absent(store)
     finally:
         probe.popen.send_signal(signal.SIGCONT)
-    wait_key(store, wait_registered(probe, other_than=first).lease)
+    wait_key(store, probe, other_than=first)
 
 
 def test_etcd_away_at_the_start(server: EtcdCluster, start_registrar: StartRegistrar) -> None:
@@ -196,7 +205,7 @@ def test_a_newer_generation_is_not_overwritten(server: EtcdCluster, start_regist
     assert json.loads(found.value)["pid"] == "2"
     assert older.status().lease == 0
     newer.end()  # once the newer one is gone, the older one is better than none
-    wait_key(store, wait_registered(older).lease)
+    wait_key(store, older)
 
 
 def test_an_older_generation_gives_way(server: EtcdCluster, start_registrar: StartRegistrar) -> None:
@@ -204,9 +213,9 @@ def test_an_older_generation_gives_way(server: EtcdCluster, start_registrar: Sta
     older = start_registrar(registrar_config(server.config(), value=endpoint_value(1), ttl_s=1))
     wait_registered(older)
     newer = start_registrar(registrar_config(server.config(), value=endpoint_value(2), ttl_s=30))
-    lease = wait_registered(newer).lease
+    wait_registered(newer)
     wait_problem(older, "generation 2")
-    wait_key(store, lease)
+    wait_key(store, newer)
 
 
 def test_a_restarted_process_of_the_same_name_wins(server: EtcdCluster, start_registrar: StartRegistrar) -> None:
@@ -214,9 +223,9 @@ def test_a_restarted_process_of_the_same_name_wins(server: EtcdCluster, start_re
     first = start_registrar(registrar_config(server.config(), value=endpoint_value(1, pid="1"), ttl_s=1))
     wait_registered(first)
     second = start_registrar(registrar_config(server.config(), value=endpoint_value(1, pid="2"), ttl_s=30))
-    lease = wait_registered(second).lease
+    wait_registered(second)
     wait_problem(first, "same generation")
-    wait_key(store, lease)
+    wait_key(store, second)
 
 
 @pytest.mark.parametrize("how", ["kill", "pause"])
@@ -234,7 +243,7 @@ def test_a_member_that_fails_costs_nothing(
         probe.update(value)
         store = Store(others)
         wait_value(store, value)
-        assert probe.status() == Registration(lease, True, "")
+        wait_status(probe, Registration(lease, True, ""))
     finally:
         if how == "pause":
             member.resume()
@@ -267,7 +276,7 @@ def test_a_token_that_runs_out_is_renewed(
         value = endpoint_value(number=number)
         probe.update(value)
         wait_value(store, value)
-    assert probe.status() == Registration(lease, True, "")
+    wait_status(probe, Registration(lease, True, ""))
 
 
 def test_tls_checks_both_sides(

@@ -196,7 +196,7 @@ def test_a_server_that_restarts(start_client: StartClient) -> None:
     with GrpcServer(port=port):
         client = start_client(f"127.0.0.1:{port}", min_backoff_ms=20)
         assert client.unary(ECHO + "Unary", b"1").code == "OK"
-    with GrpcServer(port=port):
+    with successor(port):
         assert client.unary(ECHO + "Unary", b"2", wait_for_ready=True, timeout_ms=60_000).messages == [b"2"]
 
 

@@ -79,7 +79,7 @@ def replica_config(
     etcd: EtcdConfig | None = None,
     *,
     replica_id: str = "model-r1-0",
-    ttl_s: int = 10,
+    ttl_s: int = 60,
     **fields: Any,
 ) -> records_pb2.ReplicaConfig:
     """A configuration with the names that the tests look for."""

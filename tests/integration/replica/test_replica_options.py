@@ -29,9 +29,12 @@ def test_a_response_cache(tmp_path: Path, repository: Path, command: list[str]) 
         report = replica.wait_state("ready")
         answers = [infer(report.address, "kept", values=[1.5, 2.5]) for _ in range(3)]
         assert all(np.array_equal(answer, [1.5, 2.5]) for answer in answers)
-        text = _metrics(report.metrics_address)
-        assert 'nv_cache_num_hits_per_model{model="kept",version="1"} 2' in text
-        assert 'nv_cache_num_misses_per_model{model="kept",version="1"} 1' in text
+        for counted in ('hits_per_model{model="kept",version="1"} 2', 'misses_per_model{model="kept",version="1"} 1'):
+            eventually(
+                lambda counted=counted: f"nv_cache_num_{counted}" in _metrics(report.metrics_address),
+                timeout_s=60,
+                what=counted,
+            )
         replica.terminate()
         assert replica.wait() == 0, replica.log_text()
 

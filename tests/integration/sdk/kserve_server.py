@@ -1,8 +1,9 @@
 """A real KServe v2 server on grpcio that behaves as its standard input says; run as a process of its own.
 
 Prints ``address 127.0.0.1:<port>`` when it listens. Each line of standard input is a behaviour in JSON, answered with
-``done``: ``{"mode": "ok" | "hang" | "error" | "drain", "code": "...", "details": "...", "delay_s": 0.0}``. The line
-``counts`` is answered with JSON: requests seen, cancelled, and what runs.
+``done``: ``{"mode": "ok" | "hang" | "hold" | "error" | "drain", "code": "...", "details": "...", "delay_s": 0.0}``.
+What is held is answered once the behaviour is another one. The line ``counts`` is answered with JSON: requests seen,
+cancelled, and what runs.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ class Behaviour:
     code: str = "UNAVAILABLE"
     details: str = ""
     delay_s: float = 0.0
+    over: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @dataclass
@@ -70,6 +72,8 @@ class Service(rpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
         wanted = self.behaviour
         if wanted.mode == "hang":
             await asyncio.Event().wait()
+        if wanted.mode == "hold":
+            await wanted.over.wait()
         if wanted.mode == "drain":
             await context.abort(grpc.StatusCode.UNAVAILABLE, f"{self.name} is draining")
         if wanted.mode == "error":
@@ -89,6 +93,7 @@ class Service(rpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
     def command(self, line: str) -> str:
         if line == "counts":
             return json.dumps(self.counts.__dict__)
+        self.behaviour.over.set()
         self.behaviour = Behaviour(**json.loads(line))
         return "done"
 

@@ -181,10 +181,12 @@ class Traffic:
 async def until(look: Callable[[], Any], *, timeout_s: float = 60.0, what: str = "") -> None:
     """Waits for a fact."""
     deadline = time.monotonic() + timeout_s
+    over = False
     while not look():
-        if time.monotonic() > deadline:
+        if over:
             raise AssertionError(f"not within {timeout_s:g} s: {what}")
         await asyncio.sleep(0.01)
+        over = time.monotonic() > deadline  # before the look: who stood still since the last one looks once more
 
 
 def start_all(names: Sequence[str]) -> list[Replica]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from dataclasses import replace
 from typing import Any
@@ -22,7 +23,7 @@ from serving.errors import (
     Unavailable,
 )
 from serving.local.etcd import EtcdCluster
-from serving.sdk import AppEvent, AsyncMeshClient, MeshClient, Resources
+from serving.sdk import AppEvent, Application, AsyncMeshClient, MeshClient, Resources
 
 
 async def test_the_whole_life_of_an_application(mesh: Mesh) -> None:
@@ -90,13 +91,21 @@ async def test_timeout_says_what_is_missing(mesh: Mesh) -> None:
     async with AsyncMeshClient(mesh.connection) as client:
         await client.deploy(application(mesh.folder), timeout_s=60)
         await until_told(client, "no cluster is registered")
-        with pytest.raises(DeadlineExceeded, match=r"not ready after 5 s: PENDING: .*no cluster is registered"):
-            await client.deploy(application(mesh.folder), wait=True, timeout_s=5)
+        await until_late(client, application(mesh.folder), r"not ready after 5 s: PENDING: .*no cluster is registered")
         mesh.start_cluster()
         await until_told(client, "digits-r1-1")
-        with pytest.raises(DeadlineExceeded) as caught:
-            await client.deploy(application(mesh.folder), wait=True, timeout_s=5)
-    assert "deployment digits: 1 of 2 replicas ready; replica digits-r1-1 STARTING" in str(caught.value)
+        late = "deployment digits: 1 of 2 replicas ready; replica digits-r1-1 STARTING"
+        await until_late(client, application(mesh.folder), late)
+
+
+async def until_late(client: AsyncMeshClient, app: Application, text: str) -> None:
+    """Until a deploy that waits for five seconds ends so: on a busy machine other things may take all of them."""
+    deadline, told = time.monotonic() + 90, ""
+    while not re.search(text, told):
+        assert time.monotonic() < deadline, told
+        with pytest.raises((DeadlineExceeded, Unavailable)) as caught:
+            await client.deploy(app, wait=True, timeout_s=5)
+        told = str(caught.value)
 
 
 async def until_told(client: AsyncMeshClient, text: str) -> None:
@@ -116,8 +125,7 @@ async def test_too_big_says_so_per_cluster(mesh: Mesh) -> None:
         await mesh.cluster_seen(client)
         await client.deploy(big, timeout_s=60)
         await until_told(client, "needs 1000 CPUs")
-        with pytest.raises(DeadlineExceeded, match=r"east: .*1000"):
-            await client.deploy(big, wait=True, timeout_s=5)
+        await until_late(client, big, r"east: .*1000")
 
 
 async def test_a_newer_revision_ends_the_wait(mesh: Mesh) -> None:
@@ -188,10 +196,16 @@ async def test_watch_shows_each_change(mesh: Mesh) -> None:
 
 async def test_nobody_there_is_said_in_time(mesh: Mesh, etcd: EtcdCluster) -> None:
     async with AsyncMeshClient(mesh.connection) as client:
-        started = time.monotonic()
-        with pytest.raises(Unavailable, match=r"no keeper is registered in etcd at 127\.0\.0\.1:\d+; is the mesh up"):
-            await client.status("digits", timeout_s=3)
+        told = ""
+        while "no keeper is registered in etcd at 127.0.0.1:" not in told:  # again while a busy machine hides etcd
+            started = time.monotonic()
+            with pytest.raises(Unavailable) as caught:
+                await client.status("digits", timeout_s=3)
+            told = str(caught.value)
+            assert time.monotonic() - started < 30
+        assert "; is the mesh up" in told
         etcd.kill()
+        started = time.monotonic()
         with pytest.raises(StoreUnavailable, match="no keeper can be found"):
             await client.status("digits", timeout_s=3)
         assert time.monotonic() - started < 30
@@ -220,9 +234,9 @@ async def test_blocking_client_inside_a_running_loop(mesh: Mesh) -> None:
     said: list[str] = []
     with MeshClient(mesh.connection) as client:
         assert client.list(timeout_s=60) == ()
-        with pytest.raises(DeadlineExceeded):
-            client.deploy(application(mesh.folder), wait=True, timeout_s=5, on_progress=said.append)
-        assert said
+        while not any("revision 1 stored" in sentence for sentence in said):
+            with pytest.raises((DeadlineExceeded, Unavailable)):
+                client.deploy(application(mesh.folder), wait=True, timeout_s=5, on_progress=said.append)
         assert client.status("digits").revision == 1
         events = client.watch()
         assert next(events).status.name == "digits"

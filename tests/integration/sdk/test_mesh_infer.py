@@ -20,6 +20,7 @@ from serving.local.etcd import EtcdCluster
 from serving.sdk import BF16, AsyncMeshClient, MeshClient, TensorMetadata
 from serving.store import keys
 from serving.store.keys import AppKey
+from tests.support.waiting import eventually
 
 Start = Callable[..., list[Replica]]
 DIGITS = AppKey("default", "digits")
@@ -92,7 +93,7 @@ async def test_no_request_fails_while_etcd_is_away(mesh: Mesh, replicas: Start, 
         inner = await client.inference_client("digits")
         async with Traffic(once, callers=4) as traffic:
             await traffic.more(50)
-            assert not inner.stale
+            await until(lambda: not inner.stale, what="a fresh view")
             await asyncio.to_thread(etcd.stop)
             await until(lambda: inner.stale, what="the view is said to be stale")
             one.kill()
@@ -133,7 +134,7 @@ async def test_many_threads_share_one_blocking_client(mesh: Mesh, replicas: Star
             for thread in threads:
                 thread.join()
             assert client.stats("digits").succeeded + other.stats("digits").succeeded == 240
-            assert not client.is_stale("digits")
+            eventually(lambda: not client.is_stale("digits"), timeout_s=60, what="a fresh view")
 
     await asyncio.to_thread(all_threads)
     assert wrong == []

@@ -14,9 +14,11 @@ LONG_S = 90.0  # the machine may be busy: nothing is waited for that should take
 async def eventually(condition: Callable[[], bool], what: str, timeout_s: float = LONG_S) -> None:
     """Returns when the condition is true; fails with what was awaited."""
     deadline = asyncio.get_running_loop().time() + timeout_s
+    over = False
     while not condition():
-        assert asyncio.get_running_loop().time() < deadline, f"not within {timeout_s} s: {what}"
+        assert not over, f"not within {timeout_s} s: {what}"
         await asyncio.sleep(0.01)
+        over = asyncio.get_running_loop().time() > deadline  # before the look: after a stall there is one more
 
 
 class Follower:
@@ -36,6 +38,7 @@ class Follower:
                 self.take(event)
 
     def take(self, event: WatchEvent) -> None:
+        assert not (self.stale and isinstance(event, Disconnected)), "told twice that the view is stale"
         self.events.append(event)
         if isinstance(event, Resync):
             self.view = {kv.key: kv for kv in event.snapshot.kvs}
@@ -55,6 +58,11 @@ class Follower:
 
     def count(self, kind: type[Resync] | type[Changes] | type[Disconnected]) -> int:
         return sum(isinstance(event, kind) for event in self.events)
+
+    @property
+    def stale(self) -> bool:
+        """What the last event says. A machine that stops for a second makes any view stale for a moment."""
+        return bool(self.events) and isinstance(self.events[-1], Disconnected)
 
     @property
     def replacements(self) -> int:

@@ -107,7 +107,7 @@ async def test_a_member_is_killed(three_members: EtcdCluster, which: str) -> Non
     async def disturb() -> None:
         await asyncio.to_thread(victim.kill)
 
-    lease = Lease(three_members.config(), ttl_s=20)
+    lease = Lease(three_members.config(), ttl_s=60)
     await lease.start()
     _, load = await under_load(three_members, disturb)
     assert load.steps > 40
@@ -134,7 +134,7 @@ async def test_a_member_hangs_and_wakes_up(three_members: EtcdCluster, which: st
         for number in range(10):  # what the sleeper still had in its hands must not undo anything
             await writes.put("/other/a", b"%d" % (100 + number))
 
-    lease = Lease(three_members.config(), ttl_s=20)
+    lease = Lease(three_members.config(), ttl_s=60)
     await lease.start()
     await under_load(three_members, disturb)
     kv = await client.get("/other/a")

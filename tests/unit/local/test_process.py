@@ -199,8 +199,10 @@ def test_log_tail(tmp_path: Path) -> None:
 
 
 def test_free_ports_differ_and_are_not_of_the_ephemeral_range() -> None:
-    ports = free_ports(20)
-    assert len(set(ports)) == 20
     low, high = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
-    assert all(is_free(port) for port in ports)
-    assert all(not low <= port <= high for port in ports)
+    tried = [free_ports(20) for _ in range(3)]
+    for ports in tried:
+        assert len(set(ports)) == 20
+        assert all(not low <= port <= high for port in ports)
+    # Somebody else on the machine may take one meanwhile.
+    assert any(all(is_free(port) for port in ports) for ports in tried)

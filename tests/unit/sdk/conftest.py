@@ -5,10 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
-
-settings.register_profile("loaded", deadline=None)  # the machine may be busy: time is no property here
-settings.load_profile("loaded")
 
 FULL = """\
 name: digits
