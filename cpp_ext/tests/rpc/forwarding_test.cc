@@ -157,14 +157,14 @@ TEST_F(ForwardingTest, WhoPausesIsSentNoMoreThanAWindow) {
   call->HalfClose();
   ASSERT_TRUE(Eventually([this] { return received_ == kEach; }));
   EXPECT_GT(call->unsent_bytes(), kEach * kMessages / 2) << "the rest waits here";
-  EXPECT_EQ(sent, 0);
+  const int before = sent;  // the first messages may have gone out before the others were queued
   for (int i = 1; i < kMessages; ++i) {
     server_->loop()->PostAndWait([this] { slow_->PauseMessages(false); });
     ASSERT_TRUE(Eventually([this, i] { return received_ == kEach * (i + 1); })) << i;
   }
   server_->loop()->PostAndWait([this] { slow_->PauseMessages(false); });
   EXPECT_TRUE(ending.Wait().ok());
-  EXPECT_GE(sent, 1);
+  EXPECT_GT(sent, before);
 }
 
 }  // namespace
