@@ -32,6 +32,7 @@ struct Core {
   ProxyMetrics metrics;
   routing::RetryBudget budget;
   WaitingRoom waiting;
+  Chance chance;
   std::unordered_set<std::shared_ptr<Waiter>> pausing;  // before their next attempt
 };
 

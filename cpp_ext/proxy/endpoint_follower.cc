@@ -21,12 +21,16 @@ registry::WatchCallbacks PostTo(const std::shared_ptr<State>& state) {
   };
   callbacks.on_changes = [state](const std::vector<registry::etcd::WatchEvent>& events, std::int64_t /*revision*/) {
     state->loop->Post([state, events] {
-      state->view.Apply(events);
+      state->view.Apply(events, SecondsOf(state->loop->now()));
       state->Tell();
     });
   };
-  callbacks.on_disconnected = [](const Status& why) {
+  callbacks.on_disconnected = [state](const Status& why) {
     log::Warning("etcd does not answer; the last view is used", {{"error", why.ToString()}});
+    state->loop->Post([state] {
+      state->view.Pause(SecondsOf(state->loop->now()));
+      state->Tell();
+    });
   };
   return callbacks;
 }

@@ -1,7 +1,6 @@
 #include "proxy/endpoint_view.h"
 
 #include <algorithm>
-#include <set>
 #include <utility>
 
 #include "common/log.h"
@@ -17,93 +16,111 @@ bool IsNewer(const std::optional<Endpoint>& remembered, const std::optional<Endp
 
 }  // namespace
 
-void EndpointView::Put(const std::string& key, const std::string& value) {
-  Entry& entry = entries_[key];
-  entry.carried_until.reset();
-  if (entry.value == value && !value.empty()) return;
-  entry.value = value;
+EndpointView::Entry EndpointView::Read(const std::string& key, const std::string& value, const Entries& known) const {
+  const auto before = known.find(key);
+  if (before != known.end() && before->second.value == value) return before->second;  // neither read nor logged again
+  Entry entry{value, std::nullopt};
   Result<Endpoint> read = ParseEndpoint(application_, key, value);
   if (read.ok()) {
     entry.endpoint = std::move(read).value();
-    return;
+  } else if (read.status().code() != Code::kUnimplemented) {  // another protocol is no fault
+    log::Warning("endpoint record ignored", {{"store_key", key}, {"error", read.status().message()}});
   }
-  entry.endpoint.reset();
-  if (read.status().code() == Code::kUnimplemented) return;  // of another protocol, which is no fault
-  log::Warning("endpoint record ignored", {{"store_key", key}, {"error", read.status().message()}});
+  return entry;
+}
+
+void EndpointView::Carry(const std::string& key, const Entry& entry, double now) {
+  const auto held = stored_.find(key);
+  // A further replacement does not begin the grace anew.
+  carried_.try_emplace(key, Carried{entry, held == stored_.end() ? "" : held->second.value, now + kCarryGraceS});
+}
+
+void EndpointView::Resume(double now) {
+  if (!paused_at_) return;
+  const double stood_s = now - *std::exchange(paused_at_, std::nullopt);
+  for (auto& [key, carried] : carried_) carried.until += stood_s;
+}
+
+void EndpointView::Pause(double now) {
+  if (!paused_at_) paused_at_ = now;
 }
 
 void EndpointView::Apply(const registry::Listing& listing, double now) {
-  std::map<std::string, Entry> before = std::exchange(entries_, {});
-  for (const registry::etcd::KeyValue& found : listing.kvs) {
-    const auto known = before.find(found.key);
-    if (known != before.end())
-      entries_[found.key] = known->second;  // so that what it says is not read and logged again
-    Put(found.key, found.value);
-    if (known == before.end()) continue;
-    if (listing.store_replaced && IsNewer(known->second.endpoint, entries_[found.key].endpoint)) {
-      entries_[found.key] = known->second;
-      entries_[found.key].carried_until = now + kCarryGraceS;
-    }
-    before.erase(known);
+  Resume(now);
+  const Entries before = std::exchange(stored_, {});
+  for (const registry::etcd::KeyValue& found : listing.kvs) stored_[found.key] = Read(found.key, found.value, before);
+  for (auto entry = carried_.begin(); entry != carried_.end();) {
+    const auto held = stored_.find(entry->first);
+    const bool written = held != stored_.end() && held->second.value != entry->second.held;
+    const bool older =
+        listing.store_replaced && written && IsNewer(entry->second.entry.endpoint, held->second.endpoint);
+    if (older) entry->second.held = held->second.value;
+    entry = written && !older ? carried_.erase(entry) : std::next(entry);
   }
-  for (auto& [key, entry] : before) {
-    const bool carried = entry.carried_until && *entry.carried_until > now;
-    if (!listing.store_replaced && !carried) continue;
-    if (!carried) entry.carried_until = now + kCarryGraceS;
-    entries_[key] = std::move(entry);
+  if (!listing.store_replaced) return;
+  for (const auto& [key, entry] : before) {
+    const auto found = stored_.find(key);
+    if (found == stored_.end() || IsNewer(entry.endpoint, found->second.endpoint)) Carry(key, entry, now);
   }
 }
 
-void EndpointView::Apply(const std::vector<registry::etcd::WatchEvent>& events) {
+void EndpointView::Apply(const std::vector<registry::etcd::WatchEvent>& events, double now) {
+  Resume(now);
   for (const registry::etcd::WatchEvent& event : events) {
+    const std::string& key = event.kv.key;
     if (event.deleted) {
-      entries_.erase(event.kv.key);
+      if (stored_.erase(key) > 0) carried_.erase(key);
     } else {
-      Put(event.kv.key, event.kv.value);
+      stored_[key] = Read(key, event.kv.value, stored_);
+      carried_.erase(key);
     }
   }
 }
 
 bool EndpointView::Refused(const std::string& id, const std::string& address) {
-  for (auto entry = entries_.begin(); entry != entries_.end(); ++entry) {
-    const std::optional<Endpoint>& endpoint = entry->second.endpoint;
-    if (!entry->second.carried_until || !endpoint || endpoint->id != id || endpoint->address != address) continue;
-    entries_.erase(entry);
-    return true;
-  }
-  return false;
+  const auto found = std::find_if(carried_.begin(), carried_.end(), [&](const auto& entry) {
+    const std::optional<Endpoint>& endpoint = entry.second.entry.endpoint;
+    return endpoint && endpoint->id == id && endpoint->address == address;
+  });
+  if (found == carried_.end()) return false;
+  carried_.erase(found);
+  return true;
 }
 
 bool EndpointView::Expire(double now) {
-  bool changed = false;
-  for (auto entry = entries_.begin(); entry != entries_.end();) {
-    const bool over = entry->second.carried_until && *entry->second.carried_until <= now;
-    entry = over ? entries_.erase(entry) : std::next(entry);
-    changed = changed || over;
+  if (paused_at_) return false;
+  const std::size_t before = carried_.size();
+  for (auto entry = carried_.begin(); entry != carried_.end();) {
+    entry = entry->second.until <= now ? carried_.erase(entry) : std::next(entry);
   }
-  return changed;
+  return carried_.size() != before;
 }
 
 std::optional<double> EndpointView::next_expiry() const {
   std::optional<double> first;
-  for (const auto& [key, entry] : entries_) {
-    if (entry.carried_until && (!first || *entry.carried_until < *first)) first = entry.carried_until;
-  }
+  if (paused_at_) return first;
+  for (const auto& [key, carried] : carried_) first = std::min(first.value_or(carried.until), carried.until);
   return first;
 }
 
 std::vector<Endpoint> EndpointView::Current() const {
+  std::map<std::string, const Endpoint*> shown;
+  for (const auto& [key, entry] : stored_) {
+    if (entry.endpoint) shown[key] = &*entry.endpoint;
+  }
+  for (const auto& [key, carried] : carried_) {
+    if (carried.entry.endpoint) shown[key] = &*carried.entry.endpoint;
+  }
   std::map<std::string, std::int64_t> newest;  // by deployment, as all are of one role
-  for (const auto& [key, entry] : entries_) {
-    if (!entry.endpoint || !entry.endpoint->ready) continue;
-    std::int64_t& generation = newest[entry.endpoint->deployment];
-    generation = std::max(generation, entry.endpoint->generation);
+  for (const auto& [key, endpoint] : shown) {
+    if (!endpoint->ready) continue;
+    std::int64_t& generation = newest[endpoint->deployment];
+    generation = std::max(generation, endpoint->generation);
   }
   std::vector<Endpoint> current;
-  for (const auto& [key, entry] : entries_) {
-    if (!entry.endpoint) continue;
-    const auto known = newest.find(entry.endpoint->deployment);
-    if (known == newest.end() || entry.endpoint->generation >= known->second) current.push_back(*entry.endpoint);
+  for (const auto& [key, endpoint] : shown) {
+    const auto known = newest.find(endpoint->deployment);
+    if (known == newest.end() || endpoint->generation >= known->second) current.push_back(*endpoint);
   }
   return current;
 }

@@ -1,26 +1,17 @@
 #include "proxy/forwarded_call.h"
 
 #include <algorithm>
-#include <cmath>
-#include <random>
+#include <chrono>
 #include <utility>
 
-#include "proxy/health.h"
 #include "proxy/passing_on.h"
 #include "routing/verdict.h"
 
 namespace mesh::proxy {
-namespace {
 
 using routing::Fault;
 using routing::Next;
 using routing::Verdict;
-
-std::chrono::steady_clock::duration Duration(double seconds) {
-  return std::chrono::duration_cast<std::chrono::steady_clock::duration>(std::chrono::duration<double>(seconds));
-}
-
-}  // namespace
 
 // The request at one peer. Lives until its channel has said how it ended.
 class ForwardedCall::Attempt final : public RunningCall, public std::enable_shared_from_this<Attempt> {
@@ -82,13 +73,14 @@ class ForwardedCall::Attempt final : public RunningCall, public std::enable_shar
 };
 
 ForwardedCall::ForwardedCall(Core& core, std::shared_ptr<rpc::ServerCall> call, rpc::Slice request, RequestHead head)
-    : core_(core),
+    : Seeker(core),
       call_(std::move(call)),
       request_(std::move(request)),
-      head_(std::move(head)),
       path_(call_->path()),
       began_(core.loop->now()),
-      timer_([this] { (this->*std::exchange(due_, nullptr))(); }) {}
+      hedge_timer_([this] { Hedge(); }) {
+  head_ = std::move(head);
+}
 
 void ForwardedCall::Start() {
   call_->OnCancel([weak = weak_from_this()] {
@@ -96,95 +88,34 @@ void ForwardedCall::Start() {
   });
   if (over_) return;
   core_.budget.Request();
-  if (!Choose()) Wait();
+  Seek();
 }
 
-bool ForwardedCall::Choose() {
-  Found found = core_.router->Choose(head_, tried_, core_.now());
-  if (found.lack == Lack::kUntried) {  // all were asked: begin again
-    tried_.clear();
-    found = core_.router->Choose(head_, tried_, core_.now());
-  }
-  lack_ = found.lack;
-  if (found.peer == nullptr) return false;
-  Run(std::move(found.peer));
-  return true;
-}
-
-void ForwardedCall::Run(std::shared_ptr<Peer> peer) {
-  const double now = core_.now();
-  core_.loop->Disarm(&timer_);
+void ForwardedCall::RunAt(std::shared_ptr<Peer> peer) {
   ++attempts_;
   core_.metrics.attempts.Add();
   core_.router->Sent(head_, *peer);
-  rpc::CallOptions options = PassOn(*call_, core_.loop->now());
-  const auto attempt = std::make_shared<Attempt>(shared_from_this(), std::move(peer), now);
+  ArmHedge();
+  const auto attempt = std::make_shared<Attempt>(shared_from_this(), std::move(peer), core_.now());
   running_.push_back(attempt);
-  attempt->Send(path_, request_, std::move(options));
-  const std::optional<double> hedge_after_s = core_.router->policy().hedge_after_s;
-  if (!hedge_after_s || attempts_ > 1 || !head_.retry_safe) return;
-  due_ = &ForwardedCall::Hedge;
-  core_.loop->Arm(&timer_, core_.loop->now() + Duration(*hedge_after_s));
+  attempt->Send(path_, request_, PassOn(*call_, core_.loop->now()));
+}
+
+void ForwardedCall::ArmHedge() {
+  const std::optional<double> after_s = core_.router->policy().hedge_after_s;
+  if (!after_s || attempts_ > 1 || !head_.retry_safe) return;
+  const auto span = std::chrono::duration<double>(*after_s);
+  core_.loop->Arm(&hedge_timer_,
+                  core_.loop->now() + std::chrono::duration_cast<std::chrono::steady_clock::duration>(span));
 }
 
 void ForwardedCall::Hedge() {
-  if (over_ || running_.size() != 1) return;
+  if (over_ || running_.size() != 1 || attempts_ >= core_.router->policy().max_attempts) return;
   const Tried first{running_.front()->peer().key};
   const Found other = core_.router->Choose(head_, first, core_.now());
-  if (other.peer == nullptr || !core_.budget.TrySpend(core_.now())) return;
+  if (other.peer == nullptr || !core_.router->IsActive(*other.peer) || !core_.budget.TrySpend(core_.now())) return;
   core_.metrics.hedges.Add();
-  Run(other.peer);
-}
-
-// ------------------------------------------------------------------------------------------------------------- waiting
-
-void ForwardedCall::Wait() {
-  if (core_.waiting.full()) {
-    core_.metrics.queue_full.Add();
-    return Finish(core_.IsFull(), {});
-  }
-  waiting_ = true;
-  core_.waiting.Enter(head_, shared_from_this());
-  core_.metrics.waiting.Set(static_cast<double>(core_.waiting.size()));
-  LimitWait();
-}
-
-void ForwardedCall::LimitWait() {
-  core_.loop->Disarm(&timer_);
-  const std::optional<double> longest_s = core_.LongestWait(lack_);
-  if (!longest_s) return;  // it ends with room, or with the call's own deadline
-  due_ = &ForwardedCall::WaitIsOver;
-  core_.loop->Arm(&timer_, core_.loop->now() + Duration(*longest_s));
-}
-
-bool ForwardedCall::TryAgain() {
-  if (over_) return true;
-  if (!waiting_) {  // it paused before its next attempt
-    core_.loop->Disarm(&timer_);
-    if (!Choose()) Wait();
-    return true;
-  }
-  const Lack before = lack_;
-  waiting_ = false;
-  if (Choose()) return true;
-  waiting_ = true;
-  if (lack_ != before) LimitWait();
-  return false;
-}
-
-void ForwardedCall::WaitIsOver() {
-  if (over_) return;
-  const std::shared_ptr<ForwardedCall> held = shared_from_this();
-  Finish(NobodyThere(), {});
-}
-
-Status ForwardedCall::NobodyThere() const {
-  if (lack_ == Lack::kModel) return UnknownModel(*core_.router, core_.application, head_);
-  const std::size_t draining = core_.router->draining();
-  std::string text = "no endpoint of " + core_.application + " became ready in time: ";
-  text += draining > 0 ? std::to_string(draining) + " known, none takes new work" : "none is registered";
-  if (!last_error_.ok()) text += "; last error: " + last_error_.message();
-  return {Code::kUnavailable, text};
+  RunAt(other.peer);
 }
 
 // ------------------------------------------------------------------------------------------------- after an attempt
@@ -196,22 +127,10 @@ void ForwardedCall::AttemptEnded(const std::shared_ptr<Attempt>& attempt, Status
     if (status.ok()) {
       Succeeded(attempt, std::move(trailers));
     } else {
-      const double now = core_.now();
-      Verdict verdict = routing::Judge(status.code(), status.message(), attempt->answered(), head_.retry_safe);
-      if (attempt->hung()) verdict = {head_.retry_safe ? Next::kElsewhere : Next::kRaise, Fault::kLost};
-      if (!attempt->hung()) {
-        core_.router->Failed(attempt->peer(), verdict.fault, status, now - attempt->started(), now);
-      }
-      tried_.push_back(attempt->peer().key);
-      if (verdict.fault != Fault::kNone) status = NameEndpoint(status, attempt->peer(), attempts_);
-      if (running_.empty()) {
-        Retry(verdict.next, std::move(status), std::move(trailers));
-      } else {
-        last_error_ = std::move(status);  // a hedge runs on
-      }
+      Failed(attempt, std::move(status), std::move(trailers));
     }
   }
-  if (core_.waiting.size() > 0) core_.waiting.Serve();
+  core_.waiting.Serve();
 }
 
 void ForwardedCall::Succeeded(const std::shared_ptr<Attempt>& attempt, rpc::Metadata trailers) {
@@ -223,12 +142,24 @@ void ForwardedCall::Succeeded(const std::shared_ptr<Attempt>& attempt, rpc::Meta
   Finish(Status(), std::move(trailers));
 }
 
-bool ForwardedCall::MayRepeat() const { return attempts_ < core_.router->policy().max_attempts && !head_.pinned(); }
+void ForwardedCall::Failed(const std::shared_ptr<Attempt>& attempt, Status status, rpc::Metadata trailers) {
+  Verdict verdict{head_.retry_safe ? Next::kElsewhere : Next::kRaise, Fault::kLost};
+  if (!attempt->hung()) {
+    const double now = core_.now();
+    verdict = routing::Judge(status.code(), status.message(), attempt->answered(), head_.retry_safe);
+    core_.router->Failed(attempt->peer(), verdict.fault, status, now - attempt->started(), now);
+  }
+  tried_.push_back(attempt->peer().key);
+  if (verdict.fault != Fault::kNone) status = ForClient(status, attempt->peer(), attempts_);
+  if (running_.empty()) return Retry(verdict.next, std::move(status), std::move(trailers));
+  last_error_ = std::move(status);  // a hedge runs on
+}
 
 void ForwardedCall::Retry(Next next, Status status, rpc::Metadata trailers) {
   const double now = core_.now();
-  const bool busy = next == Next::kLater && attempts_ < core_.router->policy().max_attempts;
-  if (next == Next::kRaise || (!MayRepeat() && !busy)) return Finish(std::move(status), std::move(trailers));
+  // The state of a running sequence is at one peer, which may only be asked again when it had no room.
+  const bool again = next == Next::kLater || (next != Next::kRaise && !head_.pinned());
+  if (!again || attempts_ >= core_.router->policy().max_attempts) return Finish(std::move(status), std::move(trailers));
   if (head_.pinned()) tried_.clear();
   const Found other = core_.router->Choose(head_, tried_, now);
   if (next == Next::kElsewhereOnce) {
@@ -237,31 +168,12 @@ void ForwardedCall::Retry(Next next, Status status, rpc::Metadata trailers) {
   }
   if (!core_.budget.TrySpend(now)) {
     core_.metrics.budget_refused.Add();
-    return Finish(
-        {status.code(), status.message() + "; not tried again: too many requests fail, the retry budget is used up"},
-        std::move(trailers));
+    return Finish(BudgetUsedUp(status), std::move(trailers));
   }
   core_.metrics.retries.Add();
   last_error_ = status;
-  if (other.peer == nullptr || next == Next::kLater) return Pause(std::move(status), std::move(trailers));
-  Run(other.peer);
-}
-
-void ForwardedCall::Pause(Status status, rpc::Metadata trailers) {
-  static thread_local Chance chance;
-  const routing::Policy& policy = core_.router->policy();
-  const double longest = std::min(policy.backoff_s * std::pow(2.0, std::min(attempts_ - 1, 20)), policy.backoff_max_s);
-  const auto until = core_.loop->now() + Duration(longest * (0.5 + chance() / 2));
-  if (call_->deadline() && until >= *call_->deadline()) return Finish(std::move(status), std::move(trailers));
-  core_.pausing.insert(shared_from_this());
-  due_ = &ForwardedCall::PauseIsOver;
-  core_.loop->Arm(&timer_, until);
-}
-
-void ForwardedCall::PauseIsOver() {
-  const std::shared_ptr<ForwardedCall> held = shared_from_this();
-  core_.pausing.erase(held);
-  TryAgain();
+  if (other.peer != nullptr && next != Next::kLater) return RunAt(other.peer);
+  if (!SeekLater(attempts_, call_->deadline())) Finish(std::move(status), std::move(trailers));
 }
 
 // ----------------------------------------------------------------------------------------------------------- the end
@@ -277,24 +189,21 @@ void ForwardedCall::ClientGone() {
     }
   }
   End(late ? Code::kDeadlineExceeded : Code::kCancelled);
-  if (core_.waiting.size() > 0) core_.waiting.Serve();
+  core_.waiting.Serve();
 }
 
 void ForwardedCall::Finish(Status status, rpc::Metadata trailers) {
   if (over_) return;
-  const Code code = status.code();
-  End(code);
+  End(status.code());
   call_->Finish(std::move(status), std::move(trailers));
 }
 
 void ForwardedCall::End(Code code) {
   over_ = true;
-  due_ = nullptr;
-  core_.loop->Disarm(&timer_);
+  StopSeeking();
+  core_.loop->Disarm(&hedge_timer_);
   for (const auto& attempt : std::exchange(running_, {})) attempt->Drop();
-  if (std::exchange(waiting_, false)) core_.waiting.Leave(head_, this);
-  core_.metrics.waiting.Set(static_cast<double>(core_.waiting.size()));
-  core_.pausing.erase(shared_from_this());
+  core_.router->Ended(head_);
   core_.metrics.Count(code, core_.loop->now() - began_);
 }
 

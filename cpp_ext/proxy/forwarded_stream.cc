@@ -1,6 +1,5 @@
 #include "proxy/forwarded_stream.h"
 
-#include <chrono>
 #include <utility>
 
 #include "proxy/passing_on.h"
@@ -13,19 +12,20 @@ constexpr std::size_t kMaxReplayBytes = 1UL << 20;  // of requests that are kept
 constexpr std::size_t kMaxUnsentUp = 4UL << 20;     // towards the peer, before the client must wait
 constexpr std::size_t kMaxUnsentDown = 4UL << 20;   // towards the client, before the peer must wait
 
+rpc::Message MessageOf(rpc::Slice bytes) {
+  rpc::Message message;
+  message.Append(std::move(bytes));
+  return message;
+}
+
 }  // namespace
 
-ForwardedStream::ForwardedStream(Core& core, std::shared_ptr<rpc::ServerCall> call, std::string hash_key)
-    : core_(core), call_(std::move(call)), hash_key_(std::move(hash_key)), began_(core.loop->now()), timer_([this] {
-        WaitIsOver();
-      }) {}
+ForwardedStream::ForwardedStream(Core& core, std::shared_ptr<rpc::ServerCall> call)
+    : Seeker(core), call_(std::move(call)), began_(core.loop->now()) {}
 
 void ForwardedStream::Start() {
   call_->OnCancel([weak = weak_from_this()] {
-    const std::shared_ptr<ForwardedStream> self = weak.lock();
-    if (self == nullptr || self->over_) return;
-    self->End(Code::kCancelled);
-    if (self->core_.waiting.size() > 0) self->core_.waiting.Serve();
+    if (const std::shared_ptr<ForwardedStream> self = weak.lock()) self->ClientGone();
   });
   if (over_) return;
   core_.budget.Request();
@@ -49,130 +49,83 @@ void ForwardedStream::FromClient(std::optional<rpc::Slice> message) {
   }
   RequestHead head;
   if (Status bad = ReadInferHead(message->view(), &head); !bad.ok()) return Finish(std::move(bad), {});
-  if (!std::exchange(chosen_, true)) {
-    head_ = head;
-    ReadMetadataHead(call_->metadata(), hash_key_, &head_);
-  } else if (peer_ != nullptr) {
-    core_.router->Sent(head, *peer_);
+  if (chosen_) {
+    if (upstream_ != nullptr) NoteSequence(head);
+    return Pass(std::move(*message));
   }
+  chosen_ = true;
+  head_ = std::move(head);
+  ReadMetadataHead(call_->metadata(), core_.router->policy().hash_key, &head_);
   Pass(std::move(*message));
-  if (upstream_ != nullptr || over_ || waiting_) return;
-  if (!Choose()) Wait();
+  Seek();
+}
+
+void ForwardedStream::ClientGone() {
+  if (over_) return;
+  const std::shared_ptr<ForwardedStream> held = shared_from_this();
+  const bool late = call_->deadline() && core_.loop->now() >= *call_->deadline();
+  End(late ? Code::kDeadlineExceeded : Code::kCancelled);
+  core_.waiting.Serve();
 }
 
 void ForwardedStream::Pass(rpc::Slice message) {
   if (replayable_) {
     unanswered_bytes_ += message.size();
-    if (upstream_ != nullptr && unanswered_bytes_ > kMaxReplayBytes) {
-      replayable_ = false;
-      unanswered_.clear();
-    } else {
+    replayable_ = upstream_ == nullptr || unanswered_bytes_ <= kMaxReplayBytes;
+    if (replayable_) {
       unanswered_.push_back(message);
+    } else {
+      unanswered_.clear();
     }
   }
-  if (upstream_ == nullptr) return;  // Open sends it
-  rpc::Message outgoing;
-  outgoing.Append(std::move(message));
-  upstream_->Send(std::move(outgoing));
+  if (upstream_ == nullptr) return;  // RunAt sends it
+  upstream_->Send(MessageOf(std::move(message)));
   if (upstream_->unsent_bytes() > kMaxUnsentUp) call_->PauseMessages(true);
 }
 
-// ---------------------------------------------------------------------------------------------------- choice of a peer
-
-bool ForwardedStream::Choose() {
-  Found found = core_.router->Choose(head_, tried_, core_.now());
-  if (found.lack == Lack::kUntried) {
-    tried_.clear();
-    found = core_.router->Choose(head_, tried_, core_.now());
-  }
-  lack_ = found.lack;
-  if (found.peer == nullptr) return false;
-  Open(std::move(found.peer));
-  return true;
+void ForwardedStream::NoteSequence(const RequestHead& head) {
+  core_.router->Sent(head, *peer_);
+  core_.router->Ended(head);
 }
 
-void ForwardedStream::Wait() {
-  if (core_.waiting.full()) {
-    core_.metrics.queue_full.Add();
-    return Finish(core_.IsFull(), {});
-  }
-  waiting_ = true;
-  call_->PauseMessages(true);
-  core_.waiting.Enter(head_, shared_from_this());
-  core_.metrics.waiting.Set(static_cast<double>(core_.waiting.size()));
-  LimitWait();
-}
+// ----------------------------------------------------------------------------------------------------- to the peer
 
-void ForwardedStream::LimitWait() {
-  core_.loop->Disarm(&timer_);
-  const std::optional<double> longest_s = core_.LongestWait(lack_);
-  if (!longest_s) return;
-  const auto span = std::chrono::duration<double>(*longest_s);
-  core_.loop->Arm(&timer_, core_.loop->now() + std::chrono::duration_cast<std::chrono::steady_clock::duration>(span));
-}
-
-bool ForwardedStream::TryAgain() {
-  if (over_) return true;
-  const Lack before = lack_;
-  waiting_ = false;
-  if (Choose()) {
-    core_.loop->Disarm(&timer_);
-    call_->PauseMessages(false);
-    return true;
-  }
-  waiting_ = true;
-  if (lack_ != before) LimitWait();
-  return false;
-}
-
-void ForwardedStream::WaitIsOver() {
-  if (over_) return;
-  const std::shared_ptr<ForwardedStream> held = shared_from_this();
-  if (lack_ == Lack::kModel) return Finish(UnknownModel(*core_.router, core_.application, head_), {});
-  Finish({Code::kUnavailable, "no endpoint of " + core_.application + " became ready in time"}, {});
-}
-
-void ForwardedStream::Open(std::shared_ptr<Peer> peer) {
-  ++attempts_;
-  core_.metrics.attempts.Add();
-  core_.router->Sent(head_, *peer);
-  peer_ = std::move(peer);
-  slot_ = std::make_unique<Slot>(peer_, this, core_.now());
+rpc::StreamCallbacks ForwardedStream::Callbacks() {
   rpc::StreamCallbacks callbacks;
   callbacks.on_message = [self = shared_from_this()](rpc::Slice message) { self->FromPeer(std::move(message)); };
   callbacks.on_sent = [weak = weak_from_this()] {
     const std::shared_ptr<ForwardedStream> self = weak.lock();
-    if (self != nullptr && !self->over_ && !self->waiting_) self->call_->PauseMessages(false);
+    if (self != nullptr && !self->over_ && !self->waiting()) self->call_->PauseMessages(false);
   };
   callbacks.on_done = [self = shared_from_this()](Status status, rpc::Metadata trailers) {
     self->PeerDone(std::move(status), std::move(trailers));
   };
-  upstream_ =
-      peer_->channel->Stream(std::string(call_->path()), PassOn(*call_, core_.loop->now()), std::move(callbacks));
+  return callbacks;
+}
+
+void ForwardedStream::RunAt(std::shared_ptr<Peer> peer) {
+  ++attempts_;
+  core_.metrics.attempts.Add();
+  peer_ = std::move(peer);
+  slot_ = std::make_unique<Slot>(peer_, this, core_.now());
+  upstream_ = peer_->channel->Stream(std::string(call_->path()), PassOn(*call_, core_.loop->now()), Callbacks());
   for (const rpc::Slice& message : unanswered_) {
-    rpc::Message outgoing;
-    outgoing.Append(message);
-    upstream_->Send(std::move(outgoing));
+    RequestHead head;
+    if (ReadInferHead(message.view(), &head).ok()) NoteSequence(head);
+    upstream_->Send(MessageOf(message));
   }
   if (client_done_) upstream_->HalfClose();
 }
 
-// ----------------------------------------------------------------------------------------------------- from the peer
+// --------------------------------------------------------------------------------------------------- from the peer
 
 void ForwardedStream::FromPeer(rpc::Slice message) {
   if (over_) return;
   replayable_ = false;
   unanswered_.clear();
   peer_->answered_at = core_.now();
-  rpc::Message outgoing;
-  outgoing.Append(std::move(message));
-  call_->Send(std::move(outgoing));
+  call_->Send(MessageOf(std::move(message)));
   if (call_->unsent_bytes() > kMaxUnsentDown) upstream_->PauseReading(true);
-}
-
-bool ForwardedStream::MayOpenElsewhere(const Status& status, routing::Fault fault) const {
-  const bool untouched = fault == routing::Fault::kLeaving || routing::WasNeverSent(status.message());
-  return replayable_ && untouched && !head_.pinned() && attempts_ < core_.router->policy().max_attempts;
 }
 
 void ForwardedStream::PeerDone(Status status, rpc::Metadata trailers) {
@@ -180,27 +133,46 @@ void ForwardedStream::PeerDone(Status status, rpc::Metadata trailers) {
   slot_ = nullptr;
   if (!over_) {
     if (status.ok()) {
+      core_.router->Worked(*peer_, core_.now());
       Finish(std::move(status), std::move(trailers));
     } else {
-      const double now = core_.now();
-      const routing::Verdict verdict = routing::Judge(status.code(), status.message(), upstream_->answered(), false);
-      core_.router->Failed(*peer_, verdict.fault, status, now - started(), now);
-      tried_.push_back(peer_->key);
-      upstream_ = nullptr;
-      if (MayOpenElsewhere(status, verdict.fault) && core_.budget.TrySpend(now)) {
-        core_.metrics.retries.Add();
-        if (!Choose()) Wait();
-      } else {
-        if (verdict.fault != routing::Fault::kNone) status = NameEndpoint(status, *peer_, attempts_);
-        Finish(std::move(status), std::move(trailers));
-      }
+      PeerFailed(std::move(status), std::move(trailers));
     }
   }
-  if (core_.waiting.size() > 0) core_.waiting.Serve();
+  core_.waiting.Serve();
+}
+
+// A drain may cut a stream off whose requests have begun to run; one of a single request is refused as a whole.
+bool ForwardedStream::MayOpenElsewhere(const Status& status, routing::Fault fault) const {
+  const bool refused = fault == routing::Fault::kLeaving && unanswered_.size() == 1;
+  return replayable_ && (refused || routing::WasNeverSent(status.message())) && !head_.pinned() &&
+         attempts_ < core_.router->policy().max_attempts;
+}
+
+void ForwardedStream::PeerFailed(Status status, rpc::Metadata trailers) {
+  const double now = core_.now();
+  const bool answered = upstream_ != nullptr && upstream_->answered();
+  const routing::Verdict verdict = routing::Judge(status.code(), status.message(), answered, false);
+  core_.router->Failed(*peer_, verdict.fault, status, now - started(), now);
+  tried_.push_back(peer_->key);
+  upstream_ = nullptr;
+  const bool elsewhere = MayOpenElsewhere(status, verdict.fault);
+  if (verdict.fault != routing::Fault::kNone) status = ForClient(status, *peer_, attempts_);
+  if (!elsewhere) return Finish(std::move(status), std::move(trailers));
+  if (!core_.budget.TrySpend(now)) {
+    core_.metrics.budget_refused.Add();
+    return Finish(BudgetUsedUp(status), std::move(trailers));
+  }
+  core_.metrics.retries.Add();
+  last_error_ = status;
+  const Found other = core_.router->Choose(head_, tried_, now);
+  if (other.peer != nullptr) return RunAt(other.peer);
+  if (!SeekLater(attempts_, call_->deadline())) Finish(std::move(status), std::move(trailers));
 }
 
 void ForwardedStream::PeerHangs() {
-  Finish(NameEndpoint({Code::kUnavailable, "it does not answer, not even whether it is live"}, *peer_, attempts_), {});
+  const std::shared_ptr<ForwardedStream> held = shared_from_this();
+  Finish(ForClient({Code::kUnavailable, "it does not answer, not even whether it is live"}, *peer_, attempts_), {});
 }
 
 void ForwardedStream::Finish(Status status, rpc::Metadata trailers) {
@@ -208,16 +180,15 @@ void ForwardedStream::Finish(Status status, rpc::Metadata trailers) {
   const std::shared_ptr<ForwardedStream> held = shared_from_this();
   End(status.code());
   call_->Finish(std::move(status), std::move(trailers));
+  core_.waiting.Serve();  // its place is free
 }
 
 void ForwardedStream::End(Code code) {
   over_ = true;
-  core_.loop->Disarm(&timer_);
+  StopSeeking();
   slot_ = nullptr;
   unanswered_.clear();
   if (upstream_ != nullptr) std::exchange(upstream_, nullptr)->Cancel();
-  if (std::exchange(waiting_, false)) core_.waiting.Leave(head_, this);
-  core_.metrics.waiting.Set(static_cast<double>(core_.waiting.size()));
   core_.metrics.Count(code, core_.loop->now() - began_);
 }
 

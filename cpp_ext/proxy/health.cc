@@ -53,7 +53,7 @@ void Health::Tick() {
     const double quiet_since = std::max(peer->running.front()->started(), peer->answered_at);
     if (now - quiet_since <= router_.policy().suspect_after_s) {
       peer->missed_probes = 0;
-    } else if (!peer->asked) {
+    } else if (peer->asked == 0) {
       CheckHang(peer);
     }
   }
@@ -65,12 +65,12 @@ void Health::Ask(const std::shared_ptr<Peer>& peer, std::function<void(bool live
   rpc::CallOptions options;
   options.timeout = std::chrono::milliseconds(static_cast<std::int64_t>(router_.policy().probe_timeout_s * 1000));
   options.wait_for_ready = true;
-  peer->asked = true;
+  ++peer->asked;
   peer->channel->Unary(
       kServerLive, rpc::Message(), std::move(options),
       [this, alive = alive_, peer, told = std::move(told)](const Status& status, const rpc::Slice& answer) {
         if (!*alive) return;
-        peer->asked = false;
+        --peer->asked;
         told(status.ok() && ReadLive(answer.view()), SecondsOf(loop_.now()));
       });
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <string_view>
 #include <vector>
 
 namespace mesh::proxy {
@@ -15,13 +16,19 @@ std::string Joined(const std::vector<std::string>& names) {
   return text.empty() ? "nothing" : text;
 }
 
+// Whether our own client may send it: values of other than printable ASCII need a key that ends with -bin.
+bool MayBeSent(const std::string& key, const std::string& value) {
+  if (key.size() >= 4 && key.compare(key.size() - 4, 4, "-bin") == 0) return true;
+  return std::all_of(value.begin(), value.end(), [](char c) { return c >= ' ' && c <= '~'; });
+}
+
 }  // namespace
 
 rpc::CallOptions PassOn(const rpc::ServerCall& call, rpc::EventLoop::TimePoint now) {
   rpc::CallOptions options;
   options.metadata.reserve(call.metadata().size());
   for (const auto& entry : call.metadata()) {
-    if (entry.first != "user-agent") options.metadata.push_back(entry);  // each hop says its own
+    if (entry.first != "user-agent" && MayBeSent(entry.first, entry.second)) options.metadata.push_back(entry);
   }
   if (const auto deadline = call.deadline()) {
     options.timeout = std::max(std::chrono::ceil<milliseconds>(*deadline - now), milliseconds(1));
@@ -29,8 +36,20 @@ rpc::CallOptions PassOn(const rpc::ServerCall& call, rpc::EventLoop::TimePoint n
   return options;
 }
 
-Status NameEndpoint(const Status& status, const Peer& peer, int attempt) {
-  return {status.code(), status.message() + " (" + peer.Name() + ", attempt " + std::to_string(attempt) + ")"};
+Status ForClient(const Status& status, const Peer& peer, int attempt) {
+  const bool cancelled = status.code() == Code::kCancelled;
+  std::string text = (cancelled ? "the endpoint cancelled the request: " : "") + status.message();
+  const std::string name = "(" + peer.Name() + ", attempt " + std::to_string(attempt) + ")";
+  if (attempt == 1 && rpc::WasNotProcessed(status)) {  // which stays the end: it tells the client's client, too
+    text.insert(text.size() - std::string_view(rpc::kNotProcessed).size(), name + ' ');
+  } else {
+    text += ' ' + name;
+  }
+  return {cancelled ? Code::kUnavailable : status.code(), text};
+}
+
+Status BudgetUsedUp(const Status& status) {
+  return {status.code(), status.message() + "; not tried again: too many requests fail, the retry budget is used up"};
 }
 
 Status UnknownModel(const Router& router, const std::string& application, const RequestHead& head) {

@@ -11,11 +11,16 @@
 
 namespace mesh::proxy {
 
-// Metadata and the time that is left, for the call to the endpoint.
+// Metadata and the time that is left, for the call to the endpoint. Left out are `user-agent`, as each hop says its
+// own, and values that HTTP/2 does not allow.
 rpc::CallOptions PassOn(const rpc::ServerCall& call, rpc::EventLoop::TimePoint now);
 
-// The status with the endpoint's name in its message, for failures that are not the request's own.
-Status NameEndpoint(const Status& status, const Peer& peer, int attempt);
+// A failure that is not the request's own, as the client is told it: with the endpoint's name in its message, and
+// UNAVAILABLE where the endpoint, not the client, cancelled.
+Status ForClient(const Status& status, const Peer& peer, int attempt);
+
+// The status of a request that is not sent again, as too many fail.
+Status BudgetUsedUp(const Status& status);
 
 // NOT_FOUND, with what is offered.
 Status UnknownModel(const Router& router, const std::string& application, const RequestHead& head);

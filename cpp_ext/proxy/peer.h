@@ -39,8 +39,8 @@ struct Peer {
   std::list<RunningCall*> running;  // oldest first
   double answered_at = 0.0;         // when it last answered anything
   routing::LatencyTracker latency;
-  bool gone = false;   // left the view; kept until nothing runs on it
-  bool asked = false;  // a probe runs
+  bool gone = false;  // left the view; kept until nothing runs on it
+  int asked = 0;      // probes that run
   int missed_probes = 0;
 
   // Gets new work at all.

@@ -166,6 +166,7 @@ class Proxy::Impl {
   // On the metrics server's thread: the numbers are the loop's.
   Result<std::string> MetricsText() {
     core_.loop->PostAndWait([this] {
+      core_.metrics.waiting.Set(static_cast<double>(core_.waiting.size()));
       core_.metrics.in_flight.Set(static_cast<double>(core_.router->running()));
       core_.metrics.endpoints_ready.Set(static_cast<double>(core_.router->ready()));
       core_.metrics.endpoints_draining.Set(static_cast<double>(core_.router->draining()));

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <protozero/pbf_reader.hpp>
+#include <utility>
 
 #include "common/protobuf.h"
 
@@ -15,15 +16,23 @@ enum : protozero::pbf_tag_type { kModelName = 1, kModelVersion = 2, kParameters 
 enum : protozero::pbf_tag_type { kMapKey = 1, kMapValue = 2 };
 enum : protozero::pbf_tag_type { kBoolParam = 1, kInt64Param = 2, kStringParam = 3, kUint64Param = 5 };
 
+// A field with another wire type than its own is skipped, as protobuf does it.
+constexpr std::uint32_t Bytes(protozero::pbf_tag_type tag) {
+  return protozero::tag_and_type(tag, protozero::pbf_wire_type::length_delimited);
+}
+constexpr std::uint32_t Varint(protozero::pbf_tag_type tag) {
+  return protozero::tag_and_type(tag, protozero::pbf_wire_type::varint);
+}
+
 std::string Text(const protozero::data_view& view) { return {view.data(), view.size()}; }
 
 std::string ReadSequenceId(pbf_reader value) {
   std::string id;
   while (value.next()) {
-    switch (value.tag()) {
-      case kInt64Param: id = std::to_string(value.get_int64()); break;
-      case kUint64Param: id = std::to_string(value.get_uint64()); break;
-      case kStringParam: id = Text(value.get_view()); break;
+    switch (value.tag_and_type()) {
+      case Varint(kInt64Param): id = std::to_string(value.get_int64()); break;
+      case Varint(kUint64Param): id = std::to_string(value.get_uint64()); break;
+      case Bytes(kStringParam): id = Text(value.get_view()); break;
       default: value.skip();
     }
   }
@@ -33,7 +42,7 @@ std::string ReadSequenceId(pbf_reader value) {
 bool ReadFlag(pbf_reader value) {
   bool flag = false;
   while (value.next()) {
-    if (value.tag() == kBoolParam) {
+    if (value.tag_and_type() == Varint(kBoolParam)) {
       flag = ReadBool(&value);
     } else {
       value.skip();
@@ -46,9 +55,9 @@ void ReadParameter(pbf_reader entry, RequestHead* head) {
   protozero::data_view key;
   protozero::data_view value;
   while (entry.next()) {
-    switch (entry.tag()) {
-      case kMapKey: key = entry.get_view(); break;
-      case kMapValue: value = entry.get_view(); break;
+    switch (entry.tag_and_type()) {
+      case Bytes(kMapKey): key = entry.get_view(); break;
+      case Bytes(kMapValue): value = entry.get_view(); break;
       default: entry.skip();
     }
   }
@@ -69,34 +78,49 @@ Status Guarded(const char* type, Read read) {
   }
 }
 
+// What a client says is remembered and compared: it must not be of any length.
+constexpr std::size_t kMaxNameBytes = 1024;
+
+Status CheckLengths(const RequestHead& head) {
+  for (const auto& [what, text] : {std::pair("model_name", &head.model), std::pair("model_version", &head.version),
+                                   std::pair("sequence_id", &head.sequence)}) {
+    if (text->size() <= kMaxNameBytes) continue;
+    return {Code::kInvalidArgument, std::string(what) + " has " + std::to_string(text->size()) +
+                                        " bytes, a proxy takes at most " + std::to_string(kMaxNameBytes)};
+  }
+  return {};
+}
+
 }  // namespace
 
 Status ReadInferHead(std::string_view request, RequestHead* head) {
-  return Guarded("ModelInferRequest", [&] {
+  const Status read = Guarded("ModelInferRequest", [&] {
     pbf_reader reader(request.data(), request.size());
     while (reader.next()) {
-      switch (reader.tag()) {
-        case kModelName: head->model = Text(reader.get_view()); break;
-        case kModelVersion: head->version = Text(reader.get_view()); break;
-        case kParameters: ReadParameter(reader.get_message(), head); break;
+      switch (reader.tag_and_type()) {
+        case Bytes(kModelName): head->model = Text(reader.get_view()); break;
+        case Bytes(kModelVersion): head->version = Text(reader.get_view()); break;
+        case Bytes(kParameters): ReadParameter(reader.get_message(), head); break;
         default: reader.skip();
       }
     }
     if (!head->sequence.empty()) head->retry_safe = false;
   });
+  return read.ok() ? CheckLengths(*head) : read;
 }
 
 Status ReadModelHead(std::string_view request, RequestHead* head) {
-  return Guarded("request of a model", [&] {
+  const Status read = Guarded("request of a model", [&] {
     pbf_reader reader(request.data(), request.size());
     while (reader.next()) {
-      switch (reader.tag()) {
-        case kModelName: head->model = Text(reader.get_view()); break;
-        case kModelVersion: head->version = Text(reader.get_view()); break;
+      switch (reader.tag_and_type()) {
+        case Bytes(kModelName): head->model = Text(reader.get_view()); break;
+        case Bytes(kModelVersion): head->version = Text(reader.get_view()); break;
         default: reader.skip();
       }
     }
   });
+  return read.ok() ? CheckLengths(*head) : read;
 }
 
 void ReadMetadataHead(const rpc::Metadata& metadata, const std::string& hash_key, RequestHead* head) {

@@ -51,9 +51,10 @@ class Pool {
 };
 
 struct Route {
-  std::vector<Pool> working;  // the near ones first, where labels are preferred
-  std::vector<Pool> ejected;  // at most one: asked when nobody else is left
-  bool known = false;         // an endpoint offers the model
+  std::vector<Pool> working;   // the near ones first, where labels are preferred
+  std::vector<Pool> everyone;  // at most one: all that work, for sequences
+  std::vector<Pool> ejected;   // at most one: asked when nobody else is left
+  bool known = false;          // an endpoint offers the model
 };
 
 }  // namespace mesh::proxy

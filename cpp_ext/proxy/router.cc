@@ -13,7 +13,9 @@ constexpr std::size_t kMaxRoutes = 4096;  // names of models come from clients: 
 constexpr double kSlowFactor = 4.0;       // a deadline counts against a peer when it left so many usual latencies
 
 // An endpoint that came back at another address is another peer.
-std::string PeerName(const Endpoint& endpoint) { return endpoint.id + ' ' + endpoint.address; }
+std::string PeerName(const Endpoint& endpoint) {
+  return endpoint.id + ' ' + endpoint.address + (endpoint.tls ? " tls" : "");
+}
 
 std::string SequenceName(const RequestHead& head) { return head.model + '\0' + head.sequence; }
 
@@ -35,10 +37,14 @@ void Router::SetEndpoints(const std::vector<Endpoint>& endpoints, double now) {
   for (const Endpoint& endpoint : endpoints) {
     const std::string name = PeerName(endpoint);
     std::shared_ptr<Peer>& peer = peers_[name];
+    if (peer != nullptr) continue;  // the same twice
     if (const auto known = before.find(name); known != before.end()) {
       peer = std::move(known->second);
       before.erase(known);
     } else {
+      peer = TakeBack(name);
+    }
+    if (peer == nullptr) {
       peer = std::make_shared<Peer>();
       peer->key = ++last_key_;
       peer->answered_at = now;
@@ -53,6 +59,17 @@ void Router::SetEndpoints(const std::vector<Endpoint>& endpoints, double now) {
   }
   detector_.Retain(active);
   Changed();
+}
+
+// One that had left while something ran on it, and is in the view again.
+std::shared_ptr<Peer> Router::TakeBack(const std::string& name) {
+  const auto found = std::find_if(gone_.begin(), gone_.end(),
+                                  [&](const std::shared_ptr<Peer>& peer) { return PeerName(peer->endpoint) == name; });
+  if (found == gone_.end()) return nullptr;
+  std::shared_ptr<Peer> peer = std::move(*found);
+  gone_.erase(found);
+  peer->gone = false;
+  return peer;
 }
 
 void Router::Changed() {
@@ -78,6 +95,9 @@ Route Router::MakeRoute(const RequestHead& head) const {
     route.known = true;
     (detector_.IsActive(peer->key) ? working[LabelsMissed(peer->endpoint)] : ejected).push_back(peer);
   }
+  std::vector<std::shared_ptr<Peer>> everyone;
+  for (const auto& [missed, peers] : working) everyone.insert(everyone.end(), peers.begin(), peers.end());
+  if (!everyone.empty()) route.everyone.emplace_back(std::move(everyone), policy_.choice);
   std::vector<std::shared_ptr<Peer>> far;
   for (auto& [missed, peers] : working) {  // those that miss the fewest, then all the others
     if (route.working.empty()) {
@@ -95,21 +115,25 @@ const Route& Router::RouteOf(const RequestHead& head) {
   const std::string target = head.deployment + '\0' + head.model + '\0' + head.version;
   const auto found = routes_.find(target);
   if (found != routes_.end()) return found->second;
+  Route made = MakeRoute(head);
+  static const Route kUnknown;
+  if (!made.known) return kUnknown;  // not remembered: anybody may ask for anything
   if (routes_.size() >= kMaxRoutes) routes_.clear();
-  return routes_.emplace(target, MakeRoute(head)).first->second;
+  return routes_.emplace(target, std::move(made)).first->second;
 }
 
 Found Router::Choose(const RequestHead& head, const Tried& tried, double now) {
   if (head.pinned()) {
-    Found pinned = ChoosePinned(head, now);
-    if (pinned.peer != nullptr || pinned.lack == Lack::kRoom) return pinned;
+    Found home = ChooseHome(head);
+    if (home.lack != Lack::kUntried) return home;
   }
   const Route& route = RouteOf(head);
   if (!route.known) return {nullptr, ready() == 0 ? Lack::kPeers : Lack::kModel};
-  const std::string key = head.sequence.empty() ? head.hash : SequenceName(head);
+  if (!head.sequence.empty()) return ChooseFirstHome(head, route, tried, now);
   const int limit = policy_.max_in_flight_per_endpoint;
   for (const Pool& pool : route.working) {
-    if (std::shared_ptr<Peer> peer = pool.Pick(key, tried, limit, now, &chance_)) return {std::move(peer), Lack::kNone};
+    if (std::shared_ptr<Peer> peer = pool.Pick(head.hash, tried, limit, now, &chance_))
+      return {std::move(peer), Lack::kNone};
   }
   // Ejected ones are the last resort: not while a working one only has no room.
   const auto untried = [&](const std::shared_ptr<Peer>& peer) {
@@ -119,36 +143,53 @@ Found Router::Choose(const RequestHead& head, const Tried& tried, double now) {
     if (std::any_of(pool.peers().begin(), pool.peers().end(), untried)) return {nullptr, Lack::kRoom};
   }
   for (const Pool& pool : route.ejected) {
-    if (std::shared_ptr<Peer> peer = pool.Pick(key, tried, limit, now, &chance_)) return {std::move(peer), Lack::kNone};
+    if (std::shared_ptr<Peer> peer = pool.Pick(head.hash, tried, limit, now, &chance_))
+      return {std::move(peer), Lack::kNone};
     if (std::any_of(pool.peers().begin(), pool.peers().end(), untried)) return {nullptr, Lack::kRoom};
   }
   return {nullptr, Lack::kUntried};
 }
 
-Found Router::ChoosePinned(const RequestHead& head, double /*now*/) {
-  const Peer::Key key = sequences_.Find(SequenceName(head));
-  if (key == 0) return {nullptr, Lack::kPeers};
-  for (const auto& [name, peer] : peers_) {
-    if (peer->key != key) continue;
-    if (peer->IsFull(policy_.max_in_flight_per_endpoint)) return {nullptr, Lack::kRoom};
-    return {peer, Lack::kNone};
+// Where the sequence is known to be. Lack::kUntried: that is not known.
+Found Router::ChooseHome(const RequestHead& head) {
+  const std::string name = sequences_.Find(SequenceName(head));
+  if (name.empty()) return {nullptr, Lack::kUntried};
+  const auto found = peers_.find(name);
+  if (found == peers_.end()) return {nullptr, Lack::kHome};
+  if (found->second->IsFull(policy_.max_in_flight_per_endpoint)) return {nullptr, Lack::kRoom};
+  return {found->second, Lack::kNone};
+}
+
+// Where it begins, or where another proxy let it begin: by its id alone, so that all proxies agree. Neither room nor
+// labels decide.
+Found Router::ChooseFirstHome(const RequestHead& head, const Route& route, const Tried& tried, double now) {
+  for (const std::vector<Pool>* pools : {&route.everyone, &route.ejected}) {
+    for (const Pool& pool : *pools) {
+      std::shared_ptr<Peer> peer = pool.Pick(SequenceName(head), tried, 0, now, &chance_);
+      if (peer == nullptr) continue;
+      if (peer->IsFull(policy_.max_in_flight_per_endpoint)) return {nullptr, Lack::kRoom};
+      return {std::move(peer), Lack::kNone};
+    }
   }
-  return {nullptr, Lack::kPeers};
+  return {nullptr, Lack::kUntried};
 }
 
 void Router::Sent(const RequestHead& head, const Peer& peer) {
-  if (head.sequence.empty()) return;
-  if (head.sequence_end) {
-    sequences_.Remove(SequenceName(head));
-  } else {
-    sequences_.Put(SequenceName(head), peer.key);
-  }
+  if (!head.sequence.empty()) sequences_.Put(SequenceName(head), PeerName(peer.endpoint));
+}
+
+void Router::Ended(const RequestHead& head) {
+  if (!head.sequence.empty() && head.sequence_end) sequences_.Remove(SequenceName(head));
+}
+
+void Router::Worked(Peer& peer, double now) {
+  peer.answered_at = now;
+  detector_.Succeeded(peer.key, now);
 }
 
 void Router::Answered(Peer& peer, double took_s, double now) {
-  peer.answered_at = now;
   peer.latency.Observe(took_s, now);
-  detector_.Succeeded(peer.key, now);
+  Worked(peer, now);
 }
 
 void Router::Failed(Peer& peer, routing::Fault fault, const Status& status, double ran_s, double now) {
@@ -193,8 +234,9 @@ std::vector<std::shared_ptr<Peer>> Router::TakeDueProbes(double now) {
 }
 
 void Router::Probed(Peer& peer, bool live, double now) {
+  const bool out = !detector_.IsActive(peer.key);
   detector_.Probed(peer.key, live, now);
-  if (!live || !detector_.IsActive(peer.key)) return;
+  if (!live || !out || !detector_.IsActive(peer.key)) return;
   ++counts_.restored;
   log::Info("endpoint is back", {{"endpoint", peer.endpoint.id}, {"address", peer.endpoint.address}});
   Changed();
@@ -206,13 +248,15 @@ void Router::Hangs(Peer& peer, double now) {
                                   {"address", peer.endpoint.address},
                                   {"in_flight", static_cast<std::int64_t>(peer.running.size())}});
   if (detector_.Lost(peer.key, now)) NoteEjected(peer, status);
+  // A connection that hangs is not used again, not even by what is sent elsewhere now and finds nobody else.
+  const std::shared_ptr<rpc::Channel> hung = std::exchange(peer.channel, connect_(peer.endpoint));
   const std::list<RunningCall*> running = peer.running;
   for (RunningCall* call : running) {
     // One that ends may end others with it.
     if (std::find(peer.running.begin(), peer.running.end(), call) != peer.running.end()) call->PeerHangs();
   }
-  peer.channel->Close();  // a connection that hangs is not used again
-  peer.channel = connect_(peer.endpoint);
+  hung->Close();
+  changed_();  // its places are free
 }
 
 std::vector<std::shared_ptr<Peer>> Router::Busy() const {
@@ -227,7 +271,7 @@ std::vector<std::shared_ptr<Peer>> Router::Busy() const {
 }
 
 void Router::Sweep() {
-  const auto idle = [](const std::shared_ptr<Peer>& peer) { return peer->running.empty() && !peer->asked; };
+  const auto idle = [](const std::shared_ptr<Peer>& peer) { return peer->running.empty() && peer->asked == 0; };
   const auto first = std::stable_partition(gone_.begin(), gone_.end(), [&](const auto& peer) { return !idle(peer); });
   for (auto peer = first; peer != gone_.end(); ++peer) (*peer)->channel->Close();
   gone_.erase(first, gone_.end());

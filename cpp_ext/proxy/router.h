@@ -35,6 +35,7 @@ enum class Lack : std::uint8_t {
   kUntried,  // all were asked already
   kModel,    // endpoints work, and none offers the model
   kPeers,    // no endpoint takes new work
+  kHome,     // the endpoint that has the sequence's state is gone
 };
 
 struct Found {
@@ -73,9 +74,12 @@ class Router {
   [[nodiscard]] Found Choose(const RequestHead& head, const Tried& tried, double now);
   // The request goes to the peer: where its sequence is, is known from now on.
   void Sent(const RequestHead& head, const Peer& peer);
+  // The request is over, and with it perhaps its sequence.
+  void Ended(const RequestHead& head);
 
   // What an attempt showed of the peer.
   void Answered(Peer& peer, double took_s, double now);
+  void Worked(Peer& peer, double now);  // as Answered, where the time says nothing
   void Failed(Peer& peer, routing::Fault fault, const Status& status, double ran_s, double now);
 
   // Health, see health.h.
@@ -89,6 +93,7 @@ class Router {
   void Close();
 
   [[nodiscard]] const routing::Policy& policy() const { return policy_; }
+  [[nodiscard]] bool IsActive(const Peer& peer) const { return detector_.IsActive(peer.key); }
   [[nodiscard]] bool has_working() const;
   [[nodiscard]] std::size_t ready() const;     // endpoints that take new work
   [[nodiscard]] std::size_t draining() const;  // that do not
@@ -101,7 +106,9 @@ class Router {
  private:
   const Route& RouteOf(const RequestHead& head);
   [[nodiscard]] Route MakeRoute(const RequestHead& head) const;
-  [[nodiscard]] Found ChoosePinned(const RequestHead& head, double now);
+  [[nodiscard]] Found ChooseHome(const RequestHead& head);
+  [[nodiscard]] Found ChooseFirstHome(const RequestHead& head, const Route& route, const Tried& tried, double now);
+  [[nodiscard]] std::shared_ptr<Peer> TakeBack(const std::string& name);
   [[nodiscard]] std::size_t LabelsMissed(const Endpoint& endpoint) const;
   [[nodiscard]] double TypicalLatency(double now) const;
   void Changed();

@@ -2,14 +2,14 @@
 
 namespace mesh::proxy {
 
-Peer::Key Sequences::Find(const std::string& sequence) {
+std::string Sequences::Find(const std::string& sequence) {
   const auto found = by_id_.find(sequence);
-  if (found == by_id_.end()) return 0;
+  if (found == by_id_.end()) return {};
   used_.splice(used_.begin(), used_, found->second);
   return found->second->peer;
 }
 
-void Sequences::Put(const std::string& sequence, Peer::Key peer) {
+void Sequences::Put(const std::string& sequence, const std::string& peer) {
   Remove(sequence);
   used_.push_front({sequence, peer});
   by_id_[sequence] = used_.begin();

@@ -7,24 +7,22 @@
 #include <string>
 #include <unordered_map>
 
-#include "proxy/peer.h"
-
 namespace mesh::proxy {
 
 class Sequences {
  public:
   explicit Sequences(std::size_t most = 100'000) : most_(most) {}
 
-  // The peer's key; 0 when it is not known.
-  Peer::Key Find(const std::string& sequence);
-  void Put(const std::string& sequence, Peer::Key peer);
+  // The peer's name; empty when it is not known.
+  std::string Find(const std::string& sequence);
+  void Put(const std::string& sequence, const std::string& peer);
   void Remove(const std::string& sequence);
   [[nodiscard]] std::size_t size() const { return by_id_.size(); }
 
  private:
   struct Entry {
     std::string sequence;
-    Peer::Key peer;
+    std::string peer;
   };
 
   const std::size_t most_;

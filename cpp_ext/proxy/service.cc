@@ -47,7 +47,7 @@ void Service::Forward(const std::shared_ptr<rpc::ServerCall>& call, rpc::Slice r
 
 void Service::ForwardStream(const std::shared_ptr<rpc::ServerCall>& call) {
   if (draining_.load(std::memory_order_relaxed)) return call->Finish(Draining());
-  std::make_shared<ForwardedStream>(core_, call, core_.router->policy().hash_key)->Start();
+  std::make_shared<ForwardedStream>(core_, call)->Start();
 }
 
 void Service::Ready(const std::shared_ptr<rpc::ServerCall>& call) {

@@ -46,6 +46,7 @@ void WaitingRoom::ServeLine(const std::string& name) {
 }
 
 void WaitingRoom::Serve() {
+  if (size_ == 0) return;
   again_ = true;
   if (serving_) return;  // from TryAgain: the loop below goes round once more
   serving_ = true;

@@ -28,6 +28,7 @@ class WaitingRoom {
 
   [[nodiscard]] std::size_t size() const { return size_; }
   [[nodiscard]] bool full() const { return size_ >= most_; }
+  [[nodiscard]] bool half_full() const { return 2 * size_ >= most_; }
   void Enter(const RequestHead& head, const std::shared_ptr<Waiter>& waiter);
   // Takes it out, wherever it is; quiet when it is not there.
   void Leave(const RequestHead& head, const Waiter* waiter);

@@ -220,13 +220,13 @@ void CallImpl::DeliverMessages() {
   }
 }
 
-// A client that does not take the answers of one stream must not ask for more on it. It stops there, long before it
-// could clog the connection for the streams beside it.
 void CallImpl::PauseMessages(bool paused) {
   messages_paused_ = paused;
   if (!paused) DeliverMessages();
 }
 
+// A client that does not take the answers of one stream must not ask for more on it. It stops there, long before it
+// could clog the connection for the streams beside it.
 bool CallImpl::Backlogged() const {
   return unsent_bytes() > connection_->owner().context().options.max_pending_bytes / kBacklogShare;
 }

@@ -94,7 +94,7 @@ TEST(EndpointViewTest, FollowsChanges) {
   WatchEvent gone;
   gone.deleted = true;
   gone.kv.key = KeyOf("a");
-  view.Apply({gone, WatchEvent{false, Entry("c")}});
+  view.Apply({gone, WatchEvent{false, Entry("c")}}, 0.5);
   EXPECT_EQ(Ids(view), "bc");
   view.Apply(Listed({Entry("c")}), 1.0);
   EXPECT_EQ(Ids(view), "c") << "deleted while nobody looked";
@@ -112,7 +112,7 @@ TEST(EndpointViewTest, OlderGenerationsGoWhenANewerOneIsReady) {
   EndpointView view(kShop);
   view.Apply(Listed({Entry("a"), Entry("b", {{"generation", "2"}, {"state", "draining"}})}), 0.0);
   EXPECT_EQ(Ids(view), "ab") << "the newer one takes no work yet";
-  view.Apply({WatchEvent{false, Entry("b", {{"generation", "2"}})}});
+  view.Apply({WatchEvent{false, Entry("b", {{"generation", "2"}})}}, 1.0);
   EXPECT_EQ(Ids(view), "b");
 }
 
@@ -122,7 +122,7 @@ TEST(EndpointViewTest, AReplacedStoreDeletesNothing) {
   view.Apply(Listed({}, true), 10.0);
   EXPECT_EQ(Ids(view), "ab");
   EXPECT_EQ(view.next_expiry(), 10.0 + EndpointView::kCarryGraceS);
-  view.Apply({WatchEvent{false, Entry("a")}});
+  view.Apply({WatchEvent{false, Entry("a")}}, 11.0);
   EXPECT_FALSE(view.Refused("a", "10.0.0.1:80")) << "it registered again: the store's word counts";
   view.Apply(Listed({Entry("a")}), 20.0);
   EXPECT_EQ(Ids(view), "ab") << "a further listing does not end the grace";
@@ -140,12 +140,46 @@ TEST(EndpointViewTest, ACarriedOneThatRefusesIsGone) {
   EXPECT_EQ(Ids(view), "b");
 }
 
-TEST(EndpointViewTest, AnOlderStoreDoesNotBringBackAnOlderRecord) {
+TEST(EndpointViewTest, TheGraceStandsStillWhileEtcdIsAway) {
+  EndpointView view(kShop);
+  view.Apply(Listed({Entry("a")}), 0.0);
+  view.Apply(Listed({}, true), 10.0);
+  view.Pause(20.0);
+  EXPECT_EQ(view.next_expiry(), std::nullopt);
+  EXPECT_FALSE(view.Expire(1000.0));
+  EXPECT_EQ(Ids(view), "a");
+  view.Apply(Listed({}), 1000.0);
+  EXPECT_EQ(view.next_expiry(), 1050.0);
+  EXPECT_TRUE(view.Expire(1050.0));
+  EXPECT_EQ(Ids(view), "");
+}
+
+std::string AddressOf(const EndpointView& view) {
+  const std::vector<Endpoint> current = view.Current();
+  return current.size() == 1 ? current[0].address : std::to_string(current.size()) + " endpoints";
+}
+
+// What the store held before: revision 5 at its own address. What the older store holds: revision 1.
+TEST(EndpointViewTest, AnOlderStoreDoesNotBringBackAnOlderRecordAtOnce) {
   EndpointView view(kShop);
   view.Apply(Listed({Entry("a", {{"revision", "5"}, {"address", "10.0.0.5:80"}})}), 0.0);
   view.Apply(Listed({Entry("a")}, true), 10.0);
-  ASSERT_EQ(view.Current().size(), 1U);
-  EXPECT_EQ(view.Current()[0].address, "10.0.0.5:80");
+  EXPECT_EQ(AddressOf(view), "10.0.0.5:80");
+  view.Apply(Listed({Entry("a")}), 20.0);
+  EXPECT_EQ(AddressOf(view), "10.0.0.5:80") << "nobody has written it since";
+  view.Apply(Listed({Entry("a")}, true), 50.0);
+  EXPECT_EQ(view.next_expiry(), 70.0) << "a further replacement does not begin the grace anew";
+  EXPECT_TRUE(view.Expire(70.0));
+  EXPECT_EQ(AddressOf(view), "10.0.0.1:80") << "what the store holds shows again";
+}
+
+TEST(EndpointViewTest, WhatIsWrittenEndsTheCarrying) {
+  EndpointView view(kShop);
+  view.Apply(Listed({Entry("a", {{"revision", "5"}, {"address", "10.0.0.5:80"}})}), 0.0);
+  view.Apply(Listed({Entry("a")}, true), 10.0);
+  view.Apply({WatchEvent{false, Entry("a", {{"revision", "5"}, {"address", "10.0.0.6:80"}})}}, 11.0);
+  EXPECT_EQ(AddressOf(view), "10.0.0.6:80");
+  EXPECT_EQ(view.next_expiry(), std::nullopt);
 }
 
 }  // namespace

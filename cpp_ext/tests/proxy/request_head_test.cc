@@ -80,6 +80,23 @@ TEST(RequestHeadTest, NeverReadsBeyondWhatIsThere) {
   }
 }
 
+TEST(RequestHeadTest, FieldsOfAnotherTypeAreSkipped) {
+  RequestHead head;
+  ASSERT_TRUE(ReadInferHead(std::string("\x08\x01\x0a\x01m", 5), &head).ok());
+  EXPECT_EQ(head.model, "m");
+  ASSERT_TRUE(ReadModelHead(std::string("\x08\x01", 2), &head).ok());
+}
+
+TEST(RequestHeadTest, NamesHaveALimit) {
+  std::string bytes;
+  pbf_writer request(bytes);
+  request.add_string(1, std::string(1025, 'm'));
+  RequestHead head;
+  const Status status = ReadInferHead(bytes, &head);
+  EXPECT_EQ(status.code(), Code::kInvalidArgument);
+  EXPECT_NE(status.message().find("model_name"), std::string::npos);
+}
+
 TEST(RequestHeadTest, MetadataChoosesToo) {
   RequestHead head;
   ReadMetadataHead({{"mesh-deployment", "b"}, {"mesh-retry", "never"}, {"x-user", "7"}, {"x-user", "8"}}, "x-user",

@@ -163,6 +163,54 @@ TEST_F(RouterTest, ASequenceStaysWhenEndpointsCome) {
   }
 }
 
+RequestHead Step(const std::string& sequence, bool start, bool end = false) {
+  RequestHead head = Asks("digits");
+  head.sequence = sequence;
+  head.sequence_start = start;
+  head.sequence_end = end;
+  return head;
+}
+
+TEST_F(RouterTest, ALastRequestThatFoundNoRoomStaysAtHome) {
+  routing::Policy policy;
+  policy.max_in_flight_per_endpoint = 1;
+  Router& router = Start(policy);
+  router.SetEndpoints({Make("a"), Make("b")}, now_);
+  const std::shared_ptr<Peer> home = router.Choose(Step("7", true), {}, now_).peer;
+  ASSERT_NE(home, nullptr);
+  router.Sent(Step("7", true), *home);
+  router.Sent(Step("7", false, true), *home);
+  EXPECT_EQ(router.Choose(Step("7", false, true), {}, now_).peer, home) << "it may be sent again";
+  Running other;
+  const Slot slot(home, &other, now_);
+  EXPECT_EQ(router.Choose(Step("7", false, true), {}, now_).lack, Lack::kRoom) << "it waits for its home";
+  EXPECT_EQ(router.Choose(Step("7", true), {}, now_).lack, Lack::kRoom) << "as its first one does: proxies agree";
+  router.Ended(Step("7", false, true));
+}
+
+TEST_F(RouterTest, AHomeThatIsGoneIsSaid) {
+  Router& router = Start();
+  router.SetEndpoints({Make("a"), Make("b")}, now_);
+  const std::shared_ptr<Peer> home = router.Choose(Step("7", true), {}, now_).peer;
+  router.Sent(Step("7", true), *home);
+  router.SetEndpoints({Make(home->endpoint.id == "a" ? "b" : "a")}, now_);
+  EXPECT_EQ(router.Choose(Step("7", false), {}, now_).lack, Lack::kHome);
+}
+
+TEST_F(RouterTest, OneThatComesBackWhileItRunsIsTheSame) {
+  Router& router = Start();
+  router.SetEndpoints({Make("a")}, now_);
+  const std::shared_ptr<Peer> before = Find("a");
+  Running call;
+  const Slot slot(before, &call, now_);
+  router.SetEndpoints({}, now_);
+  EXPECT_TRUE(before->gone);
+  router.SetEndpoints({Make("a")}, now_);
+  EXPECT_FALSE(before->gone);
+  EXPECT_EQ(Find("a"), before);
+  EXPECT_EQ(router.running(), 1U);
+}
+
 TEST_F(RouterTest, AnotherAddressIsAnotherPeer) {
   Router& router = Start();
   router.SetEndpoints({Make("a")}, now_);

@@ -80,18 +80,18 @@ TEST(WaitingRoomTest, WhoLeavesIsGone) {
 
 TEST(SequencesTest, TheLongestUnusedAreForgotten) {
   Sequences sequences(2);
-  sequences.Put("a", 1);
-  sequences.Put("b", 2);
-  EXPECT_EQ(sequences.Find("a"), 1U);
-  sequences.Put("c", 3);
-  EXPECT_EQ(sequences.Find("b"), 0U);
-  EXPECT_EQ(sequences.Find("a"), 1U);
-  sequences.Put("a", 7);
-  EXPECT_EQ(sequences.Find("a"), 7U);
+  sequences.Put("a", "1");
+  sequences.Put("b", "2");
+  EXPECT_EQ(sequences.Find("a"), "1");
+  sequences.Put("c", "3");
+  EXPECT_EQ(sequences.Find("b"), "");
+  EXPECT_EQ(sequences.Find("a"), "1");
+  sequences.Put("a", "7");
+  EXPECT_EQ(sequences.Find("a"), "7");
   EXPECT_EQ(sequences.size(), 2U);
   sequences.Remove("a");
   sequences.Remove("a");
-  EXPECT_EQ(sequences.Find("a"), 0U);
+  EXPECT_EQ(sequences.Find("a"), "");
 }
 
 }  // namespace

@@ -139,6 +139,25 @@ async def test_the_view_outlives_etcd(tmp_path: Path, replicas: Replicas, start_
         own.stop()
 
 
+async def test_nobody_for_too_long(etcd: EtcdCluster, start_proxy: StartProxy) -> None:
+    proxy = Registry(etcd, "nobody").start(start_proxy, holdS=0.5)
+    with pytest.raises(grpc.RpcError) as caught:
+        proxy.stub.ModelInfer(infer(), timeout=100)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert "none is registered" in caught.value.details()
+
+
+async def test_a_deployment_may_be_asked_for(etcd: EtcdCluster, replicas: Replicas, start_proxy: StartProxy) -> None:
+    registry = Registry(etcd, "deployments")
+    one, two = replicas("one", "two")
+    await registry.put(one)
+    await registry.put(two, deployment="other")
+    proxy = registry.start(start_proxy)
+    ready(proxy, 2)
+    asked = [("mesh-deployment", "other")]
+    assert {who(proxy.stub.ModelInfer(infer(), timeout=60, metadata=asked)) for _ in range(10)} == {"two"}
+
+
 async def test_it_registers_itself_and_leaves_before_it_ends(
     etcd: EtcdCluster, replicas: Replicas, start_proxy: StartProxy
 ) -> None:

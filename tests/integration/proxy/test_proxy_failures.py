@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import grpc
 import pytest
@@ -182,3 +183,65 @@ def test_requests_wait_for_the_first_replica(replicas: Replicas, start_proxy: St
         assert who(call.result()) == "again"
     finally:
         again.close()
+
+
+def test_what_may_not_be_repeated_is_not(replicas: Replicas, start_proxy: StartProxy) -> None:
+    one, two = replicas("one", "two")
+    one.behave("hang")
+    two.behave("hang")
+    proxy = start_proxy(one.address, two.address)
+    call = proxy.stub.ModelInfer.future(infer(), timeout=100, metadata=[("mesh-retry", "never")])
+    eventually(lambda: one.counts()["running"] + two.counts()["running"] == 1, timeout_s=60, what="it runs")
+    there, other = (one, two) if one.counts()["running"] else (two, one)
+    there.kill()
+    with pytest.raises(grpc.RpcError) as caught:
+        call.result()
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert there.address in caught.value.details()
+    assert other.counts()["infer"] == 0
+
+
+def test_who_has_no_room_is_asked_again(replicas: Replicas, start_proxy: StartProxy) -> None:
+    (one,) = replicas("one")
+    one.behave("error", code="RESOURCE_EXHAUSTED", details="full")
+    proxy = start_proxy(one.address)
+    call = proxy.stub.ModelInfer.future(infer(), timeout=100)
+    eventually(lambda: one.counts()["infer"] >= 3, timeout_s=60, what="it is asked again")
+    one.behave()
+    assert who(call.result()) == "one"
+    assert proxy.metric("mesh_proxy_ejections_total") == 0
+
+
+def test_retries_have_a_budget(replicas: Replicas, start_proxy: StartProxy) -> None:
+    (one,) = replicas("one")
+    one.behave("error", code="RESOURCE_EXHAUSTED", details="full")
+    proxy = start_proxy(one.address, policy={"budget": {"share": 0.0, "min_per_s": 0.0, "capacity": 3}})
+    with pytest.raises(grpc.RpcError) as caught:
+        proxy.stub.ModelInfer(infer(), timeout=100)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert "retry budget" in caught.value.details()
+    assert one.counts()["infer"] == 4
+
+
+def test_one_that_was_refused_does_not_hold_up_others(replicas: Replicas, start_proxy: StartProxy) -> None:
+    """It waits for the other endpoint, which is busy for long; room at the first one must go to whoever waits."""
+    busy, free = replicas("busy", "free")
+    busy.behave("hang")
+    free.behave("error", code="RESOURCE_EXHAUSTED", details="full")
+    proxy = start_proxy(busy.address, free.address, policy={"max_in_flight_per_endpoint": 1})
+    calls = [proxy.stub.ModelInfer.future(infer(), timeout=100) for _ in range(4)]
+    eventually(
+        lambda: busy.counts()["running"] == 1 and free.counts()["infer"] >= 2, timeout_s=60, what="all are there"
+    )
+    free.behave()
+    answered = [call for call in calls if _answered_by(call, "free")]
+    assert len(answered) == 3
+    for call in calls:
+        call.cancel()
+
+
+def _answered_by(call: Any, name: str) -> bool:
+    try:
+        return who(call.result(timeout=20)) == name
+    except grpc.FutureTimeoutError:
+        return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import queue
+import signal
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ import pytest
 from proxy_harness import Proxy
 from tritonclient.grpc import service_pb2 as pb
 
+from serving.local.ports import free_ports
 from tests.integration.ingress.kserve_cases import infer_request
 from tests.integration.ingress.kserve_models import write_repository
 from tests.integration.ingress.kserve_servers import Ingress, compose_backends, in_flight
@@ -191,3 +193,39 @@ def test_health_and_reflection(servers: list[Ingress], start_proxy: StartProxy) 
     assert proxy.channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=60) == b"\x08\x01"
     index = proxy.stub.RepositoryIndex(pb.RepositoryIndexRequest(), timeout=60)
     assert {model.name for model in index.models} >= set(MODELS)
+
+
+def test_a_stream_waits_for_the_first_replica(repository: Path, tmp_path: Path, start_proxy: StartProxy) -> None:
+    """Nobody listens yet: it is held, and opened as soon as somebody does."""
+    (port,) = free_ports(1)
+    proxy = start_proxy(f"127.0.0.1:{port}", policy={"outliers": {"base_s": 0.2, "max_s": 1.0}})
+    call = proxy.stub.ModelStreamInfer(iter([request("id_fp32", [n], f"{n}") for n in range(5)]), timeout=100)
+    eventually(lambda: proxy.metric("mesh_proxy_attempts_total") >= 2, timeout_s=60, what="it was tried again")
+    backends = compose_backends(tmp_path / "backends")
+    with Ingress(repository, backends, tmp_path / "log", "--model=id_fp32", f"--port={port}"):
+        assert [answer.infer_response.id for answer in call] == [f"{n}" for n in range(5)]
+    assert proxy.metric("mesh_proxy_attempts_total") < 100, "it paused in between"
+
+
+def test_the_place_of_a_stream_whose_replica_hangs_is_free(
+    repository: Path, tmp_path: Path, start_proxy: StartProxy
+) -> None:
+    backends = compose_backends(tmp_path / "backends")
+    quick = {"suspect_after_s": 0.3, "probe_timeout_s": 0.3, "max_in_flight_per_endpoint": 1}
+    with Ingress(repository, backends, tmp_path / "log", "--model=id_fp32") as server:
+        proxy = start_proxy(server.address, policy=quick)
+        feed: queue.Queue[pb.ModelInferRequest | None] = queue.Queue()
+        stream = proxy.stub.ModelStreamInfer(iter(feed.get, None), timeout=100)
+        feed.put(request("id_fp32", [1]))
+        assert not next(stream).error_message
+        waits = proxy.stub.ModelInfer.future(request("id_fp32", [2]), timeout=100)
+        eventually(lambda: proxy.metric("mesh_proxy_waiting") == 1, timeout_s=60, what="a request waits")
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(grpc.RpcError) as caught:
+                next(stream)
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+        assert struct.unpack("<f", waits.result().raw_output_contents[0]) == (2.0,)
+        feed.put(None)
