@@ -204,7 +204,7 @@ def test_a_prepare_command_that_fails_is_the_reason(tmp_path: Path, command: lis
     ("config", "reason"),
     [
         ("rubbish", "not JSON"),
-        ("{}", "'application'"),
+        ("{}", "'id'"),
         ('{"id":"a","namespace":"n","application":"x","deployment":"d","prepareCommand":"ls"}', "'prepareCommand'"),
         ('{"id":"a/b","namespace":"n","application":"x","deployment":"d","prepareCommand":["ls"]}', "'a/b'"),
         (
