@@ -18,15 +18,13 @@ from typing import Final
 from benchmarks.processes import cpu_s
 from benchmarks.results import keep_results, median_cell
 from benchmarks.servers import ROOT, Server, pin, running
-from benchmarks.tools import Load, run_load
+from benchmarks.tools import Load, patiently, run_load
 from serving.deployment import libraries
-from serving.errors import DeadlineExceeded
 
 NAMES: Final = ("mesh", "tritonserver")
 PLACEMENTS: Final = {"apart": ("0", "1"), "shared": ("0,1", "0,1")}  # CPUs of the servers, of the load generator
 SIZES: Final = {"64 B": (16, 20_000), "64 kB": (16_384, 6_000), "1 MB": (262_144, 1_000), "10 MB": (2_621_440, 150)}
 CLIENTS: Final = (1, 8, 32, 128)
-_TRIES: Final = 5
 _MOST_ELEMENTS: Final = 32 * 2_621_440  # in flight at one time: perf_analyzer keeps several copies of each
 Say = Callable[[str], None]
 _IDENTITY_CONFIG: Final = """name: "identity"
@@ -121,11 +119,8 @@ def prepare(folder: Path) -> tuple[Path, Path]:
 
 
 def measure(server: Server, case: Case) -> Cell:
-    """One measurement; again when the load generator did not end. Raises `FailedPrecondition`, `DeadlineExceeded`."""
-    for _ in range(_TRIES - 1):
-        with contextlib.suppress(DeadlineExceeded):
-            return _measure(server, case)
-    return _measure(server, case)
+    """One measurement. Raises `FailedPrecondition`, `DeadlineExceeded`."""
+    return patiently(lambda: _measure(server, case))
 
 
 def _measure(server: Server, case: Case) -> Cell:

@@ -17,7 +17,7 @@ from benchmarks.ingress import prepare
 from benchmarks.processes import cpu_s
 from benchmarks.results import keep_results, median_cell
 from benchmarks.servers import ROOT, Server, built, pin, running
-from benchmarks.tools import Load, run_load
+from benchmarks.tools import Load, patiently, run_load
 from serving.errors import FailedPrecondition
 
 Say = Callable[[str], None]
@@ -64,6 +64,11 @@ def proxy_of(server: Server) -> Iterator[Proxy]:
 
 
 def measure(server: Server, proxy: Proxy | None, elements: int, clients: int, requests: int) -> Cell:
+    """Through the proxy, or directly. Raises `FailedPrecondition`, `DeadlineExceeded`."""
+    return patiently(lambda: _measure(server, proxy, elements, clients, requests))
+
+
+def _measure(server: Server, proxy: Proxy | None, elements: int, clients: int, requests: int) -> Cell:
     address = proxy.address if proxy else server.address
 
     def load(count: int) -> Load:

@@ -8,9 +8,11 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from serving.errors import DeadlineExceeded, FailedPrecondition
 
@@ -19,6 +21,7 @@ TOOLS: Final = ROOT / "build" / "tools"
 # The last release whose wheel carries the binary.
 _WHEEL: Final = "tritonclient==2.50.0"
 _LOAD_S: Final = 30.0
+_TRIES: Final = 5
 # Columns of a report whose sum is the mean latency.
 _LATENCY_PARTS: Final = (
     "Client Send",
@@ -139,3 +142,14 @@ def children_cpu_s() -> float:
     """CPU time of all ended children."""
     times = os.times()
     return times.children_user + times.children_system
+
+
+T = TypeVar("T")
+
+
+def patiently(measure: Callable[[], T]) -> T:
+    """Measures again when the load generator did not end. Raises `DeadlineExceeded` after several times."""
+    for _ in range(_TRIES - 1):
+        with suppress(DeadlineExceeded):
+            return measure()
+    return measure()
