@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Final
 
-from benchmarks.ingress import prepare
+from benchmarks.ingress import SIZES, prepare
 from benchmarks.processes import cpu_s
 from benchmarks.results import keep_results, median_cell
 from benchmarks.servers import ROOT, Server, built, pin, running
@@ -21,7 +21,6 @@ from benchmarks.tools import Load, patiently, run_load
 from serving.errors import FailedPrecondition
 
 Say = Callable[[str], None]
-SIZES: Final = {"64 B": (16, 20_000), "64 kB": (16_384, 6_000), "1 MB": (262_144, 1_000), "10 MB": (2_621_440, 150)}
 CLIENTS: Final = (1, 8, 32)
 _MOST_ELEMENTS: Final = 8 * 2_621_440
 _STOP_S: Final = 30.0

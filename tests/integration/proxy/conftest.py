@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # the harnesses beside this file
 sys.path.insert(0, str(Path(__file__).parents[1] / "sdk"))
 
 from proxy_harness import Proxy, proxy_binary, proxy_config
-from sdk_harness import Replica, start_all
+from sdk_harness import replicas as replicas  # a fixture
 
 from serving.local.etcd import EtcdCluster, start_etcd
 
@@ -35,21 +35,6 @@ def start_proxy(tmp_path: Path) -> Iterator[StartProxy]:
             return stack.enter_context(Proxy(tmp_path / f"proxy{count}", proxy_config(endpoints, **changes)))
 
         yield start
-
-
-@pytest.fixture
-def replicas() -> Iterator[Callable[..., list[Replica]]]:
-    """Starts servers by name."""
-    started: list[Replica] = []
-
-    def start(*names: str) -> list[Replica]:
-        made = start_all(names)
-        started.extend(made)
-        return made
-
-    yield start
-    for replica in started:
-        replica.close()
 
 
 @pytest.fixture(scope="module")

@@ -13,26 +13,12 @@ import pytest_asyncio
 
 sys.path.insert(0, str(Path(__file__).parent))  # the harness beside this file
 
-from sdk_harness import FixedSource, Replica, start_all
+from sdk_harness import FixedSource, Replica
+from sdk_harness import replicas as replicas  # a fixture
 from sdk_mesh import Mesh
 
 from serving.discovery.client import InferenceClient
 from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd
-
-
-@pytest.fixture
-def replicas() -> Iterator[Callable[..., list[Replica]]]:
-    """Starts servers by name."""
-    started: list[Replica] = []
-
-    def start(*names: str) -> list[Replica]:
-        made = start_all(names)
-        started.extend(made)
-        return made
-
-    yield start
-    for replica in started:
-        replica.close()
 
 
 @pytest.fixture

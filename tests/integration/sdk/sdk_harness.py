@@ -9,12 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from serving._proto import records_pb2 as pb
 from serving.discovery.client import InferenceClient
@@ -194,3 +195,18 @@ def start_all(names: Sequence[str]) -> list[Replica]:
     for replica in started:
         replica.wait_ready()
     return started
+
+
+@pytest.fixture
+def replicas() -> Iterator[Callable[..., list[Replica]]]:
+    """Starts servers by name."""
+    started: list[Replica] = []
+
+    def start(*names: str) -> list[Replica]:
+        made = start_all(names)
+        started.extend(made)
+        return made
+
+    yield start
+    for replica in started:
+        replica.close()
