@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import socket
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -127,11 +127,20 @@ def test_drain_finishes_what_runs(replicas: Replicas, start_proxy: StartProxy) -
     running = [proxy.stub.ModelInfer.future(infer(), timeout=100) for _ in range(5)]
     eventually(lambda: one.counts()["running"] == 5, timeout_s=60, what="they run")
     proxy.terminate()
-    time.sleep(1)  # in which it is told
+    eventually(lambda: _refuses(proxy.address), timeout_s=60, what="it takes no new connections")
     assert proxy.process.poll() is None
     one.behave()
     assert [who(call.result()) for call in running] == ["one"] * 5
     assert proxy.process.wait(60) == 0
+
+
+def _refuses(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=30).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def test_many_callers(replicas: Replicas, start_proxy: StartProxy) -> None:
