@@ -9,10 +9,10 @@
 #include <mutex>
 #include <optional>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
+#include "common/poll.h"
 #include "rpc/client.h"
 #include "rpc/event_loop.h"
 #include "rpc/server.h"
@@ -101,8 +101,7 @@ class ForwardingTest : public testing::Test {
 
   template <typename Fact>
   static bool Eventually(Fact fact) {
-    for (int i = 0; i < 6000 && !fact(); ++i) std::this_thread::sleep_for(std::chrono::milliseconds(10));
-    return fact();
+    return PollUntil(std::chrono::steady_clock::now() + seconds(60), fact);
   }
 
   std::atomic<int> cancelled_{0};

@@ -29,6 +29,19 @@ def infer_request(
     return request
 
 
+def of_sequence(
+    request: pb.ModelInferRequest, identity: int | str, *, start: bool = False, end: bool = False
+) -> pb.ModelInferRequest:
+    """The same request, as one of a sequence."""
+    if isinstance(identity, int):
+        request.parameters["sequence_id"].int64_param = identity
+    else:
+        request.parameters["sequence_id"].string_param = identity
+    request.parameters["sequence_start"].bool_param = start
+    request.parameters["sequence_end"].bool_param = end
+    return request
+
+
 def elements(*values: bytes) -> bytes:
     """BYTES elements as they travel."""
     return b"".join(struct.pack("<I", len(value)) + value for value in values)

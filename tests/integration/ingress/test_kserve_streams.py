@@ -16,7 +16,7 @@ import tritonclient.grpc as triton
 from tritonclient.grpc import service_pb2 as pb
 
 from tests.integration.ingress.conftest import StartIngress
-from tests.integration.ingress.kserve_cases import cases, infer_request
+from tests.integration.ingress.kserve_cases import cases, infer_request, of_sequence
 from tests.integration.ingress.kserve_servers import Ingress, KServeProcess, Oracle, gauge, in_flight, metric
 from tests.support.waiting import eventually
 
@@ -41,13 +41,7 @@ def request(model: str, values: Sequence[float], request_id: str = "", **flags: 
 
 def sequence(number: int | str, *, start: bool = False, end: bool = False) -> pb.ModelInferRequest:
     made = infer_request("seq", [("INPUT0", "FP32", (1, 4))], request_id=f"{number}")
-    if isinstance(number, int):
-        made.parameters["sequence_id"].int64_param = number
-    else:
-        made.parameters["sequence_id"].string_param = number
-    made.parameters["sequence_start"].bool_param = start
-    made.parameters["sequence_end"].bool_param = end
-    return made
+    return of_sequence(made, number, start=start, end=end)
 
 
 def stream(

@@ -16,7 +16,7 @@ from proxy_harness import Proxy
 from tritonclient.grpc import service_pb2 as pb
 
 from serving.local.ports import free_ports
-from tests.integration.ingress.kserve_cases import infer_request
+from tests.integration.ingress.kserve_cases import infer_request, of_sequence
 from tests.integration.ingress.kserve_models import write_repository
 from tests.integration.ingress.kserve_servers import Ingress, compose_backends, in_flight
 from tests.support.waiting import eventually
@@ -46,13 +46,7 @@ def request(model: str, values: Sequence[float], request_id: str = "") -> pb.Mod
 
 def sequence(identity: int | str, step: int, *, start: bool = False, end: bool = False) -> pb.ModelInferRequest:
     made = infer_request("seq", [("INPUT0", "FP32", (1, 4))], (struct.pack("<4f", *[step] * 4),), request_id=f"{step}")
-    if isinstance(identity, int):
-        made.parameters["sequence_id"].int64_param = identity
-    else:
-        made.parameters["sequence_id"].string_param = identity
-    made.parameters["sequence_start"].bool_param = start
-    made.parameters["sequence_end"].bool_param = end
-    return made
+    return of_sequence(made, identity, start=start, end=end)
 
 
 def both(start_proxy: StartProxy, servers: list[Ingress], **changes: object) -> Proxy:
