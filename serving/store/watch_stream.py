@@ -112,6 +112,7 @@ class WatchStream:
         finally:
             if not writing.done():
                 self._call.cancel()
+                writing.cancel()  # a call that is cancelled before it went out tells nobody who waits to write
                 await asyncio.wait({writing})
 
     def _silence_s(self) -> float:

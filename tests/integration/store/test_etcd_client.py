@@ -6,7 +6,7 @@ import asyncio
 from contextlib import aclosing
 
 import pytest
-from store_support import eventually, following
+from store_support import LONG_S, Follower, eventually, following
 
 from serving.config import EtcdConfig
 from serving.errors import Conflict, FailedPrecondition, InvalidArgument, NotFound, StoreUnavailable
@@ -197,6 +197,20 @@ async def test_a_watch_that_is_left_leaves_nothing_behind(client: EtcdClient, pr
                 assert isinstance(event, Resync)
                 break
     await eventually(lambda: len(asyncio.all_tasks()) == before, "no task left")
+
+
+@pytest.mark.parametrize("turns", range(12))
+async def test_a_watch_can_be_left_while_it_opens_its_stream(client: EtcdClient, prefix: str, turns: int) -> None:
+    """After so many turns of the loop: a stream that is cancelled before it went out never says so to its writer."""
+    follower = Follower(client, prefix)
+    task = asyncio.create_task(follower.run())
+    while not follower.events:
+        await asyncio.sleep(0)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+    _, running = await asyncio.wait({task}, timeout=LONG_S)
+    assert not running
 
 
 async def test_endpoints_that_are_dead_are_passed_over(shared_etcd: EtcdCluster, prefix: str) -> None:
