@@ -22,7 +22,8 @@ from serving.errors import Conflict, InvalidArgument, NotFound, ResourceExhauste
 from serving.store import EtcdClient, Op, OutcomeUnknown, keys
 from serving.store.keys import AppKey
 from serving.types import DEFAULT_NAMESPACE, NAME_RULE, is_name
-from serving.validation import closest_match, validate_spec
+from serving.spelling import closest_match
+from serving.validation import validate_spec
 
 MAX_ATTEMPTS = 20
 CATCH_UP_S = 5.0

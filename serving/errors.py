@@ -79,6 +79,7 @@ class SpecError(InvalidArgument):
         allowed: tuple[str, ...] = (),
         closest: str = "",
     ) -> None:
+        self.detail = message  # without the place and the hints
         where = ":".join(part for part in (source, str(line) if line else "") if part)
         text = f"{where}: {message}" if where else message
         if closest:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from serving.errors import InvalidArgument
-from serving.validation import closest_match
+from serving.spelling import closest_match
 
 C = TypeVar("C")
 

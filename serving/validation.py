@@ -5,18 +5,20 @@ Field paths use the words of the YAML file (`deployments[0].resources.memory`), 
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from google.protobuf.json_format import MessageToDict
+
 from serving._proto import records_pb2 as pb
 from serving.errors import SpecError
+from serving.routing import RoutingPolicy
 from serving.types import NAME_RULE, is_name
 
-KINDS: Final = ("triton",)
+KINDS: Final = ("triton", "proxy")
 MODEL_CONTROLS: Final = ("none", "explicit")
 CACHE_TYPES: Final = ("local",)
 RATE_LIMITER_MODES: Final = ("execution_count",)
@@ -100,15 +102,6 @@ def spec_problems(spec: pb.ApplicationSpec, *, packed: bool = True) -> tuple[Pro
     return tuple(_application(spec, packed))
 
 
-def closest_match(word: str, allowed: Iterable[str]) -> str:
-    """The allowed word most like `word`, or "" when none is near."""
-    words = list(allowed)
-    matches = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
-    if not matches and len(word) >= 3:
-        matches = [known for known in words if known.startswith(word)]
-    return matches[0] if len(matches) == 1 else ""
-
-
 def _application(spec: pb.ApplicationSpec, packed: bool) -> Iterator[Problem]:
     yield from _name("name", spec.name)
     yield from _name("namespace", spec.namespace)
@@ -116,6 +109,8 @@ def _application(spec: pb.ApplicationSpec, packed: bool) -> Iterator[Problem]:
     yield from _placement(spec)
     if not spec.deployments:
         yield Problem("deployments", "an application needs at least one deployment")
+    elif all(deployment.HasField("proxy") for deployment in spec.deployments):
+        yield Problem("deployments", "has proxies only; they need a deployment to send requests to")
     if len(spec.deployments) > MAX_DEPLOYMENTS:
         yield Problem("deployments", f"has {len(spec.deployments)} deployments, at most {MAX_DEPLOYMENTS} are allowed")
     seen: dict[str, int] = {}
@@ -153,6 +148,8 @@ def _deployment(path: str, deployment: pb.DeploymentSpec, packed: bool) -> Itera
         yield Problem(path, "does not say what it runs", allowed=KINDS)
     elif kind not in KINDS:
         yield Problem(f"{path}.{kind}", f"the kind `{kind}` is not supported by this version", allowed=KINDS)
+    elif kind == "proxy":
+        yield from _proxy(f"{path}.proxy", deployment.proxy)
     else:
         yield from _triton(f"{path}.triton", deployment.triton, packed)
         yield from _response_cache(f"{path}.triton", deployment)
@@ -189,6 +186,17 @@ def _triton(path: str, triton: pb.TritonDeployment, packed: bool) -> Iterator[Pr
         yield Problem(f"{path}.model_control", f"{_shown(triton.model_control)} is not known; allowed are {allowed}")
     if triton.update and triton.update not in UPDATES:
         yield Problem(f"{path}.update", f"{_shown(triton.update)} is not known; allowed are {', '.join(UPDATES)}")
+
+
+def _proxy(path: str, proxy: pb.ProxyDeployment) -> Iterator[Problem]:
+    try:
+        RoutingPolicy.from_dict(MessageToDict(proxy.policy))
+    except SpecError as error:
+        field = f"{path}.policy.{error.field}" if error.field else f"{path}.policy"
+        message = error.detail.removeprefix(f"{error.field}: ")
+        yield Problem(field, message, allowed=tuple(error.allowed), closest=error.closest)
+    yield from _number(f"{path}.hold", proxy.hold_s, MAX_TIMEOUT_S, "seconds")
+    yield from _whole(f"{path}.max_message_bytes", proxy.max_message_bytes, 0, MAX_MESSAGE_BYTES, "; 0 is the default")
 
 
 def _response_cache(path: str, deployment: pb.DeploymentSpec) -> Iterator[Problem]:

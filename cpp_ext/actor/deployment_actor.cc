@@ -5,6 +5,7 @@
 #include <cmath>
 #include <exception>
 
+#include "actor/ray_node.h"
 #include "actor/termination.h"
 #include "common/host.h"
 #include "common/log.h"
@@ -14,8 +15,6 @@ namespace mesh::actor {
 namespace {
 
 constexpr double kMaxDrainS = 24 * 3600;
-// Ray tells its C++ workers the node's address as a flag and has no public function for it (Ray 2.60).
-constexpr char kNodeAddressFlag[] = "ray_node_ip_address";
 
 std::string BrokenReport(const std::string& reason) {
   deployment::ReplicaView view;
@@ -37,8 +36,7 @@ DeploymentActor::DeploymentActor(const std::string& config_json) {
 }
 
 void DeploymentActor::Start(const std::string& config_json) {
-  const Result<deployment::ReplicaConfig> config =
-      deployment::ParseReplicaConfig(config_json, CommandLineValue(kNodeAddressFlag));
+  const Result<deployment::ReplicaConfig> config = deployment::ParseReplicaConfig(config_json, NodeAddress());
   replica_ = std::make_unique<deployment::Replica>(config, [this](deployment::ReplicaState state) {
     if (state == deployment::ReplicaState::kDrained && terminating_.load()) EndByTermination();
   });

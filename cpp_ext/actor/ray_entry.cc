@@ -1,4 +1,4 @@
-// What Ray finds in the library: a factory and the methods of its actor, under the names that Python gives to
+// What Ray finds in the library: for each actor a factory and its methods, under the names that Python gives to
 // ray.cross_language.cpp_actor_class("CreateDeploymentActor", "DeploymentActor").
 //
 // Ray's headers keep the registry of such functions in inline statics, which must be the same objects here and in
@@ -10,8 +10,10 @@
 #include <string>
 
 #include "actor/deployment_actor.h"
+#include "actor/proxy_actor.h"
 
 using mesh::actor::DeploymentActor;
+using mesh::actor::ProxyActor;
 
 // By value: Ray decodes the arguments into the types of this signature.
 // NOLINTNEXTLINE(performance-unnecessary-value-param)
@@ -19,3 +21,8 @@ static DeploymentActor* CreateDeploymentActor(std::string config_json) { return 
 
 RAY_REMOTE(CreateDeploymentActor, &DeploymentActor::Status, &DeploymentActor::Drain, &DeploymentActor::Update,
            &DeploymentActor::Stop);
+
+// NOLINTNEXTLINE(performance-unnecessary-value-param)
+static ProxyActor* CreateProxyActor(std::string config_json) { return new ProxyActor(config_json); }
+
+RAY_REMOTE(CreateProxyActor, &ProxyActor::Status, &ProxyActor::Drain, &ProxyActor::Update, &ProxyActor::Stop);

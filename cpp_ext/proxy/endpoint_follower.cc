@@ -17,6 +17,7 @@ registry::WatchCallbacks PostTo(const std::shared_ptr<State>& state) {
       if (listing.store_replaced) log::Warning("the store was replaced; what it does not hold is kept for a while");
       state->view.Apply(listing, SecondsOf(state->loop->now()));
       state->Tell();
+      state->listed.store(true);
     });
   };
   callbacks.on_changes = [state](const std::vector<registry::etcd::WatchEvent>& events, std::int64_t /*revision*/) {

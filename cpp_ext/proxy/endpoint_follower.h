@@ -1,6 +1,7 @@
 // Follows the endpoints of an application in etcd and hands each new picture to the proxy's loop.
 #pragma once
 
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <vector>
@@ -29,6 +30,8 @@ class EndpointFollower {
   void Stop();
   // Nobody listens at the endpoint's address. On the loop.
   void Refused(const Endpoint& endpoint);
+  // True once etcd has said which endpoints there are. On any thread.
+  [[nodiscard]] bool listed() const { return state_->listed.load(); }
 
  private:
   // The view belongs to the loop; the watcher's thread only posts.
@@ -42,6 +45,7 @@ class EndpointFollower {
     std::shared_ptr<rpc::EventLoop> loop;
     Told told;
     rpc::Timer timer;
+    std::atomic<bool> listed{false};
     bool stopped = false;
   };
 

@@ -1,9 +1,12 @@
 #include "proxy/proxy.h"
 
+#include <atomic>
 #include <mutex>
 #include <utility>
 #include <vector>
 
+#include "common/host.h"
+#include "common/json.h"
 #include "common/log.h"
 #include "common/metrics.h"
 #include "http/metrics_page.h"
@@ -78,11 +81,13 @@ class Proxy::Impl {
   }
 
   bool Drain(std::chrono::milliseconds limit) {
+    phase_.store(Phase::kDraining);
     if (registrar_ != nullptr) registrar_->Update(ProxyEndpointJson(config_, address(), metrics_address(), "draining"));
     service_.SetDraining();
     grpc_health_.Drain();
     const bool finished = server_.Drain(limit);
     if (registrar_ != nullptr) registrar_->Withdraw();
+    phase_.store(Phase::kDrained);
     log::Info("proxy drained", {{"finished", finished}});
     return finished;
   }
@@ -97,6 +102,7 @@ class Proxy::Impl {
     server_metrics_.reset();
     server_.Stop();
     if (core_.router != nullptr) core_.router->Close();
+    phase_.store(Phase::kDrained);
   }
 
   [[nodiscard]] std::string address() const { return At(config_.listening.advertise_host, server_.port()); }
@@ -104,7 +110,34 @@ class Proxy::Impl {
     return metrics_server_ == nullptr ? "" : At(config_.listening.advertise_host, metrics_server_->port());
   }
 
+  [[nodiscard]] std::string Report(const std::string& refused) const {
+    const std::int64_t lease = registrar_ == nullptr ? 0 : registrar_->lease();
+    const std::string state = State();
+    return json::Dump({{"id", config_.id},
+                       {"state", state},
+                       {"reason", state == "loading" ? "waits for etcd to name the application's endpoints" : ""},
+                       {"address", address()},
+                       {"metricsAddress", metrics_address()},
+                       {"pid", std::to_string(ProcessId())},
+                       {"lease", std::to_string(lease)},
+                       {"registered", registrar_ != nullptr && registrar_->registered()},
+                       {"inFlight", std::to_string(server_.stats().calls_open)},
+                       {"revision", std::to_string(config_.revision)},
+                       {"refused", refused}});
+  }
+
  private:
+  enum class Phase { kServing, kDraining, kDrained };
+
+  [[nodiscard]] const char* State() const {
+    switch (phase_.load()) {
+      case Phase::kDraining: return "draining";
+      case Phase::kDrained: return "drained";
+      case Phase::kServing: break;
+    }
+    return follower_ == nullptr || follower_->listed() ? "ready" : "loading";
+  }
+
   void MakeRouter() {
     core_.application = config_.application.name_space + '/' + config_.application.name;
     core_.hold_s = config_.hold_s;
@@ -190,6 +223,7 @@ class Proxy::Impl {
   std::unique_ptr<EndpointFollower> follower_;
   std::unique_ptr<registry::Registrar> registrar_;
   std::unique_ptr<rpc::Server> metrics_server_;
+  std::atomic<Phase> phase_{Phase::kServing};
   std::mutex stopping_;
   bool stopped_ = false;  // guarded by stopping_
 };
@@ -201,5 +235,6 @@ bool Proxy::Drain(std::chrono::milliseconds limit) { return impl_->Drain(limit);
 void Proxy::Stop() { impl_->Stop(); }
 std::string Proxy::address() const { return impl_->address(); }
 std::string Proxy::metrics_address() const { return impl_->metrics_address(); }
+std::string Proxy::Report(const std::string& refused) const { return impl_->Report(refused); }
 
 }  // namespace mesh::proxy

@@ -26,6 +26,9 @@ class Proxy {
 
   [[nodiscard]] std::string address() const;  // as clients reach it
   [[nodiscard]] std::string metrics_address() const;
+  // A ReplicaReport in canonical JSON. "loading" until the application's endpoints are known, then "ready". `refused`
+  // is why the call that this answers did nothing.
+  [[nodiscard]] std::string Report(const std::string& refused = "") const;
 
  private:
   class Impl;

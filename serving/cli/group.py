@@ -49,7 +49,7 @@ class LazyGroup(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click, but an unknown command is answered with the nearest one."""
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            from serving.validation import closest_match
+            from serving.spelling import closest_match
 
             closest = closest_match(args[0], COMMANDS)
             hint = f" Did you mean `{closest}`?" if closest else ""

@@ -40,6 +40,13 @@ MAX_SHOWN = 20
 @click.option("--name", "input_name", default="", help="The input that a .npy file or a JSON list is meant for.")
 @click.option("--output", "outputs", multiple=True, help="Only this output. May be repeated.")
 @click.option("--model-version", default="", help="Version of the model.  [default: its newest]")
+@click.option(
+    "--via",
+    type=click.Choice(["direct", "proxy"]),
+    default="direct",
+    show_default=True,
+    help="Straight to a replica, or through one of the application's proxies.",
+)
 @click.option("--timeout", type=click.FloatRange(0.001), default=30.0, show_default=True, help="Seconds.")
 def infer(
     settings: Settings,
@@ -50,9 +57,10 @@ def infer(
     input_name: str,
     outputs: tuple[str, ...],
     model_version: str,
+    via: str,
     timeout: float,
 ) -> None:
-    """Ask MODEL of APP once, straight at the best replica, and print its outputs.
+    """Ask MODEL of APP once, at the best replica, and print its outputs.
 
     \b
     A .npy file holds one input. A .npz file holds inputs by name. A .json file is {"input": [[1, 2]], ...},
@@ -61,7 +69,7 @@ def infer(
     key = settings.app(app)
     files = [_source(text, input_name) for text in inputs]
     with Waiting(f"asking {model} of {key}", quiet=settings.as_json):
-        found, took_s = asyncio.run(_ask(settings, key, model, files, outputs, model_version, timeout))
+        found, took_s = asyncio.run(_ask(settings, key, model, files, outputs, model_version, via, timeout))
     if settings.as_json:
         print_json({"model": model, "milliseconds": round(took_s * 1000, 3), "outputs": _shape(found)})
         return
@@ -79,11 +87,12 @@ async def _ask(
     files: list[tuple[str, Path]],
     outputs: tuple[str, ...],
     version: str,
+    via: str,
     timeout: float,
 ) -> tuple[dict[str, Any], float]:
-    from serving.sdk import AsyncMeshClient
+    from serving.sdk import AsyncMeshClient, ClientConfig
 
-    async with AsyncMeshClient(settings.connection()) as client:
+    async with AsyncMeshClient(settings.connection(), client_config=ClientConfig(via=via)) as client:
         await client.status(key)  # NotFound for an application that is not there, instead of a wait for endpoints
         metadata = await client.model_metadata(key, model, version=version, timeout_s=timeout)
         tensors = read_inputs(files, metadata)

@@ -161,7 +161,12 @@ def revision(item: pb.StoredSpec) -> dict[str, Any]:
         "note": item.note,
         "uid": item.uid,
         "deployments": [
-            {"name": one.name, "replicas": one.replicas.min, "digest": one.triton.repository.digest}
+            {
+                "name": one.name,
+                "kind": one.WhichOneof("kind"),
+                "replicas": one.replicas.min,
+                "digest": one.triton.repository.digest,
+            }
             for one in item.spec.deployments
         ],
     }

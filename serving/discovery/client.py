@@ -20,7 +20,7 @@ from serving._proto import records_pb2 as pb
 from serving.config import TlsConfig
 from serving.discovery.client_config import ClientConfig, ClientStats
 from serving.discovery.client_health import HealthMonitor
-from serving.discovery.client_metadata import prepared, value_of
+from serving.discovery.client_metadata import for_proxies, prepared, value_of
 from serving.discovery.client_peer import METHODS, Peer, PeerKey
 from serving.discovery.client_peers import PeerSet, Target
 from serving.discovery.client_request import AttemptFailed, Metadata, Request
@@ -38,8 +38,9 @@ from serving.errors import (
     error_for_code,
 )
 from serving.routing import OutlierDetector, Rank, RetryBudget, prefer_labels
+from serving.spelling import closest_match
 from serving.timeouts import wait_for
-from serving.validation import closest_match
+from serving.types import ROLE_PROXY
 
 _log = logging.getLogger(__name__)
 
@@ -168,6 +169,9 @@ class InferenceClient:
         `method` is one of KServe's unary ones, such as `ModelInfer`. Only endpoints that offer `model`, `version` and
         `deployment` are asked ("" is any). `retry_safe` False: never executed twice. Raises errors of `serving.errors`.
         """
+        if self._config.via == ROLE_PROXY:
+            metadata = for_proxies(metadata, deployment=deployment, retry_safe=retry_safe)
+            deployment = ""  # the name of the proxies is another one
         pending = _checked(method, request, timeout_s, retry_safe, (deployment, model, version), metadata)
         if self._config.hash_key:
             pending.hash_key = value_of(metadata, self._config.hash_key)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+from typing import Final
 
 from serving.discovery.client_health import HealthConfig
-from serving.errors import NotSupported
+from serving.errors import InvalidArgument, NotSupported
 from serving.routing import OutlierConfig, RetryBudgetConfig, RoutingPolicy
 from serving.routing.policy import POWER_OF_TWO
+from serving.types import ROLE_DIRECT, ROLE_PROXY
+
+WAYS: Final = (ROLE_DIRECT, ROLE_PROXY)
 
 
 @dataclass(frozen=True, slots=True)
 class ClientConfig:
     """How a client chooses, retries and ejects; `from_policy` makes it of what proxies read, too.
+
+    `via` is `"direct"`, straight to replicas, or `"proxy"`: through the application's proxies, which choose the replica.
 
     `choice`, `hash_key` and `prefer_labels` are those of `RoutingPolicy`. `max_attempts` bounds the attempts of one
     request (the deadline and the budget do, too). Pauses between attempts grow from `backoff_s` to `backoff_max_s`,
@@ -30,6 +36,11 @@ class ClientConfig:
     choice: str = POWER_OF_TWO
     hash_key: str = ""
     prefer_labels: tuple[tuple[str, str], ...] = ()
+    via: str = ROLE_DIRECT
+
+    def __post_init__(self) -> None:
+        if self.via not in WAYS:
+            raise InvalidArgument(f"via: {self.via!r} is not known (allowed: {', '.join(WAYS)})")
 
     @classmethod
     def from_policy(cls, policy: RoutingPolicy) -> ClientConfig:

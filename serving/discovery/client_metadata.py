@@ -9,6 +9,10 @@ from serving.discovery.client_request import Metadata
 from serving.discovery.client_trace import HEADER, child_of, current_traceparent
 from serving.errors import InvalidArgument
 
+DEPLOYMENT: Final = "mesh-deployment"  # as in cpp_ext/proxy/request_head.h
+RETRY: Final = "mesh-retry"
+NEVER: Final = "never"
+
 _NAME: Final = re.compile(r"[0-9a-z_.-]+")
 _VALUE: Final = re.compile(r"[\x20-\x7e]*")
 
@@ -20,6 +24,16 @@ def prepared(metadata: Metadata) -> Metadata:
         _check(name, value)
         traced = traced or name == HEADER
     return metadata if traced else (*metadata, (HEADER, child_of(current_traceparent.get())))
+
+
+def for_proxies(metadata: Metadata, *, deployment: str, retry_safe: bool) -> Metadata:
+    """With what a proxy must know to choose among replicas as this client would."""
+    added: list[tuple[str, str]] = []
+    if deployment:
+        added.append((DEPLOYMENT, deployment))
+    if not retry_safe:
+        added.append((RETRY, NEVER))
+    return (*metadata, *added)
 
 
 def value_of(metadata: Metadata, wanted: str) -> str:

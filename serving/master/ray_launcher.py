@@ -20,8 +20,6 @@ from serving.store.records import decode
 from serving.timeouts import wait_for
 
 T = TypeVar("T")
-CPP_FACTORY: Final = "CreateDeploymentActor"
-CPP_CLASS: Final = "DeploymentActor"
 _CALL_TIMEOUT_S: Final = 2.0
 
 
@@ -144,7 +142,7 @@ def _create(namespace: str, launch: Launch) -> None:
         options["memory"] = launch.memory_bytes
     if environment:
         options["runtime_env"] = {"env_vars": environment}
-    actor = ray.cross_language.cpp_actor_class(CPP_FACTORY, CPP_CLASS)
+    actor = ray.cross_language.cpp_actor_class(launch.actor.factory, launch.actor.name)
     actor.options(**options).remote(launch.config_json)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from serving._proto import records_pb2 as pb
-from serving.config import TlsConfig
+from serving.config import EtcdConfig, TlsConfig
 from serving.errors import NotSupported
 from serving.master.config import MasterConfig
 from serving.master.names import ReplicaName
@@ -19,10 +19,25 @@ LIBRARY_SEPARATOR: Final = ":"
 
 
 @dataclass(frozen=True, slots=True)
+class ActorClass:
+    """A C++ actor as its library names it: the function that makes it, and the class with its methods."""
+
+    factory: str
+    name: str
+
+
+_ACTORS: Final = {
+    "triton": ActorClass("CreateDeploymentActor", "DeploymentActor"),
+    "proxy": ActorClass("CreateProxyActor", "ProxyActor"),
+}
+
+
+@dataclass(frozen=True, slots=True)
 class Launch:
     """One creation of a replica. `resources` are Ray's custom ones; 0 bytes of memory ask for none."""
 
     name: ReplicaName
+    actor: ActorClass
     config_json: str
     num_cpus: float
     num_gpus: float
@@ -36,15 +51,17 @@ class Launch:
 def build_launch(config: MasterConfig, order: pb.Placement, name: ReplicaName) -> Launch:
     """Raises `NotSupported` for a kind of deployment that this version cannot start."""
     spec = next(spec for spec in order.stored.spec.deployments if spec.name == name.deployment)
-    kind = spec.WhichOneof("kind")
-    if kind != "triton":
-        raise NotSupported(f"deployment {spec.name}: this version starts `triton` deployments, not `{kind}`")
+    kind = spec.WhichOneof("kind") or "nothing"
+    if kind not in _ACTORS:
+        raise NotSupported(f"deployment {spec.name}: this version starts {', '.join(_ACTORS)}, not `{kind}`")
+    make = proxy_config if kind == "proxy" else replica_config
     resources = dict(spec.resources.custom)
     if spec.resources.accelerator_type:
         resources[f"accelerator_type:{spec.resources.accelerator_type}"] = 0.001  # Ray's own way to pin the type
     return Launch(
         name=name,
-        config_json=encode(replica_config(config, order, spec, name)).decode(),
+        actor=_ACTORS[kind],
+        config_json=encode(make(config, order, spec, name)).decode(),
         num_cpus=spec.resources.cpus,
         num_gpus=spec.resources.gpus,
         memory_bytes=spec.resources.memory_bytes,
@@ -78,7 +95,7 @@ def replica_config(
     config: MasterConfig, order: pb.Placement, spec: pb.DeploymentSpec, name: ReplicaName
 ) -> pb.ReplicaConfig:
     """The one argument of the deployment actor."""
-    app, etcd, log = name.app, config.etcd, log_file(config, name)
+    app, log = name.app, log_file(config, name)
     result = pb.ReplicaConfig(
         id=name.id,
         namespace=app.namespace,
@@ -88,7 +105,7 @@ def replica_config(
         generation=name.generation,
         revision=name.revision,
         labels=dict(order.stored.spec.labels),
-        etcd=pb.EtcdConnection(endpoints=etcd.endpoints, user=etcd.user, password_file=etcd.password_file),
+        etcd=_etcd(config.etcd),
         lease_ttl_s=config.lease_ttl_s,
         prepare_command=prepare_command(config, spec.triton.repository),
         triton=spec.triton,
@@ -98,11 +115,48 @@ def replica_config(
         log_level=config.log_level,
         log_file=str(log) if log else "",
     )
-    if etcd.tls is not None:
-        result.etcd.tls.CopyFrom(_tls(etcd.tls))
     if config.serving_tls is not None:
         result.serving_tls.CopyFrom(_tls(config.serving_tls))
     return result
+
+
+def proxy_config(
+    config: MasterConfig, order: pb.Placement, spec: pb.DeploymentSpec, name: ReplicaName
+) -> pb.ProxyConfig:
+    """The one argument of the proxy actor. It speaks to replicas with what they present themselves."""
+    app, log = name.app, log_file(config, name)
+    result = pb.ProxyConfig(
+        id=name.id,
+        namespace=app.namespace,
+        application=app.name,
+        deployment=spec.name,
+        cluster=config.cluster,
+        generation=name.generation,
+        revision=name.revision,
+        labels=dict(order.stored.spec.labels),
+        etcd=_etcd(config.etcd),
+        lease_ttl_s=config.lease_ttl_s,
+        hold_s=spec.proxy.hold_s,
+        max_message_bytes=spec.proxy.max_message_bytes,
+        listen_host=config.listen_host,
+        advertise_host=config.advertise_host,
+        drain_timeout_s=spec.drain_timeout_s,
+        log_level=config.log_level,
+        log_file=str(log) if log else "",
+    )
+    if spec.proxy.HasField("policy"):
+        result.policy.CopyFrom(spec.proxy.policy)
+    if config.serving_tls is not None:
+        result.serving_tls.CopyFrom(_tls(config.serving_tls))
+        result.endpoint_tls.CopyFrom(_tls(config.serving_tls))
+    return result
+
+
+def _etcd(etcd: EtcdConfig) -> pb.EtcdConnection:
+    made = pb.EtcdConnection(endpoints=etcd.endpoints, user=etcd.user, password_file=etcd.password_file)
+    if etcd.tls is not None:
+        made.tls.CopyFrom(_tls(etcd.tls))
+    return made
 
 
 def log_file(config: MasterConfig, name: ReplicaName) -> Path | None:

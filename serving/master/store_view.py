@@ -14,7 +14,6 @@ from serving.store import keys
 from serving.store.client import EtcdClient
 from serving.store.records import decode
 from serving.store.types import Changes, Disconnected, KeyValue, Resync
-from serving.types import ROLE_DIRECT
 
 _LOG: Final = logging.getLogger(__name__)
 _RETRY_S: Final = 1.0
@@ -52,11 +51,11 @@ class PlacementWatch:
 
 
 class EndpointView:
-    """The direct endpoints of one application, as etcd shows them. Dead processes' leases are found here."""
+    """The endpoints of one application, of any role, as etcd shows them. Dead processes' leases are found here."""
 
     def __init__(self, client: EtcdClient, app: keys.AppKey, on_change: Callable[[], None]) -> None:
         self._client = client
-        self._prefix = keys.endpoints(app, ROLE_DIRECT)
+        self._prefix = keys.endpoints(app)
         self._on_change = on_change
         self._facts: dict[str, EndpointFact] = {}
 

@@ -14,7 +14,7 @@ from typing import Any, Final, TypeVar
 from serving.errors import SpecError
 from serving.routing.outliers import OutlierConfig
 from serving.routing.retry_budget import RetryBudgetConfig
-from serving.validation import closest_match
+from serving.spelling import closest_match
 
 POWER_OF_TWO: Final = "power_of_two"
 LEAST_LATENCY: Final = "least_latency"

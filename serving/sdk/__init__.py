@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 from serving.sdk._triton_options import RateLimiter, RateLimiterResource, ResponseCache
 from serving.sdk.connection import ClusterConfig, Connection, MeshConfig, load_mesh_config
 from serving.sdk.load import load_spec, parse_spec
-from serving.sdk.spec import Application, Artifact, Placement, Replicas, Resources, TritonDeployment
+from serving.sdk.spec import (
+    Application,
+    Artifact,
+    Placement,
+    ProxyDeployment,
+    Replicas,
+    Resources,
+    TritonDeployment,
+)
 
 if TYPE_CHECKING:
     from serving.discovery.client_config import ClientConfig, ClientStats
@@ -36,6 +44,7 @@ __all__ = [
     "MeshConfig",
     "ModelMetadata",
     "Placement",
+    "ProxyDeployment",
     "RateLimiter",
     "RateLimiterResource",
     "Replicas",

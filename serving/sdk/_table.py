@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from serving.sdk._quantities import parse_bytes, parse_cores, parse_seconds
-from serving.validation import Problem, closest_match
+from serving.spelling import closest_match
+from serving.validation import Problem
 
 _INT64: Final = 1 << 63
 
@@ -252,12 +253,17 @@ class Record:
 
     title: str
     fields: tuple[Field, ...]
+    one_of: tuple[str, ...] = ()  # exactly one of these fields must be given
 
     def read(self, value: object, at: Place) -> dict[str, Any]:
         if not isinstance(value, Mapping):
             at.fail(f"expects a mapping with the fields of {self.title}, got {describe(value)}", allowed=self.names)
             return self.defaults()
         meant = {self._unknown(str(key), at) for key in value if key not in self.names}
+        given = [name for name in self.one_of if value.get(name) is not None]
+        if self.one_of and len(given) != 1 and not meant.intersection(self.one_of):
+            both = " and ".join(f"`{name}`" for name in given)
+            at.fail(f"says {both}, but is one of them" if given else "does not say what it is", allowed=self.one_of)
         return {entry.name: self._field(entry, value, at, entry.name in meant) for entry in self.fields}
 
     def _unknown(self, key: str, at: Place) -> str:
@@ -287,6 +293,8 @@ class Record:
         properties = {entry.name: entry.kind.schema() | {"description": entry.doc} for entry in self.fields}
         required = [entry.name for entry in self.fields if entry.required]
         made: dict[str, Any] = {"type": "object", "additionalProperties": False, "properties": properties}
+        if self.one_of:
+            made["oneOf"] = [{"required": [name]} for name in self.one_of]
         return made | ({"required": required} if required else {})
 
 

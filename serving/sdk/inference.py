@@ -119,8 +119,9 @@ class InferenceClients:
             raise FailedPrecondition("the mesh client is closed")
         if len(self._opened) >= MAX_APPLICATIONS:
             await self._close_oldest()
-        resolver = Resolver(self._store, app)
-        client = InferenceClient(resolver, application=str(app), config=self._config, tls=self._tls, rank=self._rank)
+        config = self._config or ClientConfig()
+        resolver = Resolver(self._store, app, role=config.via)
+        client = InferenceClient(resolver, application=str(app), config=config, tls=self._tls, rank=self._rank)
         try:
             await resolver.start(wait_s=wait_s)
             await client.start()

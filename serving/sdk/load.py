@@ -11,15 +11,19 @@ from serving.sdk._table import Reading
 from serving.sdk._yaml import parse_document, read_text
 from serving.sdk.spec import (
     TABLE,
+    TRITON,
     Application,
     Artifact,
+    Deployment,
     Placement,
+    ProxyDeployment,
     Replicas,
     Resources,
     TritonDeployment,
     local_path,
 )
-from serving.validation import Problem, closest_match, spec_problems
+from serving.spelling import closest_match
+from serving.validation import KINDS, Problem, spec_problems
 
 _COMPARED: Final = {"max": ("min", "max")}  # of replicas: what is said of the first is judged by all of them
 _WHOLE: Final = "repository"  # an artifact without its url is no repository at all
@@ -38,6 +42,8 @@ def _folder_problems(application: Application) -> Iterator[Problem]:
     """Repositories that are no folders here, and models that are not in theirs."""
     for index, deployment in enumerate(application.deployments):
         path = f"deployments[{index}].triton"
+        if isinstance(deployment, ProxyDeployment):
+            continue
         if not isinstance(deployment.repository, str) or not deployment.repository:
             continue
         if not Path(deployment.repository).is_dir():
@@ -83,7 +89,7 @@ def _places(problem: Problem, written: Collection[str]) -> Iterator[str]:
         parent = problem.field.rpartition(".")[0]
         meant = f"{parent}.{problem.closest}" if parent else problem.closest
         if meant not in written:
-            yield meant
+            yield from [meant] if problem.closest not in KINDS else [f"{parent}.{kind}" for kind in KINDS]
 
 
 def _follows(path: str, wrong: Iterable[str]) -> bool:
@@ -112,20 +118,19 @@ def _application(values: Mapping[str, Any], folder: Path) -> Application:
     )
 
 
-def _deployment(values: Mapping[str, Any], folder: Path) -> TritonDeployment:
+def _deployment(values: Mapping[str, Any], folder: Path) -> Deployment:
     replicas = values["replicas"]
-    triton = dict(values["triton"])
+    shared = {
+        "name": values["name"],
+        "resources": Resources(**values["resources"]),
+        "replicas": Replicas(replicas) if isinstance(replicas, int) else Replicas(**replicas),
+        **{name: values[name] for name in ("env", "max_restarts", "start_timeout", "drain_timeout")},
+    }
+    if values["proxy"] is not None:
+        return ProxyDeployment(**shared, **values["proxy"])
+    triton = dict(values["triton"] or TRITON.defaults())
     triton["repository"] = _repository(triton["repository"], folder)
-    return TritonDeployment(
-        **triton,
-        name=values["name"],
-        resources=Resources(**values["resources"]),
-        replicas=Replicas(replicas) if isinstance(replicas, int) else Replicas(**replicas),
-        env=values["env"],
-        max_restarts=values["max_restarts"],
-        start_timeout=values["start_timeout"],
-        drain_timeout=values["drain_timeout"],
-    )
+    return TritonDeployment(**shared, **triton)
 
 
 def _repository(value: str | Mapping[str, Any], folder: Path) -> str | Artifact:

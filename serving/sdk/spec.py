@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from serving._proto import records_pb2 as pb
+from serving.routing import RoutingPolicy
+from serving.sdk._proxy_options import PROXY, plain_policy, proxy_record
 from serving.sdk._table import (
     BYTES,
     CORES,
@@ -122,11 +124,34 @@ class TritonDeployment:
 
 
 @dataclass(frozen=True, slots=True)
+class ProxyDeployment:
+    """gRPC proxies that send requests to the replicas of the application's other deployments.
+
+    `policy` says how, as a `RoutingPolicy` or the values of one. While no replica takes new work, requests are held
+    for `hold`; 0 is 30 s. `max_message_bytes` bounds one message; 0 is 2 GiB - 1.
+    """
+
+    name: str
+    policy: RoutingPolicy | Mapping[str, Any] | None = None
+    hold: float | str = 0.0
+    max_message_bytes: int | str = 0
+    resources: Resources = field(default_factory=Resources)
+    replicas: Replicas | int = field(default_factory=Replicas)
+    env: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    max_restarts: int = -1
+    start_timeout: float | str = 120.0
+    drain_timeout: float | str = 30.0
+
+
+Deployment = TritonDeployment | ProxyDeployment
+
+
+@dataclass(frozen=True, slots=True)
 class Application:
     """An application: its deployments and where it may run."""
 
     name: str
-    deployments: tuple[TritonDeployment, ...] | list[TritonDeployment]
+    deployments: tuple[Deployment, ...] | list[Deployment]
     namespace: str = DEFAULT_NAMESPACE
     labels: Mapping[str, str] = field(default_factory=dict)
     placement: Placement = field(default_factory=Placement)
@@ -154,7 +179,7 @@ class Application:
         folders = [
             local_path(deployment.repository)
             for deployment in self.deployments
-            if not isinstance(deployment.repository, Artifact)
+            if isinstance(deployment, TritonDeployment) and not isinstance(deployment.repository, Artifact)
         ]
         return tuple(dict.fromkeys(folders))
 
@@ -191,7 +216,7 @@ _ARTIFACT: Final = Record(
         Field("size_bytes", Whole(bits=64), "Size of the archive, for information.", default=0),
     ),
 )
-_TRITON: Final = Record(
+TRITON: Final = Record(
     "triton",
     (
         Field(
@@ -227,7 +252,8 @@ _DEPLOYMENT: Final = Record(
     "a deployment",
     (
         Field("name", Text(), "Unique in the application.", required=True),
-        Field("triton", _TRITON, "Runs a model repository in an embedded Triton.", required=True),
+        Field("triton", TRITON, "Runs a model repository in an embedded Triton."),
+        Field("proxy", PROXY, "Runs gRPC proxies in front of the other deployments."),
         Field("resources", _RESOURCES, "What one replica needs.", default=_RESOURCES.defaults()),
         Field("replicas", Either(_REPLICAS, Whole()), "How many replicas: 2 or {min: 2, max: 2}.", default=1),
         Field("env", MapOf(Word()), "Environment variables of the replicas.", default={}),
@@ -235,6 +261,7 @@ _DEPLOYMENT: Final = Record(
         Field("start_timeout", SECONDS, "A replica that is not ready by then has failed: 120s.", default=120.0),
         Field("drain_timeout", SECONDS, "Running requests get this long when a replica stops: 30s.", default=30.0),
     ),
+    one_of=("triton", "proxy"),
 )
 _PLACEMENT: Final = Record(
     "placement",
@@ -269,11 +296,14 @@ _RECORDS: Final = (
 
 def _plain(value: Any) -> Any:
     """An SDK object as the nested value that its YAML would hold; wrong types stay, for the table to name."""
-    if isinstance(value, TritonDeployment):
-        outer = ("name", "resources", "replicas", "env", "max_restarts", "start_timeout", "drain_timeout")
-        return {name: _plain(getattr(value, name)) for name in outer} | {
-            "triton": {entry.name: _plain(getattr(value, entry.name)) for entry in _TRITON.fields}
+    if isinstance(value, TritonDeployment | ProxyDeployment):
+        kind, inner = ("triton", TRITON) if isinstance(value, TritonDeployment) else ("proxy", PROXY)
+        shared = [name for name in _DEPLOYMENT.names if name not in _DEPLOYMENT.one_of]
+        return {name: _plain(getattr(value, name)) for name in shared} | {
+            kind: {name: _plain(getattr(value, name)) for name in inner.names}
         }
+    if isinstance(value, RoutingPolicy):
+        return plain_policy(value)
     if isinstance(value, _RECORDS):
         return {name: _plain(getattr(value, name)) for name in value.__slots__}
     if isinstance(value, list | tuple):
@@ -295,6 +325,7 @@ def _application(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact]) 
 
 
 def _deployment(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact]) -> pb.DeploymentSpec:
+    triton, proxy = values["triton"], values["proxy"]
     return pb.DeploymentSpec(
         name=values["name"],
         resources=_resources(values["resources"]),
@@ -303,7 +334,8 @@ def _deployment(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact]) -
         max_restarts=values["max_restarts"],
         start_timeout_s=values["start_timeout"],
         drain_timeout_s=values["drain_timeout"],
-        triton=_triton(values["triton"], artifacts),
+        triton=None if triton is None else _triton(triton, artifacts),
+        proxy=None if proxy is None else proxy_record(proxy),
     )
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from serving.local.ray_cluster import RayCluster
 
-_REPLICA_THREAD = b"replica"  # of cpp_ext/deployment/replica.cc, from its start to its end
+# Of cpp_ext/deployment/replica.cc, from its start to its end, and of cpp_ext/actor/termination.cc, which proxies have too.
+_ACTOR_THREADS = {b"replica", b"termination"}
 
 
 def master_pids(cluster: RayCluster) -> list[int]:
@@ -14,9 +15,9 @@ def master_pids(cluster: RayCluster) -> list[int]:
 
 
 def replica_pids(cluster: RayCluster) -> list[int]:
-    """Processes in which a replica lives. Ray's spare workers have the library too, and are none."""
+    """Processes in which a replica lives, of a proxy deployment too. Ray's spare workers have the library too, and are none."""
     loaded = [pid for pid in cluster.pids() if b"/libmesh_actor.so" in _read(pid, "maps")]
-    return [pid for pid in loaded if _REPLICA_THREAD in _threads(pid)]
+    return [pid for pid in loaded if _ACTOR_THREADS & _threads(pid)]
 
 
 def _threads(pid: int) -> set[bytes]:

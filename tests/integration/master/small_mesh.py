@@ -107,6 +107,21 @@ def spec(app: AppKey, artifact: pb.Artifact, *, replicas: int = 1, cpus: float =
     return pb.ApplicationSpec(namespace=app.namespace, name=app.name, deployments=[deployment])
 
 
+def proxies(*, name: str = "grpc", replicas: int = 1, **policy: object) -> pb.DeploymentSpec:
+    """Proxies, to be appended to a spec's deployments."""
+    made = pb.DeploymentSpec(
+        name=name,
+        resources=pb.Resources(cpus=0.1),
+        replicas=pb.Replicas(min=replicas, max=replicas),
+        max_restarts=-1,
+        drain_timeout_s=5.0,
+        proxy=pb.ProxyDeployment(),
+    )
+    if policy:
+        made.proxy.policy.update(policy)
+    return made
+
+
 class Keeper:
     """What a keeper writes about one application."""
 
@@ -155,8 +170,8 @@ class Keeper:
         kv = await self.client.get(keys.status(self.app))
         return decode(pb.ApplicationStatus, kv.value) if kv is not None else None
 
-    async def endpoints(self) -> dict[str, tuple[pb.Endpoint, KeyValue]]:
-        snapshot = await self.client.get_prefix(keys.endpoints(self.app, "direct"))
+    async def endpoints(self, role: str = "direct") -> dict[str, tuple[pb.Endpoint, KeyValue]]:
+        snapshot = await self.client.get_prefix(keys.endpoints(self.app, role))
         found = [(decode(pb.Endpoint, kv.value), kv) for kv in snapshot.kvs]
         return {endpoint.id: (endpoint, kv) for endpoint, kv in found}
 
@@ -178,7 +193,7 @@ class Keeper:
         """Until status and endpoints are deleted, which the master does last."""
 
         async def check() -> bool:
-            return await self.status() is None and not await self.endpoints()
+            return await self.status() is None and not await self.endpoints("")
 
         await until(check, timeout_s=timeout_s)
 

@@ -20,8 +20,9 @@ from serving.master.names import MasterName, ReplicaName, parse_master, parse_re
 from serving.master.order import goals, supersedes
 from serving.master.phases import ReplicaState
 from serving.master.plan import KILL_PATIENCE_S, plan
-from serving.master.replica_config import build_launch, merged_env
+from serving.master.replica_config import ActorClass, build_launch, merged_env
 from serving.store.keys import AppKey
+from serving.store.records import decode
 
 CONFIG = MasterConfig(
     cluster="east",
@@ -144,6 +145,21 @@ def test_a_launch_holds_all_that_the_spec_asks_for() -> None:
         assert part in launch.config_json
     with pytest.raises(NotSupported, match="digits"):
         build_launch(CONFIG, order(spec=pb.DeploymentSpec(name="digits")), name)
+
+
+def test_a_proxy_gets_its_policy_and_the_keys_of_the_replicas() -> None:
+    spec = pb.DeploymentSpec(name="grpc", proxy=pb.ProxyDeployment(hold_s=3), drain_timeout_s=7)
+    spec.proxy.policy.update({"choice": "least_latency"})
+    name = ReplicaName(APP, 4, "grpc", 2, 1)
+    tls = TlsConfig(ca_file="ca", cert_file="cert", key_file="key")
+    launch = build_launch(replace(CONFIG, serving_tls=tls), order(spec=spec), name)
+    config = decode(pb.ProxyConfig, launch.config_json.encode())
+    assert launch.actor == ActorClass("CreateProxyActor", "ProxyActor")
+    assert (config.id, config.deployment, config.generation, config.revision) == ("grpc-r2-1", "grpc", 4, 2)
+    assert (config.hold_s, config.drain_timeout_s, config.policy["choice"]) == (3, 7, "least_latency")
+    assert (config.etcd.endpoints, config.etcd.tls.ca, config.etcd.user) == (["h:1"], "ca", "u")
+    assert config.endpoint_tls == config.serving_tls == pb.TlsFiles(ca="ca", cert="cert", key="key")
+    assert config.log_file == "/mesh/logs/replicas/default/digits/grpc/grpc-r2-1.log"
 
 
 def ready(text: str, **more: object) -> Replica:
