@@ -19,10 +19,10 @@ from serving._proto import keeper_pb2 as api
 from serving._proto import records_pb2 as pb
 from serving.control import Clock
 from serving.errors import Conflict, InvalidArgument, NotFound, ResourceExhausted, StoreUnavailable
+from serving.spelling import closest_match
 from serving.store import EtcdClient, Op, OutcomeUnknown, keys
 from serving.store.keys import AppKey
 from serving.types import DEFAULT_NAMESPACE, NAME_RULE, is_name
-from serving.spelling import closest_match
 from serving.validation import validate_spec
 
 MAX_ATTEMPTS = 20

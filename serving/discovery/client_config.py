@@ -18,7 +18,7 @@ WAYS: Final = (ROLE_DIRECT, ROLE_PROXY)
 class ClientConfig:
     """How a client chooses, retries and ejects; `from_policy` makes it of what proxies read, too.
 
-    `via` is `"direct"`, straight to replicas, or `"proxy"`: through the application's proxies, which choose the replica.
+    `via` is `"direct"`, straight to replicas, or `"proxy"`, through the application's proxies.
 
     `choice`, `hash_key` and `prefer_labels` are those of `RoutingPolicy`. `max_attempts` bounds the attempts of one
     request (the deadline and the budget do, too). Pauses between attempts grow from `backoff_s` to `backoff_max_s`,

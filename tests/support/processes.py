@@ -6,7 +6,7 @@ from pathlib import Path
 
 from serving.local.ray_cluster import RayCluster
 
-# Of cpp_ext/deployment/replica.cc, from its start to its end, and of cpp_ext/actor/termination.cc, which proxies have too.
+# Of cpp_ext/deployment/replica.cc, from its start to its end, and of cpp_ext/actor/termination.cc (also of proxies).
 _ACTOR_THREADS = {b"replica", b"termination"}
 
 
@@ -15,7 +15,7 @@ def master_pids(cluster: RayCluster) -> list[int]:
 
 
 def replica_pids(cluster: RayCluster) -> list[int]:
-    """Processes in which a replica lives, of a proxy deployment too. Ray's spare workers have the library too, and are none."""
+    """Processes in which a replica or a proxy lives. Ray's spare workers have the library too, and are none."""
     loaded = [pid for pid in cluster.pids() if b"/libmesh_actor.so" in _read(pid, "maps")]
     return [pid for pid in loaded if _ACTOR_THREADS & _threads(pid)]
 

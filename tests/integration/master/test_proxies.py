@@ -132,12 +132,11 @@ async def test_a_killed_proxy_costs_the_sdk_no_request_and_comes_back(mesh: Smal
     await keeper.place(with_proxies(mesh, keeper, count=2))
     victim = row_of(await keeper.wait_ready(), "grpc-r1-0").pid
     expected = await classify(await proxy_address(keeper), IMAGES)
-    async with sdk_client(keeper) as client:
-        async with Traffic(lambda: classify_by(client, IMAGES), expected) as traffic:
-            lease = (await keeper.endpoints(ROLE_PROXY))["grpc-r1-0"][1].lease
-            os.kill(victim, signal.SIGKILL)
-            await proxy_address(keeper, lambda found: found.id == "grpc-r1-0" and found.pid != victim)
-            await traffic.wait_for(20)
+    async with sdk_client(keeper) as client, Traffic(lambda: classify_by(client, IMAGES), expected) as traffic:
+        lease = (await keeper.endpoints(ROLE_PROXY))["grpc-r1-0"][1].lease
+        os.kill(victim, signal.SIGKILL)
+        await proxy_address(keeper, lambda found: found.id == "grpc-r1-0" and found.pid != victim)
+        await traffic.wait_for(20)
     assert (traffic.failed, traffic.wrong) == ([], [])
     assert f'"lease":{lease}' in mesh.master_log(keeper.app), "the master revokes the lease, it does not wait for it"
     status = await keeper.wait_status(
@@ -187,11 +186,10 @@ async def test_another_policy_rolls_the_proxies_out_and_leaves_the_replicas(mesh
     changed = pb.ApplicationSpec()
     changed.CopyFrom(first)
     changed.deployments[1].proxy.policy.update({"choice": "least_latency", "probes": 3})
-    async with sdk_client(keeper) as client:
-        async with Traffic(lambda: classify_by(client, IMAGES), expected) as traffic:
-            await keeper.place(changed)
-            after = await keeper.wait_ready()
-            await traffic.wait_for(10)
+    async with sdk_client(keeper) as client, Traffic(lambda: classify_by(client, IMAGES), expected) as traffic:
+        await keeper.place(changed)
+        after = await keeper.wait_ready()
+        await traffic.wait_for(10)
     assert (traffic.failed, traffic.wrong) == ([], [])
     assert row_of(after, "digits-r1-0").pid == row_of(before, "digits-r1-0").pid
     assert set(await keeper.endpoints(ROLE_PROXY)) == {"grpc-r2-0", "grpc-r2-1"}

@@ -31,6 +31,7 @@ class Follower:
         self.view: dict[str, KeyValue] = {}
         self.history: list[KeyValue] = []  # every put that was told, in order
         self.revision = 0
+        self.began = asyncio.Event()
 
     async def run(self) -> None:
         async with aclosing(self.client.watch(self.prefix)) as events:
@@ -40,6 +41,7 @@ class Follower:
     def take(self, event: WatchEvent) -> None:
         assert not (self.stale and isinstance(event, Disconnected)), "told twice that the view is stale"
         self.events.append(event)
+        self.began.set()
         if isinstance(event, Resync):
             self.view = {kv.key: kv for kv in event.snapshot.kvs}
             self.revision = event.snapshot.revision

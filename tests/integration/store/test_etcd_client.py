@@ -204,8 +204,7 @@ async def test_a_watch_can_be_left_while_it_opens_its_stream(client: EtcdClient,
     """After so many turns of the loop: a stream that is cancelled before it went out never says so to its writer."""
     follower = Follower(client, prefix)
     task = asyncio.create_task(follower.run())
-    while not follower.events:
-        await asyncio.sleep(0)
+    await follower.began.wait()
     for _ in range(turns):
         await asyncio.sleep(0)
     task.cancel()
