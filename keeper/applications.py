@@ -13,7 +13,16 @@ from keeper.picture import AppState, Picture
 from keeper.placement import Current, NoFit
 from keeper.plan import choose, decision_of
 from keeper.quota import exceeded
-from keeper.revisions import Request, Stored, kept_revisions, mark_deleting, revision_of, store
+from keeper.revisions import (
+    Request,
+    Stored,
+    before,
+    kept_revisions,
+    mark_deleting,
+    mark_paused,
+    revision_of,
+    store,
+)
 from keeper.world import World
 from serving._proto import keeper_pb2 as api
 from serving._proto import records_pb2 as pb
@@ -61,11 +70,24 @@ class Applications:
         found = await self.read(key)
         if found.spec is None:
             raise self._unknown(key)
-        old = revision_of(found, request.to_revision).value
+        number = request.to_revision or before(found)
+        old = revision_of(found, number).value
         validate_spec(old.spec)
-        note = f"rollback to revision {request.to_revision}"
-        wish = Request(old.spec, uid=uuid.uuid4().hex, now_s=self._clock.now(), author=request.author, note=note)
+        note = f"rollback to revision {number}"
+        now_s = self._clock.now()
+        wish = Request(old.spec, uid=uuid.uuid4().hex, now_s=now_s, author=request.author, note=note, resume=True)
         return await self._store(key, wish)
+
+    async def pause(self, key: AppKey, paused: bool) -> api.PauseRolloutResponse:
+        """Holds the rollout of the current revision, or lets it go on; again is harmless."""
+        for _ in range(MAX_ATTEMPTS):
+            found = await self.read(key)
+            if found.spec is None:
+                raise self._unknown(key)
+            change = mark_paused(found, paused)
+            if not change or await self._commit(change):
+                return api.PauseRolloutResponse(revision=found.spec.value.revision, changed=bool(change))
+        raise _busy(key)
 
     async def delete(self, key: AppKey) -> None:
         """Marks the application for deletion; again is harmless."""

@@ -6,6 +6,7 @@ Every step can be repeated, and every step leads to a state from which the same 
 from __future__ import annotations
 
 from keeper.adopt import adopt
+from keeper.auto_rollback import roll_back
 from keeper.changes import Change, Plan
 from keeper.picture import AppState, Versioned
 from keeper.placement import Choice, Current, Liveness, NoFit, decide
@@ -34,6 +35,9 @@ def plan(app: AppState, world: World) -> Plan:
         return Plan()
     if app.spec.value.deleting:
         return plan_removal(app, app.spec, world)
+    rolled_back = roll_back(app, app.spec, world.now_s)
+    if rolled_back:
+        return Plan(rolled_back)
     return _place(app, app.spec, world)
 
 

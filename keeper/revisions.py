@@ -26,6 +26,7 @@ class Request:
     author: str = ""
     note: str = ""
     if_revision: int = 0
+    resume: bool = False  # else a paused rollout stays paused
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,7 @@ def store(request: Request, found: AppState, known: AppState) -> Stored:
         created_at=stamp(request.now_s),
         author=request.author,
         note=request.note,
+        paused=base is not None and base.paused and not request.resume,
     )
     return Stored(stored, _write(stored, found))
 
@@ -112,6 +114,33 @@ def revision_of(found: AppState, number: int) -> Versioned[pb.StoredSpec]:
         numbers = ", ".join(str(known) for known in sorted(revisions)) or "none"
         raise NotFound(f"{found.key} has no revision {number}; kept are: {numbers}")
     return kept
+
+
+def before(found: AppState) -> int:
+    """The newest kept revision before the current one. Raises `NotFound`."""
+    current = found.spec.value.revision if found.spec else 0
+    earlier = [number for number in kept_revisions(found) if number < current]
+    if not earlier:
+        raise NotFound(f"{found.key} has no revision before {current}")
+    return max(earlier)
+
+
+def mark_paused(found: AppState, paused: bool) -> Change:
+    """Holds the rollout of the current revision, or lets it go on; empty when that is so already.
+
+    Raises `FailedPrecondition` for an application that is being deleted.
+    """
+    change = Change()
+    if found.spec is None or found.spec.value.paused == paused:
+        return change
+    if found.spec.value.deleting:
+        raise FailedPrecondition(f"{found.key} is being deleted; its rollout cannot be paused or resumed")
+    stored = pb.StoredSpec()
+    stored.CopyFrom(found.spec.value)
+    stored.paused = paused
+    change.put(keys.spec(found.key), found.spec, stored)
+    change.note("paused" if paused else "resumed", f"{found.key}: the rollout of revision {stored.revision}")
+    return change
 
 
 def mark_deleting(found: AppState) -> Change:

@@ -38,6 +38,14 @@ class KeeperService(rpc.KeeperServicer):
     async def Rollback(self, request: api.RollbackRequest, context: Context[Any, Any]) -> api.DeployResponse:
         return await self._answer(context, "Rollback", lambda: self._applications.rollback(request))
 
+    async def PauseRollout(
+        self, request: api.PauseRolloutRequest, context: Context[Any, Any]
+    ) -> api.PauseRolloutResponse:
+        async def work() -> api.PauseRolloutResponse:
+            return await self._applications.pause(app_key(request.namespace, request.name), request.paused)
+
+        return await self._answer(context, "PauseRollout", work)
+
     async def GetApplication(self, request: api.ApplicationName, context: Context[Any, Any]) -> api.ApplicationView:
         async def work() -> api.ApplicationView:
             view, stale_s = await self._applications.get(app_key(request.namespace, request.name))

@@ -23,6 +23,7 @@ MODEL_CONTROLS: Final = ("none", "explicit")
 CACHE_TYPES: Final = ("local",)
 RATE_LIMITER_MODES: Final = ("execution_count",)
 UPDATES: Final = ("replace", "in_place")
+FAILED_ROLLOUTS: Final = ("stop", "rollback")
 
 MAX_SPEC_BYTES: Final = 512 * 1024  # etcd refuses values beyond 1.5 MB, and a placement carries the spec once more
 MAX_DEPLOYMENTS: Final = 64
@@ -121,6 +122,8 @@ def _application(spec: pb.ApplicationSpec, packed: bool) -> Iterator[Problem]:
             yield Problem(f"{path}.name", f"`{deployment.name}` is the name of deployments[{first}] already")
         seen.setdefault(deployment.name, index)
         yield from _deployment(path, deployment, packed)
+    if spec.on_failed_rollout and spec.on_failed_rollout not in FAILED_ROLLOUTS:
+        yield Problem("on_failed_rollout", f"{_shown(spec.on_failed_rollout)} is not known", allowed=FAILED_ROLLOUTS)
     if spec.ByteSize() > MAX_SPEC_BYTES:
         yield Problem("name", f"the whole spec has {spec.ByteSize()} bytes, at most {MAX_SPEC_BYTES} are allowed")
 
@@ -160,6 +163,8 @@ def _deployment(path: str, deployment: pb.DeploymentSpec, packed: bool) -> Itera
     yield from _whole(f"{path}.max_restarts", deployment.max_restarts, -1, MAX_RESTARTS, "; -1 is without end")
     yield from _number(f"{path}.start_timeout", deployment.start_timeout_s, MAX_TIMEOUT_S, "seconds")
     yield from _number(f"{path}.drain_timeout", deployment.drain_timeout_s, MAX_TIMEOUT_S, "seconds")
+    if deployment.HasField("rollout"):
+        yield from _rollout(f"{path}.rollout", deployment.rollout)
 
 
 def _triton(path: str, triton: pb.TritonDeployment, packed: bool) -> Iterator[Problem]:
@@ -299,6 +304,19 @@ def _replicas(path: str, replicas: pb.Replicas) -> Iterator[Problem]:
             f"{path}.max",
             f"{replicas.max} differs from min ({replicas.min}): autoscaling is not supported by this version",
         )
+
+
+def _rollout(path: str, rollout: pb.Rollout) -> Iterator[Problem]:
+    for field, amount in (("max_surge", rollout.max_surge), ("max_unavailable", rollout.max_unavailable)):
+        yield from _whole(f"{path}.{field}", amount.count, 0, MAX_REPLICAS)
+        yield from _whole(f"{path}.{field}", amount.percent, 0, 100, " percent")
+        if amount.count and amount.percent:
+            yield Problem(f"{path}.{field}", "is both a number and a share")
+    if rollout.HasField("max_surge") and not any(
+        (amount.count, amount.percent) != (0, 0) for amount in (rollout.max_surge, rollout.max_unavailable)
+    ):
+        yield Problem(f"{path}.max_surge", "0 leaves no way to replace a replica while max_unavailable is 0, too")
+    yield from _number(f"{path}.min_ready", rollout.min_ready_s, MAX_TIMEOUT_S, "seconds")
 
 
 def _env(path: str, env: Mapping[str, str]) -> Iterator[Problem]:

@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from serving._proto import records_pb2 as pb
     from serving.sdk import Application, DeployResult
 
-_TIMEOUT = click.option(
+TIMEOUT = click.option(
     "--timeout", type=click.FloatRange(0.1), default=300.0, show_default=True, help="Seconds to wait at most."
 )
-_WAIT = click.option("--wait/--no-wait", default=True, show_default=True, help="Return when the revision is ready.")
+WAIT = click.option("--wait/--no-wait", default=True, show_default=True, help="Return when the revision is ready.")
 
 
 @command(*APPLICATIONS)
 @click.argument("spec", type=click.Path(path_type=Path))
-@_WAIT
+@WAIT
 @click.option("--dry-run", is_flag=True, help="Check the spec and say where it would be placed; no revision is made.")
 @click.option("--if-revision", type=click.IntRange(0), default=0, help="Only if this is the current revision.")
-@_TIMEOUT
+@TIMEOUT
 def deploy(settings: Settings, *, spec: Path, wait: bool, dry_run: bool, if_revision: int, timeout: float) -> None:
     """Store the application of the YAML file SPEC as a new revision.
 
@@ -47,7 +47,7 @@ def deploy(settings: Settings, *, spec: Path, wait: bool, dry_run: bool, if_revi
 @command(*APPLICATIONS)
 @click.argument("app", shell_complete=names.applications)
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Return when it is gone.")
-@_TIMEOUT
+@TIMEOUT
 def delete(settings: Settings, *, app: str, wait: bool, timeout: float) -> None:
     """Drain and remove the application APP with all its revisions."""
     from serving.sdk import AsyncMeshClient
@@ -95,10 +95,15 @@ def revisions(settings: Settings, *, app: str) -> None:
 @command(*APPLICATIONS)
 @click.argument("app", shell_complete=names.applications)
 @click.argument("revision", type=click.IntRange(1))
-@_WAIT
-@_TIMEOUT
+@WAIT
+@TIMEOUT
 def rollback(settings: Settings, *, app: str, revision: int, wait: bool, timeout: float) -> None:
     """Store the spec of an older REVISION of APP as a new one."""
+    roll_back(settings, app, revision, wait=wait, timeout_s=timeout)
+
+
+def roll_back(settings: Settings, app: str, revision: int, *, wait: bool, timeout_s: float) -> None:
+    """Goes back to `revision`, 0 for the one before the current one, and shows what came of it."""
     from serving.sdk import AsyncMeshClient
 
     key = settings.app(app)
@@ -106,10 +111,11 @@ def rollback(settings: Settings, *, app: str, revision: int, wait: bool, timeout
     async def work(waiting: Waiting) -> DeployResult:
         async with AsyncMeshClient(settings.connection()) as client:
             return await client.rollback(
-                key, revision, wait=wait, timeout_s=timeout, author=_author(), on_progress=waiting
+                key, revision, wait=wait, timeout_s=timeout_s, author=_author(), on_progress=waiting
             )
 
-    with Waiting(f"rolling {key} back to revision {revision}", quiet=settings.as_json) as waiting:
+    where = f"to revision {revision}" if revision else "to the revision before"
+    with Waiting(f"rolling {key} back {where}", quiet=settings.as_json) as waiting:
         result = asyncio.run(work(waiting))
     _show(settings, result, dry_run=False)
 

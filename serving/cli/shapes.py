@@ -24,6 +24,7 @@ def application(status: AppStatus) -> dict[str, Any]:
         "generation": status.generation,
         "revision": status.revision,
         "serving_revision": status.serving_revision,
+        "paused": status.paused,
         "deleting": status.deleting,
         "reasons": reasons(status.reasons),
         "conditions": [
@@ -50,6 +51,8 @@ def deployment(item: pb.DeploymentStatus) -> dict[str, Any]:
         "name": item.name,
         "wanted": item.wanted,
         "ready": item.ready,
+        "old_ready": item.old_ready,
+        "failures": item.failures,
         "reason": item.reason,
         "retry_at": iso(item.retry_at),
         "replicas": [replica(one) for one in item.replicas],

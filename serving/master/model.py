@@ -133,7 +133,9 @@ class Goal:
 
     `same` are revisions whose replicas are as good as new ones (the deployment did not change in between), `unknown`
     those of which that cannot be said yet: they are neither counted out nor replaced. `updatable` are those from which
-    a running replica gets to the wanted revision by loading other models.
+    a running replica gets to the wanted revision by loading other models. While a rollout goes on `max_surge` replicas
+    more may run and `max_unavailable` may be missing; a new one counts when it has been ready for `min_ready_s`. A
+    `paused` one replaces nothing.
     """
 
     deployment: str
@@ -143,6 +145,10 @@ class Goal:
     unknown: frozenset[int] = frozenset()
     updatable: frozenset[int] = frozenset()
     drain_timeout_s: float = 30.0
+    max_surge: int = 1
+    max_unavailable: int = 0
+    min_ready_s: float = 0.0
+    paused: bool = False
 
     def is_current(self, replica: Replica) -> bool:
         """It serves what is wanted, as far as is known."""

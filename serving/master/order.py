@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from serving._proto import records_pb2 as pb
 from serving.master.model import Goal, Replica
@@ -27,10 +29,11 @@ def rank(order: pb.Placement) -> tuple[int, int]:
 def supersedes(new: pb.Placement, own: pb.Placement) -> bool:
     """True when a master of `own` must follow `new`: the same application, cluster and generation, a later revision.
 
-    Another generation is another master's, and a lower revision is old.
+    Another generation is another master's, and a lower revision is old. The same revision may be paused and resumed.
     """
     same = new.stored.uid == own.stored.uid and new.cluster == own.cluster and new.generation == own.generation
-    return same and new.stored.revision > own.stored.revision
+    turned = new.stored.revision == own.stored.revision and new.stored.paused != own.stored.paused
+    return same and (new.stored.revision > own.stored.revision or turned)
 
 
 def goals(
@@ -50,9 +53,23 @@ def goals(
             unknown=frozenset(number for number in older if number not in specs),
             updatable=frozenset(number for number in older if _updatable(wanted, specs.get(number))),
             drain_timeout_s=wanted.drain_timeout_s or DEFAULT_DRAIN_S,
+            paused=order.stored.paused,
+            **_pace(wanted.rollout, wanted.replicas.min),
         )
         for wanted in order.stored.spec.deployments
     )
+
+
+def _pace(rollout: pb.Rollout, replicas: int) -> dict[str, Any]:
+    """How quickly replicas are replaced. A share is rounded so that it never stops a rollout, nor the serving."""
+    surge = math.ceil(replicas * rollout.max_surge.percent / 100) + rollout.max_surge.count
+    missing = replicas * rollout.max_unavailable.percent // 100 + rollout.max_unavailable.count
+    unlimited = not rollout.HasField("max_surge") or surge + missing == 0
+    return {
+        "max_surge": 1 if unlimited else surge,
+        "max_unavailable": missing,
+        "min_ready_s": rollout.min_ready_s,
+    }
 
 
 def without_given_up(goal: Goal, replicas: Iterable[Replica]) -> Goal:
@@ -86,6 +103,7 @@ def _without_number(spec: pb.DeploymentSpec) -> pb.DeploymentSpec:
     copy = pb.DeploymentSpec()
     copy.CopyFrom(spec)
     copy.ClearField("replicas")
+    copy.ClearField("rollout")  # says how to get there, not what is wanted
     if copy.HasField("triton"):
         copy.triton.ClearField("update")  # says how to get there, not what is wanted
     return copy

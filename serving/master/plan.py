@@ -114,7 +114,10 @@ def _next_look(situation: Situation, now: float) -> float:
     """When time alone will change the plan. Ready replicas need no looking at: news of them wake the master."""
     times = [loop.retry_at for loop in situation.crash_loops.values() if loop.retry_at > now]
     limits = {goal.deployment: goal.drain_timeout_s for goal in situation.goals}
+    goals = {goal.deployment: goal for goal in situation.goals}
     for row in situation.replicas:
+        if row.state is _S.READY and row.name.deployment in goals:
+            times.append(rollout.settles_at(goals[row.name.deployment], row))
         if row.state is _S.DRAINING:
             times.append(row.since + limits.get(row.name.deployment, DEFAULT_DRAIN_S) + DRAIN_SLACK_S)
         elif row.retired and row.present:

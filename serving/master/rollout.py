@@ -1,7 +1,8 @@
 """One deployment from what runs to what is wanted, a step at a time. Pure.
 
-A new replica starts beside the old ones (one more than wanted at most); old ones go as new ones are ready. A new
-revision that fails therefore never costs an old replica. Where only models differ, the old replicas stay and load them.
+New replicas start beside the old ones (`max_surge` more than wanted at most); old ones go as new ones are ready. A
+revision that fails therefore costs no old replica, or as many as `max_unavailable` allows. Where only models differ,
+the old replicas stay and load them.
 """
 
 from __future__ import annotations
@@ -26,21 +27,21 @@ from serving.store.keys import AppKey
 
 _S = ReplicaState
 _COMING: Final = frozenset({_S.PENDING, _S.STARTING, _S.UNHEALTHY})
-SURGE: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
 class _Groups:
     """The replicas that count, none of them retired or ended."""
 
-    current_ready: list[Replica]
+    current_ready: list[Replica]  # for long enough to take an old one's place
+    current_settling: list[Replica]  # ready, but not yet for that long
     current_coming: list[Replica]
     old_ready: list[Replica]
     old_coming: list[Replica]
 
     @property
     def current(self) -> int:
-        return len(self.current_ready) + len(self.current_coming)
+        return len(self.current_ready) + len(self.current_settling) + len(self.current_coming)
 
     @property
     def old(self) -> int:
@@ -52,27 +53,38 @@ def steps(
 ) -> Iterator[Action]:
     """What to do for one deployment. `replicas` are this deployment's, of this generation."""
     counted = [replica for replica in replicas if replica.state in _COMING | {_S.READY} and not replica.retired]
-    groups = _group(goal, counted)
+    groups = _group(goal, counted, now)
     leaving = 0
-    yield from _update(goal, counted, loop, now)
-    if not any(row.unheard for row in counted):  # it may be one that serves: nobody leaves until that is known
+    known = not any(row.unheard for row in counted)  # else it may be one that serves: nobody leaves until that is known
+    if not goal.paused:
+        yield from _update(goal, counted, loop, now)
+    if known and not goal.paused:
         yield from _retire_old(goal, groups)
-        yield from _scale_in(goal, groups)
         leaving = sum(1 for row in groups.old_coming if _hopeless(row))
+    if known:
+        yield from _scale_in(goal, groups)
     for index in _create(goal, groups, groups.old - leaving, replicas, loop, now):
         yield CreateReplica(ReplicaName(app, generation, goal.deployment, goal.revision, index))
 
 
-def _group(goal: Goal, counted: list[Replica]) -> _Groups:
+def _group(goal: Goal, counted: list[Replica], now: float) -> _Groups:
     rows = sorted(counted, key=lambda row: (row.revision, row.name))
     current = [row for row in rows if goal.stays(row)]
     old = [row for row in rows if not goal.stays(row)]
+    ready = [row for row in current if row.state is _S.READY]
+    settled = [row for row in ready if not old or now >= settles_at(goal, row)]
     return _Groups(
-        current_ready=[row for row in current if row.state is _S.READY],
+        current_ready=settled,
+        current_settling=[row for row in ready if row not in settled],
         current_coming=[row for row in current if row.state is not _S.READY],
         old_ready=[row for row in old if row.state is _S.READY],
         old_coming=[row for row in old if row.state is not _S.READY],
     )
+
+
+def settles_at(goal: Goal, row: Replica) -> float:
+    """When a ready replica of the wanted revision may take an old one's place."""
+    return row.since + goal.min_ready_s
 
 
 def _update(goal: Goal, counted: list[Replica], loop: CrashLoop | None, now: float) -> Iterator[Action]:
@@ -97,7 +109,7 @@ def _retire_old(goal: Goal, groups: _Groups) -> Iterator[Action]:
     why = f"replaced by revision {goal.revision}"
     yield from (KillReplica(row.name, restart=False, why=why) for row in groups.old_coming if _hopeless(row))
     waiting = [row for row in groups.old_coming if not _hopeless(row)]
-    keep = max(0, goal.replicas - len(groups.current_ready))
+    keep = max(0, goal.replicas - goal.max_unavailable - len(groups.current_ready))
     surplus = len(groups.old_ready) + len(waiting) - keep
     for row in waiting[: max(0, surplus)]:
         yield KillReplica(row.name, restart=False, why=why)
@@ -118,7 +130,8 @@ def _scale_in(goal: Goal, groups: _Groups) -> Iterator[Action]:
     leaving = sorted(groups.current_coming, key=lambda row: row.name.index, reverse=True)[: max(0, surplus)]
     yield from (KillReplica(row.name, restart=False, why=why) for row in leaving)
     surplus -= len(leaving)
-    ready = sorted(groups.current_ready, key=lambda row: (row.revision, row.name.revision, -row.name.index))
+    ready = [*groups.current_ready, *groups.current_settling]
+    ready.sort(key=lambda row: (row.revision, row.name.revision, -row.name.index))
     for row in ready[: max(0, surplus)]:
         yield DrainReplica(row.name, goal.drain_timeout_s, why)
 
@@ -130,10 +143,11 @@ def _create(
     if loop is not None and now < loop.retry_at:
         return []
     missing = goal.replicas - groups.current
-    one_at_a_time = old > 0 or loop is not None
-    if one_at_a_time:
-        missing = min(missing, 1 - len(groups.current_coming))
-    missing = min(missing, goal.replicas + SURGE - groups.current - old)
+    if old > 0 or loop is not None:
+        at_a_time = 1 if loop is not None else goal.max_surge + goal.max_unavailable
+        missing = min(missing, at_a_time - len(groups.current_coming) - len(groups.current_settling))
+    surge = 0 if goal.paused else goal.max_surge
+    missing = min(missing, goal.replicas + surge - groups.current - old)
     taken = {row.name.index for row in replicas if row.name.revision == goal.revision}
     free: list[int] = []
     index = 0

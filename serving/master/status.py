@@ -177,6 +177,8 @@ def _reason(count: _Count) -> str:
     parts = [f"{count.current_ready} of {wanted} replicas of revision {count.goal.revision} are ready"]
     if count.old_ready:
         parts.append(f"{count.old_ready} of older revisions serve")
+    if count.goal.paused and count.old_left:
+        parts.append("the rollout is paused")
     if count.loop is not None:
         parts.append(f"{_times(count.loop.failures)} failed: {count.loop.reason}")
     else:
@@ -233,10 +235,15 @@ def _store_reachable(store_away_s: float) -> tuple[str, bool, str, str]:
 
 def _deployment(count: _Count) -> pb.DeploymentStatus:
     told = pb.DeploymentStatus(
-        name=count.goal.deployment, wanted=count.goal.replicas, ready=count.ready, reason=_reason(count)
+        name=count.goal.deployment,
+        wanted=count.goal.replicas,
+        ready=count.ready,
+        reason=_reason(count),
+        old_ready=count.old_ready,
     )
     if count.loop is not None:
         told.retry_at.CopyFrom(_timestamp(count.loop.retry_at))
+        told.failures = count.loop.failures
     told.replicas.extend(_replica(row) for row in count.rows)
     return told
 

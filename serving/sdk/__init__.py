@@ -8,12 +8,13 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from serving.sdk._artifacts import Artifact
+from serving.sdk._rollout_options import Rollout
 from serving.sdk._triton_options import RateLimiter, RateLimiterResource, ResponseCache
 from serving.sdk.connection import ClusterConfig, Connection, MeshConfig, load_mesh_config
 from serving.sdk.load import load_spec, parse_spec
 from serving.sdk.spec import (
     Application,
-    Artifact,
     Placement,
     ProxyDeployment,
     Replicas,
@@ -50,6 +51,7 @@ __all__ = [
     "Replicas",
     "Resources",
     "ResponseCache",
+    "Rollout",
     "TensorMetadata",
     "TritonDeployment",
     "load_mesh_config",

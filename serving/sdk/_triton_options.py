@@ -1,14 +1,16 @@
-"""Options of the embedded Triton that have fields of their own: what users write, how it is read, the record of it."""
+"""What the embedded Triton of a deployment is told: how it is read, the record of it, and its own options."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from serving._proto import records_pb2 as pb
-from serving.sdk._table import BYTES, Field, ListOf, Record, Text, Whole
-from serving.validation import RATE_LIMITER_MODES
+from serving.sdk._artifacts import ARTIFACT, Artifact, artifact_record
+from serving.sdk._table import BYTES, Either, Field, ListOf, MapOf, PathText, Record, Text, Whole, Word
+from serving.validation import MODEL_CONTROLS, RATE_LIMITER_MODES, UPDATES
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,40 @@ RATE_LIMITER: Final = Record(
 )
 
 
+TRITON: Final = Record(
+    "triton",
+    (
+        Field(
+            "repository",
+            Either(ARTIFACT, PathText()),
+            "A local folder in Triton's repository layout, relative to this file, or an artifact with uri and digest.",
+            required=True,
+        ),
+        Field("models", ListOf(Text()), "Models to load; empty loads every model of the repository.", default=()),
+        Field("backends", MapOf(MapOf(Word())), "Settings by backend.", default={}),
+        Field("event_loops", Whole(), "Threads of the ingress; 0 lets the replica choose.", default=0),
+        Field("max_message_bytes", BYTES, "Largest request: 64Mi; 0 is 2 GiB - 1.", default=0),
+        Field("max_requests", Whole(), "Requests that run or wait in a replica; 0 is 10000.", default=0),
+        Field("log_verbosity", Whole(), "Triton's verbose level, 0 is off.", default=0),
+        Field(
+            "model_control",
+            Text(allowed=MODEL_CONTROLS),
+            "explicit lets every client load and unload models, with code of its own; none does not.",
+            default="none",
+        ),
+        Field(
+            "update",
+            Text(allowed=UPDATES),
+            "How a revision with other models only is rolled out: replace starts new replicas, in_place loads the "
+            "models in running ones.",
+            default="replace",
+        ),
+        Field("response_cache", RESPONSE_CACHE, "Keeps the answers of models that ask for it; without it none."),
+        Field("rate_limiter", RATE_LIMITER, "Heeds what instance groups say of resources and priorities."),
+    ),
+)
+
+
 def response_cache_record(values: Mapping[str, Any] | None) -> pb.ResponseCache | None:
     """The record of what `RESPONSE_CACHE` read; None where nothing was written."""
     if values is None:
@@ -90,3 +126,20 @@ def rate_limiter_record(values: Mapping[str, Any] | None) -> pb.RateLimiter | No
         return None
     resources = [pb.RateLimiterResource(**entry) for entry in values["resources"]]
     return pb.RateLimiter(mode=values["mode"], resources=resources)
+
+
+def triton_record(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact]) -> pb.TritonDeployment:
+    return pb.TritonDeployment(
+        repository=artifact_record(values["repository"], artifacts),
+        models=values["models"],
+        backends={name: pb.BackendSettings(settings=settings) for name, settings in values["backends"].items()},
+        event_loops=values["event_loops"],
+        max_message_bytes=values["max_message_bytes"],
+        max_requests=values["max_requests"],
+        log_verbosity=values["log_verbosity"],
+        # The default is left out, so that a spec that does not name it stays the revision that it is.
+        model_control="" if values["model_control"] == "none" else values["model_control"],
+        update="" if values["update"] == "replace" else values["update"],
+        response_cache=response_cache_record(values["response_cache"]),
+        rate_limiter=rate_limiter_record(values["rate_limiter"]),
+    )

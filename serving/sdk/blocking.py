@@ -182,7 +182,7 @@ class MeshClient:
     def rollback(
         self,
         app: AppName,
-        to_revision: int,
+        to_revision: int = 0,
         *,
         wait: bool = False,
         timeout_s: float = DEPLOY_TIMEOUT_S,
@@ -196,6 +196,14 @@ class MeshClient:
             ),
             on_progress,
         )
+
+    def pause_rollout(self, app: AppName, *, timeout_s: float = CONTROL_TIMEOUT_S) -> bool:
+        """See `AsyncMeshClient.pause_rollout`."""
+        return self._wait(self._client.pause_rollout(app, timeout_s=timeout_s))
+
+    def resume_rollout(self, app: AppName, *, timeout_s: float = CONTROL_TIMEOUT_S) -> bool:
+        """See `AsyncMeshClient.resume_rollout`."""
+        return self._wait(self._client.resume_rollout(app, timeout_s=timeout_s))
 
     def clusters(self, *, timeout_s: float = CONTROL_TIMEOUT_S) -> tuple[kpb.ClusterView, ...]:
         """See `AsyncMeshClient.clusters`."""

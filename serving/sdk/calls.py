@@ -66,6 +66,13 @@ class RollbackCall:
 
 
 @dataclass(frozen=True, slots=True)
+class PauseRolloutCall:
+    app: AppKey
+    paused: bool
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointsCall:
     app: AppKey
     role: str
@@ -103,6 +110,7 @@ Call: TypeAlias = (
     | ClustersCall
     | RevisionsCall
     | RollbackCall
+    | PauseRolloutCall
     | EndpointsCall
     | InferCall
     | ModelMetadataCall

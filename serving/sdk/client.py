@@ -64,6 +64,7 @@ class AsyncMeshClient:
             calls.DeployCall: self._deployer.deploy,
             calls.RollbackCall: self._deployer.rollback,
             calls.DeleteCall: self._deployer.delete,
+            calls.PauseRolloutCall: self._deployer.pause,
             calls.StatusCall: self._status,
             calls.ListCall: self._list,
             calls.ClustersCall: self._clusters,
@@ -147,17 +148,31 @@ class AsyncMeshClient:
     async def rollback(
         self,
         app: AppName,
-        to_revision: int,
+        to_revision: int = 0,
         *,
         wait: bool = False,
         timeout_s: float = DEPLOY_TIMEOUT_S,
         author: str = "",
         on_progress: Notify | None = None,
     ) -> DeployResult:
-        """Stores the spec of an older revision as a new one. `wait` and errors as with `deploy`."""
+        """Stores the spec of an older revision as a new one, by default of the one before the current one (0).
+
+        A paused rollout goes on with it. `wait` and errors as with `deploy`.
+        """
         return await self._call(
             calls.RollbackCall(app_key(app), to_revision, wait, timeout_s, author, on_progress), DeployResult
         )
+
+    async def pause_rollout(self, app: AppName, *, timeout_s: float = CONTROL_TIMEOUT_S) -> bool:
+        """No replica is replaced any more until `resume_rollout`; later revisions wait, too. False: it was so already.
+
+        What dies is still replaced. Raises `NotFound`.
+        """
+        return await self._call(calls.PauseRolloutCall(app_key(app), True, timeout_s), bool)
+
+    async def resume_rollout(self, app: AppName, *, timeout_s: float = CONTROL_TIMEOUT_S) -> bool:
+        """Lets a paused rollout go on. False: it was not paused. Raises `NotFound`."""
+        return await self._call(calls.PauseRolloutCall(app_key(app), False, timeout_s), bool)
 
     async def clusters(self, *, timeout_s: float = CONTROL_TIMEOUT_S) -> tuple[kpb.ClusterView, ...]:
         """The Ray clusters that the keeper knows."""

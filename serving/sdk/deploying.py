@@ -12,9 +12,10 @@ from serving._proto import keeper_pb2 as kpb
 from serving.deployment.artifact_archive import pack
 from serving.errors import Conflict, DeadlineExceeded, FailedPrecondition
 from serving.sdk import calls
+from serving.sdk._artifacts import Artifact
 from serving.sdk.keepers import Keepers, RepeatedConflict
 from serving.sdk.progress import Stage, assess
-from serving.sdk.spec import Application, Artifact
+from serving.sdk.spec import Application
 from serving.sdk.status import AppEvent, AppStatus, DeployResult
 from serving.store.keys import AppKey
 from serving.timeouts import wait_for
@@ -55,6 +56,11 @@ class Deployer:
         )
         response = await self._keepers.call("Rollback", request, timeout_s=call.timeout_s)
         return await self._await_ready(key, response, call.wait, deadline, call.timeout_s, call.on_progress)
+
+    async def pause(self, call: calls.PauseRolloutCall) -> bool:
+        key = call.app
+        request = kpb.PauseRolloutRequest(namespace=key.namespace, name=key.name, paused=call.paused)
+        return bool((await self._keepers.call("PauseRollout", request, timeout_s=call.timeout_s)).changed)
 
     async def delete(self, call: calls.DeleteCall) -> None:
         deadline = time.monotonic() + call.timeout_s

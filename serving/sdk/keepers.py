@@ -49,6 +49,7 @@ _RESPONSES: Final[dict[str, Any]] = {
     "ListClusters": kpb.ListClustersResponse,
     "ListRevisions": kpb.ListRevisionsResponse,
     "Rollback": kpb.DeployResponse,
+    "PauseRollout": kpb.PauseRolloutResponse,
 }
 
 

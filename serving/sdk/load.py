@@ -7,20 +7,20 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from serving.sdk._artifacts import Artifact, local_path
+from serving.sdk._rollout_options import Rollout
 from serving.sdk._table import Reading
+from serving.sdk._triton_options import TRITON
 from serving.sdk._yaml import parse_document, read_text
 from serving.sdk.spec import (
     TABLE,
-    TRITON,
     Application,
-    Artifact,
     Deployment,
     Placement,
     ProxyDeployment,
     Replicas,
     Resources,
     TritonDeployment,
-    local_path,
 )
 from serving.spelling import closest_match
 from serving.validation import KINDS, Problem, spec_problems
@@ -115,6 +115,7 @@ def _application(values: Mapping[str, Any], folder: Path) -> Application:
         labels=values["labels"],
         placement=Placement(**values["placement"]),
         deployments=tuple(_deployment(entry, folder) for entry in values["deployments"]),
+        on_failed_rollout=values["on_failed_rollout"],
     )
 
 
@@ -124,6 +125,7 @@ def _deployment(values: Mapping[str, Any], folder: Path) -> Deployment:
         "name": values["name"],
         "resources": Resources(**values["resources"]),
         "replicas": Replicas(replicas) if isinstance(replicas, int) else Replicas(**replicas),
+        "rollout": Rollout(**values["rollout"]),
         **{name: values[name] for name in ("env", "max_restarts", "start_timeout", "drain_timeout")},
     }
     if values["proxy"] is not None:

@@ -13,7 +13,9 @@ from typing import Any, Final
 
 from serving._proto import records_pb2 as pb
 from serving.routing import RoutingPolicy
+from serving.sdk._artifacts import Artifact, local_path
 from serving.sdk._proxy_options import PROXY, plain_policy, proxy_record
+from serving.sdk._rollout_options import ROLLOUT, Rollout, rollout_record
 from serving.sdk._table import (
     BYTES,
     CORES,
@@ -23,24 +25,15 @@ from serving.sdk._table import (
     ListOf,
     MapOf,
     Number,
-    PathText,
     Reading,
     Record,
     Text,
     Whole,
     Word,
 )
-from serving.sdk._triton_options import (
-    RATE_LIMITER,
-    RESPONSE_CACHE,
-    RateLimiter,
-    RateLimiterResource,
-    ResponseCache,
-    rate_limiter_record,
-    response_cache_record,
-)
+from serving.sdk._triton_options import TRITON, RateLimiter, RateLimiterResource, ResponseCache, triton_record
 from serving.types import DEFAULT_NAMESPACE
-from serving.validation import MODEL_CONTROLS, UPDATES, problems_error, validate_spec
+from serving.validation import FAILED_ROLLOUTS, problems_error, validate_spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +76,6 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True)
-class Artifact:
-    """A packed folder that never changes: where its archive is, and `sha256:<hex>` over its content."""
-
-    uri: str
-    digest: str
-    size_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
 class TritonDeployment:
     """Replicas with an embedded Triton.
 
@@ -121,6 +105,7 @@ class TritonDeployment:
     max_restarts: int = -1
     start_timeout: float | str = 120.0
     drain_timeout: float | str = 30.0
+    rollout: Rollout = field(default_factory=Rollout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +126,7 @@ class ProxyDeployment:
     max_restarts: int = -1
     start_timeout: float | str = 120.0
     drain_timeout: float | str = 30.0
+    rollout: Rollout = field(default_factory=Rollout)
 
 
 Deployment = TritonDeployment | ProxyDeployment
@@ -148,13 +134,18 @@ Deployment = TritonDeployment | ProxyDeployment
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """An application: its deployments and where it may run."""
+    """An application: its deployments and where it may run.
+
+    `on_failed_rollout`: `"rollback"` goes back to the revision that serves when a new one fails again and again,
+    `"stop"` leaves the new one where it is.
+    """
 
     name: str
     deployments: tuple[Deployment, ...] | list[Deployment]
     namespace: str = DEFAULT_NAMESPACE
     labels: Mapping[str, str] = field(default_factory=dict)
     placement: Placement = field(default_factory=Placement)
+    on_failed_rollout: str = "stop"
 
     def to_spec(self, artifacts: Mapping[Path, Artifact] | None = None) -> pb.ApplicationSpec:
         """The spec as the keeper takes it.
@@ -184,11 +175,6 @@ class Application:
         return tuple(dict.fromkeys(folders))
 
 
-def local_path(folder: str | os.PathLike[str]) -> Path:
-    """A folder's absolute path without looking at the disk; `~` is expanded."""
-    return Path(os.path.abspath(Path(folder).expanduser()))
-
-
 # ------------------------------------------------------------------------------------------------ the one description
 
 _RESOURCES: Final = Record(
@@ -208,46 +194,6 @@ _REPLICAS: Final = Record(
         Field("max", Whole(), "Upper limit; equal to min until autoscaling is supported."),
     ),
 )
-_ARTIFACT: Final = Record(
-    "an artifact",
-    (
-        Field("uri", Text(), "Where the archive can be fetched (an fsspec url).", required=True),
-        Field("digest", Text(), "sha256:<hex> over the archive's content.", required=True),
-        Field("size_bytes", Whole(bits=64), "Size of the archive, for information.", default=0),
-    ),
-)
-TRITON: Final = Record(
-    "triton",
-    (
-        Field(
-            "repository",
-            Either(_ARTIFACT, PathText()),
-            "A local folder in Triton's repository layout, relative to this file, or an artifact with uri and digest.",
-            required=True,
-        ),
-        Field("models", ListOf(Text()), "Models to load; empty loads every model of the repository.", default=()),
-        Field("backends", MapOf(MapOf(Word())), "Settings by backend.", default={}),
-        Field("event_loops", Whole(), "Threads of the ingress; 0 lets the replica choose.", default=0),
-        Field("max_message_bytes", BYTES, "Largest request: 64Mi; 0 is 2 GiB - 1.", default=0),
-        Field("max_requests", Whole(), "Requests that run or wait in a replica; 0 is 10000.", default=0),
-        Field("log_verbosity", Whole(), "Triton's verbose level, 0 is off.", default=0),
-        Field(
-            "model_control",
-            Text(allowed=MODEL_CONTROLS),
-            "explicit lets every client load and unload models, with code of its own; none does not.",
-            default="none",
-        ),
-        Field(
-            "update",
-            Text(allowed=UPDATES),
-            "How a revision with other models only is rolled out: replace starts new replicas, in_place loads the "
-            "models in running ones.",
-            default="replace",
-        ),
-        Field("response_cache", RESPONSE_CACHE, "Keeps the answers of models that ask for it; without it none."),
-        Field("rate_limiter", RATE_LIMITER, "Heeds what instance groups say of resources and priorities."),
-    ),
-)
 _DEPLOYMENT: Final = Record(
     "a deployment",
     (
@@ -260,6 +206,7 @@ _DEPLOYMENT: Final = Record(
         Field("max_restarts", Whole(), "Restarts by Ray in place; -1 is without end.", default=-1),
         Field("start_timeout", SECONDS, "A replica that is not ready by then has failed: 120s.", default=120.0),
         Field("drain_timeout", SECONDS, "Running requests get this long when a replica stops: 30s.", default=30.0),
+        Field("rollout", ROLLOUT, "How replicas are replaced by those of a new revision.", default=ROLLOUT.defaults()),
     ),
     one_of=("triton", "proxy"),
 )
@@ -281,6 +228,12 @@ TABLE: Final = Record(
         Field("labels", MapOf(Word()), "Free labels.", default={}),
         Field("placement", _PLACEMENT, "Where it may and should run.", default=_PLACEMENT.defaults()),
         Field("deployments", ListOf(_DEPLOYMENT), "The parts of the application.", required=True),
+        Field(
+            "on_failed_rollout",
+            Text(allowed=FAILED_ROLLOUTS),
+            "stop leaves a new revision that fails where it is, rollback goes back to the one that serves.",
+            default="stop",
+        ),
     ),
 )
 
@@ -290,7 +243,7 @@ TABLE: Final = Record(
 
 _RECORDS: Final = (
     *(Application, Resources, Replicas, Placement, Artifact),
-    *(ResponseCache, RateLimiter, RateLimiterResource),
+    *(ResponseCache, RateLimiter, RateLimiterResource, Rollout),
 )
 
 
@@ -321,6 +274,7 @@ def _application(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact]) 
         labels=values["labels"],
         placement=pb.PlacementPolicy(**values["placement"]),
         deployments=[_deployment(entry, artifacts) for entry in values["deployments"]],
+        on_failed_rollout="" if values["on_failed_rollout"] == "stop" else values["on_failed_rollout"],
     )
 
 
@@ -334,7 +288,8 @@ def _deployment(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact]) -
         max_restarts=values["max_restarts"],
         start_timeout_s=values["start_timeout"],
         drain_timeout_s=values["drain_timeout"],
-        triton=None if triton is None else _triton(triton, artifacts),
+        rollout=rollout_record(values["rollout"]),
+        triton=None if triton is None else triton_record(triton, artifacts),
         proxy=None if proxy is None else proxy_record(proxy),
     )
 
@@ -354,32 +309,3 @@ def _replicas(values: int | Mapping[str, Any]) -> pb.Replicas:
         return pb.Replicas(min=values, max=values)
     low, high = values["min"], values["max"]
     return pb.Replicas(min=low, max=low if high is None else high)
-
-
-def _triton(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact]) -> pb.TritonDeployment:
-    return pb.TritonDeployment(
-        repository=_artifact(values["repository"], artifacts),
-        models=values["models"],
-        backends={name: pb.BackendSettings(settings=settings) for name, settings in values["backends"].items()},
-        event_loops=values["event_loops"],
-        max_message_bytes=values["max_message_bytes"],
-        max_requests=values["max_requests"],
-        log_verbosity=values["log_verbosity"],
-        # The default is left out, so that a spec that does not name it stays the revision that it is.
-        model_control="" if values["model_control"] == "none" else values["model_control"],
-        update="" if values["update"] == "replace" else values["update"],
-        response_cache=response_cache_record(values["response_cache"]),
-        rate_limiter=rate_limiter_record(values["rate_limiter"]),
-    )
-
-
-def _artifact(repository: str | Mapping[str, Any], artifacts: Mapping[Path, Artifact]) -> pb.Artifact:
-    if isinstance(repository, Mapping):
-        return pb.Artifact(**repository)
-    if not repository:
-        return pb.Artifact()
-    folder = local_path(repository)
-    packed = artifacts.get(folder)
-    if packed is not None:
-        return pb.Artifact(uri=packed.uri, digest=packed.digest, size_bytes=packed.size_bytes)
-    return pb.Artifact(uri=folder.as_uri())

@@ -15,7 +15,8 @@ class AppStatus:
     """An application as the keeper sees it. `phase` is a name such as `READY`; `cluster` is "" while it is not placed;
     of one that is being deleted it is where it ends.
 
-    `revision` is the stored one, `serving_revision` the newest that answers (0: none). `view` holds everything.
+    `revision` is the stored one, `serving_revision` the newest that answers (0: none). While `paused`
+    no replica is replaced because of `revision`. `view` holds everything.
     """
 
     namespace: str
@@ -27,6 +28,7 @@ class AppStatus:
     revision: int
     serving_revision: int
     deleting: bool
+    paused: bool
     conditions: tuple[pb.Condition, ...]
     deployments: tuple[pb.DeploymentStatus, ...]
     reasons: tuple[pb.ClusterReason, ...]
@@ -47,6 +49,7 @@ class AppStatus:
             revision=view.stored.revision,
             serving_revision=view.status.serving_revision,
             deleting=view.stored.deleting,
+            paused=view.stored.paused,
             conditions=tuple(view.status.conditions),
             deployments=tuple(view.status.deployments),
             reasons=tuple(view.decision.reasons),
