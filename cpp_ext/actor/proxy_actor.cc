@@ -9,18 +9,12 @@
 
 #include "actor/ray_node.h"
 #include "actor/termination.h"
-#include "common/host.h"
-#include "common/json.h"
 #include "common/log.h"
 
 namespace mesh::actor {
 namespace {
 
 constexpr double kMaxDrainS = 24 * 3600;
-
-std::string BrokenReport(const std::string& reason) {
-  return json::Dump({{"state", "failed"}, {"reason", reason}, {"pid", std::to_string(ProcessId())}});
-}
 
 }  // namespace
 
@@ -69,7 +63,7 @@ void ProxyActor::BeginDrain(std::chrono::milliseconds limit, bool then_end) {
 
 std::string ProxyActor::Report(const char* method, const std::string& refused) {
   try {
-    return broken_.empty() ? proxy_->Report(refused) : BrokenReport(broken_);
+    return broken_.empty() ? proxy_->Report(refused) : proxy::FailedReport(broken_);
   } catch (const std::exception& error) {
     log::Error("actor method failed", {{"method", method}, {"error", error.what()}});
     return "{}";

@@ -235,6 +235,10 @@ bool Proxy::Drain(std::chrono::milliseconds limit) { return impl_->Drain(limit);
 void Proxy::Stop() { impl_->Stop(); }
 std::string Proxy::address() const { return impl_->address(); }
 std::string Proxy::metrics_address() const { return impl_->metrics_address(); }
+std::string FailedReport(const std::string& reason) {
+  return json::Dump({{"state", "failed"}, {"reason", reason}, {"pid", std::to_string(ProcessId())}});
+}
+
 std::string Proxy::Report(const std::string& refused) const { return impl_->Report(refused); }
 
 }  // namespace mesh::proxy

@@ -35,4 +35,8 @@ class Proxy {
   std::unique_ptr<Impl> impl_;
 };
 
+// What a process without a proxy reports: why there is none. Beside Ray's headers, which bring another JSON library of
+// the same name, nobody else can make it.
+std::string FailedReport(const std::string& reason);
+
 }  // namespace mesh::proxy

@@ -93,6 +93,13 @@ async def test_the_life_of_an_application(bench: Bench) -> None:
     assert "did you mean `default/shop`?" in await mesh("status", "other/shop", code=3)
     assert [item["revision"] for item in (await mesh.json("revisions", "shop"))["revisions"]] == [2, 1]
     assert (await mesh.json("rollback", "shop", "1", "--no-wait"))["revision"] == 3
+    assert (await mesh.json("rollout", "pause", "shop"))["changed"] is True
+    assert (await mesh.json("deploy", mesh.spec(3), "--no-wait"))["revision"] == 4
+    assert (await mesh.json("rollout", "status", "shop"))["paused"] is True, "a later revision waits, too"
+    assert (await mesh.json("rollout", "undo", "shop", "--no-wait"))["revision"] == 5
+    assert (await mesh.json("rollout", "status", "shop"))["paused"] is False
+    assert (await mesh.json("rollout", "resume", "shop"))["changed"] is False
+    assert "did you mean `default/shop`?" in await mesh("rollout", "pause", "shp", code=3)
 
     async def told_in_time() -> bool:
         return "is not ready after" in await mesh("deploy", mesh.spec(2), "--timeout", "2", code=5)

@@ -77,6 +77,19 @@ class FakeClient:
         self._mesh.asked.append(("rollback", (key, to_revision, values["wait"])))
         return self._mesh.result
 
+    async def pause_rollout(self, key: AppKey) -> bool:
+        return await self._turn(key, True)
+
+    async def resume_rollout(self, key: AppKey) -> bool:
+        return await self._turn(key, False)
+
+    async def _turn(self, key: AppKey, paused: bool) -> bool:
+        await self.status(key)
+        stored = self._mesh.apps[key.name].stored
+        changed = stored.paused != paused
+        stored.paused = paused
+        return changed
+
     async def delete(self, key: AppKey, **values: Any) -> None:
         await self.status(key)
         self._mesh.asked.append(("delete", (key, values["wait"])))

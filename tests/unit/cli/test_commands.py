@@ -161,6 +161,7 @@ def test_the_shape_of_status(run: Run) -> None:
         "generation",
         "revision",
         "serving_revision",
+        "paused",
         "deleting",
         "reasons",
         "conditions",
@@ -286,6 +287,26 @@ def test_delete_revisions_rollback(fake: FakeMesh, run: Run) -> None:
     assert run("rollback", "digits", "1", "--no-wait").stdout == "default/digits revision 3 stored\n"
     assert fake.asked[-1] == ("rollback", (key, 1, False))
     assert run("rollback", "digits", "none").exit_code == 2
+
+
+def test_rollout(fake: FakeMesh, run: Run) -> None:
+    deployment = fake.apps["digits"].status.deployments[0]
+    deployment.wanted, deployment.ready, deployment.old_ready = 4, 4, 3
+    shown = run("rollout", "status", "digits").stdout.splitlines()
+    assert shown[0].startswith("default/digits  ")
+    assert shown[2].split()[:4] == ["digits", "4", "1", "3"]
+    assert run("rollout", "pause", "digits").stdout == "the rollout of default/digits is paused\n"
+    assert run("rollout", "pause", "digits").stdout == "the rollout of default/digits is paused already\n"
+    assert run("rollout", "status", "digits").stdout.splitlines()[0].endswith(", paused")
+    shape = json.loads(run("rollout", "status", "digits", "--json").stdout)
+    assert (shape["paused"], shape["deployments"][0]["new"], shape["deployments"][0]["old"]) == (True, 1, 3)
+    assert json.loads(run("rollout", "resume", "digits", "--json").stdout)["changed"] is True
+    assert run("rollout", "pause", "nothing").exit_code == 3
+    key = AppKey("default", "digits")
+    run("rollout", "undo", "digits", "--no-wait")
+    assert fake.asked[-1] == ("rollback", (key, 0, False))
+    run("rollout", "undo", "digits", "--to", "1")
+    assert fake.asked[-1] == ("rollback", (key, 1, True))
 
 
 def test_infer(fake: FakeMesh, run: Run, tmp_path: Path) -> None:

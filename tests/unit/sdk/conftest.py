@@ -34,6 +34,8 @@ deployments:
     max_restarts: 3
     start_timeout: 2m
     drain_timeout: 45s
+    rollout: {max_surge: 25%, max_unavailable: 1, min_ready: 5s}
+on_failed_rollout: rollback
 """
 
 

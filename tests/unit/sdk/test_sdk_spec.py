@@ -18,11 +18,13 @@ from serving.sdk import (
     Application,
     Artifact,
     Placement,
+    ProxyDeployment,
     RateLimiter,
     RateLimiterResource,
     Replicas,
     Resources,
     ResponseCache,
+    Rollout,
     TritonDeployment,
     load_spec,
 )
@@ -62,8 +64,10 @@ def full_application(folder: Path) -> Application:
                 max_restarts=3,
                 start_timeout=120,
                 drain_timeout="45s",
+                rollout=Rollout(max_surge="25%", max_unavailable=1, min_ready=5),
             )
         ],
+        on_failed_rollout="rollback",
     )
 
 
@@ -99,6 +103,7 @@ def test_every_field_reaches_the_record(tmp_path: Path) -> None:
             "max_restarts": 3,
             "start_timeout_s": 120.0,
             "drain_timeout_s": 45.0,
+            "rollout": {"max_surge": {"percent": 25}, "max_unavailable": {"count": 1}, "min_ready_s": 5.0},
             "triton": {
                 "repository": {"uri": "file:///a.tar", "digest": DIGEST, "size_bytes": "7"},
                 "models": ["digits"],
@@ -123,6 +128,8 @@ def test_every_field_of_the_records_has_a_word_in_the_table(tmp_path: Path) -> N
     limiter = RateLimiter((RateLimiterResource("seats", 2, 0),))
     cached = dataclasses.replace(MODELS, response_cache=ResponseCache("64Mi"), rate_limiter=limiter)
     triton.MergeFrom(Application("a", [cached]).to_spec().deployments[0].triton)
+    options = ProxyDeployment("grpc", {"probes": 3}, hold=1, max_message_bytes=1)
+    proxy = Application("a", [MODELS, options]).to_spec().deployments[1].proxy
     for message in (
         spec,
         spec.placement,
@@ -132,9 +139,12 @@ def test_every_field_of_the_records_has_a_word_in_the_table(tmp_path: Path) -> N
         triton.rate_limiter,
         triton.rate_limiter.resources[0],
         spec.deployments[0].resources,
+        spec.deployments[0].rollout,
+        proxy,
     ):
-        unset = {field.name for field in message.DESCRIPTOR.fields} - {field.name for field, _ in message.ListFields()}
-        assert not unset
+        others = {field.name for kinds in message.DESCRIPTOR.oneofs for field in kinds.fields}
+        every = {field.name for field in message.DESCRIPTOR.fields} - others
+        assert every <= {field.name for field, _ in message.ListFields()}
 
 
 def test_a_response_cache_from_a_file(app_file: Path) -> None:
@@ -302,7 +312,7 @@ def test_a_kind_that_is_not_there() -> None:
     spec.deployments[0].ClearField("triton")
     (problem,) = spec_problems(spec)
     assert problem.field == "deployments[0]"
-    assert problem.allowed == ("triton",)
+    assert problem.allowed == ("triton", "proxy")
 
 
 def test_a_spec_too_large_for_the_store() -> None:

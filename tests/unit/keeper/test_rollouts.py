@@ -1,0 +1,129 @@
+"""Pausing a rollout, and going back from a revision that fails."""
+
+from __future__ import annotations
+
+import pytest
+from keeper_builders import KEY, alive, app, cluster, decision, order, resources, spec, stored, world
+
+from keeper.auto_rollback import FAILURES, NOTE, roll_back
+from keeper.changes import Change
+from keeper.picture import AppState
+from keeper.plan import plan
+from keeper.revisions import Request, before, mark_paused, store
+from serving._proto import records_pb2 as pb
+from serving.errors import FailedPrecondition, NotFound
+from serving.store import keys
+
+GOOD = spec(cpus=1)
+BAD = spec(cpus=2)
+
+
+def with_option(of: pb.ApplicationSpec, option: str = "rollback") -> pb.ApplicationSpec:
+    made = pb.ApplicationSpec()
+    made.CopyFrom(of)
+    made.on_failed_rollout = option
+    return made
+
+
+def failing(*, option: str = "rollback", failures: int = FAILURES, serving: int = 1, note: str = "") -> AppState:
+    """Revision 2 fails while revision 1 serves."""
+    first = stored(with_option(GOOD, option))
+    second = stored(with_option(BAD, option), revision=2)
+    second.note = note
+    failed = pb.DeploymentStatus(name="digits", wanted=1, ready=1, reason="no such model", failures=failures)
+    status = pb.ApplicationStatus(uid="uid-a", generation=1, revision=2, serving_revision=serving, deployments=[failed])
+    return app(
+        second,
+        decided=decision("east", second),
+        orders=[order("east", second)],
+        status=status,
+        revisions=[first, second],
+    )
+
+
+def rolled(state: AppState) -> Change:
+    assert state.spec is not None
+    return roll_back(state, state.spec, 5000.0)
+
+
+def test_the_revision_that_serves_is_stored_again_with_the_reason() -> None:
+    change = rolled(failing())
+    new = change.puts[keys.spec(KEY)]
+    assert isinstance(new, pb.StoredSpec)
+    assert (new.revision, new.spec, new.uid, new.author) == (3, with_option(GOOD), "uid-a", "keeper")
+    assert new.note == f"{NOTE} 1: digits: no such model"
+    assert keys.revision(KEY, 3) in change.puts
+    assert change.expects[keys.spec(KEY)] == 10, "a deploy in between wins"
+    assert [note.kind for note in change.notes] == ["rolled-back"]
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        failing(option="stop"),
+        failing(option=""),
+        failing(failures=FAILURES - 1),
+        failing(serving=0),
+        failing(serving=2),
+        failing(note=f"{NOTE} 1: it failed, too"),
+    ],
+    ids=["told to stop", "told nothing", "too early", "nothing serves", "it serves", "is a rollback itself"],
+)
+def test_without_a_reason_nothing_is_stored(state: AppState) -> None:
+    assert not rolled(state)
+
+
+def test_a_status_of_another_revision_or_creation_is_no_reason() -> None:
+    for change in ({"revision": 1}, {"uid": "uid-b"}):
+        state = failing()
+        assert state.status is not None
+        state.status.value.MergeFrom(pb.ApplicationStatus(**change))  # type: ignore[arg-type]
+        assert not rolled(state)
+    state = failing()
+    del state.revisions[1]
+    assert not rolled(state), "there is nothing to go back to"
+
+
+def test_the_leader_does_it() -> None:
+    east = alive(cluster("east", [resources(8)]))
+    change = plan(failing(), world(east)).change
+    assert change.puts[keys.spec(KEY)].revision == 3  # type: ignore[union-attr]
+
+
+def test_pausing_changes_the_spec_and_the_work_order_and_makes_no_revision() -> None:
+    first = stored()
+    state = app(first, decided=decision("east", first), orders=[order("east", first)])
+    change = mark_paused(state, True)
+    paused = change.puts[keys.spec(KEY)]
+    assert isinstance(paused, pb.StoredSpec)
+    assert (paused.paused, paused.revision) == (True, 1)
+    assert not mark_paused(state, False), "it goes on already"
+    after = app(paused, decided=decision("east", first), orders=[order("east", first)])
+    assert not mark_paused(after, True)
+    east = alive(cluster("east", [resources(8)]))
+    ordered = plan(after, world(east)).change.puts[keys.placement("east", KEY)]
+    assert isinstance(ordered, pb.Placement)
+    assert ordered.stored.paused
+    assert ordered.generation == 1
+
+
+def test_a_later_revision_stays_paused_and_a_rollback_does_not() -> None:
+    paused = stored()
+    paused.paused = True
+    state = app(paused, revisions=[paused])
+    wish = Request(BAD, uid="uid-a", now_s=1.0)
+    assert store(wish, state, state).stored.paused
+    back = Request(BAD, uid="uid-a", now_s=1.0, resume=True)
+    assert not store(back, state, state).stored.paused
+
+
+def test_what_is_being_deleted_is_not_paused() -> None:
+    with pytest.raises(FailedPrecondition, match="is being deleted"):
+        mark_paused(app(stored(deleting=True)), True)
+
+
+def test_the_revision_before() -> None:
+    revisions = [stored(revision=number) for number in (2, 5, 7)]
+    assert before(app(revisions[-1], revisions=revisions)) == 5
+    with pytest.raises(NotFound, match="has no revision before 2"):
+        before(app(revisions[0], revisions=revisions[:1]))
