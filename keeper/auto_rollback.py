@@ -12,7 +12,7 @@ from serving._proto import records_pb2 as pb
 ROLLBACK: Final = "rollback"  # of `ApplicationSpec.on_failed_rollout`
 FAILURES: Final = 3  # replicas in a row: the first ones may be a node's fault
 NOTE: Final = "automatic rollback to revision"
-MAX_REASON: Final = 300  # letters of the reason that the new revision's note repeats
+MAX_REASON: Final = 600  # letters of the reason that the new revision's note repeats
 
 
 def roll_back(app: AppState, spec: Versioned[pb.StoredSpec], now_s: float) -> Change:

@@ -11,6 +11,7 @@ import numpy as np
 from examples.digits.data import load_split
 from serving import Connection, MeshClient
 from serving.errors import MeshError
+from serving.sdk import ClientConfig
 from tests.support.callers import Callers
 
 PAUSE_S: Final = 0.01
@@ -35,13 +36,22 @@ class Traffic(Callers):
     """Sends requests from `threads` threads through the SDK while it is entered."""
 
     def __init__(
-        self, connection: Connection, expected: list[int], *, threads: int = 2, timeout_s: float = 60.0
+        self,
+        connection: Connection,
+        expected: list[int],
+        *,
+        threads: int = 2,
+        timeout_s: float = 60.0,
+        application: str = "digits",
+        via: str = "direct",
     ) -> None:
         super().__init__(threads)
         self.outcome = Outcome()
         self._connection = connection
         self._expected = expected
         self._timeout_s = timeout_s
+        self._application = application
+        self._config = ClientConfig(via=via)
         self._images = load_split().held_out_images
 
     def __enter__(self) -> Traffic:
@@ -65,7 +75,7 @@ class Traffic(Callers):
         assert self.outcome.right > 0
 
     def call(self, number: int) -> None:
-        with MeshClient(self._connection) as client:
+        with MeshClient(self._connection, client_config=self._config) as client:
             index = number * 37
             while not self.over.wait(PAUSE_S):
                 self._ask(client, index % len(self._images))
@@ -74,7 +84,7 @@ class Traffic(Callers):
     def _ask(self, client: MeshClient, index: int) -> None:
         image = self._images[index : index + 1]
         try:
-            answer = client.infer("digits", "digits", {"image": image}, timeout_s=self._timeout_s)
+            answer = client.infer(self._application, "digits", {"image": image}, timeout_s=self._timeout_s)
         except MeshError as error:
             with self.lock:
                 self.outcome.failed.append(f"{type(error).__name__}: {error}")
