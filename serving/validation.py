@@ -8,15 +8,31 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from google.protobuf.json_format import MessageToDict
 
 from serving._proto import records_pb2 as pb
 from serving.errors import SpecError
+from serving.problems import (
+    LABEL_KEY,
+    MAX_TIMEOUT_S,
+    Problem,
+    check_amount,
+    check_count,
+    check_duplicates,
+    check_labels,
+    check_name,
+    check_names,
+    check_number,
+    check_whole,
+    is_clean,
+    problems_error,
+    shown,
+)
 from serving.routing import RoutingPolicy
-from serving.types import NAME_RULE, is_name
+from serving.types import is_name
+from serving.validation_scale import check_replicas, check_rollout
 
 KINDS: Final = ("triton", "proxy")
 MODEL_CONTROLS: Final = ("none", "explicit")
@@ -28,8 +44,6 @@ FAILED_ROLLOUTS: Final = ("stop", "rollback")
 MAX_SPEC_BYTES: Final = 512 * 1024  # etcd refuses values beyond 1.5 MB, and a placement carries the spec once more
 MAX_DEPLOYMENTS: Final = 64
 MAX_DEPLOYMENT_NAME: Final = 40  # leaves room for `-r<revision>-<index>` in the 63 letters of a replica's id
-MAX_REPLICAS: Final = 1000
-MAX_ENTRIES: Final = 256  # of any map or list of a spec
 MAX_CPUS: Final = 100_000.0
 MAX_GPUS: Final = 10_000.0
 MAX_MEMORY_BYTES: Final = 1 << 50
@@ -41,12 +55,9 @@ MAX_DEVICE: Final = 1023
 MAX_LOG_VERBOSITY: Final = 10
 MAX_REQUESTS: Final = 1_000_000
 MAX_RESTARTS: Final = 1_000_000
-MAX_TIMEOUT_S: Final = 24 * 3600.0
-MIN_RESOURCE: Final = 0.0001  # Ray counts in ten-thousandths
 
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _URI: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S+")
-_LABEL_KEY: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._/-]{0,126}[A-Za-z0-9])?")
 _ENV_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MODEL_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,254}")
 _BACKEND_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,62}")
@@ -56,24 +67,6 @@ _RESERVED_RESOURCES: Final = {
     "memory": "memory",
     "object_store_memory": "",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is wrong: the `field` path, a sentence, and where they help the allowed values and the closest."""
-
-    field: str
-    message: str
-    allowed: tuple[str, ...] = ()
-    closest: str = ""
-
-    def __str__(self) -> str:
-        text = f"{self.field}: {self.message}"
-        if self.closest:
-            text += f"; did you mean `{self.closest}`?"
-        if self.allowed:
-            text += f" (allowed: {', '.join(self.allowed)})"
-        return text
 
 
 def validate_spec(spec: pb.ApplicationSpec, *, packed: bool = True) -> None:
@@ -86,27 +79,15 @@ def validate_spec(spec: pb.ApplicationSpec, *, packed: bool = True) -> None:
         raise problems_error(problems)
 
 
-def problems_error(problems: Iterable[Problem]) -> SpecError:
-    """One `SpecError` for one or more problems; its `field` is the first one's."""
-    found = tuple(problems)
-    first = found[0]
-    if len(found) == 1:
-        return SpecError(
-            f"{first.field}: {first.message}", field=first.field, allowed=first.allowed, closest=first.closest
-        )
-    lines = "".join(f"\n  - {problem}" for problem in found)
-    return SpecError(f"the spec has {len(found)} problems:{lines}", field=first.field)
-
-
 def spec_problems(spec: pb.ApplicationSpec, *, packed: bool = True) -> tuple[Problem, ...]:
     """Every problem of `spec`, in the order of its fields; empty for a valid one."""
     return tuple(_application(spec, packed))
 
 
 def _application(spec: pb.ApplicationSpec, packed: bool) -> Iterator[Problem]:
-    yield from _name("name", spec.name)
-    yield from _name("namespace", spec.namespace)
-    yield from _labels("labels", spec.labels)
+    yield from check_name("name", spec.name)
+    yield from check_name("namespace", spec.namespace)
+    yield from check_labels("labels", spec.labels)
     yield from _placement(spec)
     if not spec.deployments:
         yield Problem("deployments", "an application needs at least one deployment")
@@ -114,6 +95,7 @@ def _application(spec: pb.ApplicationSpec, packed: bool) -> Iterator[Problem]:
         yield Problem("deployments", "has proxies only; they need a deployment to send requests to")
     if len(spec.deployments) > MAX_DEPLOYMENTS:
         yield Problem("deployments", f"has {len(spec.deployments)} deployments, at most {MAX_DEPLOYMENTS} are allowed")
+    proxied = any(deployment.HasField("proxy") for deployment in spec.deployments)
     seen: dict[str, int] = {}
     for index, deployment in enumerate(spec.deployments):
         path = f"deployments[{index}]"
@@ -121,20 +103,20 @@ def _application(spec: pb.ApplicationSpec, packed: bool) -> Iterator[Problem]:
             first = seen[deployment.name]
             yield Problem(f"{path}.name", f"`{deployment.name}` is the name of deployments[{first}] already")
         seen.setdefault(deployment.name, index)
-        yield from _deployment(path, deployment, packed)
+        yield from _deployment(path, deployment, packed, proxied)
     if spec.on_failed_rollout and spec.on_failed_rollout not in FAILED_ROLLOUTS:
-        yield Problem("on_failed_rollout", f"{_shown(spec.on_failed_rollout)} is not known", allowed=FAILED_ROLLOUTS)
+        yield Problem("on_failed_rollout", f"{shown(spec.on_failed_rollout)} is not known", allowed=FAILED_ROLLOUTS)
     if spec.ByteSize() > MAX_SPEC_BYTES:
         yield Problem("name", f"the whole spec has {spec.ByteSize()} bytes, at most {MAX_SPEC_BYTES} are allowed")
 
 
 def _placement(spec: pb.ApplicationSpec) -> Iterator[Problem]:
     placement = spec.placement
-    yield from _names("placement.clusters", placement.clusters)
-    yield from _labels("placement.required_labels", placement.required_labels)
-    yield from _labels("placement.preferred_labels", placement.preferred_labels)
+    yield from check_names("placement.clusters", placement.clusters)
+    yield from check_labels("placement.required_labels", placement.required_labels)
+    yield from check_labels("placement.preferred_labels", placement.preferred_labels)
     for field, names in (("spread_from", placement.spread_from), ("near", placement.near)):
-        yield from _names(f"placement.{field}", names)
+        yield from check_names(f"placement.{field}", names)
         if spec.name and spec.name in names:
             yield Problem(f"placement.{field}", f"names the application itself (`{spec.name}`)")
     both = sorted(set(placement.spread_from) & set(placement.near))
@@ -142,8 +124,8 @@ def _placement(spec: pb.ApplicationSpec) -> Iterator[Problem]:
         yield Problem("placement.near", f"`{both[0]}` stands in spread_from too; it cannot be both near and apart")
 
 
-def _deployment(path: str, deployment: pb.DeploymentSpec, packed: bool) -> Iterator[Problem]:
-    yield from _name(f"{path}.name", deployment.name)
+def _deployment(path: str, deployment: pb.DeploymentSpec, packed: bool, proxied: bool) -> Iterator[Problem]:
+    yield from check_name(f"{path}.name", deployment.name)
     if len(deployment.name) > MAX_DEPLOYMENT_NAME and is_name(deployment.name):
         yield Problem(f"{path}.name", f"has {len(deployment.name)} letters, at most {MAX_DEPLOYMENT_NAME} are allowed")
     kind = deployment.WhichOneof("kind")
@@ -158,39 +140,37 @@ def _deployment(path: str, deployment: pb.DeploymentSpec, packed: bool) -> Itera
         yield from _response_cache(f"{path}.triton", deployment)
         yield from _rate_limiter(f"{path}.triton.rate_limiter", deployment.triton.rate_limiter)
     yield from _resources(f"{path}.resources", deployment.resources)
-    yield from _replicas(f"{path}.replicas", deployment.replicas)
+    yield from check_replicas(path, deployment, proxied=proxied)
     yield from _env(f"{path}.env", deployment.env)
-    yield from _whole(f"{path}.max_restarts", deployment.max_restarts, -1, MAX_RESTARTS, "; -1 is without end")
-    yield from _number(f"{path}.start_timeout", deployment.start_timeout_s, MAX_TIMEOUT_S, "seconds")
-    yield from _number(f"{path}.drain_timeout", deployment.drain_timeout_s, MAX_TIMEOUT_S, "seconds")
+    yield from check_whole(f"{path}.max_restarts", deployment.max_restarts, -1, MAX_RESTARTS, "; -1 is without end")
+    yield from check_number(f"{path}.start_timeout", deployment.start_timeout_s, MAX_TIMEOUT_S, "seconds")
+    yield from check_number(f"{path}.drain_timeout", deployment.drain_timeout_s, MAX_TIMEOUT_S, "seconds")
     if deployment.HasField("rollout"):
-        yield from _rollout(f"{path}.rollout", deployment.rollout)
+        yield from check_rollout(f"{path}.rollout", deployment.rollout)
 
 
 def _triton(path: str, triton: pb.TritonDeployment, packed: bool) -> Iterator[Problem]:
     yield from _artifact(f"{path}.repository", triton.repository, packed)
     yield from _models(f"{path}.models", triton.models)
-    yield from _count(f"{path}.backends", len(triton.backends))
+    yield from check_count(f"{path}.backends", len(triton.backends))
     for name in sorted(triton.backends):
         if not _BACKEND_NAME.fullmatch(name):
-            yield Problem(f"{path}.backends", f"{_shown(name)} is not a name of a backend")
+            yield Problem(f"{path}.backends", f"{shown(name)} is not a name of a backend")
             continue
         settings = triton.backends[name].settings
-        yield from _count(f"{path}.backends.{name}", len(settings))
+        yield from check_count(f"{path}.backends.{name}", len(settings))
         for key in sorted(settings):
-            if not key or not _is_clean(key) or not _is_clean(settings[key]):
-                yield Problem(
-                    f"{path}.backends.{name}", f"the setting {_shown(key)} is empty or has control characters"
-                )
-    yield from _whole(f"{path}.event_loops", triton.event_loops, 0, MAX_EVENT_LOOPS, "; 0 lets the replica choose")
-    yield from _whole(f"{path}.max_message_bytes", triton.max_message_bytes, 0, MAX_MESSAGE_BYTES, "; 0 is the default")
-    yield from _whole(f"{path}.max_requests", triton.max_requests, 0, MAX_REQUESTS, "; 0 is the default of 10000")
-    yield from _whole(f"{path}.log_verbosity", triton.log_verbosity, 0, MAX_LOG_VERBOSITY)
+            if not key or not is_clean(key) or not is_clean(settings[key]):
+                yield Problem(f"{path}.backends.{name}", f"the setting {shown(key)} is empty or has control characters")
+    yield from check_whole(f"{path}.event_loops", triton.event_loops, 0, MAX_EVENT_LOOPS, "; 0 lets the replica choose")
+    yield from _message_bytes(path, triton.max_message_bytes)
+    yield from check_whole(f"{path}.max_requests", triton.max_requests, 0, MAX_REQUESTS, "; 0 is the default of 10000")
+    yield from check_whole(f"{path}.log_verbosity", triton.log_verbosity, 0, MAX_LOG_VERBOSITY)
     if triton.model_control and triton.model_control not in MODEL_CONTROLS:
         allowed = ", ".join(MODEL_CONTROLS)
-        yield Problem(f"{path}.model_control", f"{_shown(triton.model_control)} is not known; allowed are {allowed}")
+        yield Problem(f"{path}.model_control", f"{shown(triton.model_control)} is not known; allowed are {allowed}")
     if triton.update and triton.update not in UPDATES:
-        yield Problem(f"{path}.update", f"{_shown(triton.update)} is not known; allowed are {', '.join(UPDATES)}")
+        yield Problem(f"{path}.update", f"{shown(triton.update)} is not known; allowed are {', '.join(UPDATES)}")
 
 
 def _proxy(path: str, proxy: pb.ProxyDeployment) -> Iterator[Problem]:
@@ -200,8 +180,12 @@ def _proxy(path: str, proxy: pb.ProxyDeployment) -> Iterator[Problem]:
         field = f"{path}.policy.{error.field}" if error.field else f"{path}.policy"
         message = error.detail.removeprefix(f"{error.field}: ")
         yield Problem(field, message, allowed=tuple(error.allowed), closest=error.closest)
-    yield from _number(f"{path}.hold", proxy.hold_s, MAX_TIMEOUT_S, "seconds")
-    yield from _whole(f"{path}.max_message_bytes", proxy.max_message_bytes, 0, MAX_MESSAGE_BYTES, "; 0 is the default")
+    yield from check_number(f"{path}.hold", proxy.hold_s, MAX_TIMEOUT_S, "seconds")
+    yield from _message_bytes(path, proxy.max_message_bytes)
+
+
+def _message_bytes(path: str, value: int) -> Iterator[Problem]:
+    yield from check_whole(f"{path}.max_message_bytes", value, 0, MAX_MESSAGE_BYTES, "; 0 is the default")
 
 
 def _response_cache(path: str, deployment: pb.DeploymentSpec) -> Iterator[Problem]:
@@ -216,8 +200,8 @@ def _response_cache(path: str, deployment: pb.DeploymentSpec) -> Iterator[Proble
             allowed=CACHE_TYPES,
         )
     elif cache.type not in CACHE_TYPES:
-        yield Problem(f"{path}.response_cache.type", f"{_shown(cache.type)} is not known", allowed=CACHE_TYPES)
-    yield from _whole(f"{path}.response_cache.size", cache.size_bytes, MIN_CACHE_BYTES, MAX_MEMORY_BYTES, " bytes")
+        yield Problem(f"{path}.response_cache.type", f"{shown(cache.type)} is not known", allowed=CACHE_TYPES)
+    yield from check_whole(f"{path}.response_cache.size", cache.size_bytes, MIN_CACHE_BYTES, MAX_MEMORY_BYTES, " bytes")
     if 0 < memory <= cache.size_bytes:
         yield Problem(
             f"{path}.response_cache.size",
@@ -233,19 +217,19 @@ def _response_cache(path: str, deployment: pb.DeploymentSpec) -> Iterator[Proble
 
 def _rate_limiter(path: str, limiter: pb.RateLimiter) -> Iterator[Problem]:
     if limiter.mode and limiter.mode not in RATE_LIMITER_MODES:
-        yield Problem(f"{path}.mode", f"{_shown(limiter.mode)} is not known", allowed=RATE_LIMITER_MODES)
-    yield from _count(f"{path}.resources", len(limiter.resources))
+        yield Problem(f"{path}.mode", f"{shown(limiter.mode)} is not known", allowed=RATE_LIMITER_MODES)
+    yield from check_count(f"{path}.resources", len(limiter.resources))
     seen = set()
     for index, resource in enumerate(limiter.resources):
         place = f"{path}.resources[{index}]"
-        if not resource.name or ":" in resource.name or not _is_clean(resource.name):
-            yield Problem(f"{place}.name", f"{_shown(resource.name)} is not a name of a resource")
-        yield from _whole(f"{place}.count", resource.count, 1, MAX_RESOURCE_COUNT)
+        if not resource.name or ":" in resource.name or not is_clean(resource.name):
+            yield Problem(f"{place}.name", f"{shown(resource.name)} is not a name of a resource")
+        yield from check_whole(f"{place}.count", resource.count, 1, MAX_RESOURCE_COUNT)
         if resource.HasField("device"):
-            yield from _whole(f"{place}.device", resource.device, 0, MAX_DEVICE)
+            yield from check_whole(f"{place}.device", resource.device, 0, MAX_DEVICE)
         key = (resource.name, resource.device if resource.HasField("device") else None)
         if key in seen:
-            yield Problem(place, f"{_shown(resource.name)} stands there twice for the same devices")
+            yield Problem(place, f"{shown(resource.name)} stands there twice for the same devices")
         seen.add(key)
 
 
@@ -256,137 +240,49 @@ def _artifact(path: str, artifact: pb.Artifact, packed: bool) -> Iterator[Proble
     if not packed and not artifact.digest:
         return
     if not _URI.fullmatch(artifact.uri):
-        yield Problem(path, f"{_shown(artifact.uri)} is not a url such as `file:///mesh/artifacts/models.tar`")
+        yield Problem(path, f"{shown(artifact.uri)} is not a url such as `file:///mesh/artifacts/models.tar`")
     if not artifact.digest:
         yield Problem(f"{path}.digest", "is missing: a revision must say exactly which files it runs")
     elif not _DIGEST.fullmatch(artifact.digest):
-        yield Problem(f"{path}.digest", f"{_shown(artifact.digest)} is not `sha256:` and 64 hexadecimal digits")
+        yield Problem(f"{path}.digest", f"{shown(artifact.digest)} is not `sha256:` and 64 hexadecimal digits")
     if artifact.size_bytes < 0:
         yield Problem(f"{path}.size_bytes", f"{artifact.size_bytes} is negative")
 
 
 def _models(path: str, models: Iterable[str]) -> Iterator[Problem]:
     names = list(models)
-    yield from _count(path, len(names))
+    yield from check_count(path, len(names))
     for index, name in enumerate(names):
         if not _MODEL_NAME.fullmatch(name):
-            yield Problem(f"{path}[{index}]", f"{_shown(name)} is not a name of a model (letters, digits, `_ . + -`)")
-    yield from _duplicates(path, names)
+            yield Problem(f"{path}[{index}]", f"{shown(name)} is not a name of a model (letters, digits, `_ . + -`)")
+    yield from check_duplicates(path, names)
 
 
 def _resources(path: str, resources: pb.Resources) -> Iterator[Problem]:
-    yield from _amount(f"{path}.cpus", resources.cpus, MAX_CPUS, "cores")
-    yield from _amount(f"{path}.gpus", resources.gpus, MAX_GPUS, "devices")
+    yield from check_amount(f"{path}.cpus", resources.cpus, MAX_CPUS, "cores")
+    yield from check_amount(f"{path}.gpus", resources.gpus, MAX_GPUS, "devices")
     if math.isfinite(resources.gpus) and resources.gpus > 1 and resources.gpus != int(resources.gpus):
         yield Problem(f"{path}.gpus", f"{resources.gpus:g} must be a whole number when it is more than 1")
-    if resources.accelerator_type and not _LABEL_KEY.fullmatch(resources.accelerator_type):
-        yield Problem(f"{path}.accelerator_type", f"{_shown(resources.accelerator_type)} is not a name such as `H200`")
-    yield from _whole(f"{path}.memory", resources.memory_bytes, 0, MAX_MEMORY_BYTES, " bytes")
-    yield from _count(f"{path}.custom", len(resources.custom))
+    if resources.accelerator_type and not LABEL_KEY.fullmatch(resources.accelerator_type):
+        yield Problem(f"{path}.accelerator_type", f"{shown(resources.accelerator_type)} is not a name such as `H200`")
+    yield from check_whole(f"{path}.memory", resources.memory_bytes, 0, MAX_MEMORY_BYTES, " bytes")
+    yield from check_count(f"{path}.custom", len(resources.custom))
     for name in sorted(resources.custom):
         own = _RESERVED_RESOURCES.get(name.lower())
         if own is not None:
             yield Problem(
                 f"{path}.custom", f"`{name}` is not a custom resource", closest=f"{path}.{own}" if own else ""
             )
-        elif not name or not _is_clean(name) or len(name) > 255:
-            yield Problem(f"{path}.custom", f"{_shown(name)} is not a name of a resource")
+        elif not name or not is_clean(name) or len(name) > 255:
+            yield Problem(f"{path}.custom", f"{shown(name)} is not a name of a resource")
         else:
-            yield from _amount(f"{path}.custom.{name}", resources.custom[name], MAX_CPUS, "units")
-
-
-def _replicas(path: str, replicas: pb.Replicas) -> Iterator[Problem]:
-    yield from _whole(f"{path}.min", replicas.min, 1, MAX_REPLICAS)
-    if replicas.max < replicas.min:
-        yield Problem(f"{path}.max", f"{replicas.max} is less than min ({replicas.min})")
-    elif replicas.max > replicas.min:
-        yield Problem(
-            f"{path}.max",
-            f"{replicas.max} differs from min ({replicas.min}): autoscaling is not supported by this version",
-        )
-
-
-def _rollout(path: str, rollout: pb.Rollout) -> Iterator[Problem]:
-    for field, amount in (("max_surge", rollout.max_surge), ("max_unavailable", rollout.max_unavailable)):
-        yield from _whole(f"{path}.{field}", amount.count, 0, MAX_REPLICAS)
-        yield from _whole(f"{path}.{field}", amount.percent, 0, 100, " percent")
-        if amount.count and amount.percent:
-            yield Problem(f"{path}.{field}", "is both a number and a share")
-    if rollout.HasField("max_surge") and not any(
-        (amount.count, amount.percent) != (0, 0) for amount in (rollout.max_surge, rollout.max_unavailable)
-    ):
-        yield Problem(f"{path}.max_surge", "0 leaves no way to replace a replica while max_unavailable is 0, too")
-    yield from _number(f"{path}.min_ready", rollout.min_ready_s, MAX_TIMEOUT_S, "seconds")
+            yield from check_amount(f"{path}.custom.{name}", resources.custom[name], MAX_CPUS, "units")
 
 
 def _env(path: str, env: Mapping[str, str]) -> Iterator[Problem]:
-    yield from _count(path, len(env))
+    yield from check_count(path, len(env))
     for name in sorted(env):
         if not _ENV_NAME.fullmatch(name):
-            yield Problem(path, f"{_shown(name)} is not a name of an environment variable")
+            yield Problem(path, f"{shown(name)} is not a name of an environment variable")
         elif "\0" in env[name]:
             yield Problem(f"{path}.{name}", "holds a NUL character")
-
-
-def _labels(path: str, labels: Mapping[str, str]) -> Iterator[Problem]:
-    yield from _count(path, len(labels))
-    for key in sorted(labels):
-        if not _LABEL_KEY.fullmatch(key):
-            yield Problem(path, f"{_shown(key)} is not a label (letters, digits, `. _ / -`, at most 128)")
-        elif len(labels[key]) > 255 or not _is_clean(labels[key]):
-            yield Problem(f"{path}.{key}", "is longer than 255 letters or has control characters")
-
-
-def _name(path: str, name: str) -> Iterator[Problem]:
-    if not name:
-        yield Problem(path, f"is missing ({NAME_RULE})")
-    elif not is_name(name):
-        better = re.sub(r"[^a-z0-9]+", "-", name.lower())[:63].strip("-")
-        yield Problem(
-            path, f"{_shown(name)} is not a valid name: {NAME_RULE}", closest=better if is_name(better) else ""
-        )
-
-
-def _names(path: str, names: Iterable[str]) -> Iterator[Problem]:
-    found = list(names)
-    yield from _count(path, len(found))
-    for index, name in enumerate(found):
-        yield from _name(f"{path}[{index}]", name)
-    yield from _duplicates(path, found)
-
-
-def _duplicates(path: str, names: list[str]) -> Iterator[Problem]:
-    for index, name in enumerate(names):
-        if name in names[:index]:
-            yield Problem(f"{path}[{index}]", f"{_shown(name)} stands there twice")
-
-
-def _count(path: str, count: int) -> Iterator[Problem]:
-    if count > MAX_ENTRIES:
-        yield Problem(path, f"has {count} entries, at most {MAX_ENTRIES} are allowed")
-
-
-def _whole(path: str, value: int, low: int, high: int, note: str = "") -> Iterator[Problem]:
-    if not low <= value <= high:
-        yield Problem(path, f"{value} is out of range: {low} to {high}{note}")
-
-
-def _number(path: str, value: float, high: float, unit: str) -> Iterator[Problem]:
-    if not (math.isfinite(value) and 0 <= value <= high):
-        yield Problem(path, f"{value:g} is out of range: 0 to {high:g} {unit}")
-
-
-def _amount(path: str, value: float, high: float, unit: str) -> Iterator[Problem]:
-    yield from _number(path, value, high, unit)
-    if 0 < value < MIN_RESOURCE:
-        yield Problem(path, f"{value:g} is less than the smallest share, {MIN_RESOURCE:g}")
-
-
-def _is_clean(text: str) -> bool:
-    return all(character.isprintable() for character in text)
-
-
-def _shown(text: str) -> str:
-    """The text quoted, cut and without control characters, fit for one line of an error."""
-    cut = text if len(text) <= 80 else text[:77] + "..."
-    return "`" + "".join(character if character.isprintable() else "?" for character in cut) + "`"

@@ -61,7 +61,11 @@ class Replica::Impl {
     const std::lock_guard<std::mutex> lock(mutex_);
     ReplicaView view = view_;
     view.refused = refused;
-    if (stack_ != nullptr) view.in_flight = stack_->in_flight();
+    view.cpu_s = ReadProcessUsage().cpu_s;
+    if (stack_ != nullptr) {
+      view.in_flight = stack_->in_flight();
+      view.request_seconds = stack_->request_seconds();
+    }
     if (registrar_ != nullptr) {
       view.lease = registrar_->lease();
       view.registered = registrar_->registered();

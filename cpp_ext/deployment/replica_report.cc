@@ -9,6 +9,22 @@ namespace mesh::deployment {
 
 using nlohmann::json;
 
+namespace {
+
+json LoadOf(const ReplicaView& view) {
+  json within = json::array();
+  const std::vector<std::uint64_t>& counts = view.request_seconds.cumulative;
+  for (std::size_t index = 0; index < view.request_seconds.bounds.size(); ++index) {
+    within.push_back(std::to_string(counts[index]));
+  }
+  return {{"cpuS", view.cpu_s},
+          {"requests", std::to_string(counts.empty() ? 0 : counts.back())},
+          {"boundsS", view.request_seconds.bounds},
+          {"within", std::move(within)}};
+}
+
+}  // namespace
+
 Result<std::vector<ModelState>> ParseIndex(const std::string& index_json) {
   const json parsed = json::parse(index_json, nullptr, false);
   if (!parsed.is_array()) return Status(Code::kDataLoss, "Triton's repository index is not a list");
@@ -42,7 +58,8 @@ std::string ReportJson(const ReplicaView& view) {
                            {"failedRevision", std::to_string(view.failed_revision)},
                            {"failedReason", view.failed_reason},
                            {"failedUpdates", std::to_string(view.failed_updates)},
-                           {"refused", view.refused}});
+                           {"refused", view.refused},
+                           {"load", LoadOf(view)}});
 }
 
 std::string EndpointJson(const ReplicaConfig& config, const ReplicaView& view, const std::string& node,

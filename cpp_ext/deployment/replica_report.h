@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "common/metrics.h"
 #include "common/status.h"
 #include "deployment/replica_config.h"
 #include "deployment/replica_state.h"
@@ -38,6 +39,8 @@ struct ReplicaView {
   std::string failed_reason;
   std::int64_t failed_updates = 0;  // since the process began
   std::string refused;              // why the call that is answered here did nothing
+  double cpu_s = 0;                 // that the process has used
+  metrics::Histogram::Snapshot request_seconds;
 };
 
 std::string ReportJson(const ReplicaView& view);

@@ -40,6 +40,10 @@ class ServingStack {
   [[nodiscard]] std::string address() const;  // as clients reach it
   [[nodiscard]] std::string metrics_address() const;
   [[nodiscard]] std::uint64_t in_flight() const { return service_->in_flight(); }
+  // Times of the inference requests that were answered, streams not among them.
+  [[nodiscard]] metrics::Histogram::Snapshot request_seconds() const {
+    return service_->instruments()->infer.seconds();
+  }
 
   // Goes to another folder of models, as triton::Server::SwitchRepository does; `models` tells what serves then.
   Status Update(const std::string& repository, const std::vector<std::string>& wanted, std::vector<ModelState>* models);

@@ -20,6 +20,7 @@ class MethodInstruments {
  public:
   MethodInstruments(metrics::Registry& registry, const std::string& method);
   void Count(Code code, std::chrono::steady_clock::duration took);
+  [[nodiscard]] metrics::Histogram::Snapshot seconds() const { return seconds_.snapshot(); }
 
  private:
   static constexpr std::size_t kCodes = 17;

@@ -113,17 +113,19 @@ class Proxy::Impl {
   [[nodiscard]] std::string Report(const std::string& refused) const {
     const std::int64_t lease = registrar_ == nullptr ? 0 : registrar_->lease();
     const std::string state = State();
-    return json::Dump({{"id", config_.id},
-                       {"state", state},
-                       {"reason", state == "loading" ? "waits for etcd to name the application's endpoints" : ""},
-                       {"address", address()},
-                       {"metricsAddress", metrics_address()},
-                       {"pid", std::to_string(ProcessId())},
-                       {"lease", std::to_string(lease)},
-                       {"registered", registrar_ != nullptr && registrar_->registered()},
-                       {"inFlight", std::to_string(server_.stats().calls_open)},
-                       {"revision", std::to_string(config_.revision)},
-                       {"refused", refused}});
+    return json::Dump(
+        {{"id", config_.id},
+         {"state", state},
+         {"reason", state == "loading" ? "waits for etcd to name the application's endpoints" : ""},
+         {"address", address()},
+         {"metricsAddress", metrics_address()},
+         {"pid", std::to_string(ProcessId())},
+         {"lease", std::to_string(lease)},
+         {"registered", registrar_ != nullptr && registrar_->registered()},
+         {"inFlight", std::to_string(server_.stats().calls_open)},
+         {"revision", std::to_string(config_.revision)},
+         {"refused", refused},
+         {"load", {{"cpuS", ReadProcessUsage().cpu_s}, {"waiting", std::to_string(core_.waiting.size())}}}});
   }
 
  private:

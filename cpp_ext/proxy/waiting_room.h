@@ -1,6 +1,7 @@
 // Requests for which there is no peer now: all at their limit, or none there yet. Bounded.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <deque>
 #include <map>
@@ -26,7 +27,7 @@ class WaitingRoom {
  public:
   explicit WaitingRoom(std::size_t most) : most_(most) {}
 
-  [[nodiscard]] std::size_t size() const { return size_; }
+  [[nodiscard]] std::size_t size() const { return size_; }  // on any thread
   [[nodiscard]] bool full() const { return size_ >= most_; }
   [[nodiscard]] bool half_full() const { return 2 * size_ >= most_; }
   void Enter(const RequestHead& head, const std::shared_ptr<Waiter>& waiter);
@@ -41,7 +42,7 @@ class WaitingRoom {
   void ServeLine(const std::string& name);
 
   const std::size_t most_;
-  std::size_t size_ = 0;
+  std::atomic<std::size_t> size_{0};
   std::map<std::string, Line> lines_;
   bool serving_ = false;
   bool again_ = false;

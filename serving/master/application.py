@@ -18,12 +18,13 @@ from serving.master.crash_loop import BackoffLimits, fold
 from serving.master.launcher import Launcher
 from serving.master.memory import Memory, newest
 from serving.master.metrics import MasterCollector, MasterNumbers
-from serving.master.model import ActorRow, CrashLoop, Facts, Finish, Goal, Replica, Situation
+from serving.master.model import ActorRow, CrashLoop, Facts, Finish, Goal, Replica, Report, Situation
 from serving.master.names import ReplicaName, parse_replica
 from serving.master.phases import ReplicaState
 from serving.master.plan import plan
 from serving.master.probe import ProbeLimits, Probes
 from serving.master.replica import forgettable, observe
+from serving.master.scaling import SAMPLE_S, Scaling
 from serving.master.status_writer import StatusWriter
 from serving.master.store_view import EndpointView, PlacementWatch, SpecHistory
 from serving.observe import MetricsServer, reached_by, serve_collector
@@ -73,6 +74,7 @@ class ApplicationMaster:
         self._actions = Actions(config, launcher, self._client, self._probes, self._clock)
         self._rows: dict[ReplicaName, Replica] = {}
         self._loops: Mapping[str, CrashLoop] = {}
+        self._scaling = Scaling()
         self._status: pb.ApplicationStatus | None = None
         self._store_away_since: float | None = None
         self._finished = asyncio.Event()
@@ -111,6 +113,8 @@ class ApplicationMaster:
         await self._recall()
         self._specs.learn(self._memory.order.stored)
         await self._load_status()
+        known = self._status
+        self._scaling.restore(known if known is not None and known.uid == self._memory.order.stored.uid else None)
         placement = PlacementWatch(
             self._client, keys.placement(self._config.cluster, self._app), self._follow, self._note_store
         )
@@ -154,7 +158,7 @@ class ApplicationMaster:
         known = self._status
         return MasterNumbers(
             replicas=dict(self._rows),
-            wanted={spec.name: spec.replicas.min for spec in order.stored.spec.deployments},
+            wanted={spec.name: spec.replicas.min for spec in order.stored.spec.deployments} | self._scaling.sizes,
             generation=order.generation,
             revision=order.stored.revision,
             serving_revision=known.serving_revision if known is not None else 0,
@@ -209,8 +213,10 @@ class ApplicationMaster:
         if self.finished:
             return Done()
         await self._adopt_order()
+        self._scaling.follow(self._memory.order)
         endpoints = self._endpoints.facts()  # before the actors: every process that registered is then known
         await self._observe()
+        self._scaling.look(self._memory.order, self._rows.values(), self._report_of, self._clock.now())
         goals = self._goals()
         situation = Situation(
             generation=self._memory.order.generation,
@@ -245,7 +251,7 @@ class ApplicationMaster:
     async def _observe(self) -> None:
         """Brings the rows up to date with Ray's table and the probes, and the crash loops with the rows."""
         table = await self._table()
-        await self._probes.follow(table.values())
+        await self._probes.follow(table.values(), self._counted())
         now = self._clock.now()
         before, after = self._rows, {}
         for name in {*before, *(found for text in table if (found := parse_replica(text)) is not None)}:
@@ -265,6 +271,19 @@ class ApplicationMaster:
         )
         self._rows = _worth_keeping(after, self._loops)
 
+    def _counted(self) -> set[str]:
+        """Deployments whose load matters for a size: those that are scaled, and proxies, which hold requests."""
+        specs = self._memory.order.stored.spec.deployments
+        return {
+            spec.name
+            for spec in specs
+            if self._scaling.sizes and (spec.HasField("autoscaling") or spec.HasField("proxy"))
+        }
+
+    def _report_of(self, name: ReplicaName) -> Report | None:
+        probe = self._probes.of(name)
+        return probe.report if probe is not None else None
+
     async def _table(self) -> dict[str, ActorRow]:
         rows = {row.name: row for row in await self._launcher.actors(dead=False)}
         if any(row.present and str(row.name) not in rows for row in self._rows.values()):
@@ -281,7 +300,7 @@ class ApplicationMaster:
         for revision in running:
             self._specs.want(revision)
         self._specs.keep({*running, order.stored.revision})
-        goals = orders.goals(order, running, self._specs.specs)
+        goals = orders.goals(order, running, self._specs.specs, self._scaling.sizes)
         return tuple(orders.without_given_up(goal, rows_known.values()) for goal in goals)
 
     def _report(self, situation: Situation) -> None:
@@ -290,6 +309,7 @@ class ApplicationMaster:
         self._status = status.derive(
             self._memory.order, situation, self._status, self._clock.now(), store_away_s=away_s
         )
+        self._scaling.tell(self._status)
         self._status.metrics_address = self._metrics_address
         self._writer.submit(self._status)
 
@@ -304,7 +324,7 @@ class ApplicationMaster:
         if acted:
             return _AFTER_ACTION_S
         changing = any(row.state is not ReplicaState.READY and row.present for row in self._rows.values())
-        pause = _BUSY_S if changing else _QUIET_S
+        pause = _BUSY_S if changing else SAMPLE_S if self._scaling.sizes else _QUIET_S
         return min(pause, max(0.0, look_again_at - self._clock.now())) if look_again_at else pause
 
 

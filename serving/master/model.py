@@ -34,6 +34,17 @@ class ActorRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Load:
+    """What a replica's process does, and has done since it began (`ReplicaLoad`)."""
+
+    in_flight: int = 0
+    requests: int = 0
+    within: tuple[tuple[float, int], ...] = ()  # (seconds, requests that took at most so long), rising
+    cpu_s: float = 0.0
+    waiting: int = 0  # requests that a proxy holds
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """What a replica's process says of itself (`ReplicaReport`), and whether its health service answers."""
 
@@ -47,6 +58,7 @@ class Report:
     failed_revision: int = 0  # of the last update, when it failed
     failed_reason: str = ""
     failed_updates: int = 0  # since the process began
+    load: Load | None = field(default=None, compare=False)  # changes all the time: no news by itself
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,24 +37,29 @@ def supersedes(new: pb.Placement, own: pb.Placement) -> bool:
 
 
 def goals(
-    order: pb.Placement, running: Iterable[int], specs: Mapping[int, pb.ApplicationSpec | None]
+    order: pb.Placement,
+    running: Iterable[int],
+    specs: Mapping[int, pb.ApplicationSpec | None],
+    sizes: Mapping[str, int] | None = None,
 ) -> tuple[Goal, ...]:
     """One goal per deployment. `running` are the revisions of which replicas run; `specs` what is known of them.
+    `sizes` are the numbers of replicas of deployments whose number is not fixed.
 
     A revision maps to None when its spec is known to be lost; it is absent while nobody has said.
     """
     older = [revision for revision in running if revision != order.stored.revision]
+    numbers = {spec.name: spec.replicas.min for spec in order.stored.spec.deployments} | dict(sizes or {})
     return tuple(
         Goal(
             deployment=wanted.name,
-            replicas=wanted.replicas.min,
+            replicas=numbers[wanted.name],
             revision=order.stored.revision,
             same=frozenset(number for number in older if _same(wanted, specs.get(number))),
             unknown=frozenset(number for number in older if number not in specs),
             updatable=frozenset(number for number in older if _updatable(wanted, specs.get(number))),
             drain_timeout_s=wanted.drain_timeout_s or DEFAULT_DRAIN_S,
             paused=order.stored.paused,
-            **_pace(wanted.rollout, wanted.replicas.min),
+            **_pace(wanted.rollout, numbers[wanted.name]),
         )
         for wanted in order.stored.spec.deployments
     )
@@ -103,6 +108,7 @@ def _without_number(spec: pb.DeploymentSpec) -> pb.DeploymentSpec:
     copy = pb.DeploymentSpec()
     copy.CopyFrom(spec)
     copy.ClearField("replicas")
+    copy.ClearField("autoscaling")
     copy.ClearField("rollout")  # says how to get there, not what is wanted
     if copy.HasField("triton"):
         copy.triton.ClearField("update")  # says how to get there, not what is wanted

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -24,6 +24,7 @@ _SETTLED: Final = frozenset({"ready"})  # states in which nothing but death or a
 class ProbeLimits:
     changing_s: float = 0.1  # between two reports while it starts, loads other models or drains
     settled_s: float = 2.0
+    counted_s: float = 0.5  # of a replica whose load says how many are wanted
     health: HealthLimits = field(default_factory=HealthLimits)
 
 
@@ -44,6 +45,7 @@ class Probe:
         self.pid = pid
         self.report: Report | None = None
         self.health: Health | None = None
+        self.counted = False
         self._launcher = launcher
         self._on_change = on_change
         self._tls = tls
@@ -70,7 +72,8 @@ class Probe:
                 self._take(await self._launcher.report(self.name))
             except Unavailable as error:
                 _LOG.debug("no report", extra={"replica": str(self.name), "error": error.message})
-            wait_s = self._limits.settled_s if self._settled() else self._limits.changing_s
+            settled_s = self._limits.counted_s if self.counted else self._limits.settled_s
+            wait_s = settled_s if self._settled() else self._limits.changing_s
             try:
                 await wait_for(self._soon.wait(), wait_s)
             except asyncio.TimeoutError:
@@ -88,8 +91,9 @@ class Probe:
         if report.state == "ready" and report.address and self._health_task is None:
             check = HealthCheck(report.address, self.pid, self._judge, tls=self._tls, limits=self._limits.health)
             self._health_task = asyncio.create_task(check.run(), name=f"health {self.name}")
-        if report != self.report:
-            self.report = report
+        changed = report != self.report
+        self.report = report  # its load is newer in any case
+        if changed:
             self._on_change()
 
     def _judge(self, health: Health) -> None:
@@ -114,8 +118,8 @@ class Probes:
         self._limits = limits or ProbeLimits()
         self._probes: dict[str, Probe] = {}
 
-    async def follow(self, rows: Iterable[ActorRow]) -> None:
-        """One probe for each living process, none for others."""
+    async def follow(self, rows: Iterable[ActorRow], counted: Collection[str] = ()) -> None:
+        """One probe for each living process, none for others. The load of deployments in `counted` is asked often."""
         wanted: dict[str, tuple[ReplicaName, int]] = {}
         for row in rows:
             name = parse_replica(row.name)
@@ -129,6 +133,7 @@ class Probes:
                 self._probes[key] = Probe(
                     name, pid, self._launcher, self._on_change, tls=self._tls, limits=self._limits
                 )
+            self._probes[key].counted = name.deployment in counted
 
     def of(self, name: ReplicaName) -> Probe | None:
         return self._probes.get(str(name))

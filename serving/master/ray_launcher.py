@@ -12,7 +12,7 @@ from ray.exceptions import GetTimeoutError, RayError
 
 from serving._proto import records_pb2 as pb
 from serving.errors import DataLoss, Unavailable
-from serving.master.model import ActorRow, Report
+from serving.master.model import ActorRow, Load, Report
 from serving.master.names import MasterName, ReplicaName, parse_replica, ray_namespace
 from serving.master.ray_actors import cpp_library_path, read_actors
 from serving.master.replica_config import LIBRARY_PATH, Launch, merged_env
@@ -62,6 +62,7 @@ class RayLauncher:
             failed_revision=record.failed_revision,
             failed_reason=record.failed_reason,
             failed_updates=record.failed_updates,
+            load=_load(record),
         )
 
     async def update(self, name: ReplicaName, update_json: str) -> None:
@@ -120,6 +121,20 @@ def _decoded(name: ReplicaName, text: str) -> pb.ReplicaReport:
         return decode(pb.ReplicaReport, text.encode())
     except DataLoss as error:
         raise Unavailable(f"{name} answered something else than a report: {error.message}") from error
+
+
+def _load(record: pb.ReplicaReport) -> Load | None:
+    """None from a process that does not say."""
+    if not record.HasField("load"):
+        return None
+    told = record.load
+    return Load(
+        in_flight=record.in_flight,
+        requests=told.requests,
+        within=tuple(zip(told.bounds_s, told.within, strict=False)),
+        cpu_s=told.cpu_s,
+        waiting=told.waiting,
+    )
 
 
 def _create(namespace: str, launch: Launch) -> None:

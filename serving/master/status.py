@@ -146,7 +146,12 @@ def _serving_revision(counts: list[_Count], wanted: int) -> int:
 
 
 def _serves(count: _Count, revision: int, wanted: int) -> bool:
-    """A deployment that did not change between two revisions serves both with the same replicas."""
+    """A deployment that did not change between two revisions serves both with the same replicas.
+
+    One that has no replicas because nobody asks it serves the wanted revision.
+    """
+    if count.goal.replicas == 0 and revision == wanted:
+        return True
     as_good = revision == wanted or revision in count.goal.same
     return any(
         row.revision == revision or (as_good and count.goal.is_current(row))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from serving.sdk._artifacts import Artifact
 from serving.sdk._rollout_options import Rollout
+from serving.sdk._scaling_options import Autoscaling, Schedule
 from serving.sdk._triton_options import RateLimiter, RateLimiterResource, ResponseCache
 from serving.sdk.connection import ClusterConfig, Connection, MeshConfig, load_mesh_config
 from serving.sdk.load import load_spec, parse_spec
@@ -36,6 +37,7 @@ __all__ = [
     "Application",
     "Artifact",
     "AsyncMeshClient",
+    "Autoscaling",
     "ClientConfig",
     "ClientStats",
     "ClusterConfig",
@@ -52,6 +54,7 @@ __all__ = [
     "Resources",
     "ResponseCache",
     "Rollout",
+    "Schedule",
     "TensorMetadata",
     "TritonDeployment",
     "load_mesh_config",

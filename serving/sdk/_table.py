@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
+from serving.problems import Problem
 from serving.sdk._quantities import parse_bytes, parse_cores, parse_seconds
 from serving.spelling import closest_match
-from serving.validation import Problem
 
 _INT64: Final = 1 << 63
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import yaml
 
 from serving.errors import SpecError
-from serving.validation import Problem
+from serving.problems import Problem
 
 MAX_BYTES: Final = 1 << 20
 _MAX_DEPTH: Final = 50

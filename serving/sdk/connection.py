@@ -39,11 +39,11 @@ from typing import Any, Final
 
 from serving.config import EtcdConfig, TlsConfig, default_mesh_dir, mesh_config_file
 from serving.errors import FailedPrecondition, SpecError
+from serving.problems import Problem
 from serving.sdk._artifacts import local_path
 from serving.sdk._table import SECONDS, Field, ListOf, MapOf, PathText, Reading, Record, Text, Whole, Word
 from serving.sdk._yaml import Document, parse_document, read_text
 from serving.types import DEFAULT_MESH, NAME_RULE, is_name
-from serving.validation import Problem
 
 MESH_JSON: Final = "mesh.json"
 MESH_JSON_VERSION: Final = 1

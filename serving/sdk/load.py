@@ -7,8 +7,10 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from serving.problems import Problem
 from serving.sdk._artifacts import Artifact, local_path
 from serving.sdk._rollout_options import Rollout
+from serving.sdk._scaling_options import Autoscaling, Schedule
 from serving.sdk._table import Reading
 from serving.sdk._triton_options import TRITON
 from serving.sdk._yaml import parse_document, read_text
@@ -23,7 +25,7 @@ from serving.sdk.spec import (
     TritonDeployment,
 )
 from serving.spelling import closest_match
-from serving.validation import KINDS, Problem, spec_problems
+from serving.validation import KINDS, spec_problems
 
 _COMPARED: Final = {"max": ("min", "max")}  # of replicas: what is said of the first is judged by all of them
 _WHOLE: Final = "repository"  # an artifact without its url is no repository at all
@@ -126,6 +128,7 @@ def _deployment(values: Mapping[str, Any], folder: Path) -> Deployment:
         "resources": Resources(**values["resources"]),
         "replicas": Replicas(replicas) if isinstance(replicas, int) else Replicas(**replicas),
         "rollout": Rollout(**values["rollout"]),
+        "autoscaling": _autoscaling(values["autoscaling"]),
         **{name: values[name] for name in ("env", "max_restarts", "start_timeout", "drain_timeout")},
     }
     if values["proxy"] is not None:
@@ -133,6 +136,12 @@ def _deployment(values: Mapping[str, Any], folder: Path) -> Deployment:
     triton = dict(values["triton"] or TRITON.defaults())
     triton["repository"] = _repository(triton["repository"], folder)
     return TritonDeployment(**shared, **triton)
+
+
+def _autoscaling(values: Mapping[str, Any] | None) -> Autoscaling | None:
+    if values is None:
+        return None
+    return Autoscaling(**{**values, "schedule": tuple(Schedule(**entry) for entry in values["schedule"])})
 
 
 def _repository(value: str | Mapping[str, Any], folder: Path) -> str | Artifact:

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from serving._proto import records_pb2 as pb
+from serving.problems import problems_error
 from serving.routing import RoutingPolicy
 from serving.sdk._artifacts import Artifact, local_path
 from serving.sdk._proxy_options import PROXY, plain_policy, proxy_record
 from serving.sdk._rollout_options import ROLLOUT, Rollout, rollout_record
+from serving.sdk._scaling_options import AUTOSCALING, Autoscaling, Schedule, autoscaling_record
 from serving.sdk._table import (
     BYTES,
     CORES,
@@ -33,7 +35,7 @@ from serving.sdk._table import (
 )
 from serving.sdk._triton_options import TRITON, RateLimiter, RateLimiterResource, ResponseCache, triton_record
 from serving.types import DEFAULT_NAMESPACE
-from serving.validation import FAILED_ROLLOUTS, problems_error, validate_spec
+from serving.validation import FAILED_ROLLOUTS, validate_spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +55,7 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class Replicas:
-    """How many replicas run: `min` to `max`; without `max` exactly `min`."""
+    """How many replicas run: `min` to `max`, as `Autoscaling` says; without `max` exactly `min`."""
 
     min: int = 1
     max: int | None = None
@@ -106,6 +108,7 @@ class TritonDeployment:
     start_timeout: float | str = 120.0
     drain_timeout: float | str = 30.0
     rollout: Rollout = field(default_factory=Rollout)
+    autoscaling: Autoscaling | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +130,7 @@ class ProxyDeployment:
     start_timeout: float | str = 120.0
     drain_timeout: float | str = 30.0
     rollout: Rollout = field(default_factory=Rollout)
+    autoscaling: Autoscaling | None = None
 
 
 Deployment = TritonDeployment | ProxyDeployment
@@ -191,7 +195,7 @@ _REPLICAS: Final = Record(
     "replicas",
     (
         Field("min", Whole(), "Replicas that always run.", default=1),
-        Field("max", Whole(), "Upper limit; equal to min until autoscaling is supported."),
+        Field("max", Whole(), "Upper limit; without autoscaling equal to min."),
     ),
 )
 _DEPLOYMENT: Final = Record(
@@ -207,6 +211,7 @@ _DEPLOYMENT: Final = Record(
         Field("start_timeout", SECONDS, "A replica that is not ready by then has failed: 120s.", default=120.0),
         Field("drain_timeout", SECONDS, "Running requests get this long when a replica stops: 30s.", default=30.0),
         Field("rollout", ROLLOUT, "How replicas are replaced by those of a new revision.", default=ROLLOUT.defaults()),
+        Field("autoscaling", AUTOSCALING, "How many replicas run between min and max; without it min."),
     ),
     one_of=("triton", "proxy"),
 )
@@ -243,7 +248,7 @@ TABLE: Final = Record(
 
 _RECORDS: Final = (
     *(Application, Resources, Replicas, Placement, Artifact),
-    *(ResponseCache, RateLimiter, RateLimiterResource, Rollout),
+    *(ResponseCache, RateLimiter, RateLimiterResource, Rollout, Autoscaling, Schedule),
 )
 
 
@@ -289,6 +294,7 @@ def _deployment(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact]) -
         start_timeout_s=values["start_timeout"],
         drain_timeout_s=values["drain_timeout"],
         rollout=rollout_record(values["rollout"]),
+        autoscaling=autoscaling_record(values["autoscaling"]),
         triton=None if triton is None else triton_record(triton, artifacts),
         proxy=None if proxy is None else proxy_record(proxy),
     )

@@ -17,6 +17,7 @@ from serving.errors import SpecError
 from serving.sdk import (
     Application,
     Artifact,
+    Autoscaling,
     Placement,
     ProxyDeployment,
     RateLimiter,
@@ -25,6 +26,7 @@ from serving.sdk import (
     Resources,
     ResponseCache,
     Rollout,
+    Schedule,
     TritonDeployment,
     load_spec,
 )
@@ -128,6 +130,11 @@ def test_every_field_of_the_records_has_a_word_in_the_table(tmp_path: Path) -> N
     limiter = RateLimiter((RateLimiterResource("seats", 2, 0),))
     cached = dataclasses.replace(MODELS, response_cache=ResponseCache("64Mi"), rate_limiter=limiter)
     triton.MergeFrom(Application("a", [cached]).to_spec().deployments[0].triton)
+    every = dict.fromkeys(("target_ongoing", "target_requests_per_s", "target_cpu", "target_p99"), 1.0)
+    steps = dict.fromkeys(("up_delay", "max_step_up", "max_step_down"), 1)
+    schedule = (Schedule("08:00", "20:00", 1, ("mon",)),)
+    scaled = dataclasses.replace(MODELS, autoscaling=Autoscaling(**every, **steps, schedule=schedule))  # type: ignore[arg-type]
+    spec.deployments[0].MergeFrom(Application("a", [scaled]).to_spec().deployments[0])
     options = ProxyDeployment("grpc", {"probes": 3}, hold=1, max_message_bytes=1)
     proxy = Application("a", [MODELS, options]).to_spec().deployments[1].proxy
     for message in (
@@ -140,11 +147,13 @@ def test_every_field_of_the_records_has_a_word_in_the_table(tmp_path: Path) -> N
         triton.rate_limiter.resources[0],
         spec.deployments[0].resources,
         spec.deployments[0].rollout,
+        spec.deployments[0].autoscaling,
+        spec.deployments[0].autoscaling.schedule[0],
         proxy,
     ):
         others = {field.name for kinds in message.DESCRIPTOR.oneofs for field in kinds.fields}
-        every = {field.name for field in message.DESCRIPTOR.fields} - others
-        assert every <= {field.name for field, _ in message.ListFields()}
+        wanted = {field.name for field in message.DESCRIPTOR.fields} - others
+        assert wanted <= {field.name for field, _ in message.ListFields()}
 
 
 def test_a_response_cache_from_a_file(app_file: Path) -> None:
@@ -277,7 +286,7 @@ def _limiter(name: str, count: int, device: int | None = None) -> RateLimiter:
         ({"resources": Resources(accelerator_type="H 200")}, "resources.accelerator_type", "not a name"),
         ({"replicas": 0}, "replicas.min", "1 to 1000"),
         ({"replicas": Replicas(2, 1)}, "replicas.max", "less than min"),
-        ({"replicas": Replicas(1, 2)}, "replicas.max", "autoscaling is not supported"),
+        ({"replicas": Replicas(1, 2)}, "replicas.max", "which needs autoscaling"),
         ({"replicas": "2"}, "replicas", "expects a whole number"),
         ({"env": {"1A": "x"}}, "env", "not a name of an environment variable"),
         ({"env": {"A": "x\0"}}, "env.A", "NUL"),

@@ -1,0 +1,201 @@
+"""How many replicas a deployment should have, from what they report. Pure; time is an argument, unix seconds.
+
+Load is averaged over a window and divided by the target of one replica. More replicas come when more were wanted for
+the whole of `up_delay_s` (the least of what was wanted then counts), fewer when fewer were enough for the whole of
+`down_delay_s` (the most of what was wanted counts), so that noise on a constant load changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from serving.schedule import ScheduledMinimum, scheduled_minimum
+
+TOLERANCE: Final = 0.1  # of the target, that load may be off without a reason to change anything
+PAUSE_S: Final = 1.0  # between two changes of one deployment
+_MOST_TIMES: Final = 4.0  # how far one too long p99 alone can raise the number: the next window knows better
+
+
+@dataclass(frozen=True, slots=True)
+class ScalingPolicy:
+    """`least` to `most` replicas. Targets are per replica, 0 for none: see `Autoscaling` of records.proto."""
+
+    least: int
+    most: int
+    ongoing: float = 0.0
+    requests_per_s: float = 0.0
+    cpu_cores: float = 0.0
+    p99_s: float = 0.0
+    window_s: float = 10.0
+    up_delay_s: float = 0.0
+    down_delay_s: float = 120.0
+    max_step_up: int = 0
+    max_step_down: int = 0
+    schedule: tuple[ScheduledMinimum, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What all replicas together did at one moment, or since the sample before. `within`: requests by upper bounds."""
+
+    at: float
+    ongoing: float  # requests that run or wait, those that proxies hold included
+    requests_per_s: float = 0.0
+    cpu_cores: float = 0.0
+    within: tuple[tuple[float, int], ...] = ()  # (seconds, how many took at most so long), rising
+    requests: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    at: float
+    before: int
+    after: int
+    reason: str
+
+
+@dataclass(slots=True)
+class Autoscaler:
+    """Of one deployment. `size` is the number that is wanted now."""
+
+    policy: ScalingPolicy
+    size: int
+    _samples: deque[Sample] = field(default_factory=deque)
+    _wanted: deque[tuple[float, int, str]] = field(default_factory=deque)
+    _began: float | None = None
+    _changed_at: float = -math.inf
+
+    def adopt(self, policy: ScalingPolicy) -> None:
+        """Another policy from now on; what was seen stays."""
+        self.policy = policy
+
+    def observe(self, sample: Sample) -> None:
+        self._began = sample.at if self._began is None else self._began
+        self._samples.append(sample)
+        while self._samples[0].at < sample.at - self.policy.window_s:
+            self._samples.popleft()
+
+    def decide(self, now: float) -> Decision | None:
+        """The change to make now; it counts as made."""
+        wanted, reason = self._wish(now)
+        self._remember(now, wanted, reason)
+        if now < self._changed_at + PAUSE_S:
+            return None
+        after, why = self._stabilised(now)
+        if after == self.size:
+            return None
+        decision = Decision(now, self.size, after, why)
+        self.size, self._changed_at = after, now
+        return decision
+
+    # --------------------------------------------------------------------------------------------- what is wanted
+
+    def _bounds(self, now: float) -> tuple[int, int]:
+        least = max(self.policy.least, scheduled_minimum(self.policy.schedule, now))
+        return min(least, self.policy.most), self.policy.most
+
+    def _wish(self, now: float) -> tuple[int, str]:
+        """The number that the load of the window asks for, within the bounds, and why."""
+        least, most = self._bounds(now)
+        wishes = list(self._targets()) if self._samples else []
+        if not wishes:
+            return min(max(self.size, least), most), f"{least} to {most} replicas are allowed"
+        number, reason = max(wishes)
+        bounded = min(max(number, least), most)
+        if bounded > number:
+            reason += f"; {least} are the least"
+        elif bounded < number:
+            reason += f"; {most} are the most"
+        return bounded, reason
+
+    def _targets(self) -> Iterator[tuple[int, str]]:
+        """What each target asks for."""
+        policy, samples = self.policy, self._samples
+        for target, average, what in (
+            (policy.ongoing, _mean(s.ongoing for s in samples), "requests run or wait"),
+            (policy.requests_per_s, _mean(s.requests_per_s for s in samples), "requests a second"),
+            (policy.cpu_cores, _mean(s.cpu_cores for s in samples), "cores are used"),
+        ):
+            if target > 0:
+                number = self._replicas_for(average / target)
+                if number == 0 and average > 0:
+                    number = 1
+                yield number, f"{average:.3g} {what}, {target:.3g} per replica are wanted"
+        if policy.p99_s > 0:
+            p99 = percentile(samples, 0.99)
+            yield self._replicas_for_latency(p99), f"p99 is {p99 * 1000:.3g} ms, {policy.p99_s * 1000:.3g} are wanted"
+
+    def _replicas_for(self, replicas: float) -> int:
+        """Rounded up, unless that is only a little off what there is."""
+        if self.size > 0 and abs(replicas / self.size - 1) <= TOLERANCE:
+            return self.size
+        return math.ceil(replicas - 1e-9)
+
+    def _replicas_for_latency(self, p99_s: float) -> int:
+        """Latency does not fall in step with replicas: more by its ratio, fewer only one at a time and well below."""
+        ratio = p99_s / self.policy.p99_s
+        if ratio > 1 + TOLERANCE:
+            return math.ceil(max(self.size, 1) * min(ratio, _MOST_TIMES))
+        return self.size - 1 if ratio < 0.5 and self.size > 1 else self.size
+
+    # --------------------------------------------------------------------------------------------- over time
+
+    def _remember(self, now: float, wanted: int, reason: str) -> None:
+        self._wanted.append((now, wanted, reason))
+        longest = max(self.policy.up_delay_s, self.policy.down_delay_s)
+        while len(self._wanted) > 1 and self._wanted[1][0] <= now - longest:
+            self._wanted.popleft()  # the one before the window's begin still says what was wanted there
+
+    def _stabilised(self, now: float) -> tuple[int, str]:
+        policy = self.policy
+        least, most = self._bounds(now)
+        bounded = min(max(self.size, least), most)
+        if bounded != self.size:
+            return bounded, f"{least} to {most} replicas are allowed"
+        if self.size == 0 and self._wanted[-1][1] > 0:
+            return self._wanted[-1][1:]  # somebody waits for the first replica
+        up, why_up = min(self._within(now, policy.up_delay_s), key=lambda found: found[0])
+        # A few first samples say little, unless they say much more.
+        sure = up >= 2 * self.size or self._known_for(now, policy.window_s / 2)
+        if up > self.size and sure and self._known_for(now, policy.up_delay_s):
+            return min(up, self.size + policy.max_step_up if policy.max_step_up else up), why_up
+        down, why_down = max(self._within(now, policy.down_delay_s), key=lambda found: found[0])
+        if down < self.size and self._known_for(now, policy.down_delay_s):
+            floor = self.size - policy.max_step_down if policy.max_step_down else down
+            return max(down, floor), why_down
+        return self.size, ""
+
+    def _within(self, now: float, delay_s: float) -> list[tuple[int, str]]:
+        found = [(number, reason) for at, number, reason in self._wanted if at >= now - delay_s]
+        return found or [self._wanted[-1][1:]]
+
+    def _known_for(self, now: float, delay_s: float) -> bool:
+        """Load has been looked at for so long: a master that has just begun knows nothing of the past."""
+        return self._began is not None and now - self._began >= delay_s
+
+
+def percentile(samples: Iterable[Sample], share: float) -> float:
+    """Seconds that so many of the samples' requests took at most, interpolated in its bucket; 0.0 without requests."""
+    found = list(samples)
+    wanted = share * sum(sample.requests for sample in found)
+    if wanted == 0:
+        return 0.0
+    summed: dict[float, int] = {}
+    for sample in found:
+        for bound, count in sample.within:
+            summed[bound] = summed.get(bound, 0) + count
+    low, below = 0.0, 0
+    for bound in sorted(summed):
+        if summed[bound] >= wanted:
+            return low + (bound - low) * (wanted - below) / max(1, summed[bound] - below)
+        low, below = bound, summed[bound]
+    return 2 * low  # longer than the longest bound
+
+
+def _mean(values: Iterator[float]) -> float:
+    found = list(values)
+    return sum(found) / len(found)
