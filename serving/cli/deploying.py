@@ -41,7 +41,7 @@ def deploy(settings: Settings, *, spec: Path, wait: bool, dry_run: bool, if_revi
     with Waiting(f"deploying {application.name}", quiet=settings.as_json) as waiting:
         wish = _Wish(application, wait and not dry_run, dry_run, if_revision, timeout)
         result = asyncio.run(_deploy(settings, wish, waiting))
-    _show(settings, result, dry_run=dry_run)
+    show(settings, result, dry_run=dry_run)
 
 
 @command(*APPLICATIONS)
@@ -111,13 +111,13 @@ def roll_back(settings: Settings, app: str, revision: int, *, wait: bool, timeou
     async def work(waiting: Waiting) -> DeployResult:
         async with AsyncMeshClient(settings.connection()) as client:
             return await client.rollback(
-                key, revision, wait=wait, timeout_s=timeout_s, author=_author(), on_progress=waiting
+                key, revision, wait=wait, timeout_s=timeout_s, author=author(), on_progress=waiting
             )
 
     where = f"to revision {revision}" if revision else "to the revision before"
     with Waiting(f"rolling {key} back {where}", quiet=settings.as_json) as waiting:
         result = asyncio.run(work(waiting))
-    _show(settings, result, dry_run=False)
+    show(settings, result, dry_run=False)
 
 
 def _load(settings: Settings, path: Path) -> Application:
@@ -155,12 +155,13 @@ async def _deploy(settings: Settings, wish: _Wish, waiting: Waiting) -> DeployRe
             dry_run=wish.dry_run,
             if_revision=wish.if_revision,
             timeout_s=wish.timeout_s,
-            author=_author(),
+            author=author(),
             on_progress=waiting,
         )
 
 
-def _show(settings: Settings, result: DeployResult, *, dry_run: bool) -> None:
+def show(settings: Settings, result: DeployResult, *, dry_run: bool) -> None:
+    """What a call that stores a revision answered."""
     if settings.as_json:
         print_json(shapes.deployed(result))
         return
@@ -183,8 +184,9 @@ def _place(decision: pb.Decision) -> list[str]:
     return ["it fits on no cluster now:"] + [f"  {item.cluster or '*'}: {item.reason}" for item in decision.reasons]
 
 
-def _author() -> str:
+def author() -> str:
+    """Who asks, for the history of revisions; empty where the user has no name."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
-        return ""  # a user id without a name, as in some containers
+        return ""  # as in some containers

@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "delete": ("serving.cli.deploying", "delete", "Drain and remove an application."),
     "revisions": ("serving.cli.deploying", "revisions", "Show the stored versions of an application's spec."),
     "rollback": ("serving.cli.deploying", "rollback", "Store the spec of an older revision as a new one."),
+    "scale": ("serving.cli.scaling", "scale", "Change how many replicas a deployment has."),
     "rollout": ("serving.cli.rollout", "rollout", "Follow, pause, resume or undo the rollout of a revision."),
     "artifacts": ("serving.cli.artifacts", "artifacts", "Remove archives of models that nothing names any more."),
     "model": ("serving.cli.model", "model", "Check model repositories before they are deployed."),

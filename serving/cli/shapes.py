@@ -55,6 +55,9 @@ def deployment(item: pb.DeploymentStatus) -> dict[str, Any]:
         "failures": item.failures,
         "reason": item.reason,
         "retry_at": iso(item.retry_at),
+        "scaling": [
+            {"at": iso(one.at), "before": one.before, "after": one.after, "reason": one.reason} for one in item.scaling
+        ],
         "replicas": [replica(one) for one in item.replicas],
     }
 

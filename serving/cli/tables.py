@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
-from serving.cli.output import coloured, table
+from serving.cli.output import ago, coloured, table
 
 if TYPE_CHECKING:
     from serving._proto import records_pb2 as pb
@@ -47,7 +48,7 @@ def one_application(item: AppStatus) -> str:
     ]
     for deployment in item.deployments:
         text = deployment.reason or f"{deployment.ready} of {deployment.wanted} replicas are ready"
-        lines += ["", f"deployment {deployment.name}: {text}"]
+        lines += ["", f"deployment {deployment.name}: {text}", *_last_decision(deployment)]
         rows = [
             (
                 one.id,
@@ -63,6 +64,14 @@ def one_application(item: AppStatus) -> str:
         if rows:
             lines.append(table(("REPLICA", "STATE", "ADDRESS", "PID", "RESTARTS", "REVISION", "REASON"), rows))
     return "\n".join(line for index, line in enumerate(lines) if line or index > 1)
+
+
+def _last_decision(deployment: pb.DeploymentStatus) -> list[str]:
+    """The last change of the number of replicas by autoscaling."""
+    if not deployment.scaling:
+        return []
+    last = deployment.scaling[-1]
+    return [f"  scaled {last.before} → {last.after} {ago(last.at.ToNanoseconds() / 1e9, time.time())}: {last.reason}"]
 
 
 def _beside_deployments(item: AppStatus) -> str:

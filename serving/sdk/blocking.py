@@ -197,6 +197,33 @@ class MeshClient:
             on_progress,
         )
 
+    def scale(
+        self,
+        app: AppName,
+        deployment: str,
+        *,
+        least: int | None = None,
+        most: int | None = None,
+        wait: bool = False,
+        timeout_s: float = DEPLOY_TIMEOUT_S,
+        author: str = "",
+        on_progress: Notify | None = None,
+    ) -> DeployResult:
+        """See `AsyncMeshClient.scale`; `on_progress` is called on this thread."""
+        return self._with_progress(
+            lambda notify: self._client.scale(
+                app,
+                deployment,
+                least=least,
+                most=most,
+                wait=wait,
+                timeout_s=timeout_s,
+                author=author,
+                on_progress=notify,
+            ),
+            on_progress,
+        )
+
     def pause_rollout(self, app: AppName, *, timeout_s: float = CONTROL_TIMEOUT_S) -> bool:
         """See `AsyncMeshClient.pause_rollout`."""
         return self._wait(self._client.pause_rollout(app, timeout_s=timeout_s))

@@ -66,6 +66,20 @@ class RollbackCall:
 
 
 @dataclass(frozen=True, slots=True)
+class ScaleCall:
+    """`least` and `most` replicas; None leaves a number as it is."""
+
+    app: AppKey
+    deployment: str
+    least: int | None
+    most: int | None
+    wait: bool
+    timeout_s: float
+    author: str = ""
+    on_progress: Callable[[str], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class PauseRolloutCall:
     app: AppKey
     paused: bool
@@ -110,6 +124,7 @@ Call: TypeAlias = (
     | ClustersCall
     | RevisionsCall
     | RollbackCall
+    | ScaleCall
     | PauseRolloutCall
     | EndpointsCall
     | InferCall

@@ -65,6 +65,7 @@ class AsyncMeshClient:
             calls.RollbackCall: self._deployer.rollback,
             calls.DeleteCall: self._deployer.delete,
             calls.PauseRolloutCall: self._deployer.pause,
+            calls.ScaleCall: self._deployer.scale,
             calls.StatusCall: self._status,
             calls.ListCall: self._list,
             calls.ClustersCall: self._clusters,
@@ -162,6 +163,25 @@ class AsyncMeshClient:
         return await self._call(
             calls.RollbackCall(app_key(app), to_revision, wait, timeout_s, author, on_progress), DeployResult
         )
+
+    async def scale(
+        self,
+        app: AppName,
+        deployment: str,
+        *,
+        least: int | None = None,
+        most: int | None = None,
+        wait: bool = False,
+        timeout_s: float = DEPLOY_TIMEOUT_S,
+        author: str = "",
+        on_progress: Notify | None = None,
+    ) -> DeployResult:
+        """Stores the current spec with `least` and `most` replicas of a deployment; None leaves a number as it is.
+
+        Raises `NotFound`, and `SpecError` for numbers that are not possible. `wait` and other errors as with `deploy`.
+        """
+        call = calls.ScaleCall(app_key(app), deployment, least, most, wait, timeout_s, author, on_progress)
+        return await self._call(call, DeployResult)
 
     async def pause_rollout(self, app: AppName, *, timeout_s: float = CONTROL_TIMEOUT_S) -> bool:
         """No replica is replaced any more until `resume_rollout`; later revisions wait, too. False: it was so already.

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TypeAlias
 
 from serving._proto import keeper_pb2 as kpb
+from serving._proto import records_pb2 as pb
 from serving.deployment.artifact_archive import pack
-from serving.errors import Conflict, DeadlineExceeded, FailedPrecondition
+from serving.errors import Conflict, DeadlineExceeded, FailedPrecondition, NotFound
 from serving.sdk import calls
 from serving.sdk._artifacts import Artifact
 from serving.sdk.keepers import Keepers, RepeatedConflict
@@ -19,6 +20,7 @@ from serving.sdk.spec import Application
 from serving.sdk.status import AppEvent, AppStatus, DeployResult
 from serving.store.keys import AppKey
 from serving.timeouts import wait_for
+from serving.validation import validate_spec
 
 Notify: TypeAlias = Callable[[str], None]
 
@@ -56,6 +58,25 @@ class Deployer:
         )
         response = await self._keepers.call("Rollback", request, timeout_s=call.timeout_s)
         return await self._await_ready(key, response, call.wait, deadline, call.timeout_s, call.on_progress)
+
+    async def scale(self, call: calls.ScaleCall) -> DeployResult:
+        """Stores the current spec with other numbers; one that was stored meanwhile is read again."""
+        deadline = time.monotonic() + call.timeout_s
+        name = kpb.ApplicationName(namespace=call.app.namespace, name=call.app.name)
+        while True:
+            view = await self._keepers.call("GetApplication", name, timeout_s=max(_left(deadline), 0.1))
+            request = kpb.DeployRequest(
+                spec=_scaled(view.stored.spec, call), if_revision=view.stored.revision, author=call.author
+            )
+            try:
+                response = await self._keepers.call("Deploy", request, timeout_s=max(_left(deadline), 0.1))
+            except RepeatedConflict as error:
+                response = await self._read_back(call.app, request, error, deadline)
+            except Conflict:
+                if _left(deadline) <= 0:
+                    raise
+                continue
+            return await self._await_ready(call.app, response, call.wait, deadline, call.timeout_s, call.on_progress)
 
     async def pause(self, call: calls.PauseRolloutCall) -> bool:
         key = call.app
@@ -157,6 +178,22 @@ class Deployer:
         raise DeadlineExceeded(
             f"{key} revision {response.revision} is not ready after {timeout_s:g} s: {text}; it goes on being started"
         )
+
+
+def _scaled(spec: pb.ApplicationSpec, call: calls.ScaleCall) -> pb.ApplicationSpec:
+    """Raises `NotFound`, and `SpecError` for numbers that are not possible."""
+    changed = pb.ApplicationSpec()
+    changed.CopyFrom(spec)
+    found = [one for one in changed.deployments if one.name == call.deployment]
+    if not found:
+        known = ", ".join(one.name for one in spec.deployments)
+        raise NotFound(f"{call.app} has no deployment {call.deployment} (it has: {known})")
+    if call.least is not None:
+        found[0].replicas.min = call.least
+    if call.most is not None:
+        found[0].replicas.max = call.most
+    validate_spec(changed)
+    return changed
 
 
 async def _until(events: AsyncGenerator[AppEvent | None, None], deadline: float) -> AsyncIterator[AppEvent | None]:

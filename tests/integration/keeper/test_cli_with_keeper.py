@@ -100,6 +100,10 @@ async def test_the_life_of_an_application(bench: Bench) -> None:
     assert (await mesh.json("rollout", "status", "shop"))["paused"] is False
     assert (await mesh.json("rollout", "resume", "shop"))["changed"] is False
     assert "did you mean `default/shop`?" in await mesh("rollout", "pause", "shp", code=3)
+    assert (await mesh.json("scale", "shop/digits", "--replicas", "2", "--no-wait"))["revision"] == 6
+    assert (await mesh.json("revisions", "shop"))["revisions"][0]["deployments"][0]["replicas"] == 2
+    assert "has no deployment other (it has: digits)" in await mesh("scale", "shop/other", "--min", "1", code=3)
+    assert "which needs autoscaling" in await mesh("scale", "shop/digits", "--max", "9", code=2)
 
     async def told_in_time() -> bool:
         return "is not ready after" in await mesh("deploy", mesh.spec(2), "--timeout", "2", code=5)

@@ -77,6 +77,10 @@ class FakeClient:
         self._mesh.asked.append(("rollback", (key, to_revision, values["wait"])))
         return self._mesh.result
 
+    async def scale(self, key: AppKey, deployment: str, **values: Any) -> DeployResult:
+        self._mesh.asked.append(("scale", (key, deployment, values["least"], values["most"])))
+        return self._mesh.result
+
     async def pause_rollout(self, key: AppKey) -> bool:
         return await self._turn(key, True)
 

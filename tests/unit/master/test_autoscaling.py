@@ -111,7 +111,7 @@ def of_latency(at: float, p99_s: float) -> Sample:
 def test_latency_that_is_too_long_asks_for_more_and_one_that_is_short_for_one_fewer_at_a_time() -> None:
     policy = ScalingPolicy(1, 20, p99_s=0.1, down_delay_s=20.0)
     scaler = Autoscaler(policy, 4)
-    for step in range(4):
+    for step in range(12):
         scaler.observe(of_latency(NOON + step, 0.2))
         scaler.decide(NOON + step)
     assert scaler.size > 4

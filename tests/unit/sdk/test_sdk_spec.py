@@ -351,3 +351,36 @@ def test_any_value_in_any_field_is_answered_with_a_spec_error(value: Any) -> Non
             deployment = dataclasses.replace(MODELS, **{kind.__name__.lower(): made})
             with contextlib.suppress(SpecError):
                 Application("a", [deployment]).to_spec()
+
+
+@pytest.mark.parametrize(
+    ("autoscaling", "replicas", "says"),
+    [
+        (Autoscaling(), Replicas(1, 3), "names no target and no schedule"),
+        (Autoscaling(target_ongoing=1), Replicas(0, 3), "none at all needs autoscaling and proxies"),
+        (Autoscaling(target_ongoing=-1), Replicas(1, 3), "target_ongoing: -1 is out of range"),
+        (Autoscaling(target_cpu=0.5, window="2h"), Replicas(1, 3), "window: 7200 is out of range"),
+        (Autoscaling(schedule=(Schedule("8", "20:00", 1),)), Replicas(1, 3), "`8` is not a time of day such as 08:30"),
+        (Autoscaling(schedule=(Schedule("08:00", "20:00", 4),)), Replicas(1, 3), "1 to 3 (replicas.max)"),
+        (Autoscaling(schedule=(Schedule("08:00", "20:00", 1, ("monday",)),)), Replicas(1, 3), "did you mean `mon`"),
+        (Autoscaling(target_ongoing=1), Replicas(2, 1), "1 is less than min (2)"),
+    ],
+)
+def test_wrong_autoscaling(autoscaling: Autoscaling, replicas: Replicas, says: str) -> None:
+    app = Application("digits", [dataclasses.replace(MODELS, autoscaling=autoscaling, replicas=replicas)])
+    with pytest.raises(SpecError) as caught:
+        app.to_spec()
+    assert says in str(caught.value)
+    assert "problems" not in str(caught.value)
+
+
+def test_none_at_all_behind_proxies() -> None:
+    scaled = dataclasses.replace(MODELS, autoscaling=Autoscaling(target_ongoing=1), replicas=Replicas(0, 3))
+    proxies = ProxyDeployment("grpc")
+    assert Application("digits", [scaled, proxies]).to_spec().deployments[0].replicas.min == 0
+    without = dataclasses.replace(proxies, autoscaling=Autoscaling(target_ongoing=1), replicas=Replicas(0, 3))
+    with pytest.raises(SpecError, match=r"deployments\[1\].replicas.min: 0 is out of range"):
+        Application("digits", [scaled, without]).to_spec()
+    with pytest.raises(SpecError, match="of proxies goes by target_ongoing and target_cpu only"):
+        by_rate = dataclasses.replace(proxies, autoscaling=Autoscaling(target_requests_per_s=1))
+        Application("digits", [scaled, by_rate]).to_spec()
