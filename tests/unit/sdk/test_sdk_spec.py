@@ -381,6 +381,6 @@ def test_none_at_all_behind_proxies() -> None:
     without = dataclasses.replace(proxies, autoscaling=Autoscaling(target_ongoing=1), replicas=Replicas(0, 3))
     with pytest.raises(SpecError, match=r"deployments\[1\].replicas.min: 0 is out of range"):
         Application("digits", [scaled, without]).to_spec()
+    by_rate = dataclasses.replace(proxies, autoscaling=Autoscaling(target_requests_per_s=1))
     with pytest.raises(SpecError, match="of proxies goes by target_ongoing and target_cpu only"):
-        by_rate = dataclasses.replace(proxies, autoscaling=Autoscaling(target_requests_per_s=1))
         Application("digits", [scaled, by_rate]).to_spec()
