@@ -20,6 +20,7 @@ BENCHMARKS = {
     "streams": ("benchmarks.streams", "run"),
     "overload": ("benchmarks.overload", "run"),
     "proxy": ("benchmarks.proxy", "run"),
+    "proxy_peers": ("benchmarks.proxy_peers", "run"),
     "mesh": ("benchmarks.mesh_timings", "run"),
     "updates": ("benchmarks.model_updates", "run"),
 }

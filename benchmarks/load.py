@@ -1,4 +1,6 @@
-"""`mesh_load`, our own load generator (cpp_ext/benchmarks): fixed rates whether or not answers come, and streams."""
+"""`mesh_load`, our own load generator (cpp_ext/benchmarks): fixed rates whether or not answers come, closed loops, and
+streams.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.servers import ROOT, built
+from benchmarks.tools import children_cpu_s
 from serving.errors import FailedPrecondition
 
 SLICE_S: Final = 0.1
 _SPARE_S: Final = 60.0
+_CLOSED_S: Final = 60.0  # far more than a loop of some thousand requests takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,16 @@ class Streamed:
     total: int
 
 
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """What a closed loop saw. Latencies in microseconds; `cpu_s` is what the load generator itself used."""
+
+    rate: float
+    p50_us: float
+    p99_us: float
+    cpu_s: float
+
+
 def run_rates(
     address: str, request: bytes, plan: Sequence[tuple[float, float]], *, deadline_s: float, cpu: str | None = None
 ) -> Rates:
@@ -50,6 +64,18 @@ def run_rates(
     found = _run("rate", address, request, flags, sum(seconds for _, seconds in plan), cpu)
     slices = [Slice(s["sent"], Counter(s["codes"]), s["ok_us"], s["failed_us"]) for s in found["slices"]]
     return Rates(slices, found["messages"])
+
+
+def run_closed(
+    address: str, request: bytes, *, clients: int, requests: int, connections: int, cpu: str | None = None
+) -> Closed:
+    """`clients` encoded ModelInferRequests in flight until `requests` are answered. Raises `FailedPrecondition`, also
+    when one of them fails.
+    """
+    flags = [f"--clients={clients}", f"--requests={requests}", f"--connections={connections}"]
+    used = children_cpu_s()
+    found = _run("closed", address, request, flags, _CLOSED_S, cpu)
+    return Closed(requests / found["seconds"], found["p50_us"], found["p99_us"], children_cpu_s() - used)
 
 
 def run_streams(

@@ -34,9 +34,14 @@ class Server:
 
     def requests(self, model: str) -> int:
         """How many inference requests the model has answered, as the server itself counts them."""
-        raw = _call(self.address, "ModelStatistics", kserve.ModelStatisticsRequest(name=model).SerializeToString(), 10)
-        statistics = kserve.ModelStatisticsResponse.FromString(raw)
-        return sum(int(entry.inference_stats.success.count) for entry in statistics.model_stats)
+        return model_requests(self.address, model)
+
+
+def model_requests(address: str, model: str) -> int:
+    """What `ModelStatistics` says at that address."""
+    raw = _call(address, "ModelStatistics", kserve.ModelStatisticsRequest(name=model).SerializeToString(), 10)
+    statistics = kserve.ModelStatisticsResponse.FromString(raw)
+    return sum(int(entry.inference_stats.success.count) for entry in statistics.model_stats)
 
 
 def _call(address: str, method: str, request: bytes, timeout_s: float) -> bytes:

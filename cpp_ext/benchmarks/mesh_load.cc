@@ -1,12 +1,15 @@
 // A load generator for gRPC that costs little, so that the server is what is measured.
 //
 //   mesh_load rate    --address=A --request=FILE --deadline-ms=D --connections=C --plan=RATE:SECONDS,RATE:SECONDS
+//   mesh_load closed  --address=A --request=FILE --connections=C --clients=N --requests=M
 //   mesh_load streams --address=A --request=FILE --connections=C --streams=N --responses=R --seconds=S
 //
 // `rate` sends the encoded ModelInferRequest of FILE at the planned rates, whether or not answers come (open loop), and
-// prints load_report.h's JSON. `streams` holds N ModelStreamInfer calls, sends each the next request when R responses
-// have come, and prints {"messages", "seconds"} of the given seconds, and "total", with what came until all streams had
-// ended in good order.
+// prints load_report.h's JSON. `closed` holds N requests in flight until M are answered, and prints {"seconds",
+// "p50_us", "p99_us"}; a request that fails ends it. `streams` holds N ModelStreamInfer calls, sends each the next
+// request when R responses have come, and prints {"messages", "seconds"} of the given seconds, and "total", with what
+// came until all streams had ended in good order.
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -33,6 +36,7 @@ using Channels = std::vector<std::shared_ptr<Channel>>;
 constexpr char kInfer[] = "/inference.GRPCInferenceService/ModelInfer";
 constexpr char kStream[] = "/inference.GRPCInferenceService/ModelStreamInfer";
 constexpr std::chrono::seconds kLastAnswers{30};
+constexpr std::chrono::minutes kLongestRun{10};
 
 [[noreturn]] void Fail(const std::string& why) {
   std::fprintf(stderr, "mesh_load: %s\n", why.c_str());
@@ -136,6 +140,69 @@ int RunRate(const Flags& flags) {
   return 0;
 }
 
+// Clients that each send the next request when the last one is answered.
+class ClosedLoop {
+ public:
+  ClosedLoop(mesh::rpc::Slice request, std::size_t requests) : request_(std::move(request)), took_us_(requests) {
+    options_.timeout = kLastAnswers;
+  }
+
+  // False when answers are missing. May be called once.
+  bool Run(const Channels& channels, int clients) {
+    start_ = steady_clock::now();
+    for (int i = 0; i < clients; ++i) Ask(*channels[static_cast<std::size_t>(i) % channels.size()]);
+    return mesh::PollUntil(start_ + kLongestRun, [this] { return over_.load(); });
+  }
+  // After Run.
+  void Print() {
+    std::sort(took_us_.begin(), took_us_.end());
+    const double seconds = std::chrono::duration<double>(end_ - start_).count();
+    std::printf("{\"seconds\": %.6f, \"p50_us\": %.1f, \"p99_us\": %.1f}\n", seconds, Quantile(0.5), Quantile(0.99));
+  }
+
+ private:
+  void Ask(Channel& channel) {
+    const std::size_t number = asked_.fetch_add(1);
+    if (number >= took_us_.size()) return;
+    mesh::rpc::Message message;
+    message.Append(request_);
+    const auto sent = steady_clock::now();
+    channel.Unary(kInfer, std::move(message), options_,
+                  [this, &channel, number, sent](const Status& status, const mesh::rpc::Slice&) {
+                    if (!status.ok()) Fail("a request failed: " + status.ToString());
+                    const auto now = steady_clock::now();
+                    took_us_[number] = std::chrono::duration<double, std::micro>(now - sent).count();
+                    Ask(channel);
+                    if (answered_.fetch_add(1) + 1 < took_us_.size()) return;
+                    end_ = now;
+                    over_.store(true);
+                  });
+  }
+
+  [[nodiscard]] double Quantile(double share) const {
+    return took_us_[static_cast<std::size_t>(share * static_cast<double>(took_us_.size() - 1))];
+  }
+
+  const mesh::rpc::Slice request_;
+  mesh::rpc::CallOptions options_;
+  std::vector<double> took_us_;  // of each request by its number
+  std::atomic<std::size_t> asked_{0};
+  std::atomic<std::size_t> answered_{0};
+  std::atomic<bool> over_{false};
+  steady_clock::time_point start_;
+  steady_clock::time_point end_;
+};
+
+int RunClosed(const Flags& flags) {
+  ClosedLoop loop(mesh::rpc::Slice::Own(ReadRequest(flags)), static_cast<std::size_t>(Number(flags, "requests")));
+  const Channels channels = Connect(flags);
+  const bool answered = loop.Run(channels, Number(flags, "clients"));
+  for (const auto& channel : channels) channel->Close();
+  if (!answered) Fail("answers are missing");
+  loop.Print();
+  return 0;
+}
+
 // Streams that are never without a request until Stop.
 class Streams {
  public:
@@ -215,6 +282,7 @@ int RunStreams(const Flags& flags) {
 int main(int argc, char** argv) {
   const std::string mode = argc > 1 ? argv[1] : "";
   if (mode == "rate") return RunRate(ParseFlags(argc, argv));
+  if (mode == "closed") return RunClosed(ParseFlags(argc, argv));
   if (mode == "streams") return RunStreams(ParseFlags(argc, argv));
-  Fail("unknown mode '" + mode + "', known: rate, streams");
+  Fail("unknown mode '" + mode + "', known: rate, closed, streams");
 }

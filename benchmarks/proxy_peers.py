@@ -1,0 +1,172 @@
+"""`mesh_proxy` beside Ray Serve's gRPC ingress (HAProxy, throughput mode): the same client and requests, in turn.
+
+Behind each is one replica that gives back a tensor of 64 bytes: ours the identity model in the embedded Triton, Serve's
+a Python deployment. Nothing is pinned: proxies, replicas and load generator share all CPUs as the scheduler likes. CPU
+is of the processes that handle requests of each side, proxy and replica; Ray's other processes run beside both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Final
+
+import numpy as np
+from tritonclient.grpc import InferenceServerClient, InferInput
+
+from benchmarks.ingress import prepare
+from benchmarks.ingress_rates import request_of
+from benchmarks.load import Closed, run_closed
+from benchmarks.processes import cpu_s
+from benchmarks.proxy import proxy_of
+from benchmarks.results import keep_results, median_cell
+from benchmarks.serve_echo import MODEL
+from benchmarks.serve_peer import REPLICA, running_serve
+from benchmarks.servers import ROOT, running
+from benchmarks.tools import patiently, run_load
+from serving.errors import FailedPrecondition
+
+Say = Callable[[str], None]
+CLIENTS: Final = (1, 16)
+_ELEMENTS: Final = 16  # of FP32: 64 bytes
+_CONNECTIONS: Final = 4  # of mesh_load, at most; perf_analyzer has one for every six clients
+_QUICKER: Final = 4
+_SIDES: Final = ("mesh", "serve")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One measurement. CPU in microseconds per request, of proxy and of replica; `load_cpu` in CPUs."""
+
+    requests_per_s: float
+    p50_us: float
+    p99_us: float
+    proxy_cpu_us: float
+    replica_cpu_us: float
+    load_cpu: float
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A proxy with one replica. `requests`: of one run by the number of clients, so that a run takes some seconds."""
+
+    address: str
+    requests: dict[int, int]
+    answered: Callable[[], int]  # inference requests so far
+    cpu_s: Callable[[], tuple[float, float]]  # of proxy and of replica so far
+
+
+@contextlib.contextmanager
+def mesh_peer() -> Iterator[Peer]:
+    """Raises `FailedPrecondition`."""
+    repository, backends = prepare(ROOT / "build" / "bench-ingress")
+    with running("mesh", repository, backends) as server, proxy_of(server) as proxy:
+        yield Peer(
+            proxy.address,
+            {1: 20_000, 16: 80_000},
+            lambda: server.requests(MODEL),
+            lambda: (cpu_s(proxy.pid), cpu_s(server.pid)),
+        )
+
+
+@contextlib.contextmanager
+def serve_peer() -> Iterator[Peer]:
+    """Raises `FailedPrecondition`."""
+    with running_serve() as serve:
+
+        def used() -> tuple[float, float]:
+            found = serve.cpu_s()
+            replica = found.pop(REPLICA)
+            return sum(found.values()), replica
+
+        yield Peer(serve.address, {1: 2_000, 16: 5_000}, serve.requests, used)
+
+
+def check(peer: Peer) -> None:
+    """That it gives back what it is sent. Raises `FailedPrecondition`."""
+    sent = np.arange(_ELEMENTS, dtype=np.float32)
+    tensor = InferInput("INPUT0", [_ELEMENTS], "FP32")
+    tensor.set_data_from_numpy(sent)
+    with InferenceServerClient(peer.address) as client:
+        found = client.infer(MODEL, [tensor]).as_numpy("OUTPUT0")
+    if found is None or found.tobytes() != sent.tobytes():
+        raise FailedPrecondition(f"{peer.address} answers {found} to {sent}: what is measured there is no echo")
+
+
+def by_perf_analyzer(address: str, clients: int, requests: int) -> Closed:
+    """Raises `FailedPrecondition`, and `DeadlineExceeded` now and then (see `run_load`)."""
+    found = run_load(address, MODEL, clients=clients, requests=requests, shapes={"INPUT0": str(_ELEMENTS)}, cpu=None)
+    return Closed(1e6 * clients / found.mean_us, found.p50_us, found.p99_us, found.cpu_s)
+
+
+def by_mesh_load(address: str, clients: int, requests: int) -> Closed:
+    """Raises `FailedPrecondition`."""
+    connections = min(clients, _CONNECTIONS)
+    return run_closed(address, request_of(_ELEMENTS), clients=clients, requests=requests, connections=connections)
+
+
+GENERATORS: Final = {"perf_analyzer": by_perf_analyzer, "mesh_load": by_mesh_load}
+
+
+def measure(peer: Peer, generator: str, clients: int, requests: int) -> Cell:
+    """After a warm-up. Raises `FailedPrecondition`, `DeadlineExceeded`."""
+    return patiently(lambda: _measure(peer, GENERATORS[generator], clients, requests))
+
+
+def _measure(peer: Peer, load: Callable[[str, int, int], Closed], clients: int, requests: int) -> Cell:
+    load(peer.address, clients, requests // 5)
+    (proxy_before, replica_before), before = peer.cpu_s(), peer.answered()
+    found = load(peer.address, clients, requests)
+    (proxy, replica), count = peer.cpu_s(), peer.answered() - before
+    return Cell(
+        found.rate,
+        found.p50_us,
+        found.p99_us,
+        1e6 * (proxy - proxy_before) / count,
+        1e6 * (replica - replica_before) / count,
+        found.cpu_s * found.rate / requests,
+    )
+
+
+def run(quick: bool, say: Say) -> str:
+    lines = [
+        "| load generator | clients | requests/s mesh | Serve | ratio | p50 mesh | Serve | ratio | p99 mesh | Serve | "
+        "ratio | CPU/request mesh (proxy + replica) | Serve | ratio |",
+        "|" + " --- |" * 14,
+    ]
+    kept = []
+    with mesh_peer() as mesh, serve_peer() as serve:
+        peers = dict(zip(_SIDES, (mesh, serve), strict=True))
+        for peer in peers.values():
+            check(peer)
+        for generator, clients in itertools.product(GENERATORS, CLIENTS):
+            cells: dict[str, list[Cell]] = {side: [] for side in _SIDES}
+            for _ in range(1 if quick else 3):
+                for side, peer in peers.items():
+                    requests = peer.requests[clients] // (_QUICKER if quick else 1)
+                    cells[side].append(measure(peer, generator, clients, requests))
+            raw = {side: [asdict(cell) for cell in cells[side]] for side in _SIDES}
+            kept.append({"load_generator": generator, "clients": clients, **raw})
+            lines.append(_row(generator, clients, *(median_cell(cells[side]) for side in _SIDES)))
+            say(lines[-1])
+    if not quick:
+        keep_results("proxy_peers", kept)
+    return "\n".join(lines)
+
+
+def _row(generator: str, clients: int, mesh: Cell, serve: Cell) -> str:
+    def cpu(cell: Cell) -> float:
+        return cell.proxy_cpu_us + cell.replica_cpu_us
+
+    def parts(cell: Cell) -> str:
+        return f"{cpu(cell):,.0f} µs ({cell.proxy_cpu_us:,.0f} + {cell.replica_cpu_us:,.0f})"
+
+    return (
+        f"| `{generator}` | {clients} | {mesh.requests_per_s:,.0f} | {serve.requests_per_s:,.0f} | "
+        f"**{mesh.requests_per_s / serve.requests_per_s:.1f}** | "
+        f"{mesh.p50_us:,.0f} µs | {serve.p50_us:,.0f} µs | **{mesh.p50_us / serve.p50_us:.3f}** | "
+        f"{mesh.p99_us:,.0f} µs | {serve.p99_us:,.0f} µs | {mesh.p99_us / serve.p99_us:.3f} | "
+        f"{parts(mesh)} | {parts(serve)} | {cpu(mesh) / cpu(serve):.3f} |"
+    )
