@@ -94,11 +94,24 @@ def _run(
     file.write_bytes(request)
     command = ["taskset", "-c", cpu] if cpu else []
     command += [str(built("benchmarks", "mesh_load")), mode, f"--address={address}", f"--request={file}", *flags]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + _SPARE_S)
+    return _json_of(command, seconds + _SPARE_S)
+
+
+def _json_of(command: list[str], timeout_s: float) -> dict[str, Any]:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s)
     if done.returncode != 0:
         raise FailedPrecondition(f"`{' '.join(command)}` failed: {done.stderr[-600:]}")
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
+
+
+def run_chain(rounds: int, *, servers: str, client: str) -> float:
+    """Microseconds at p50 in which 200 bytes go from a client over a thread that passes them on to one that gives them
+    back, and return: what a request through a proxy costs at least. Raises `FailedPrecondition`.
+    """
+    command = [str(built("benchmarks", "loopback_chain")), f"--rounds={rounds}"]
+    found = _json_of([*command, f"--servers={servers}", f"--client={client}"], _CLOSED_S)
+    return float(found["p50_us"])
 
 
 def link_identity(folder: Path) -> Path:

@@ -25,8 +25,8 @@ from serving.local.ray_cluster import RayCluster, RayClusterOptions, start_ray_c
 
 _DEPLOY_S: Final = 180.0
 # What handles requests; GCS, raylet, agents and Serve's controller do not.
-REPLICA: Final = "ray::ServeReplica"
-ON_THE_PATH: Final = ("haproxy", "ray::HAProxyManager", "ray::ProxyActor", REPLICA)
+_REPLICA: Final = "ray::ServeReplica"
+_ON_THE_PATH: Final = ("haproxy", "ray::HAProxyManager", "ray::ProxyActor", _REPLICA)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +38,24 @@ class ServePeer:
         """How many inference requests the deployment has answered, as it counts them itself."""
         return model_requests(self.address, MODEL)
 
-    def cpu_s(self) -> dict[str, float]:
-        """CPU time so far of what handles requests, by the name of the process."""
-        used = dict.fromkeys(ON_THE_PATH, 0.0)
+    def on_the_path(self) -> dict[int, str]:
+        """What handles requests: the name of each process by its id, which change when HAProxy is configured anew."""
+        found = {}
         for pid in self.cluster.pids():
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # one that has just ended
                 title = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode(errors="replace")
-                name = next((name for name in ON_THE_PATH if Path(title).name.startswith(name)), None)
+                name = next((name for name in _ON_THE_PATH if Path(title).name.startswith(name)), None)
                 if name:
-                    used[name] += cpu_s(pid)
-        return used
+                    found[pid] = name
+        return found
+
+    def cpu_s(self) -> tuple[float, float]:
+        """CPU time so far of HAProxy and Serve's own proxies together, and of the replica."""
+        used = dict.fromkeys(_ON_THE_PATH, 0.0)
+        for pid, name in self.on_the_path().items():
+            used[name] += cpu_s(pid)
+        replica = used.pop(_REPLICA)
+        return sum(used.values()), replica
 
 
 @contextlib.contextmanager
