@@ -143,9 +143,9 @@ void ForwardedStream::PeerDone(Status status, rpc::Metadata trailers) {
 }
 
 // A drain may cut a stream off whose requests have begun to run; one of a single request is refused as a whole.
-bool ForwardedStream::MayOpenElsewhere(const Status& status, routing::Fault fault) const {
-  const bool refused = fault == routing::Fault::kLeaving && unanswered_.size() == 1;
-  return replayable_ && (refused || routing::WasNeverSent(status.message())) && !head_.pinned() &&
+bool ForwardedStream::MayOpenElsewhere(const routing::Verdict& verdict) const {
+  const bool not_begun = verdict.fault != routing::Fault::kLeaving || unanswered_.size() == 1;
+  return replayable_ && verdict.next == routing::Next::kElsewhere && not_begun && !head_.pinned() &&
          attempts_ < core_.router->policy().max_attempts;
 }
 
@@ -156,7 +156,7 @@ void ForwardedStream::PeerFailed(Status status, rpc::Metadata trailers) {
   core_.router->Failed(*peer_, verdict.fault, status, now - started(), now);
   tried_.push_back(peer_->key);
   upstream_ = nullptr;
-  const bool elsewhere = MayOpenElsewhere(status, verdict.fault);
+  const bool elsewhere = MayOpenElsewhere(verdict);
   if (verdict.fault != routing::Fault::kNone) status = ForClient(status, *peer_, attempts_);
   if (!elsewhere) return Finish(std::move(status), std::move(trailers));
   if (!core_.budget.TrySpend(now)) {

@@ -36,7 +36,7 @@ class ForwardedStream final : public Seeker, public RunningCall, public std::ena
   void FromPeer(rpc::Slice message);
   void PeerDone(Status status, rpc::Metadata trailers);
   void PeerFailed(Status status, rpc::Metadata trailers);
-  [[nodiscard]] bool MayOpenElsewhere(const Status& status, routing::Fault fault) const;
+  [[nodiscard]] bool MayOpenElsewhere(const routing::Verdict& verdict) const;
   void Finish(Status status, rpc::Metadata trailers);
   void End(Code code);
 

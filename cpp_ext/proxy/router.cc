@@ -199,7 +199,7 @@ void Router::Failed(Peer& peer, routing::Fault fault, const Status& status, doub
   bool ejected = false;
   if (fault == Fault::kLost || fault == Fault::kLeaving) {
     ejected = detector_.Lost(peer.key, now);
-    if (fault == Fault::kLost && routing::WasNeverSent(status.message())) refused_(peer.endpoint);
+    if (fault == Fault::kLost && routing::WasNeverSent(status.message(), false)) refused_(peer.endpoint);
   } else if (fault == Fault::kFailed || (fault == Fault::kSlow && ran_s >= kSlowFactor * TypicalLatency(now))) {
     ejected = detector_.Failed(peer.key, now);
   }

@@ -27,6 +27,9 @@ bool EndsWith(std::string_view text, std::string_view lower_case) {
 
 bool IsDraining(std::string_view details) { return Has(details, "draining") || Has(details, "shutting down"); }
 
+// The words of our own servers, which say them only to what they have not begun.
+bool IsRefused(std::string_view details) { return Has(details, "is draining and takes no new requests"); }
+
 // Triton's words for a model whose queue is full (max_queue_size).
 bool IsQueueFull(std::string_view details) { return Has(details, "exceeds maximum queue size"); }
 
@@ -48,13 +51,13 @@ bool IsTooLarge(std::string_view details) {
 }
 
 Verdict OfUnavailable(std::string_view details, bool connected, bool retry_safe) {
-  if (IsDraining(details)) return {Next::kElsewhere, Fault::kLeaving};
+  if (IsDraining(details)) return {retry_safe || IsRefused(details) ? Next::kElsewhere : Next::kRaise, Fault::kLeaving};
   if (connected && IsQueueFull(details)) {
     // The queue may be that of a later step of an ensemble, whose first steps have run.
     return retry_safe ? kBusy : Verdict{Next::kRaise, Fault::kBusy};
   }
   const Fault fault = connected ? Fault::kFailed : Fault::kLost;
-  return {retry_safe || WasNeverSent(details) ? Next::kElsewhere : Next::kRaise, fault};
+  return {retry_safe || WasNeverSent(details, connected) ? Next::kElsewhere : Next::kRaise, fault};
 }
 
 }  // namespace
@@ -74,9 +77,10 @@ Verdict Judge(Code code, std::string_view details, bool connected, bool retry_sa
   }
 }
 
-bool WasNeverSent(std::string_view details) {
-  return Has(details, "failed to connect") || Has(details, "connection refused") ||
-         Has(details, "connections to all backends failing") || EndsWith(details, "(not processed)");
+bool WasNeverSent(std::string_view details, bool connected) {
+  if (EndsWith(details, "(not processed)")) return true;
+  return !connected && (Has(details, "failed to connect") || Has(details, "connection refused") ||
+                        Has(details, "connections to all backends failing"));
 }
 
 }  // namespace mesh::routing

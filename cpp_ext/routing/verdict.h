@@ -38,7 +38,8 @@ struct Verdict {
 Verdict Judge(Code code, std::string_view details, bool connected, bool retry_safe);
 
 // Whether the request surely was not executed: no connection was there on which it could have reached the endpoint, or
-// a client of cpp_ext/rpc says so (kNotProcessed at the end).
-bool WasNeverSent(std::string_view details);
+// a client of cpp_ext/rpc says so (kNotProcessed at the end). With a connection the words are the endpoint's own:
+// "connection refused" is then what its model met.
+bool WasNeverSent(std::string_view details, bool connected);
 
 }  // namespace mesh::routing

@@ -247,7 +247,7 @@ class InferenceClient:
             self._detector.succeeded(peer.key, now)
         elif fault in (Fault.LOST, Fault.LEAVING):
             ejected = self._detector.lost(peer.key, now)
-            if fault is Fault.LOST and was_never_sent(details):
+            if fault is Fault.LOST and was_never_sent(details, connected=False):
                 self._source.refused(peer.endpoint)  # ends what only a replaced store's old view still knows
         elif fault is Fault.FAILED or (fault is Fault.SLOW and self._was_slow(now - started, now)):
             ejected = self._detector.failed(peer.key, now)

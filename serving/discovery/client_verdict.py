@@ -38,11 +38,11 @@ class Verdict:
 
 # Upper and lower case of ASCII only, as in the C++ twin (cpp_ext/routing/verdict.cc).
 _FLAGS: Final = re.IGNORECASE | re.ASCII
-# The last one is how clients of cpp_ext/rpc say it, whose words a proxy passes on.
-_NEVER_SENT: Final = re.compile(
-    r"failed to connect|connection refused|connections to all backends failing|\(not processed\)\Z", _FLAGS
-)
+_NO_CONNECTION: Final = re.compile(r"failed to connect|connection refused|connections to all backends failing", _FLAGS)
+_NOT_PROCESSED: Final = re.compile(r"\(not processed\)\Z", _FLAGS)  # clients of cpp_ext/rpc; a proxy passes it on
 _DRAINING: Final = re.compile(r"draining|shutting down", _FLAGS)
+# The words of our own servers, which say them only to what they have not begun.
+_REFUSED: Final = re.compile(r"is draining and takes no new requests", _FLAGS)
 # Triton's words for a model whose queue is full (max_queue_size).
 _QUEUE_FULL: Final = re.compile(r"exceeds maximum queue size", _FLAGS)
 _TOO_LARGE: Final = re.compile(r"message (is )?larger than|exceeds .*(limit|max)", _FLAGS)
@@ -69,13 +69,14 @@ def judge(code: int, details: str, *, connected: bool, retry_safe: bool) -> Verd
     verdict = _TABLE.get(Code(code), _ANSWERED) if code in Code.__members__.values() else _ANSWERED
     if code == Code.UNAVAILABLE:
         if _DRAINING.search(details):
-            return Verdict(Next.ELSEWHERE, Fault.LEAVING)
+            again = retry_safe or _REFUSED.search(details) is not None
+            return Verdict(Next.ELSEWHERE if again else Next.RAISE, Fault.LEAVING)
         if connected and _QUEUE_FULL.search(details):
             # The queue may be that of a later step of an ensemble, whose first steps have run.
             return _TABLE[Code.RESOURCE_EXHAUSTED] if retry_safe else Verdict(Next.RAISE, Fault.BUSY)
         if not connected:
             verdict = Verdict(Next.ELSEWHERE, Fault.LOST)
-        if not retry_safe and not was_never_sent(details):
+        if not retry_safe and not was_never_sent(details, connected=connected):
             return Verdict(Next.RAISE, verdict.fault)
         return verdict
     if code == Code.RESOURCE_EXHAUSTED and _TOO_LARGE.search(details):
@@ -85,9 +86,10 @@ def judge(code: int, details: str, *, connected: bool, retry_safe: bool) -> Verd
     return verdict
 
 
-def was_never_sent(details: str) -> bool:
+def was_never_sent(details: str, *, connected: bool) -> bool:
     """True when the request surely was not executed.
 
-    No connection was there on which it could have reached the endpoint, or a C++ client on the way says so.
+    No connection was there on which it could have reached the endpoint, or a C++ client on the way says so. With a
+    connection the words are the endpoint's own: "connection refused" is then what its model met.
     """
-    return _NEVER_SENT.search(details) is not None
+    return _NOT_PROCESSED.search(details) is not None or (not connected and _NO_CONNECTION.search(details) is not None)

@@ -75,7 +75,7 @@ class Service(rpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
         if wanted.mode == "hold":
             await wanted.over.wait()
         if wanted.mode == "drain":
-            await context.abort(grpc.StatusCode.UNAVAILABLE, f"{self.name} is draining")
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"{self.name} is draining and takes no new requests")
         if wanted.mode == "error":
             await context.abort(grpc.StatusCode[wanted.code], wanted.details)
         left = context.time_remaining()

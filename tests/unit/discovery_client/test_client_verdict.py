@@ -43,7 +43,7 @@ def test_table(code: Code, details: str, connected: bool, then: Next, fault: Fau
     [
         (Code.UNAVAILABLE, "Socket closed", Next.RAISE),
         (Code.UNAVAILABLE, REFUSED, Next.ELSEWHERE),
-        (Code.UNAVAILABLE, "draining", Next.ELSEWHERE),
+        (Code.UNAVAILABLE, "this replica is draining and takes no new requests", Next.ELSEWHERE),
         (Code.RESOURCE_EXHAUSTED, "queue is full", Next.LATER),
         (Code.CANCELLED, "", Next.RAISE),
     ],
@@ -69,5 +69,6 @@ def test_any_status_is_judged_and_the_requests_own_faults_never_repeat(
 
 
 def test_never_sent() -> None:
-    assert was_never_sent(REFUSED)
-    assert not was_never_sent("Socket closed")
+    assert was_never_sent(REFUSED, connected=False)
+    assert not was_never_sent(REFUSED, connected=True)
+    assert not was_never_sent("Socket closed", connected=False)
