@@ -16,7 +16,6 @@ from keeper.quota import exceeded
 from keeper.revisions import (
     Request,
     Stored,
-    before,
     kept_revisions,
     mark_deleting,
     mark_paused,
@@ -70,12 +69,20 @@ class Applications:
         found = await self.read(key)
         if found.spec is None:
             raise self._unknown(key)
-        number = request.to_revision or before(found)
+        number = request.to_revision
         old = revision_of(found, number).value
         validate_spec(old.spec)
         note = f"rollback to revision {number}"
         now_s = self._clock.now()
-        wish = Request(old.spec, uid=uuid.uuid4().hex, now_s=now_s, author=request.author, note=note, resume=True)
+        wish = Request(
+            old.spec,
+            uid=uuid.uuid4().hex,
+            now_s=now_s,
+            author=request.author,
+            note=note,
+            if_revision=request.if_revision,
+            resume=True,
+        )
         return await self._store(key, wish)
 
     async def pause(self, key: AppKey, paused: bool) -> api.PauseRolloutResponse:

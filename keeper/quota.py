@@ -11,7 +11,7 @@ from serving._proto import records_pb2 as pb
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """None means unlimited. Counted by the specs' least replicas."""
+    """None means unlimited. Counted by the most replicas that specs allow."""
 
     applications: int | None = None
     replicas: int | None = None
@@ -47,7 +47,10 @@ def exceeded(spec: pb.ApplicationSpec, others: Iterable[pb.ApplicationSpec], quo
 def _lines(
     spec: pb.ApplicationSpec, others: list[pb.ApplicationSpec], limit: Limit
 ) -> Iterable[tuple[str, int, int, int | None]]:
-    mine, theirs = total_of(demands_of(spec)), total_of(d for other in others for d in demands_of(other))
+    mine, theirs = (
+        total_of(demands_of(spec, most=True)),
+        total_of(d for other in others for d in demands_of(other, most=True)),
+    )
     yield "applications", 1, len(others), limit.applications
     yield "replicas", _replicas(spec), sum(map(_replicas, others)), limit.replicas
     for name, allowed in ((CPU, _scaled(limit.cpus)), (GPU, _scaled(limit.gpus)), (MEMORY, limit.memory_bytes)):
@@ -55,7 +58,7 @@ def _lines(
 
 
 def _replicas(spec: pb.ApplicationSpec) -> int:
-    return sum(demand.count for demand in demands_of(spec))
+    return sum(demand.count for demand in demands_of(spec, most=True))
 
 
 def _scaled(value: float | None) -> int | None:

@@ -63,13 +63,13 @@ def accelerators_of(resources: pb.Resources) -> frozenset[str]:
     return frozenset(named)
 
 
-def demands_of(spec: pb.ApplicationSpec) -> tuple[Demand, ...]:
-    """What the deployments of `spec` need to serve: their least number of replicas, and at least one."""
+def demands_of(spec: pb.ApplicationSpec, *, most: bool = False) -> tuple[Demand, ...]:
+    """What the deployments of `spec` need to serve: their least number of replicas, and at least one; or the `most`."""
     return tuple(
         Demand(
             deployment.name,
             Need(tuple(sorted(amounts_of(deployment.resources).items())), deployment.resources.accelerator_type),
-            max(1, deployment.replicas.min),
+            max(1, deployment.replicas.max if most else deployment.replicas.min),
         )
         for deployment in spec.deployments
     )

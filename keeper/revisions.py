@@ -58,7 +58,7 @@ def store(request: Request, found: AppState, known: AppState) -> Stored:
     if base is not None and base.deleting:
         raise FailedPrecondition(f"{found.key} is being deleted; wait until it is gone, then deploy again")
     if base is not None and found.spec is not None and found.spec.value.spec == request.spec:
-        return Stored(found.spec.value, Change())
+        return Stored(found.spec.value, mark_paused(found, False) if request.resume else Change())
     uid = base.uid if base else request.uid
     number = max(found.revision(uid), known.revision(uid), current) + 1
     stored = pb.StoredSpec(
@@ -114,15 +114,6 @@ def revision_of(found: AppState, number: int) -> Versioned[pb.StoredSpec]:
         numbers = ", ".join(str(known) for known in sorted(revisions)) or "none"
         raise NotFound(f"{found.key} has no revision {number}; kept are: {numbers}")
     return kept
-
-
-def before(found: AppState) -> int:
-    """The newest kept revision before the current one. Raises `NotFound`."""
-    current = found.spec.value.revision if found.spec else 0
-    earlier = [number for number in kept_revisions(found) if number < current]
-    if not earlier:
-        raise NotFound(f"{found.key} has no revision before {current}")
-    return max(earlier)
 
 
 def mark_paused(found: AppState, paused: bool) -> Change:

@@ -95,7 +95,8 @@ def _application(spec: pb.ApplicationSpec, packed: bool) -> Iterator[Problem]:
         yield Problem("deployments", "has proxies only; they need a deployment to send requests to")
     if len(spec.deployments) > MAX_DEPLOYMENTS:
         yield Problem("deployments", f"has {len(spec.deployments)} deployments, at most {MAX_DEPLOYMENTS} are allowed")
-    proxied = any(deployment.HasField("proxy") for deployment in spec.deployments)
+    proxies = sum(deployment.HasField("proxy") for deployment in spec.deployments)
+    proxied = proxies > 0 and len(spec.deployments) - proxies == 1
     seen: dict[str, int] = {}
     for index, deployment in enumerate(spec.deployments):
         path = f"deployments[{index}]"

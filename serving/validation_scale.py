@@ -12,13 +12,21 @@ from serving.schedule import DAYS, minute_of_day
 MAX_REPLICAS: Final = 1000
 MAX_WINDOW_S: Final = 3600.0
 MAX_TARGET: Final = 1e9
+MIN_TARGET: Final = 1e-4
 
 
 def check_replicas(path: str, spec: pb.DeploymentSpec, *, proxied: bool) -> Iterator[Problem]:
-    """`path` is the deployment's. `proxied`: the application has proxies, which hold requests while there is none."""
+    """`path` is the deployment's. `proxied`: it is the only one behind proxies, which hold requests for it.
+
+    Of several deployments proxies could not say for which one they hold a request.
+    """
     replicas, scaled = spec.replicas, spec.HasField("autoscaling")
     may_be_none = scaled and proxied and not spec.HasField("proxy")
-    note = "" if may_be_none or replicas.min else "; none at all needs autoscaling and proxies that hold requests"
+    note = (
+        ""
+        if may_be_none or replicas.min
+        else "; none at all needs autoscaling, proxies that hold requests, and no other deployment"
+    )
     yield from check_whole(f"{path}.replicas.min", replicas.min, 0 if may_be_none else 1, MAX_REPLICAS, note)
     if replicas.max < replicas.min or (may_be_none and replicas.max < 1):
         yield Problem(f"{path}.replicas.max", f"{replicas.max} is less than min ({max(replicas.min, 1)})")
@@ -34,6 +42,9 @@ def _autoscaling(path: str, spec: pb.DeploymentSpec) -> Iterator[Problem]:
     targets = ("target_ongoing", "target_requests_per_s", "target_cpu")
     if not wanted.target_p99_s and not any(getattr(wanted, name) for name in targets) and not wanted.schedule:
         yield Problem(path, "names no target and no schedule, so nothing says how many replicas are wanted")
+    for name in (*targets, "target_p99_s"):
+        if 0 < getattr(wanted, name) < MIN_TARGET:
+            yield Problem(f"{path}.{name.removesuffix('_s')}", f"is less than the least, {MIN_TARGET:g}")
     for name in targets:
         yield from check_number(f"{path}.{name}", getattr(wanted, name), MAX_TARGET, "")
     if wanted.target_cpu and not spec.resources.cpus:

@@ -16,9 +16,13 @@ MethodInstruments::MethodInstruments(metrics::Registry& registry, const std::str
   }
 }
 
-void MethodInstruments::Count(Code code, std::chrono::steady_clock::duration took) {
+void MethodInstruments::CountRefused(Code code) {
   const auto index = static_cast<std::size_t>(code);
   calls_[index < kCodes ? index : static_cast<std::size_t>(Code::kUnknown)]->Add();
+}
+
+void MethodInstruments::Count(Code code, std::chrono::steady_clock::duration took) {
+  CountRefused(code);
   seconds_.Observe(std::chrono::duration<double>(took).count());
 }
 

@@ -20,6 +20,7 @@ class MethodInstruments {
  public:
   MethodInstruments(metrics::Registry& registry, const std::string& method);
   void Count(Code code, std::chrono::steady_clock::duration took);
+  void CountRefused(Code code);  // it did not run: it says nothing of how long requests take
   [[nodiscard]] metrics::Histogram::Snapshot seconds() const { return seconds_.snapshot(); }
 
  private:

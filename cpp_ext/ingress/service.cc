@@ -106,7 +106,7 @@ void KServeService::AddControl(rpc::Server& server, const std::string& method, H
 
 void KServeService::ModelInfer(std::shared_ptr<rpc::ServerCall> call, rpc::Slice request) {
   if (Status refused = draining() ? Draining() : instruments_->Admit(); !refused.ok()) {
-    instruments_->infer.Count(refused.code(), {});
+    instruments_->infer.CountRefused(refused.code());
     LogFailedRequest(TraceContextOf(call->metadata()), "ModelInfer", refused);
     return call->Finish(std::move(refused));
   }

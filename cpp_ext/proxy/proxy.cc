@@ -1,6 +1,8 @@
 #include "proxy/proxy.h"
 
+#include <algorithm>
 #include <atomic>
+#include <condition_variable>
 #include <mutex>
 #include <utility>
 #include <vector>
@@ -25,6 +27,8 @@ namespace {
 constexpr char kServiceName[] = "inference.GRPCInferenceService";
 constexpr std::chrono::milliseconds kReconnect{100};
 constexpr std::chrono::milliseconds kReconnectAtMost{1000};
+// As for replicas: until watchers have heard that it left discovery, requests are still taken.
+constexpr std::chrono::milliseconds kLeaveTime{300};
 
 std::string At(const std::string& host, int port) {
   return (host.find(':') == std::string::npos ? host : '[' + host + ']') + ':' + std::to_string(port);
@@ -82,10 +86,16 @@ class Proxy::Impl {
 
   bool Drain(std::chrono::milliseconds limit) {
     phase_.store(Phase::kDraining);
-    if (registrar_ != nullptr) registrar_->Update(ProxyEndpointJson(config_, address(), metrics_address(), "draining"));
+    const auto until = std::chrono::steady_clock::now() + limit;
+    if (registrar_ != nullptr) {
+      registrar_->Update(ProxyEndpointJson(config_, address(), metrics_address(), "draining"));
+      std::unique_lock<std::mutex> lock(stopping_);
+      stop_began_.wait_for(lock, std::min(limit, kLeaveTime), [this] { return stopped_; });
+    }
     service_.SetDraining();
     grpc_health_.Drain();
-    const bool finished = server_.Drain(limit);
+    const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(until - std::chrono::steady_clock::now());
+    const bool finished = server_.Drain(std::max(left, std::chrono::milliseconds(0)));
     if (registrar_ != nullptr) registrar_->Withdraw();
     phase_.store(Phase::kDrained);
     log::Info("proxy drained", {{"finished", finished}});
@@ -95,6 +105,7 @@ class Proxy::Impl {
   void Stop() {
     const std::lock_guard<std::mutex> lock(stopping_);  // a second caller waits until the first has done it
     if (std::exchange(stopped_, true)) return;
+    stop_began_.notify_all();
     if (registrar_ != nullptr) registrar_->Withdraw();
     if (follower_ != nullptr) follower_->Stop();
     if (core_.loop != nullptr) core_.loop->PostAndWait([this] { health_->Stop(); });
@@ -226,6 +237,7 @@ class Proxy::Impl {
   std::unique_ptr<registry::Registrar> registrar_;
   std::unique_ptr<rpc::Server> metrics_server_;
   std::atomic<Phase> phase_{Phase::kServing};
+  std::condition_variable stop_began_;
   std::mutex stopping_;
   bool stopped_ = false;  // guarded by stopping_
 };

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 from serving._proto import records_pb2 as pb
 from serving.control import Clock
-from serving.errors import MeshError, StoreUnavailable
+from serving.errors import MeshError, StoreUnavailable, Unavailable
 from serving.master.config import MasterConfig
 from serving.master.launcher import Launcher
 from serving.master.model import (
@@ -40,13 +40,21 @@ class Actions:
     """`apply` notes in the rows what was asked of whom, so that it is not asked twice. `Finish` is the master's own."""
 
     def __init__(
-        self, config: MasterConfig, launcher: Launcher, client: EtcdClient, probes: Probes, clock: Clock
+        self,
+        config: MasterConfig,
+        launcher: Launcher,
+        client: EtcdClient,
+        probes: Probes,
+        clock: Clock,
+        spec_of: Callable[[int], pb.ApplicationSpec | None],
     ) -> None:
+        """`spec_of` knows the specs of revisions of which replicas run."""
         self._config = config
         self._launcher = launcher
         self._client = client
         self._probes = probes
         self._clock = clock
+        self._spec_of = spec_of
         self._revoked: dict[int, None] = {}
 
     @property
@@ -81,10 +89,22 @@ class Actions:
             await self._revoke(action)
 
     async def _create(self, name: ReplicaName, order: pb.Placement, rows: Rows) -> None:
-        await self._launcher.create(build_launch(self._config, order, name))
+        await self._launcher.create(build_launch(self._config, self._of_revision(order, name.revision), name))
         _LOG.info("replica created", extra={"replica": name.id})
         # Known from now on: an actor that dies before the next look is a failure, not one that never was.
         rows[name] = Replica(name=name, state=ReplicaState.PENDING, since=self._clock.now(), present=True)
+
+    def _of_revision(self, order: pb.Placement, revision: int) -> pb.Placement:
+        """The order as it was then, where an older replica is replaced while a rollout is paused."""
+        if revision == order.stored.revision:
+            return order
+        spec = self._spec_of(revision)
+        if spec is None:
+            raise Unavailable(f"the specification of revision {revision} is not known")
+        older = pb.Placement()
+        older.CopyFrom(order)
+        older.stored.spec.CopyFrom(spec)
+        return older
 
     async def _kill(self, action: KillReplica, rows: Rows) -> None:
         await self._launcher.kill(action.name, restart=action.restart)

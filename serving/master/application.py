@@ -71,7 +71,9 @@ class ApplicationMaster:
         self._controller: Controller[keys.AppKey] = Controller(
             "master", self._reconcile, clock=self._clock, backoff=Backoff(first_s=0.2, limit_s=5.0)
         )
-        self._actions = Actions(config, launcher, self._client, self._probes, self._clock)
+        self._actions = Actions(
+            config, launcher, self._client, self._probes, self._clock, lambda revision: self._specs.specs.get(revision)
+        )
         self._rows: dict[ReplicaName, Replica] = {}
         self._loops: Mapping[str, CrashLoop] = {}
         self._scaling = Scaling()
@@ -213,10 +215,11 @@ class ApplicationMaster:
         if self.finished:
             return Done()
         await self._adopt_order()
-        self._scaling.follow(self._memory.order)
         endpoints = self._endpoints.facts()  # before the actors: every process that registered is then known
         await self._observe()
-        self._scaling.look(self._memory.order, self._rows.values(), self._report_of, self._clock.now())
+        self._scaling.follow(self._memory.order, self._rows.values())
+        order, clock = self._memory.order, self._clock
+        self._scaling.look(order, self._rows.values(), self._report_of, clock.monotonic(), clock.now())
         goals = self._goals()
         situation = Situation(
             generation=self._memory.order.generation,

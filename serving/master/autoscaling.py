@@ -1,4 +1,4 @@
-"""How many replicas a deployment should have, from what they report. Pure; time is an argument, unix seconds.
+"""How many replicas a deployment should have, from what they report. Pure; time is an argument, monotonic seconds.
 
 Load is averaged over a window and divided by the target of one replica. More replicas come when more were wanted for
 the whole of `up_delay_s` (the least of what was wanted then counts), fewer when fewer were enough for the whole of
@@ -48,10 +48,13 @@ class Sample:
     cpu_cores: float = 0.0
     within: tuple[tuple[float, int], ...] = ()  # (seconds, how many took at most so long), rising
     requests: int = 0
+    ready: int = 0  # replicas that were
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
+    """A change; `at` is in unix seconds."""
+
     at: float
     before: int
     after: int
@@ -79,31 +82,41 @@ class Autoscaler:
         while self._samples[0].at < sample.at - self.policy.window_s:
             self._samples.popleft()
 
-    def decide(self, now: float) -> Decision | None:
-        """The change to make now; it counts as made."""
-        wanted, reason = self._wish(now)
+    def decide(self, now: float, unix_s: float) -> Decision | None:
+        """The change to make after a sample; it counts as made. `unix_s` is for the schedule."""
+        bounds = self._bounds(unix_s)
+        wanted, reason = self._wish(bounds)
         self._remember(now, wanted, reason)
         if now < self._changed_at + PAUSE_S:
             return None
-        after, why = self._stabilised(now)
+        return self._change(*self._stabilised(now, bounds), now, unix_s)
+
+    def keep_within(self, now: float, unix_s: float) -> Decision | None:
+        """What the bounds alone ask for, while nobody knows the load."""
+        least, most = self._bounds(unix_s)
+        return self._change(min(max(self.size, least), most), _allowed(least, most), now, unix_s)
+
+    def _change(self, after: int, reason: str, now: float, unix_s: float) -> Decision | None:
         if after == self.size:
             return None
-        decision = Decision(now, self.size, after, why)
+        decision = Decision(unix_s, self.size, after, reason)
         self.size, self._changed_at = after, now
         return decision
 
     # --------------------------------------------------------------------------------------------- what is wanted
 
-    def _bounds(self, now: float) -> tuple[int, int]:
-        least = max(self.policy.least, scheduled_minimum(self.policy.schedule, now))
+    def _bounds(self, unix_s: float) -> tuple[int, int]:
+        least = max(self.policy.least, scheduled_minimum(self.policy.schedule, unix_s))
         return min(least, self.policy.most), self.policy.most
 
-    def _wish(self, now: float) -> tuple[int, str]:
+    def _wish(self, bounds: tuple[int, int]) -> tuple[int, str]:
         """The number that the load of the window asks for, within the bounds, and why."""
-        least, most = self._bounds(now)
-        wishes = list(self._targets()) if self._samples else []
-        if not wishes:
-            return min(max(self.size, least), most), f"{least} to {most} replicas are allowed"
+        least, most = bounds
+        wishes = list(self._targets())
+        if self.size == 0 and self._samples[-1].ongoing > 0:
+            wishes.append((1, f"{self._samples[-1].ongoing:.3g} requests wait for the first replica"))
+        if not wishes:  # a schedule only
+            return least, _allowed(least, most)
         number, reason = max(wishes)
         bounded = min(max(number, least), most)
         if bounded > number:
@@ -126,14 +139,18 @@ class Autoscaler:
                     number = 1
                 yield number, f"{average:.3g} {what}, {target:.3g} per replica are wanted"
         if policy.p99_s > 0:
-            p99 = percentile(samples, 0.99)
-            yield self._replicas_for_latency(p99), f"p99 is {p99 * 1000:.3g} ms, {policy.p99_s * 1000:.3g} are wanted"
+            # Of the size that is there now: what was measured before, or while replicas start, says nothing of it.
+            current = [s for s in samples if s.at > self._changed_at and s.ready >= self.size]
+            p99 = percentile(current, 0.99)
+            known = bool(current) and current[-1].at - current[0].at >= policy.window_s / 2
+            number = self._replicas_for_latency(p99) if known else self.size
+            yield number, f"p99 is {p99 * 1000:.3g} ms, {policy.p99_s * 1000:.3g} are wanted"
 
     def _replicas_for(self, replicas: float) -> int:
         """Rounded up, unless that is only a little off what there is."""
         if self.size > 0 and abs(replicas / self.size - 1) <= TOLERANCE:
             return self.size
-        return math.ceil(replicas - 1e-9)
+        return math.ceil(min(replicas, self.policy.most + 1) - 1e-9)
 
     def _replicas_for_latency(self, p99_s: float) -> int:
         """Latency does not fall in step with replicas: more by its ratio, fewer only one at a time and well below."""
@@ -150,12 +167,12 @@ class Autoscaler:
         while len(self._wanted) > 1 and self._wanted[1][0] <= now - longest:
             self._wanted.popleft()  # the one before the window's begin still says what was wanted there
 
-    def _stabilised(self, now: float) -> tuple[int, str]:
+    def _stabilised(self, now: float, bounds: tuple[int, int]) -> tuple[int, str]:
         policy = self.policy
-        least, most = self._bounds(now)
+        least, most = bounds
         bounded = min(max(self.size, least), most)
         if bounded != self.size:
-            return bounded, f"{least} to {most} replicas are allowed"
+            return bounded, _allowed(least, most)
         if self.size == 0 and self._wanted[-1][1] > 0:
             return self._wanted[-1][1:]  # somebody waits for the first replica
         up, why_up = min(self._within(now, policy.up_delay_s), key=lambda found: found[0])
@@ -164,7 +181,8 @@ class Autoscaler:
         if up > self.size and sure and self._known_for(now, policy.up_delay_s):
             return min(up, self.size + policy.max_step_up if policy.max_step_up else up), why_up
         down, why_down = max(self._within(now, policy.down_delay_s), key=lambda found: found[0])
-        if down < self.size and self._known_for(now, policy.down_delay_s):
+        starting = self._samples[-1].ready == 0 and self._samples[-1].at > self._changed_at
+        if down < self.size and self._known_for(now, policy.down_delay_s) and not starting:
             floor = self.size - policy.max_step_down if policy.max_step_down else down
             return max(down, floor), why_down
         return self.size, ""
@@ -176,6 +194,10 @@ class Autoscaler:
     def _known_for(self, now: float, delay_s: float) -> bool:
         """Load has been looked at for so long: a master that has just begun knows nothing of the past."""
         return self._began is not None and now - self._began >= delay_s
+
+
+def _allowed(least: int, most: int) -> str:
+    return f"{least} to {most} replicas are allowed"
 
 
 def percentile(samples: Iterable[Sample], share: float) -> float:

@@ -15,7 +15,7 @@ class BackoffLimits:
 
     first_s: float = 2.0
     longest_s: float = 60.0
-    stable_s: float = 10.0  # a current replica that is ready for so long ends the loop
+    stable_s: float = 10.0  # a current replica that came after the failure and is ready for so long ends the loop
 
     def wait_s(self, failures: int) -> float:
         return min(self.longest_s, self.first_s * 2.0 ** min(failures - 1, 30))
@@ -37,14 +37,18 @@ def fold(
         if loop is not None and loop.revision != goal.revision:
             loop = None
         current = [row for row in rows if row.name.deployment == goal.deployment and goal.stays(row)]
-        if all(goal.is_current(row) for row in current) and _stable(current, limits, now):
+        if (
+            loop is not None
+            and all(goal.is_current(row) for row in current)
+            and _over(loop, goal, current, limits, now)
+        ):
             loop = None
         gave_up = [row for row in rows if row.name.deployment == goal.deployment and row.given_up == goal.revision]
         for row in dict.fromkeys((*current, *gave_up)):
             reason = _new_failure(goal, before.get(row.id), row, limits, now)
             if reason is not None:
                 failures = (loop.failures if loop else 0) + 1
-                loop = CrashLoop(goal.revision, failures, now + limits.wait_s(failures), reason)
+                loop = CrashLoop(goal.revision, failures, now + limits.wait_s(failures), reason, now)
         if loop is not None:
             found[goal.deployment] = loop
     return found
@@ -52,7 +56,7 @@ def fold(
 
 def _new_failure(goal: Goal, before: Replica | None, after: Replica, limits: BackoffLimits, now: float) -> str | None:
     """Why the replica has failed, or has failed to load the models of the wanted revision, since it was seen before."""
-    if _newly_failed(before, after, limits, now):
+    if _newly_failed(before, after, max(limits.stable_s, goal.min_ready_s), now):
         return after.reason
     given_up = before.given_up if before is not None else 0
     if after.given_up == goal.revision != given_up:
@@ -62,19 +66,24 @@ def _new_failure(goal: Goal, before: Replica | None, after: Replica, limits: Bac
     return after.failed_reason if failed else None
 
 
-def _newly_failed(before: Replica | None, after: Replica, limits: BackoffLimits, now: float) -> bool:
+def _newly_failed(before: Replica | None, after: Replica, stable_s: float, now: float) -> bool:
     """One that had served well for a while did not fail to start: it is replaced at once."""
     if after.state is not ReplicaState.FAILED:
         return False
     if before is None:
         return True
-    served = before.state is ReplicaState.READY and now - before.since >= limits.stable_s
+    served = before.state is ReplicaState.READY and now - before.since >= stable_s
     return before.state is not ReplicaState.FAILED and not served
 
 
-def _stable(current: Iterable[Replica], limits: BackoffLimits, now: float) -> bool:
-    """Every current replica that runs is ready, and has been for a while."""
-    running = [row for row in current if row.state is not ReplicaState.FAILED and not row.retired]
-    return bool(running) and all(
-        row.state is ReplicaState.READY and now - row.since >= limits.stable_s for row in running
-    )
+def _over(loop: CrashLoop, goal: Goal, current: Iterable[Replica], limits: BackoffLimits, now: float) -> bool:
+    """One that became ready after the last failure has been so for a while, or all that are wanted have.
+
+    Those that were ready before it say nothing of whether another one can start.
+    """
+    settled = [
+        row
+        for row in current
+        if row.state is ReplicaState.READY and not row.retired and now - row.since >= limits.stable_s
+    ]
+    return len(settled) >= max(1, goal.replicas) or any(row.since > loop.failed_at for row in settled)

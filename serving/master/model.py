@@ -59,6 +59,7 @@ class Report:
     failed_reason: str = ""
     failed_updates: int = 0  # since the process began
     load: Load | None = field(default=None, compare=False)  # changes all the time: no news by itself
+    heard_at: float = field(default=0.0, compare=False)  # monotonic seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +132,13 @@ class EndpointFact:
 
 @dataclass(frozen=True, slots=True)
 class CrashLoop:
-    """Replicas of one deployment and revision that failed in a row."""
+    """Replicas of one deployment and revision that failed in a row, the last one at `failed_at`."""
 
     revision: int
     failures: int
     retry_at: float
     reason: str
+    failed_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +163,8 @@ class Goal:
     max_unavailable: int = 0
     min_ready_s: float = 0.0
     paused: bool = False
+    enough: int | None = None  # replicas with which it serves as wanted; None: all of them
+    fronts: bool = False  # it is of proxies, which go before what they stand in front of
 
     def is_current(self, replica: Replica) -> bool:
         """It serves what is wanted, as far as is known."""

@@ -59,6 +59,8 @@ def goals(
             updatable=frozenset(number for number in older if _updatable(wanted, specs.get(number))),
             drain_timeout_s=wanted.drain_timeout_s or DEFAULT_DRAIN_S,
             paused=order.stored.paused,
+            enough=wanted.replicas.min if wanted.HasField("autoscaling") else None,
+            fronts=wanted.HasField("proxy"),
             **_pace(wanted.rollout, numbers[wanted.name]),
         )
         for wanted in order.stored.spec.deployments
@@ -66,12 +68,12 @@ def goals(
 
 
 def _pace(rollout: pb.Rollout, replicas: int) -> dict[str, Any]:
-    """How quickly replicas are replaced. A share is rounded so that it never stops a rollout, nor the serving."""
+    """How quickly replicas are replaced. A share is rounded so that it never stops a rollout."""
     surge = math.ceil(replicas * rollout.max_surge.percent / 100) + rollout.max_surge.count
     missing = replicas * rollout.max_unavailable.percent // 100 + rollout.max_unavailable.count
-    unlimited = not rollout.HasField("max_surge") or surge + missing == 0
+    usual = not rollout.HasField("max_surge") or surge + missing == 0
     return {
-        "max_surge": 1 if unlimited else surge,
+        "max_surge": 1 if usual else surge,
         "max_unavailable": missing,
         "min_ready_s": rollout.min_ready_s,
     }

@@ -22,7 +22,7 @@ def plan(app: AppKey, situation: Situation, now: float) -> Plan:
     stale = [row for row in situation.replicas if row.name.generation < situation.generation]
     actions = [*_revocations(situation), *_ends(situation, now)]
     if situation.stopping:
-        actions += _drains(situation, [*own, *stale], "the application leaves this cluster")
+        actions += _drains(situation, _first_to_leave(situation, [*own, *stale]), "the application leaves this cluster")
         if not any(row.present for row in (*own, *stale)):
             actions.append(Finish())
     else:
@@ -90,6 +90,13 @@ def _gone_by(row: Replica, limits: Mapping[str, float]) -> float:
 def _kill_is_under_way(row: Replica, now: float) -> bool:
     """Ray needs seconds to end a process that hangs. A second kill could hit the process that it starts next."""
     return row.pid == row.killed_pid and now < row.killed_at + KILL_PATIENCE_S
+
+
+def _first_to_leave(situation: Situation, rows: list[Replica]) -> list[Replica]:
+    """Proxies as long as there are any: what they have taken on still needs the replicas."""
+    fronts = {goal.deployment for goal in situation.goals if goal.fronts}
+    leaving = [row for row in rows if row.name.deployment in fronts and row.present]
+    return leaving or rows
 
 
 def _drains(situation: Situation, rows: list[Replica], why: str) -> Iterator[Action]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from serving.config import TlsConfig
@@ -92,7 +93,7 @@ class Probe:
             check = HealthCheck(report.address, self.pid, self._judge, tls=self._tls, limits=self._limits.health)
             self._health_task = asyncio.create_task(check.run(), name=f"health {self.name}")
         changed = report != self.report
-        self.report = report  # its load is newer in any case
+        self.report = replace(report, heard_at=time.monotonic())  # its load is newer in any case
         if changed:
             self._on_change()
 

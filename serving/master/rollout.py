@@ -63,8 +63,11 @@ def steps(
         leaving = sum(1 for row in groups.old_coming if _hopeless(row))
     if known:
         yield from _scale_in(goal, groups)
-    for index in _create(goal, groups, groups.old - leaving, replicas, loop, now):
-        yield CreateReplica(ReplicaName(app, generation, goal.deployment, goal.revision, index))
+    revision = goal.revision
+    if goal.paused and groups.old:  # nothing of a new revision comes while it is paused
+        revision = max(row.name.revision for row in (*groups.old_ready, *groups.old_coming))
+    for index in _create(goal, groups, groups.old - leaving, replicas, revision, loop, now):
+        yield CreateReplica(ReplicaName(app, generation, goal.deployment, revision, index))
 
 
 def _group(goal: Goal, counted: list[Replica], now: float) -> _Groups:
@@ -124,9 +127,20 @@ def _hopeless(row: Replica) -> bool:
 
 
 def _scale_in(goal: Goal, groups: _Groups) -> Iterator[Action]:
-    """Current replicas beyond the wanted number: those that are not ready first, then the highest index."""
+    """Current replicas beyond the wanted number: those that are not ready first, then the highest index.
+
+    While a rollout is paused nobody else takes the old ones away: then they go first.
+    """
     why = f"{goal.replicas} replicas are wanted"
     surplus = groups.current - goal.replicas
+    if goal.paused:
+        surplus += groups.old
+        for row in groups.old_coming[: max(0, surplus)]:
+            yield KillReplica(row.name, restart=False, why=why)
+        surplus -= len(groups.old_coming)
+        for row in groups.old_ready[: max(0, surplus)]:
+            yield DrainReplica(row.name, goal.drain_timeout_s, why)
+        surplus -= len(groups.old_ready)
     leaving = sorted(groups.current_coming, key=lambda row: row.name.index, reverse=True)[: max(0, surplus)]
     yield from (KillReplica(row.name, restart=False, why=why) for row in leaving)
     surplus -= len(leaving)
@@ -137,9 +151,15 @@ def _scale_in(goal: Goal, groups: _Groups) -> Iterator[Action]:
 
 
 def _create(
-    goal: Goal, groups: _Groups, old: int, replicas: tuple[Replica, ...], loop: CrashLoop | None, now: float
+    goal: Goal,
+    groups: _Groups,
+    old: int,
+    replicas: tuple[Replica, ...],
+    revision: int,
+    loop: CrashLoop | None,
+    now: float,
 ) -> list[int]:
-    """Indexes of the replicas to start now, beside `old` older ones."""
+    """Indexes of the replicas of `revision` to start now, beside `old` older ones."""
     if loop is not None and now < loop.retry_at:
         return []
     missing = goal.replicas - groups.current
@@ -148,7 +168,7 @@ def _create(
         missing = min(missing, at_a_time - len(groups.current_coming) - len(groups.current_settling))
     surge = 0 if goal.paused else goal.max_surge
     missing = min(missing, goal.replicas + surge - groups.current - old)
-    taken = {row.name.index for row in replicas if row.name.revision == goal.revision}
+    taken = {row.name.index for row in replicas if row.name.revision == revision}
     free: list[int] = []
     index = 0
     while len(free) < missing:

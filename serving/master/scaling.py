@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,51 +20,57 @@ from serving.schedule import DAYS, ScheduledMinimum, minute_of_day
 
 _LOG: Final = logging.getLogger(__name__)
 SAMPLE_S: Final = 0.5  # between two samples
+FRESH_S: Final = 3.0  # what a process said longer ago counts as nothing
 KEPT_DECISIONS: Final = 10
 _WINDOW_S: Final = 10.0
 _DOWN_DELAY_S: Final = 120.0
 
+_Process = tuple[str, int]  # a replica's id and the pid on its node
 Reports = Callable[[ReplicaName], Report | None]
 
 
 @dataclass(slots=True)
 class _Scaled:
-    """One deployment. `last` is what each of its processes, by pid, had done at the last sample."""
+    """One deployment. `last` is what each of its processes had done at the last sample."""
 
     scaler: Autoscaler
+    fronts: bool  # it is of proxies
     decisions: deque[Decision] = field(default_factory=lambda: deque(maxlen=KEPT_DECISIONS))
-    last: Mapping[int, Load] = field(default_factory=dict)
-    sampled_at: float = 0.0
+    last: Mapping[_Process, Load] = field(default_factory=dict)
+    sampled_at: float = -math.inf
 
 
 class Scaling:
-    """Belongs to one application; its time is unix seconds."""
+    """Belongs to one application. Times are monotonic seconds, but for those of decisions, which are unix seconds."""
 
     def __init__(self) -> None:
         self._scaled: dict[str, _Scaled] = {}
-        self._known: Mapping[str, pb.DeploymentStatus] = {}
+        self._known: dict[str, pb.DeploymentStatus] = {}
 
     def restore(self, status: pb.ApplicationStatus | None) -> None:
         """What a master before this one had decided. Before the first `follow`."""
         self._known = {found.name: found for found in status.deployments} if status is not None else {}
 
-    def follow(self, order: pb.Placement) -> None:
-        """Takes over what the order says of autoscaling."""
+    def follow(self, order: pb.Placement, rows: Iterable[Replica]) -> None:
+        """Takes over what the order says of autoscaling. `rows` are the replicas that there are."""
         wanted = {spec.name: spec for spec in order.stored.spec.deployments if spec.HasField("autoscaling")}
         for name in self._scaled.keys() - wanted.keys():
             del self._scaled[name]
         for name, spec in wanted.items():
-            policy = policy_of(spec)
             if name in self._scaled:
-                self._scaled[name].scaler.adopt(policy)
-            else:
-                self._scaled[name] = self._begin(name, policy)
+                self._scaled[name].scaler.adopt(policy_of(spec))
+                continue
+            running = [row for row in rows if row.name.deployment == name and _counts(row, order.generation)]
+            self._scaled[name] = self._begin(spec, len(running))
 
-    def _begin(self, name: str, policy: ScalingPolicy) -> _Scaled:
-        """With the size that the deployment had, or the least; a first replica shows that the revision works."""
-        known = self._known.get(name)
-        size = known.wanted if known is not None else max(1, policy.least)
-        made = _Scaled(Autoscaler(policy, min(max(size, policy.least), policy.most)))
+    def _begin(self, spec: pb.DeploymentSpec, running: int) -> _Scaled:
+        """With the number that runs; where none does, with the size before, or the least, but at least one.
+
+        Whatever etcd says or does not say, a master that begins takes nothing away.
+        """
+        known, policy = self._known.pop(spec.name, None), policy_of(spec)
+        size = running or (known.wanted if known is not None else max(1, policy.least))
+        made = _Scaled(Autoscaler(policy, min(max(size, policy.least), policy.most)), spec.HasField("proxy"))
         for told in known.scaling if known is not None else ():
             at = told.at.ToNanoseconds() / 1e9
             made.decisions.append(Decision(at, told.before, told.after, told.reason))
@@ -73,27 +80,24 @@ class Scaling:
     def sizes(self) -> dict[str, int]:
         return {name: scaled.scaler.size for name, scaled in self._scaled.items()}
 
-    def look(self, order: pb.Placement, rows: Iterable[Replica], reports: Reports, now: float) -> None:
+    def look(self, order: pb.Placement, rows: Iterable[Replica], reports: Reports, now: float, unix_s: float) -> None:
         """One sample of each deployment whose ready replicas have all said what they do, and what follows from it."""
         own = [row for row in rows if row.name.generation == order.generation]
-        waiting = _waiting(order, own, reports)
+        waiting = _waiting(order, own, reports, now)
         for name, scaled in self._scaled.items():
             if now < scaled.sampled_at + SAMPLE_S:
                 continue
             mine = [row for row in own if row.name.deployment == name]
-            sample = _sample(scaled, mine, reports, self._share_of(order, name, waiting), now)
-            if sample is not None:
+            sample = _sample(scaled, mine, reports, 0 if scaled.fronts else waiting, now)
+            if sample is None:
+                decision = scaled.scaler.keep_within(now, unix_s)
+            else:
                 scaled.scaler.observe(sample)
-            decision = scaled.scaler.decide(now)
+                decision = scaled.scaler.decide(now, unix_s)
             if decision is not None:
                 scaled.decisions.append(decision)
                 keys = {"deployment": name, "from": decision.before, "to": decision.after, "why": decision.reason}
                 _LOG.info("number of replicas changes", extra=keys)
-
-    def _share_of(self, order: pb.Placement, name: str, waiting: int) -> int:
-        """Requests that proxies hold count for the only deployment, or else for each that has no replica at all."""
-        others = [spec for spec in order.stored.spec.deployments if not spec.HasField("proxy")]
-        return waiting if len(others) == 1 or self._scaled[name].scaler.size == 0 else 0
 
     def tell(self, status: pb.ApplicationStatus) -> None:
         """Adds the last decisions to a status."""
@@ -129,24 +133,31 @@ def _scheduled(entry: pb.ScheduledMinimum) -> ScheduledMinimum:
     return ScheduledMinimum(minute_of_day(entry.begin), minute_of_day(entry.until), entry.min, days)
 
 
-def _waiting(order: pb.Placement, rows: Iterable[Replica], reports: Reports) -> int:
-    """Requests that the application's proxies hold."""
+def _counts(row: Replica, generation: int) -> bool:
+    living = row.state not in (ReplicaState.FAILED, ReplicaState.STOPPED, ReplicaState.DRAINING)
+    return row.name.generation == generation and row.present and living and not row.retired
+
+
+def _waiting(order: pb.Placement, rows: Iterable[Replica], reports: Reports, now: float) -> int:
+    """Requests that the application's proxies hold for its replicas; 0 where it cannot be said for which."""
     proxies = {spec.name for spec in order.stored.spec.deployments if spec.HasField("proxy")}
-    loads = [_load_of(row, reports) for row in rows if row.name.deployment in proxies]
+    if len(order.stored.spec.deployments) - len(proxies) != 1:
+        return 0
+    loads = [_load_of(row, reports, now) for row in rows if row.name.deployment in proxies]
     return sum(load.waiting for load in loads if load is not None)
 
 
 def _sample(scaled: _Scaled, rows: list[Replica], reports: Reports, waiting: int, now: float) -> Sample | None:
-    """None while a ready replica has not said what it does: its share must not be taken for nothing."""
+    """None while a ready replica has not said lately what it does: its share must not be taken for nothing."""
     ready = [row for row in rows if row.state is ReplicaState.READY and not row.retired]
-    found = {row.pid: _load_of(row, reports) for row in ready}
-    loads = {pid: load for pid, load in found.items() if load is not None}
+    found = {(row.id, row.pid): _load_of(row, reports, now) for row in ready}
+    loads = {process: load for process, load in found.items() if load is not None}
     if len(loads) < len(ready):
         return None
     took_s, before = now - scaled.sampled_at, scaled.last
     scaled.last, scaled.sampled_at = loads, now
     # A process that is new since the last sample says nothing of this span yet.
-    pairs = [(before[pid], load) for pid, load in loads.items() if pid in before]
+    pairs = [(before[process], load) for process, load in loads.items() if process in before]
     requests = sum(new.requests - old.requests for old, new in pairs)
     within: dict[float, int] = {}
     for old, new in pairs:
@@ -159,12 +170,16 @@ def _sample(scaled: _Scaled, rows: list[Replica], reports: Reports, waiting: int
         cpu_cores=sum(new.cpu_s - old.cpu_s for old, new in pairs) / took_s,
         within=tuple(sorted(within.items())),
         requests=requests,
+        ready=len(ready),
     )
 
 
-def _load_of(row: Replica, reports: Reports) -> Load | None:
+def _load_of(row: Replica, reports: Reports, now: float) -> Load | None:
+    """What this process said lately; None for what it said too long ago, or what another one did."""
     report = reports(row.name)
-    return report.load if report is not None and report.pid == row.pid else None
+    if report is None or report.pid != row.pid or report.load is None or now - report.heard_at > FRESH_S:
+        return None
+    return report.load
 
 
 def _timestamp(seconds: float) -> Timestamp:

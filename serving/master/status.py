@@ -34,7 +34,10 @@ class _Count:
 
     @property
     def complete(self) -> bool:
-        return self.current_ready >= self.goal.replicas and self.old_left == 0
+        """What autoscaling adds to the least number may still be on its way."""
+        enough = self.goal.replicas if self.goal.enough is None else min(self.goal.enough, self.goal.replicas)
+        scaling = self.goal.enough is not None and self.current_ready > 0 and self.loop is None
+        return self.current_ready >= (enough if scaling else self.goal.replicas) and self.old_left == 0
 
 
 def derive(
@@ -57,6 +60,9 @@ def derive(
         deployments=[_deployment(count) for count in counts],
         updated_at=_timestamp(now),
     )
+    status.complete_revision = known.complete_revision if known is not None else 0
+    if phase is AppPhase.READY:
+        status.complete_revision = order.stored.revision
     status.conditions.extend(_conditions(order, counts, known, now, store_away_s))
     return status
 
@@ -176,7 +182,7 @@ def _message(phase: AppPhase, counts: list[_Count]) -> str:
 
 def _reason(count: _Count) -> str:
     """Why a deployment is not as wanted; empty when it is."""
-    if count.complete and count.loop is None:
+    if count.current_ready >= count.goal.replicas and count.complete and count.loop is None:
         return ""
     wanted = count.goal.replicas
     parts = [f"{count.current_ready} of {wanted} replicas of revision {count.goal.revision} are ready"]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -56,7 +57,14 @@ class Deployer:
         request = kpb.RollbackRequest(
             namespace=key.namespace, name=key.name, to_revision=call.to_revision, author=call.author
         )
-        response = await self._keepers.call("Rollback", request, timeout_s=call.timeout_s)
+        if not call.to_revision:  # said by number, so that a request that is sent again cannot go back twice
+            name = kpb.ApplicationName(namespace=key.namespace, name=key.name)
+            kept = (await self._keepers.call("ListRevisions", name, timeout_s=call.timeout_s)).revisions
+            request.to_revision, request.if_revision = revision_before(key, kept), kept[0].revision
+        try:
+            response = await self._keepers.call("Rollback", request, timeout_s=max(_left(deadline), 0.1))
+        except RepeatedConflict as error:
+            response = await self._rolled_back(key, request, error, deadline)
         return await self._await_ready(key, response, call.wait, deadline, call.timeout_s, call.on_progress)
 
     async def scale(self, call: calls.ScaleCall) -> DeployResult:
@@ -125,6 +133,16 @@ class Deployer:
                 target[status.app] = status
             yield AppEvent(status, deleted=event.deleted)
 
+    async def _rolled_back(
+        self, key: AppKey, request: kpb.RollbackRequest, error: Conflict, deadline: float
+    ) -> kpb.DeployResponse:
+        """The answer that was lost, when what is stored is the rollback that was asked for."""
+        name = kpb.ApplicationName(namespace=key.namespace, name=key.name)
+        stored = (await self._keepers.call("GetApplication", name, timeout_s=max(_left(deadline), 0.1))).stored
+        if stored.note != f"rollback to revision {request.to_revision}" or stored.author != request.author:
+            raise Conflict(error.message) from error
+        return kpb.DeployResponse(revision=stored.revision, changed=True, uid=stored.uid)
+
     async def _read_back(
         self, key: AppKey, request: kpb.DeployRequest, error: Conflict, deadline: float
     ) -> kpb.DeployResponse:
@@ -178,6 +196,20 @@ class Deployer:
         raise DeadlineExceeded(
             f"{key} revision {response.revision} is not ready after {timeout_s:g} s: {text}; it goes on being started"
         )
+
+
+def revision_before(key: AppKey, kept: Sequence[pb.StoredSpec]) -> int:
+    """The revision to go back to from the current one, the first of `kept` (newest first). Raises `NotFound`.
+
+    It has another spec; and from one that the keeper went back to by itself it is not the one that had failed.
+    """
+    current = kept[0]
+    found = re.fullmatch(r"automatic rollback to revision (\d+):.*", current.note, flags=re.DOTALL)
+    below = int(found[1]) if found else current.revision
+    for earlier in kept:
+        if earlier.revision < below and earlier.spec != current.spec:
+            return int(earlier.revision)
+    raise NotFound(f"{key} has no revision before {below} with another specification")
 
 
 def _scaled(spec: pb.ApplicationSpec, call: calls.ScaleCall) -> pb.ApplicationSpec:

@@ -9,9 +9,9 @@ from keeper.auto_rollback import FAILURES, NOTE, roll_back
 from keeper.changes import Change
 from keeper.picture import AppState
 from keeper.plan import plan
-from keeper.revisions import Request, before, mark_paused, store
+from keeper.revisions import Request, mark_paused, store
 from serving._proto import records_pb2 as pb
-from serving.errors import FailedPrecondition, NotFound
+from serving.errors import FailedPrecondition
 from serving.store import keys
 
 GOOD = spec(cpus=1)
@@ -25,13 +25,22 @@ def with_option(of: pb.ApplicationSpec, option: str = "rollback") -> pb.Applicat
     return made
 
 
-def failing(*, option: str = "rollback", failures: int = FAILURES, serving: int = 1, note: str = "") -> AppState:
-    """Revision 2 fails while revision 1 serves."""
+def failing(
+    *, option: str = "rollback", failures: int = FAILURES, serving: int = 1, complete: int = 1, note: str = ""
+) -> AppState:
+    """Revision 2 fails while revision 1 serves, and was ready once."""
     first = stored(with_option(GOOD, option))
     second = stored(with_option(BAD, option), revision=2)
     second.note = note
     failed = pb.DeploymentStatus(name="digits", wanted=1, ready=1, reason="no such model", failures=failures)
-    status = pb.ApplicationStatus(uid="uid-a", generation=1, revision=2, serving_revision=serving, deployments=[failed])
+    status = pb.ApplicationStatus(
+        uid="uid-a",
+        generation=1,
+        revision=2,
+        serving_revision=serving,
+        deployments=[failed],
+        complete_revision=complete,
+    )
     return app(
         second,
         decided=decision("east", second),
@@ -63,11 +72,11 @@ def test_the_revision_that_serves_is_stored_again_with_the_reason() -> None:
         failing(option="stop"),
         failing(option=""),
         failing(failures=FAILURES - 1),
-        failing(serving=0),
-        failing(serving=2),
+        failing(serving=0, complete=0),
+        failing(complete=2),
         failing(note=f"{NOTE} 1: it failed, too"),
     ],
-    ids=["told to stop", "told nothing", "too early", "nothing serves", "it serves", "is a rollback itself"],
+    ids=["told to stop", "told nothing", "too early", "nothing was ever ready", "it was ready", "is a rollback itself"],
 )
 def test_without_a_reason_nothing_is_stored(state: AppState) -> None:
     assert not rolled(state)
@@ -122,8 +131,17 @@ def test_what_is_being_deleted_is_not_paused() -> None:
         mark_paused(app(stored(deleting=True)), True)
 
 
-def test_the_revision_before() -> None:
-    revisions = [stored(revision=number) for number in (2, 5, 7)]
-    assert before(app(revisions[-1], revisions=revisions)) == 5
-    with pytest.raises(NotFound, match="has no revision before 2"):
-        before(app(revisions[0], revisions=revisions[:1]))
+def test_it_goes_back_although_no_revision_is_served_by_all_deployments() -> None:
+    """One deployment is through with the new revision, the other one fails."""
+    assert rolled(failing(serving=0)).puts[keys.spec(KEY)].spec == with_option(GOOD)  # type: ignore[union-attr]
+
+
+def test_resuming_without_another_spec() -> None:
+    paused = stored()
+    paused.paused = True
+    state = app(paused, revisions=[paused])
+    found = store(Request(paused.spec, uid="uid-a", now_s=1.0, resume=True), state, state)
+    assert found.stored.revision == 1
+    resumed = found.change.puts[keys.spec(KEY)]
+    assert isinstance(resumed, pb.StoredSpec)
+    assert not resumed.paused

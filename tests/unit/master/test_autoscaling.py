@@ -21,14 +21,23 @@ NOON = 1_790_000_000.0 - 1_790_000_000.0 % 86_400 + 43_200
 
 
 def replay(
-    scaler: Autoscaler, ongoing: Callable[[float], float], *, seconds: float, begin: float = NOON
+    scaler: Autoscaler,
+    ongoing: Callable[[float], float],
+    *,
+    seconds: float,
+    begin: float = NOON,
+    starting: bool = False,
 ) -> list[Decision]:
-    """Feeds a load curve (seconds since the begin → requests that run or wait) and collects what is decided."""
-    made = []
+    """Feeds a load curve (seconds since the begin → requests that run or wait) and collects what is decided.
+
+    All replicas are ready at once, or are `starting` for ever.
+    """
+    made: list[Decision] = []
     for step in range(int(seconds / STEP_S)):
         now = begin + step * STEP_S
-        scaler.observe(Sample(now, ongoing(step * STEP_S)))
-        decision = scaler.decide(now)
+        ready = 0 if starting else scaler.size
+        scaler.observe(Sample(now, ongoing(step * STEP_S), ready=ready))
+        decision = scaler.decide(now, now)
         if decision is not None:
             assert decision.before != decision.after
             made.append(decision)
@@ -97,30 +106,77 @@ def test_the_highest_target_counts() -> None:
         scaler = Autoscaler(policy, 3)
         for step in range(60):
             now = NOON + step * STEP_S
-            scaler.observe(replace(sample, at=now))
-            scaler.decide(now)
+            scaler.observe(replace(sample, at=now, ready=scaler.size))
+            scaler.decide(now, now)
         assert scaler.size == expected
 
 
-def of_latency(at: float, p99_s: float) -> Sample:
+def of_latency(at: float, p99_s: float, ready: int) -> Sample:
     """100 requests a sample, two of which took `p99_s`."""
     bounds = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
-    return Sample(at, 0, within=tuple((bound, 100 if bound >= p99_s else 98) for bound in bounds), requests=100)
+    within = tuple((bound, 100 if bound >= p99_s else 98) for bound in bounds)
+    return Sample(at, 0, within=within, requests=100, ready=ready)
 
 
-def test_latency_that_is_too_long_asks_for_more_and_one_that_is_short_for_one_fewer_at_a_time() -> None:
+def replay_latency(scaler: Autoscaler, p99_of: Callable[[int], float], *, seconds: int, start_s: float) -> list[int]:
+    """Closed loop: p99 follows from the replicas that are ready, each of which needs `start_s` to become so."""
+    ready_at = [0.0] * scaler.size
+    sizes = []
+    for step in range(int(seconds / STEP_S)):
+        at = step * STEP_S
+        ready = sum(time <= at for time in ready_at)
+        scaler.observe(of_latency(NOON + at, p99_of(ready), ready))
+        scaler.decide(NOON + at, NOON + at)
+        ready_at = sorted(ready_at)[: scaler.size]
+        ready_at += [at + start_s] * (scaler.size - len(ready_at))
+        sizes.append(scaler.size)
+    return sizes
+
+
+def test_latency_that_is_too_long_asks_for_more_and_waits_what_comes_of_them() -> None:
+    """p99 is 0.8 s over the number of replicas: eight are right, however long they take to start."""
+    policy = ScalingPolicy(1, 100, p99_s=0.1, down_delay_s=60.0)
+    for start_s in (0.0, 5.0, 60.0):
+        sizes = replay_latency(Autoscaler(policy, 1), lambda ready: 0.8 / max(ready, 1), seconds=600, start_s=start_s)
+        assert 8 <= max(sizes) <= 20, "it does not run away while the first ones start"
+        assert 8 <= sizes[-1] <= 16
+
+
+def test_latency_that_is_short_takes_one_away_at_a_time() -> None:
     policy = ScalingPolicy(1, 20, p99_s=0.1, down_delay_s=20.0)
-    scaler = Autoscaler(policy, 4)
-    for step in range(12):
-        scaler.observe(of_latency(NOON + step, 0.2))
-        scaler.decide(NOON + step)
-    assert scaler.size > 4
-    grown = scaler.size
+    sizes = replay_latency(Autoscaler(policy, 6), lambda _: 0.02, seconds=300, start_s=0.0)
+    assert all(earlier - later in (0, 1) for earlier, later in itertools.pairwise(sizes))
+    assert sizes[-1] < 6
+
+
+def test_a_schedule_alone_goes_back_to_the_least() -> None:
+    noon = ScheduledMinimum(minute_of_day("12:00"), minute_of_day("12:05"), 7)
+    scaler = Autoscaler(ScalingPolicy(1, 10, schedule=(noon,), down_delay_s=30.0), 1)
+    replay(scaler, lambda _: 0.0, seconds=60)
+    assert scaler.size == 7
+    replay(scaler, lambda _: 0.0, seconds=600, begin=NOON + 60)
+    assert scaler.size == 1
+
+
+@pytest.mark.parametrize("target", ["requests_per_s", "cpu_cores", "p99_s"])
+def test_whoever_waits_wakes_the_first_replica_whatever_the_target_is(target: str) -> None:
+    scaler = Autoscaler(ScalingPolicy(0, 10, **{target: 5.0}), 0)  # type: ignore[arg-type]
+    assert replay(scaler, lambda _: 0.0, seconds=5) == []
+    (decision,) = replay(scaler, lambda _: 50.0, seconds=1, begin=NOON + 5)
+    assert (decision.after, decision.reason) == (1, "50 requests wait for the first replica")
+
+
+def test_the_first_replica_is_not_taken_away_while_it_starts() -> None:
+    """Those that waited for it have gone: it is ready first, and then no longer wanted."""
+    scaler = Autoscaler(replace(POLICY, least=0, down_delay_s=5.0), 0)
+    replay(scaler, lambda _: 1.0, seconds=2, starting=True)
+    assert scaler.size == 1
+    assert replay(scaler, lambda _: 0.0, seconds=300, begin=NOON + 2, starting=True) == []
     for step in range(60):
-        scaler.observe(of_latency(NOON + 100 + step, 0.02))
-        decision = scaler.decide(NOON + 100 + step)
-        assert decision is None or decision.after == decision.before - 1
-    assert scaler.size < grown
+        at = NOON + 302 + step * STEP_S
+        scaler.observe(Sample(at, 0.0, ready=1))
+        scaler.decide(at, at)
+    assert scaler.size == 0
 
 
 def test_percentiles_are_interpolated() -> None:
@@ -149,7 +205,7 @@ def test_a_master_that_has_just_begun_takes_nothing_away() -> None:
 def test_bounds_of_a_new_specification_count_at_once() -> None:
     scaler = Autoscaler(POLICY, 30)
     scaler.adopt(replace(POLICY, most=20))
-    decision = scaler.decide(NOON)
+    decision = scaler.keep_within(NOON, NOON)
     assert decision is not None
     assert (decision.after, decision.reason) == (20, "1 to 20 replicas are allowed")
 
@@ -179,5 +235,5 @@ def test_the_size_is_always_within_the_bounds(
     for step, load in enumerate(loads):
         now = NOON + step * STEP_S
         scaler.observe(Sample(now, load))
-        scaler.decide(now)
+        scaler.decide(now, now)
         assert least <= scaler.size <= least + more

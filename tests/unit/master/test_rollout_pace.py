@@ -7,11 +7,14 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from master_world import World
+from master_world import APP, World
 
 from serving._proto import records_pb2 as pb
-from serving.master.model import CreateReplica, DrainReplica, Goal, KillReplica
+from serving.master.crash_loop import BackoffLimits, fold
+from serving.master.model import CreateReplica, DrainReplica, Goal, KillReplica, Replica
+from serving.master.names import ReplicaName
 from serving.master.order import goals
+from serving.master.phases import ReplicaState
 from serving.master.rollout import settles_at
 
 DEPLOYMENT = "digits"
@@ -127,7 +130,7 @@ def test_a_pause_holds_a_rollout_where_it_is_and_heals_it_nevertheless() -> None
     assert sorted(name.revision for name in world.serving(DEPLOYMENT)) == [2, 2, 2, 2]
 
 
-def test_what_is_lost_for_good_during_a_pause_is_replaced_without_a_surge() -> None:
+def test_what_is_lost_for_good_during_a_pause_is_replaced_by_its_own_revision() -> None:
     world = running(3)
     world.goals = (goal(3, 2, paused=True),)
     world.settle()
@@ -136,8 +139,16 @@ def test_what_is_lost_for_good_during_a_pause_is_replaced_without_a_surge() -> N
     world.actors[victim].max_restarts = 0
     world.die(victim)
     world.settle()
-    assert len(world.serving(DEPLOYMENT)) == 3
+    assert [name.revision for name in world.serving(DEPLOYMENT)] == [1, 1, 1]
     assert len(world.living(DEPLOYMENT)) == 3
+
+
+def test_a_size_changes_during_a_pause_without_the_new_revision() -> None:
+    world = running(3)
+    for replicas in (5, 2):
+        world.goals = (goal(replicas, 2, paused=True),)
+        world.settle()
+        assert [name.revision for name in world.serving(DEPLOYMENT)] == [1] * replicas
 
 
 def test_a_pause_begins_no_update_in_place() -> None:
@@ -146,15 +157,66 @@ def test_a_pause_begins_no_update_in_place() -> None:
     assert world.actions() == ()
 
 
-def test_a_scale_in_prefers_what_has_not_been_ready_for_long() -> None:
+def test_a_scale_in_during_a_rollout_spares_what_has_been_ready_for_long() -> None:
     world = running(3)
     world.goals = (goal(3, 2, min_ready_s=1000.0),)
     for _ in range(20):
         world.apply(world.actions())
         world.everything_goes_on()
         world.now += 1.0
-    assert len(world.serving(DEPLOYMENT)) == 4
-    assert not any(isinstance(action, CreateReplica) for action in world.actions())
+    assert sorted(name.revision for name in world.serving(DEPLOYMENT)) == [1, 1, 1, 2]
+    world.goals = (goal(1, 2, min_ready_s=1000.0),)
+    world.apply(world.actions())
+    assert sorted(name.revision for name in world.serving(DEPLOYMENT)) == [1, 2], "the new one is not proven yet"
+
+
+def test_one_good_replica_does_not_hide_that_others_fail() -> None:
+    """It was ready before they failed: the pauses grow all the same."""
+    world = running(2)
+    world.goals = (goal(2, 2),)
+    while 2 not in {name.revision for name in world.serving(DEPLOYMENT)}:
+        world.apply(world.actions())
+        world.everything_goes_on()
+        world.now += 1.0
+    world.bad = frozenset({2})
+    created = []
+    for _ in range(200):
+        for action in world.actions():
+            created += [world.now] if isinstance(action, CreateReplica) else []
+            world.apply_one(action)
+        world.everything_goes_on()
+        world.now += 1.0
+    assert world.loops[DEPLOYMENT].failures >= 3
+    assert len(created) <= 8
+    world.bad = frozenset()
+    world.settle()
+    assert sorted(name.revision for name in world.serving(DEPLOYMENT)) == [2, 2]
+    assert world.loops == {}
+
+
+def test_a_replica_that_fails_before_it_was_ready_for_long_enough_is_a_failure() -> None:
+    wanted = goal(1, 2, min_ready_s=60.0)
+    name = ReplicaName(APP, 1, DEPLOYMENT, 2, 0)
+    ready = Replica(name, ReplicaState.READY, since=100.0, present=True)
+    failed = replace(ready, state=ReplicaState.FAILED, since=130.0, reason="gone")
+    loops = fold({}, [wanted], {ready.id: ready}, [failed], BackoffLimits(), 130.0)
+    assert loops[DEPLOYMENT].reason == "gone"
+    assert fold({}, [goal(1, 2)], {ready.id: ready}, [failed], BackoffLimits(), 130.0) == {}
+
+
+def test_proxies_leave_before_what_they_stand_in_front_of() -> None:
+    world = World((goal(2, 1), Goal("grpc", 2, 1, fronts=True)))
+    world.settle()
+    world.stopping = True
+    while world.living("grpc") or world.serving("grpc"):
+        for action in world.actions():
+            assert not isinstance(action, DrainReplica) or action.name.deployment == "grpc"
+            world.apply_one(action)
+        assert len(world.serving(DEPLOYMENT)) == 2
+        world.everything_goes_on()
+        world.now += 1.0
+    world.settle()
+    assert world.finished
 
 
 @pytest.mark.parametrize(
