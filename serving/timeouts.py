@@ -1,10 +1,11 @@
-"""Waiting for at most so long, without losing the cancellation of the one who waits."""
+"""Waiting without losing the cancellation of the one who waits, and without taking another one for it."""
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import Awaitable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 if sys.version_info >= (3, 11):
     from asyncio import timeout
@@ -24,3 +25,30 @@ async def wait_for(awaitable: Awaitable[T], timeout_s: float | None) -> T:
     """
     async with timeout(timeout_s):
         return await awaitable
+
+
+async def cancel_and_wait(*tasks: asyncio.Future[Any]) -> None:
+    """Cancels the tasks and returns when all have ended, however they did.
+
+    Unlike `asyncio.gather` it does not cancel them a second time where the one who waits is cancelled: a task that is
+    giving back what it holds would be torn out of that.
+    """
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)
+    for task in tasks:
+        if not task.cancelled():
+            task.exception()  # else asyncio reports it as one that nobody looked at
+
+
+def cancelled_by_owner(*, unknown: bool) -> bool:
+    """Of a `CancelledError` that was caught: whether the running task itself was asked to end.
+
+    If not, what it waited for was cancelled: `grpc.aio` says so to whoever waits for a call whose channel is closed.
+    `unknown` is the answer on Python 3.10, which cannot say.
+    """
+    if sys.version_info < (3, 11):
+        return unknown
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 import random
-import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
@@ -39,7 +38,7 @@ from serving.errors import (
 )
 from serving.routing import OutlierDetector, Rank, RetryBudget, prefer_labels
 from serving.spelling import closest_match
-from serving.timeouts import wait_for
+from serving.timeouts import cancel_and_wait, cancelled_by_owner, wait_for
 from serving.types import ROLE_PROXY
 
 _log = logging.getLogger(__name__)
@@ -124,9 +123,7 @@ class InferenceClient:
         """Ends what runs with `Unavailable` and closes the connections. May be called more than once."""
         self._closed = True
         self._wake()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel_and_wait(*self._tasks)
         self._tasks = []
         peers = self._peers.everyone()
         for peer in peers:
@@ -219,7 +216,7 @@ class InferenceClient:
         except grpc.aio.AioRpcError as error:
             raise self._failed(peer, pending, error, now) from error
         except asyncio.CancelledError:
-            if call in peer.aborted and not _task_is_cancelled():
+            if call in peer.aborted and not cancelled_by_owner(unknown=False):
                 raise self._aborted(peer, pending) from None
             raise
         finally:
@@ -385,9 +382,3 @@ def _checked(
         raise InvalidArgument(f"timeout_s is {timeout_s}, it must be more than 0, at most {MAX_TIMEOUT_S}")
     deadline = time.monotonic() + timeout_s
     return Request(method, request.SerializeToString(), deadline, target, retry_safe, prepared(metadata))
-
-
-def _task_is_cancelled() -> bool:
-    """Whether the running task itself was asked to end (Python 3.10 cannot say: then the call's owner decides)."""
-    task = asyncio.current_task()
-    return sys.version_info >= (3, 11) and task is not None and task.cancelling() > 0

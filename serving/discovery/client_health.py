@@ -15,6 +15,7 @@ from typing import Any
 
 from serving.discovery.client_peer import Peer, PeerKey, is_live
 from serving.discovery.client_peers import PeerSet
+from serving.timeouts import cancel_and_wait
 
 _log = logging.getLogger(__name__)
 
@@ -52,10 +53,7 @@ class HealthMonitor:
                 await asyncio.sleep(self._config.tick_s)
                 await self._tick(time.monotonic())
         finally:
-            tasks = list(self._tasks.values())
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await cancel_and_wait(*self._tasks.values())
 
     async def _tick(self, now: float) -> None:
         for key in self._peers.detector.take_due_probes(now):

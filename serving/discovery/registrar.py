@@ -20,7 +20,7 @@ from serving.store.lease import Lease
 from serving.store.records import decode, encode
 from serving.store.types import Changes, KeyValue, OutcomeUnknown, Resync
 from serving.store.waiting import wait_first
-from serving.timeouts import wait_for
+from serving.timeouts import cancel_and_wait, wait_for
 
 _LOG: Final = logging.getLogger(__name__)
 # Short: when etcd comes back, the record of the old lease lives for its ttl, and the new one must stand before its end.
@@ -44,6 +44,7 @@ class Registrar:
         self._endpoint = self._checked(endpoint)
         self._client = EtcdClient(config)
         self._task: asyncio.Task[None] | None = None
+        self._leaves = False
         self._lease: Lease | None = None
         self._look = asyncio.Event()  # the wanted record or the stored one may have changed
         self._registered = asyncio.Event()
@@ -95,10 +96,16 @@ class Registrar:
 
         Nothing is registered afterwards. May be repeated.
         """
-        task, self._task = self._task, None
-        if task is not None:
+        task = self._task
+        if task is None:
+            return
+        if not self._leaves:  # once: it would be torn out of giving its lease back
+            self._leaves = True
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await asyncio.wait({task})  # also where it is asked for again, after the first one was left
+        self._task, self._leaves = None, False
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _LOG.error("registrar had ended with a fault", exc_info=error, extra={"store_key": self.key})
 
     async def close(self) -> None:
         """`withdraw`, and ends the connections. May be repeated."""
@@ -120,8 +127,7 @@ class Registrar:
                     _LOG.warning("endpoint not registered", extra={"store_key": self.key, "error": error.message})
                     await asyncio.sleep(_BACKOFF.delay_s(failures))
         finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            await cancel_and_wait(watching)
 
     async def _hold_one_lease(self) -> None:
         """Takes a lease and keeps the record under it; returns when it is lost. Raises `MeshError`."""

@@ -67,7 +67,9 @@ class PrefixCache:
         self._moved = asyncio.Event()  # a new time of expiry, or the first picture
         self._tasks: list[asyncio.Task[None]] = []
         self._failed: MeshError | None = None
-        self._synced = asyncio.Event()
+        self._closed = False
+        self._waiting: set[_Pending] = set()  # one of each subscription
+        self._synced = asyncio.Event()  # or there never will be a picture
 
     # ---------------------------------------------------------------------------------------------------------- life
 
@@ -75,6 +77,8 @@ class PrefixCache:
         """Begins to follow. With `wait_s` returns when the first picture is there; raises as `wait_synced` does."""
         if self._tasks:
             raise FailedPrecondition(f"the cache of {self.prefix} was started already")
+        if self._closed:
+            raise FailedPrecondition(f"the cache of {self.prefix} was closed")
         self._tasks = [
             asyncio.create_task(self._follow(), name=f"cache {self.prefix}"),
             asyncio.create_task(self._expire(), name=f"cache expiry {self.prefix}"),
@@ -91,13 +95,20 @@ class PrefixCache:
             raise StoreUnavailable(f"{self.prefix} could not be read within {timeout_s:g} s{why}") from self._error
         if self._failed is not None:
             raise self._failed
+        if not self.synced:
+            raise FailedPrecondition(f"the cache of {self.prefix} was closed before it had read anything")
 
     async def close(self) -> None:
-        """Ends following; entries stay readable. May be repeated."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks = []
+        """Ends following and every subscription; entries stay readable. May be repeated."""
+        if not self._closed:
+            self._closed = True
+            self._synced.set()
+            for waiting in self._waiting:
+                waiting.end()
+            for task in self._tasks:
+                task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
     # ------------------------------------------------------------------------------------------------------- reading
 
@@ -151,15 +162,22 @@ class PrefixCache:
         return lambda: self._listeners.remove(listener)
 
     async def subscribe(self) -> AsyncGenerator[CacheUpdate, None]:
-        """First everything that is known, then what changed since the last look, merged. Raises what ended it."""
+        """First everything that is known, then what changed since the last look, merged, until the cache is closed.
+
+        Raises what else ended it.
+        """
         waiting = _Pending(CacheUpdate(frozenset(self._state.entries()), self.stale, False))
         end = self.listen(waiting.add)
+        self._waiting.add(waiting)
+        if self._closed:
+            waiting.end()
         try:
-            while True:
-                yield await waiting.take()
+            while (update := await waiting.take()) is not None:
+                yield update
                 if self._failed is not None:
                     raise self._failed
         finally:
+            self._waiting.discard(waiting)
             end()
 
     def _tell(self, keys: frozenset[str], *, replaced: bool = False) -> None:
@@ -221,11 +239,16 @@ class PrefixCache:
 
 
 class _Pending:
-    """Merges updates until they are taken."""
+    """Merges updates until they are taken, or none is to come."""
 
     def __init__(self, first: CacheUpdate) -> None:
         self._update: CacheUpdate | None = first
         self._event = asyncio.Event()
+        self._ended = False
+
+    def end(self) -> None:
+        self._ended = True
+        self._event.set()
 
     def add(self, update: CacheUpdate) -> None:
         old = self._update
@@ -234,8 +257,9 @@ class _Pending:
         self._update = update
         self._event.set()
 
-    async def take(self) -> CacheUpdate:
-        while self._update is None:
+    async def take(self) -> CacheUpdate | None:
+        """None when nothing is left and nothing is to come."""
+        while self._update is None and not self._ended:
             self._event.clear()
             await self._event.wait()
         update, self._update = self._update, None

@@ -17,6 +17,7 @@ from serving.errors import FailedPrecondition, MeshError, StoreUnavailable
 from serving.store.faults import Cure, Fault, fault_of
 from serving.store.transport import Line, Transport
 from serving.store.wire import AUTHENTICATE, Method, Q, R
+from serving.timeouts import cancelled_by_owner
 
 _FIRST_WAIT_S: Final = 0.05
 _MAX_WAIT_S: Final = 1.0
@@ -133,6 +134,10 @@ class Calls:
                 response = await line.unary(method)(request, timeout=self.config.request_timeout_s, metadata=metadata)
             except grpc.aio.AioRpcError as error:
                 raise _AttemptError(self.judge(error, line, metadata, what)) from error
+            except (asyncio.CancelledError, grpc.aio.UsageError) as error:
+                if self.closed_under(error):
+                    raise self.closed_meanwhile(what) from error
+                raise
             self.transport.succeeded(line)
             return response
 
@@ -150,6 +155,14 @@ class Calls:
         else:
             self.transport.succeeded(line)
         return fault
+
+    def closed_under(self, error: asyncio.CancelledError | grpc.aio.UsageError) -> bool:
+        """True when gRPC says so of a call because its channel was closed, and not because its caller was cancelled."""
+        return self.closed and not (isinstance(error, asyncio.CancelledError) and cancelled_by_owner(unknown=True))
+
+    @staticmethod
+    def closed_meanwhile(what: str) -> FailedPrecondition:
+        return FailedPrecondition(f"{what}: this etcd client was closed meanwhile")
 
     @property
     def closed(self) -> bool:

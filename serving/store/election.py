@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Callable
 from contextlib import aclosing
@@ -153,9 +152,12 @@ class Election:
     async def _drop(self) -> None:
         lease, self._lease = self._lease, None
         watching, self._watching_lease = self._watching_lease, None
-        if lease is not None:
-            await lease.revoke()
-        if watching is not None:
-            watching.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await watching
+        try:
+            if lease is not None:
+                await lease.revoke()
+        finally:
+            if watching is not None:
+                watching.cancel()
+                await asyncio.wait({watching})  # not the task itself: a cancellation of ours would look like its own
+                if not watching.cancelled():
+                    watching.result()

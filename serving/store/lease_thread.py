@@ -16,10 +16,10 @@ import grpc.aio
 
 from serving._proto import etcd_pb2 as pb
 from serving.config import EtcdConfig
-from serving.errors import Code, Internal, MeshError, StoreUnavailable
+from serving.errors import Code, FailedPrecondition, Internal, MeshError, StoreUnavailable
 from serving.store import wire
 from serving.store.calls import Calls, backoff_s
-from serving.timeouts import wait_for
+from serving.timeouts import cancel_and_wait, wait_for
 
 _LOG: Final = logging.getLogger(__name__)
 _RENEW_AT: Final = 1 / 3  # of the time to live
@@ -57,7 +57,9 @@ class LeaseThread:
     async def start(self) -> int:
         """Returns the lease's id, or raises why there is none."""
         self._thread.start()
-        return await asyncio.shield(asyncio.wrap_future(self._granted))
+        granted = asyncio.wrap_future(self._granted)
+        granted.add_done_callback(_note_error)
+        return await asyncio.shield(granted)
 
     def held(self) -> bool:
         return lease_clock() < self._deadline
@@ -79,10 +81,15 @@ class LeaseThread:
         finally:
             self._deadline = 0.0
             if not self._granted.done():
-                self._granted.set_exception(Internal("the thread of a lease ended before it had one"))
+                self._granted.set_exception(self._why_none())
             with contextlib.suppress(RuntimeError):  # the owner's loop is closed: nobody is left to be told
                 self._on_end()
             self._ended.set_result(None)
+
+    def _why_none(self) -> MeshError:
+        if self._stop_asked:
+            return FailedPrecondition("this lease was given back before it was taken")
+        return Internal("the thread of a lease ended before it had one")
 
     async def _live(self) -> None:
         calls = Calls(self._config)
@@ -138,14 +145,14 @@ class LeaseThread:
     async def _renew_late(self, calls: Calls) -> None:
         """Taking it took long: whether it still lives is known only after a renewal."""
         self._deadline = lease_clock() + self._ttl_s * _ATTEMPT
-        async with _Renewals(calls) as renewals:
+        async with Renewals(calls) as renewals:
             self._accept(lease_clock(), await renewals.renew(self._id, self._ttl_s * _ATTEMPT))
         if not self.held():
             raise StoreUnavailable("etcd took longer to give a lease than the lease lives")
 
     async def _renew_on_one_line(self, calls: Calls) -> None:
         """Renews for as long as one endpoint answers; returns when the lease is over. Raises `MeshError` else."""
-        async with _Renewals(calls) as renewals:
+        async with Renewals(calls) as renewals:
             while True:
                 await asyncio.sleep(max(0.0, self._deadline - self._ttl_s * (1 - _RENEW_AT) - lease_clock()))
                 now = lease_clock()
@@ -167,14 +174,20 @@ class LeaseThread:
             _LOG.info("lease not revoked, it runs out", extra={"lease": f"{self._id:x}", "error": str(error)})
 
 
-class _Renewals:
+def _note_error(granted: asyncio.Future[int]) -> None:
+    """Where `start` was cancelled nobody asks for it, which asyncio would report as a fault."""
+    if not granted.cancelled():
+        granted.exception()
+
+
+class Renewals:
     """One stream of renewals to one endpoint."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
         self._stack = contextlib.AsyncExitStack()
 
-    async def __aenter__(self) -> _Renewals:
+    async def __aenter__(self) -> Renewals:
         self._line = await self._stack.enter_async_context(self._calls.transport.line())
         self._metadata: tuple[tuple[str, str], ...] = ()
         self._call: Any = None
@@ -188,15 +201,24 @@ class _Renewals:
     async def renew(self, lease: int, timeout_s: float) -> int:
         """The seconds that etcd gives from now, 0 when it no longer knows the lease. Raises `MeshError`."""
         what = f"renew lease {lease:x}"
+        # A task of its own: gRPC takes a cancellation that comes while a stream ends for its own, and we would never
+        # hear that we are to stop.
+        exchange = asyncio.ensure_future(self._exchange(lease))
         try:
-            return await wait_for(self._exchange(lease), timeout_s)
+            await asyncio.wait({exchange}, timeout=timeout_s)
+            if not exchange.done():
+                raise self._failed(what, f"no answer within {timeout_s:.1f} s", timed_out=True)
+            return exchange.result()
         except grpc.aio.AioRpcError as error:
             raise self._calls.judge(error, self._line, self._metadata, what).error from error
-        except (asyncio.TimeoutError, asyncio.InvalidStateError) as error:
-            timed_out = isinstance(error, asyncio.TimeoutError)
-            self._calls.transport.failed(self._line, timed_out=timed_out)
-            why = f"no answer within {timeout_s:.1f} s" if timed_out else "the stream has ended"
-            raise StoreUnavailable(f"etcd {self._line.endpoint}: {what}: {why}") from error
+        except asyncio.InvalidStateError as error:
+            raise self._failed(what, "the stream has ended", timed_out=False) from error
+        finally:
+            await cancel_and_wait(exchange)
+
+    def _failed(self, what: str, why: str, *, timed_out: bool) -> StoreUnavailable:
+        self._calls.transport.failed(self._line, timed_out=timed_out)
+        return StoreUnavailable(f"etcd {self._line.endpoint}: {what}: {why}")
 
     async def _exchange(self, lease: int) -> int:
         if self._call is None:

@@ -147,6 +147,9 @@ class Transport:
         line = member.line
         if line is None:
             channel = await self._open(member.target)
+            if self._closed:
+                await channel.close(None)
+                raise FailedPrecondition("this etcd client was closed meanwhile")
             if member.line is None:
                 member.line = Line(member.endpoint, channel)
             else:

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any
 
+from serving.timeouts import cancel_and_wait
+
 
 async def wait_first(*things: Awaitable[Any]) -> int:
     """Returns the position of the first one that ends (of several, the first in order) and cancels the others.
@@ -17,8 +19,6 @@ async def wait_first(*things: Awaitable[Any]) -> int:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         first = next(position for position, task in enumerate(tasks) if task.done())
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel_and_wait(*tasks)
     tasks[first].result()
     return first

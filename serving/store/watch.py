@@ -16,6 +16,7 @@ from serving.store.faults import RevisionGone
 from serving.store.history import History
 from serving.store.types import Changes, Disconnected, KeyValue, Resync, Snapshot, WatchEvent
 from serving.store.watch_stream import open_stream
+from serving.timeouts import cancel_and_wait
 
 STALE_AFTER_S: Final = 1.0  # a change of members is quicker, and not worth a word
 _DENIED_LIMIT: Final = 2  # a member that lags may not know of a right that was just granted
@@ -87,8 +88,7 @@ class Watch:
                 event = await pending
             finally:
                 if not pending.done():
-                    pending.cancel()
-                    await asyncio.gather(pending, return_exceptions=True)
+                    await cancel_and_wait(pending)
             yield event
 
     def _disconnected(self, error: StoreUnavailable) -> Disconnected:

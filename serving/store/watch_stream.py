@@ -17,6 +17,7 @@ from serving.store.calls import Calls
 from serving.store.faults import Cure, RevisionGone, fault_of_status
 from serving.store.history import History
 from serving.store.transport import Line
+from serving.timeouts import cancel_and_wait
 
 PROBE_AFTER_S: Final = 3.0
 _SILENT_TIMEOUTS: Final = 1.5  # request timeouts that a probe may take
@@ -32,6 +33,8 @@ class WatchStream:
         self._metadata = metadata
         self._what = what
         self._reading: asyncio.Task[Any] | None = None
+        self._over = asyncio.Event()
+        call.add_done_callback(lambda _: self._over.set())
 
     async def create(self, prefix: str, history: History) -> None:
         """Asks for everything after what is known. Raises `RevisionGone` when the member is of another store."""
@@ -99,21 +102,22 @@ class WatchStream:
         return response
 
     async def _write(self, request: pb.WatchRequest) -> None:
+        """Returns when it went out, or the stream has ended: reading says why."""
         writing = asyncio.ensure_future(self._call.write(request))
+        over = asyncio.ensure_future(self._over.wait())  # before it went out, gRPC tells nobody who waits to write
         try:
-            await asyncio.wait({writing}, timeout=self._silence_s())
-            if not writing.done():
+            await asyncio.wait({writing, over}, timeout=self._silence_s(), return_when=asyncio.FIRST_COMPLETED)
+            if not writing.done() and not over.done():
                 raise self._silent()
-            writing.result()
-        except grpc.aio.AioRpcError as error:
-            raise self._calls.judge(error, self._line, self._metadata, self._what).error from error
-        except asyncio.InvalidStateError:
-            return  # the stream has ended: reading says why
         finally:
             if not writing.done():
                 self._call.cancel()
-                writing.cancel()  # a call that is cancelled before it went out tells nobody who waits to write
-                await asyncio.wait({writing})
+            await cancel_and_wait(writing, over)
+        error = None if writing.cancelled() else writing.exception()
+        if isinstance(error, grpc.aio.AioRpcError):
+            raise self._calls.judge(error, self._line, self._metadata, self._what).error from error
+        if error is not None and not isinstance(error, asyncio.InvalidStateError):
+            raise error
 
     def _silence_s(self) -> float:
         return _SILENT_TIMEOUTS * self._calls.config.request_timeout_s
@@ -125,7 +129,9 @@ class WatchStream:
     async def close(self) -> None:
         self._call.cancel()
         if self._reading is not None:
-            await asyncio.gather(self._reading, return_exceptions=True)
+            await asyncio.wait({self._reading})
+            if not self._reading.cancelled():
+                self._reading.exception()  # nobody asks for what it read any more
 
 
 @asynccontextmanager
@@ -135,9 +141,14 @@ async def open_stream(calls: Calls, prefix: str, history: History) -> AsyncItera
     async with calls.transport.line() as line:
         try:
             metadata = await calls.tokens.metadata(line)
+            call = line.stream(wire.WATCH)(None, metadata=metadata)
         except grpc.aio.AioRpcError as error:
             raise calls.judge(error, line, (), what).error from error
-        stream = WatchStream(calls, line, line.stream(wire.WATCH)(None, metadata=metadata), metadata, what)
+        except (asyncio.CancelledError, grpc.aio.UsageError) as error:
+            if calls.closed_under(error):
+                raise calls.closed_meanwhile(what) from error
+            raise
+        stream = WatchStream(calls, line, call, metadata, what)
         try:
             await stream.create(prefix, history)
             yield stream
