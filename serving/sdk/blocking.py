@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import queue
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
@@ -102,6 +103,7 @@ class MeshClient:
         self._lock = threading.Lock()
         self._loop: _Loop | None = None
         self._closed = False
+        self._running: set[asyncio.Task[Any] | None] = set()  # of the loop's thread
 
     @property
     def connection(self) -> Connection:
@@ -116,12 +118,29 @@ class MeshClient:
         self.close()
 
     def close(self) -> None:
-        """Ends what runs and closes every connection. May be called more than once."""
+        """Ends what runs and closes every connection. May be called more than once.
+
+        Calls of other threads that still wait raise `FailedPrecondition`, requests `Unavailable`.
+        """
         with self._lock:
+            if self._loop is not None and self._loop.owns_this_thread():
+                raise FailedPrecondition("a MeshClient cannot be closed on its own thread, by an interceptor")
             loop, self._loop, self._closed = self._loop, None, True
         if loop is not None:
-            loop.submit(self._client.close()).result()
-            loop.release()
+            try:
+                loop.submit(self._end()).result()
+            finally:
+                loop.release()
+
+    async def _end(self) -> None:
+        """The loop stops after this: what still ran then would never answer."""
+        try:
+            await self._client.close()
+        finally:
+            running = [task for task in self._running if task is not None]
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
 
     # -------------------------------------------------------------------------------------------- applications
 
@@ -172,7 +191,7 @@ class MeshClient:
                 except StopAsyncIteration:
                     return
         finally:
-            if not self._closed:
+            with contextlib.suppress(FailedPrecondition):  # closed meanwhile, and with it the events
                 self._wait(_close(events))
 
     def revisions(self, app: AppName, *, timeout_s: float = CONTROL_TIMEOUT_S) -> tuple[pb.StoredSpec, ...]:
@@ -311,12 +330,25 @@ class MeshClient:
             loop = self._loop
             if loop is None and not self._closed:
                 loop = self._loop = _Loop.acquire()
-        if loop is None or loop.owns_this_thread():
-            work.close()
-            if loop is None:
-                raise FailedPrecondition("the mesh client is closed")
-            raise FailedPrecondition("a MeshClient cannot wait on its own thread: use AsyncMeshClient in interceptors")
-        return loop.submit(work)
+            if loop is not None and not loop.owns_this_thread():
+                return loop.submit(self._run(work))  # with the lock: `close` then knows of it
+        work.close()
+        if loop is None:
+            raise FailedPrecondition("the mesh client is closed")
+        raise FailedPrecondition("a MeshClient cannot wait on its own thread: use AsyncMeshClient in interceptors")
+
+    async def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        """On the loop's thread."""
+        task = asyncio.current_task()
+        self._running.add(task)
+        try:
+            return await work
+        except asyncio.CancelledError as error:
+            if self._closed:
+                raise FailedPrecondition("the mesh client was closed meanwhile") from error
+            raise
+        finally:
+            self._running.discard(task)
 
     def _with_progress(self, start: Callable[[Notify | None], Coroutine[Any, Any, T]], on_progress: Notify | None) -> T:
         """Runs `start`, whose sentences are handed to `on_progress` on this thread."""

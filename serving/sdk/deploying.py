@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from typing import TypeAlias
 
@@ -99,10 +100,11 @@ class Deployer:
         if not call.wait:
             return
         last: AppStatus | None = None
-        async for event in _until(self.watch(key.namespace, key.name), deadline):
-            if event is None or event.deleted:
-                return
-            last = event.status
+        async with aclosing(_until(self.watch(key.namespace, key.name), deadline)) as events:
+            async for event in events:
+                if event is None or event.deleted:
+                    return
+                last = event.status
         text = f": {last.phase} {last.message}".rstrip() if last else ""
         raise DeadlineExceeded(f"{key} is not gone after {call.timeout_s:g} s{text}; it goes on being deleted")
 
@@ -114,24 +116,25 @@ class Deployer:
         known: dict[AppKey, AppStatus] = {}
         fresh: dict[AppKey, AppStatus] = {}
         syncing = True
-        async for event in self._keepers.watch(namespace, name):
-            if event is None:  # the next keeper begins with a full picture
-                fresh, syncing = {}, True
-                continue
-            if event.synced:
-                for gone in [status for key, status in known.items() if key not in fresh]:
-                    yield AppEvent(gone, deleted=True)
-                known, syncing = fresh, False
-                if name and not known:
-                    yield None
-                continue
-            status = AppStatus.from_view(event.application)
-            target = fresh if syncing else known
-            if event.deleted:
-                target.pop(status.app, None)
-            else:
-                target[status.app] = status
-            yield AppEvent(status, deleted=event.deleted)
+        async with aclosing(self._keepers.watch(namespace, name)) as events:
+            async for event in events:
+                if event is None:  # the next keeper begins with a full picture
+                    fresh, syncing = {}, True
+                    continue
+                if event.synced:
+                    for gone in [status for key, status in known.items() if key not in fresh]:
+                        yield AppEvent(gone, deleted=True)
+                    known, syncing = fresh, False
+                    if name and not known:
+                        yield None
+                    continue
+                status = AppStatus.from_view(event.application)
+                target = fresh if syncing else known
+                if event.deleted:
+                    target.pop(status.app, None)
+                else:
+                    target[status.app] = status
+                yield AppEvent(status, deleted=event.deleted)
 
     async def _rolled_back(
         self, key: AppKey, request: kpb.RollbackRequest, error: Conflict, deadline: float
@@ -178,21 +181,22 @@ class Deployer:
         if not wait:
             return _result(key, response)
         text = "the keeper does not show it yet"
-        async for event in _until(self.watch(key.namespace, key.name), deadline):
-            if event is None:
-                continue  # a keeper that has not seen the new revision yet
-            if event.deleted:
-                raise Conflict(f"{key} was deleted by somebody else while revision {response.revision} was awaited")
-            progress = assess(event.status.view, revision=response.revision, uid=response.uid)
-            if progress.text != text:
-                _say(notify, progress.text)
-            text = progress.text
-            if progress.stage is Stage.READY:
-                return _result(key, response, status=event.status)
-            if progress.stage is Stage.FAILED:
-                raise FailedPrecondition(f"{key} revision {response.revision} failed: {text}")
-            if progress.stage is Stage.REPLACED:
-                raise Conflict(f"{key} revision {response.revision} will not become ready: {text}")
+        async with aclosing(_until(self.watch(key.namespace, key.name), deadline)) as events:
+            async for event in events:
+                if event is None:
+                    continue  # a keeper that has not seen the new revision yet
+                if event.deleted:
+                    raise Conflict(f"{key} was deleted by somebody else while revision {response.revision} was awaited")
+                progress = assess(event.status.view, revision=response.revision, uid=response.uid)
+                if progress.text != text:
+                    _say(notify, progress.text)
+                text = progress.text
+                if progress.stage is Stage.READY:
+                    return _result(key, response, status=event.status)
+                if progress.stage is Stage.FAILED:
+                    raise FailedPrecondition(f"{key} revision {response.revision} failed: {text}")
+                if progress.stage is Stage.REPLACED:
+                    raise Conflict(f"{key} revision {response.revision} will not become ready: {text}")
         raise DeadlineExceeded(
             f"{key} revision {response.revision} is not ready after {timeout_s:g} s: {text}; it goes on being started"
         )
@@ -228,7 +232,9 @@ def _scaled(spec: pb.ApplicationSpec, call: calls.ScaleCall) -> pb.ApplicationSp
     return changed
 
 
-async def _until(events: AsyncGenerator[AppEvent | None, None], deadline: float) -> AsyncIterator[AppEvent | None]:
+async def _until(
+    events: AsyncGenerator[AppEvent | None, None], deadline: float
+) -> AsyncGenerator[AppEvent | None, None]:
     """The events until the deadline, then the end."""
     try:
         while True:

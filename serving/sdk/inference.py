@@ -32,8 +32,10 @@ class _Opened:
     used_at: float = field(default_factory=time.monotonic)
 
     async def close(self) -> None:
-        await self.client.close()
-        await self.resolver.close()
+        try:
+            await self.client.close()
+        finally:
+            await self.resolver.close()
 
 
 class InferenceClients:
@@ -48,7 +50,9 @@ class InferenceClients:
         self._rank = rank
         self._opened: dict[AppKey, _Opened] = {}
         self._opening = asyncio.Lock()
+        self._starting: Resolver | None = None  # the one that is waited for with that lock
         self._closed = False
+        self._closing: set[asyncio.Future[None]] = set()
 
     async def infer(self, call: InferCall) -> dict[str, Array]:
         request = encode_request(
@@ -109,10 +113,12 @@ class InferenceClients:
 
     async def close(self) -> None:
         self._closed = True
+        if self._starting is not None:  # who opens it hears of it now, and not when discovery has not answered in time
+            await self._starting.close()
         async with self._opening:
             opened = list(self._opened.values())
             self._opened.clear()
-            await asyncio.gather(*(entry.close() for entry in opened))
+            await asyncio.gather(*(entry.close() for entry in opened), *self._closing)
 
     async def _open(self, app: AppKey, wait_s: float) -> _Opened:
         if self._closed:
@@ -122,16 +128,28 @@ class InferenceClients:
         config = self._config or ClientConfig()
         resolver = Resolver(self._store, app, role=config.via)
         client = InferenceClient(resolver, application=str(app), config=config, tls=self._tls, rank=self._rank)
+        self._starting = resolver
         try:
             await resolver.start(wait_s=wait_s)
             await client.start()
+            if self._closed:
+                raise FailedPrecondition("the mesh client was closed meanwhile")
         except BaseException:
-            await resolver.close()
+            try:
+                await client.close()
+            finally:
+                await resolver.close()
             raise
+        finally:
+            self._starting = None
         opened = self._opened[app] = _Opened(resolver, client)
         return opened
 
     async def _close_oldest(self) -> None:
         idle = [(entry.used_at, app) for app, entry in self._opened.items() if not entry.client.stats.in_flight]
         if idle:
-            await self._opened.pop(min(idle)[1]).close()
+            oldest = self._opened.pop(min(idle)[1])
+            closing = asyncio.ensure_future(oldest.close())  # to its end, also where the one who opens is cancelled
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+            await asyncio.shield(closing)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import grpc
@@ -19,6 +20,7 @@ from serving.errors import (
     Conflict,
     DataLoss,
     DeadlineExceeded,
+    FailedPrecondition,
     MeshError,
     StoreUnavailable,
     Unavailable,
@@ -27,7 +29,7 @@ from serving.errors import (
 from serving.store import keys
 from serving.store.client import EtcdClient
 from serving.store.records import decode
-from serving.timeouts import wait_for
+from serving.timeouts import cancelled_by_owner, wait_for
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +67,7 @@ class Keepers:
         self._tls = tls
         self._channels: dict[str, grpc.aio.Channel] = {}
         self._addresses: list[str] = []  # the one that answered last comes first
+        self._closed = False
 
     async def call(self, method: str, request: Any, *, timeout_s: float) -> Any:
         """The answer of any keeper. Raises the keeper's error, or `Unavailable` when none answers in time.
@@ -94,7 +97,7 @@ class Keepers:
                 raise self._nobody(last, timeout_s)
             await asyncio.sleep(PAUSE_S)
 
-    async def watch(self, namespace: str, name: str) -> AsyncIterator[kpb.ApplicationEvent | None]:
+    async def watch(self, namespace: str, name: str) -> AsyncGenerator[kpb.ApplicationEvent | None, None]:
         """Events without end; None before each full picture: another keeper is asked when one is gone.
 
         Raises the keeper's error when it refuses, never because one is unavailable.
@@ -105,18 +108,25 @@ class Keepers:
             for address in tuple(self._addresses):
                 yield None
                 try:
-                    async for event in self._stream(await self._channel(address), request):
-                        yield event
-                        self._prefer(address)
+                    async with self._stream(address, request) as events:
+                        async for event in events:
+                            yield event
+                            self._prefer(address)
                 except grpc.aio.AioRpcError as error:
                     if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
                         raise _mesh_error(error, address) from error
                     _log.info(
                         "keeper is gone, asking the next one", extra={"keeper": address, "details": error.details()}
                     )
+                except asyncio.CancelledError:
+                    if cancelled_by_owner(unknown=True):
+                        raise
+                    _log.info("keeper is no longer one, asking the next one", extra={"keeper": address})
             await asyncio.sleep(PAUSE_S)
 
     async def close(self) -> None:
+        """Ends what runs. Nothing can be asked afterwards."""
+        self._closed = True
         channels = list(self._channels.values())
         self._channels.clear()
         await asyncio.gather(*(channel.close(None) for channel in channels))
@@ -151,26 +161,39 @@ class Keepers:
             return await stub(request, timeout=timeout_s)
         except grpc.aio.AioRpcError as error:
             raise _mesh_error(error, address) from error
+        except asyncio.CancelledError as error:
+            if cancelled_by_owner(unknown=True):
+                raise
+            text = f"the connection to keeper {address} was closed, because it is no longer one"
+            raise Unavailable(text) from error
 
-    @staticmethod
-    def _stream(channel: grpc.aio.Channel, request: kpb.WatchApplicationsRequest) -> AsyncIterator[Any]:
+    @asynccontextmanager
+    async def _stream(self, address: str, request: kpb.WatchApplicationsRequest) -> AsyncIterator[AsyncIterator[Any]]:
+        """Cancelled at the end: the keeper counts its watchers."""
+        channel = await self._channel(address)
         stub = channel.unary_stream(
             "/mesh.v1.Keeper/WatchApplications",
             request_serializer=kpb.WatchApplicationsRequest.SerializeToString,
             response_deserializer=kpb.ApplicationEvent.FromString,
         )
-        return aiter(stub(request))
+        call = stub(request)
+        try:
+            yield aiter(call)
+        finally:
+            call.cancel()
 
     async def _channel(self, address: str) -> grpc.aio.Channel:
-        channel = self._channels.get(address)
-        if channel is None:
-            if self._tls is None:
-                channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
+        credentials = None
+        if self._tls is not None and address not in self._channels:
+            credentials = await asyncio.to_thread(channel_credentials, self._tls)
+        if self._closed:
+            raise FailedPrecondition("the mesh client is closed")
+        if address not in self._channels:  # nor has another call opened one meanwhile
+            if credentials is None:
+                self._channels[address] = grpc.aio.insecure_channel(address, options=_OPTIONS)
             else:
-                credentials = await asyncio.to_thread(channel_credentials, self._tls)
-                channel = grpc.aio.secure_channel(address, credentials, options=_OPTIONS)
-            self._channels[address] = channel
-        return channel
+                self._channels[address] = grpc.aio.secure_channel(address, credentials, options=_OPTIONS)
+        return self._channels[address]
 
     def _prefer(self, address: str) -> None:
         if self._addresses and self._addresses[0] != address:
