@@ -106,11 +106,12 @@ class Page:
         try:
             head = await wait_for(reader.readuntil(b"\r\n\r\n"), REQUEST_LIMIT_S)
             writer.write(self._response(head))
-            await wait_for(writer.drain(), REQUEST_LIMIT_S)
-        except (asyncio.TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError):
-            pass  # a client that does not speak HTTP, or left: nothing to answer
-        finally:
             writer.close()
+            await wait_for(writer.wait_closed(), REQUEST_LIMIT_S)
+        except (asyncio.TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError):
+            pass  # a client that does not speak HTTP, reads nothing, or left: nothing to answer
+        finally:
+            writer.transport.abort()  # what is closed stays; else the server would wait for the client to read
 
     def _response(self, head: bytes) -> bytes:
         parts = head.split(b"\r\n", 1)[0].split(b" ")

@@ -24,7 +24,7 @@ from serving.control import Clock, SystemClock
 from serving.errors import StoreUnavailable
 from serving.store import Election, EtcdClient, keys
 from serving.store.records import encode
-from serving.timeouts import wait_for
+from serving.timeouts import cancel_and_wait, wait_for
 from serving.version import VERSION
 
 _log = logging.getLogger("keeper")
@@ -89,9 +89,7 @@ class Keeper:
             for task in done:
                 task.result()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await cancel_and_wait(*tasks)
 
     async def stop(self) -> None:
         """Leaves discovery, stops taking calls, finishes running ones, then ends. To be called after `run` ended."""

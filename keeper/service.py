@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, TypeVar
 
 from keeper import views
@@ -95,8 +96,9 @@ class KeeperService(rpc.KeeperServicer):
         try:
             await self._synced()
             await self._applications.catch_up(request.namespace)
-            async for event in self._watchers.watch(request.namespace, request.name):
-                yield event
+            async with aclosing(self._watchers.watch(request.namespace, request.name)) as events:
+                async for event in events:
+                    yield event
         except Exception as error:  # noqa: BLE001 - the edge: nothing may leave as a trace
             await abort(context, as_mesh_error(error, "WatchApplications"))
 

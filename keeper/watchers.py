@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 
 from keeper import views
 from keeper.mirror import Mirror
@@ -24,7 +24,7 @@ class Watchers:
         self._max = max_watchers
         self.open = 0
 
-    async def watch(self, namespace: str, name: str) -> AsyncIterator[api.ApplicationEvent]:
+    async def watch(self, namespace: str, name: str) -> AsyncGenerator[api.ApplicationEvent, None]:
         """Every matching application, the `synced` mark, then each change. Raises `ResourceExhausted`."""
         if self.open >= self._max:
             raise ResourceExhausted(f"this keeper serves {self._max} watches already; use another one, or poll")

@@ -36,7 +36,7 @@ from serving.master.order import app_key, supersedes
 from serving.observe import MetricsServer, reached_by, serve_collector
 from serving.store.client import EtcdClient
 from serving.store.keys import AppKey
-from serving.timeouts import wait_for
+from serving.timeouts import cancel_and_wait, wait_for
 
 _LOG: Final = logging.getLogger(__name__)
 _LOOK_S: Final = 0.5
@@ -85,28 +85,32 @@ class Agent:
         mine = Claim(agent_id, config.cluster, ",".join(config.etcd.endpoints))
         self._claimant = Claimant(mine, config.mesh, is_dead)
         self._metrics: MetricsServer | None = None
+        self._record_loop: asyncio.Task[None] | None = None
         self._placed = 0
         self._killed = 0
 
     async def run(self) -> None:
         """Raises `AlreadyExists` when the cluster has another agent, `FailedPrecondition` for a wrong configuration."""
         collector = AgentCollector(self._numbers, self._config.cluster)
-        self._metrics = await serve_collector(collector, self._masters_loop, host=self._config.listen_host)
-        await self._placements.start()
-        parts = (self._look_after_record(), self._watch_ray(), self._watch_masters())
-        loops = [asyncio.create_task(part) for part in parts]
+        async with contextlib.AsyncExitStack() as stack:  # goes on with the next one where we are cancelled once more
+            self._metrics = await serve_collector(collector, self._masters_loop, host=self._config.listen_host)
+            if self._metrics is not None:
+                stack.push_async_callback(self._metrics.close)
+            stack.push_async_callback(self._client.close)
+            stack.push_async_callback(self._placements.close)
+            await self._placements.start()
+            await self._work()
+
+    async def _work(self) -> None:
+        self._record_loop = asyncio.create_task(self._look_after_record())
+        loops = [self._record_loop, *(asyncio.create_task(part) for part in (self._watch_ray(), self._watch_masters()))]
         try:
             done, _ = await asyncio.wait(loops, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                task.result()
+                if not task.cancelled():  # the first one is, when the record is taken back
+                    task.result()
         finally:
-            for task in loops:
-                task.cancel()
-            await asyncio.gather(*loops, return_exceptions=True)
-            await self._placements.close()
-            await self._client.close()
-            if self._metrics is not None:
-                await self._metrics.close()
+            await cancel_and_wait(*loops)
 
     def _numbers(self) -> AgentNumbers:
         """For the thread of the metrics: everything is read once and changed nowhere."""
@@ -123,7 +127,9 @@ class Agent:
         )
 
     async def withdraw(self) -> None:
-        """Takes the cluster's record back: for an orderly end. Masters and replicas go on."""
+        """Takes the cluster's record back for good, and ends `run`: for an orderly end. Masters and replicas go on."""
+        if self._record_loop is not None:  # else it would be written once more by news that come meanwhile
+            await cancel_and_wait(self._record_loop)
         await self._registration.withdraw()
 
     def _heard(self, replaced: bool) -> None:
@@ -153,8 +159,7 @@ class Agent:
                 await self._clock.sleep(_LOOK_S)
         finally:
             if masters is not None:
-                masters.cancel()
-                await asyncio.gather(masters, return_exceptions=True)
+                await cancel_and_wait(masters)
 
     async def _joined(self) -> bool:
         try:

@@ -55,10 +55,11 @@ class Registration:
 
     async def withdraw(self) -> None:
         """Takes the record back: the lease ends and the record with it. May be repeated."""
-        lease, self._lease = self._lease, None
+        lease = self._lease
         self._mod_revision = None
         if lease is not None:
             await lease.revoke()
+            self._lease = None  # only now: whoever is cancelled here and asks again waits again
 
     async def _claim(self) -> None:
         """Waits until the key is free or ours. A dead predecessor of this machine is not waited for."""

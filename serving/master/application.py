@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Mapping
+from contextlib import AsyncExitStack
 from typing import Any, Final
 
 from serving._proto import records_pb2 as pb
@@ -30,7 +31,7 @@ from serving.master.store_view import EndpointView, PlacementWatch, SpecHistory
 from serving.observe import MetricsServer, reached_by, serve_collector
 from serving.store import keys
 from serving.store.client import EtcdClient
-from serving.timeouts import wait_for
+from serving.timeouts import cancel_and_wait, wait_for
 
 _LOG: Final = logging.getLogger(__name__)
 _BUSY_S: Final = 0.2  # between two looks at Ray's table while something starts or ends
@@ -111,12 +112,20 @@ class ApplicationMaster:
 
     async def run(self) -> None:
         """Until cancelled. Raises when one of its tasks ends with an error, which none should."""
-        metrics = await self._serve_metrics()
-        await self._recall()
-        self._specs.learn(self._memory.order.stored)
-        await self._load_status()
-        known = self._status
-        self._scaling.restore(known if known is not None and known.uid == self._memory.order.stored.uid else None)
+        async with AsyncExitStack() as stack:  # goes on with the next one where we are cancelled once more
+            metrics = await self._serve_metrics()
+            if metrics is not None:
+                stack.push_async_callback(metrics.close)
+            stack.push_async_callback(self._client.close)
+            stack.push_async_callback(self._probes.close)
+            await self._recall()
+            self._specs.learn(self._memory.order.stored)
+            await self._load_status()
+            known = self._status
+            self._scaling.restore(known if known is not None and known.uid == self._memory.order.stored.uid else None)
+            await self._work()
+
+    async def _work(self) -> None:
         placement = PlacementWatch(
             self._client, keys.placement(self._config.cluster, self._app), self._follow, self._note_store
         )
@@ -134,13 +143,7 @@ class ApplicationMaster:
             for task in done:
                 task.result()
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await self._probes.close()
-            await self._client.close()
-            if metrics is not None:
-                await metrics.close()
+            await cancel_and_wait(*tasks)
 
     async def _serve_metrics(self) -> MetricsServer | None:
         collector = MasterCollector(self._numbers, namespace=self._app.namespace, application=self._app.name)

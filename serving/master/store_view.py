@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection
+from contextlib import aclosing
 from typing import Final
 
 from serving._proto import records_pb2 as pb
@@ -13,7 +14,7 @@ from serving.master.model import EndpointFact
 from serving.store import keys
 from serving.store.client import EtcdClient
 from serving.store.records import decode
-from serving.store.types import Changes, Disconnected, KeyValue, Resync
+from serving.store.types import Changes, Disconnected, KeyValue, Resync, WatchEvent
 
 _LOG: Final = logging.getLogger(__name__)
 _RETRY_S: Final = 1.0
@@ -36,18 +37,22 @@ class PlacementWatch:
         self._on_store = on_store
 
     async def run(self) -> None:
-        async for event in self._client.watch(self._key):
-            if isinstance(event, Disconnected):
-                self._on_store(False, False)
+        async with aclosing(self._client.watch(self._key)) as events:
+            async for event in events:
+                self._take(event)
+
+    def _take(self, event: WatchEvent) -> None:
+        if isinstance(event, Disconnected):
+            self._on_store(False, False)
+            return
+        self._on_store(True, isinstance(event, Resync) and event.store_replaced)
+        for kv in event.snapshot.kvs if isinstance(event, Resync) else event.puts:
+            if kv.key != self._key:  # the prefix also fits longer names
                 continue
-            self._on_store(True, isinstance(event, Resync) and event.store_replaced)
-            for kv in event.snapshot.kvs if isinstance(event, Resync) else event.puts:
-                if kv.key != self._key:  # the prefix also fits longer names
-                    continue
-                try:
-                    self._on_order(decode(pb.Placement, kv.value))
-                except DataLoss as error:
-                    _LOG.error("placement is damaged", extra={"key": kv.key, "error": error.message})
+            try:
+                self._on_order(decode(pb.Placement, kv.value))
+            except DataLoss as error:
+                _LOG.error("placement is damaged", extra={"key": kv.key, "error": error.message})
 
 
 class EndpointView:
@@ -63,15 +68,16 @@ class EndpointView:
         return tuple(self._facts.values())
 
     async def run(self) -> None:
-        async for event in self._client.watch(self._prefix):
-            if isinstance(event, Resync):
-                self._facts.clear()  # leases of a store that is no more are nothing to revoke
-                self._put(event.snapshot.kvs)
-            elif isinstance(event, Changes):
-                for key in event.deletes:
-                    self._facts.pop(key, None)
-                self._put(event.puts)
-            self._on_change()
+        async with aclosing(self._client.watch(self._prefix)) as events:
+            async for event in events:
+                if isinstance(event, Resync):
+                    self._facts.clear()  # leases of a store that is no more are nothing to revoke
+                    self._put(event.snapshot.kvs)
+                elif isinstance(event, Changes):
+                    for key in event.deletes:
+                        self._facts.pop(key, None)
+                    self._put(event.puts)
+                self._on_change()
 
     def _put(self, kvs: tuple[KeyValue, ...]) -> None:
         for kv in kvs:

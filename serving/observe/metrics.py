@@ -118,7 +118,12 @@ class MetricsServer:
         """Returns the address. Raises `FailedPrecondition` when the port is taken."""
         if self._server is not None:
             raise FailedPrecondition(f"the metrics are served already, on {self.address}")
-        server = await asyncio.to_thread(self._bind)
+        binding = asyncio.ensure_future(asyncio.to_thread(self._bind))
+        try:
+            server = await asyncio.shield(binding)
+        except asyncio.CancelledError:
+            binding.add_done_callback(_close_unwanted)  # a thread cannot be cancelled: it binds all the same
+            raise
         self._server = server
         self._thread = threading.Thread(target=server.serve_forever, name="mesh-metrics", daemon=True)
         self._thread.start()
@@ -138,9 +143,19 @@ class MetricsServer:
         server, self._server = self._server, None
         thread, self._thread = self._thread, None
         if server is not None and thread is not None:
-            await asyncio.to_thread(server.shutdown)
-            await asyncio.to_thread(thread.join)
-            server.server_close()
+            await asyncio.shield(asyncio.ensure_future(asyncio.to_thread(_end, server, thread)))
+
+
+def _close_unwanted(binding: asyncio.Future[_Server]) -> None:
+    if not binding.cancelled() and binding.exception() is None:
+        binding.result().server_close()
+
+
+def _end(server: _Server, thread: threading.Thread) -> None:
+    """All of it on one thread, which goes on where the task that closes is cancelled. Takes up to half a second."""
+    server.shutdown()
+    thread.join()
+    server.server_close()
 
 
 async def serve_collector(collector: Collector, controller: Controller[Any], *, host: str) -> MetricsServer | None:
