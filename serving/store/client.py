@@ -48,6 +48,10 @@ class EtcdClient:
     def config(self) -> EtcdConfig:
         return self._calls.config
 
+    @property
+    def closed(self) -> bool:
+        return self._calls.closed
+
     # ------------------------------------------------------------------------------------------------------ reading
 
     async def get(self, key: str) -> KeyValue | None:

@@ -60,7 +60,8 @@ class Election:
     async def campaign(self) -> Leadership:
         """Returns when elected. Waits through any trouble of etcd; raises only what is configuration.
 
-        Those are `PermissionDenied` and `Unauthenticated`. Who loses the lease while waiting takes a new one.
+        Those are `PermissionDenied` and `Unauthenticated`; and any error when the client is closed meanwhile. Who loses
+        the lease while waiting takes a new one.
         """
         failures = 0
         while True:
@@ -71,6 +72,9 @@ class Election:
                 await self._drop()
                 raise
             except MeshError as error:
+                if self._client.closed:
+                    await self._drop()
+                    raise
                 _LOG.info("election goes on", extra={"election": self._prefix, "error": error.message})
             failures += 1
             await asyncio.sleep(backoff_s(failures))

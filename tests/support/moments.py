@@ -11,6 +11,7 @@ import gc
 import itertools
 import os
 import threading
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,15 +92,19 @@ async def at_each(
 
 @dataclass(frozen=True)
 class Remains:
-    """The tasks of the running loop, Python's threads, and the sockets and pipes of the process."""
+    """The tasks of the running loop, Python's threads, and the sockets and pipes of the process.
 
-    tasks: frozenset[asyncio.Task[Any]]
+    Tasks are counted by what they run: what lives longer than a scenario may replace one of its own by another.
+    """
+
+    tasks: Counter[str]
     threads: frozenset[threading.Thread]
     descriptors: int
 
     @classmethod
     def now(cls) -> Remains:
-        return cls(frozenset(asyncio.all_tasks()), frozenset(threading.enumerate()), _open_descriptors())
+        tasks = Counter(_work_of(task) for task in asyncio.all_tasks() if not _of_a_server(task))
+        return cls(tasks, frozenset(threading.enumerate()), _open_descriptors())
 
     async def nothing_more(self, moment: Moment) -> None:
         """Returns when there is nothing more than that. Fails with what there is."""
@@ -112,7 +117,7 @@ class Remains:
 
     def _more(self) -> str:
         now = Remains.now()
-        tasks = [repr(task) for task in now.tasks - self.tasks if not task.done() and not _of_a_server(task)]
+        tasks = sorted((now.tasks - self.tasks).elements())
         threads = [thread.name for thread in now.threads - self.threads if not _stays(thread)]
         descriptors = now.descriptors - self.descriptors
         return "; ".join([*tasks, *threads, *([f"{descriptors} descriptors"] if descriptors > 0 else [])])
@@ -127,6 +132,11 @@ def _is_channel(entry: Path) -> bool:
         return os.readlink(entry).startswith(("socket:", "pipe:"))
     except FileNotFoundError:
         return False  # closed in between
+
+
+def _work_of(task: asyncio.Task[Any]) -> str:
+    work = task.get_coro()
+    return str(getattr(work, "__qualname__", type(work).__name__))
 
 
 def _of_a_server(task: asyncio.Task[Any]) -> bool:

@@ -104,6 +104,26 @@ async def test_a_campaign_can_be_left_at_any_moment_while_another_leads(
     await leader.resign()
 
 
+async def test_a_campaign_ends_when_its_client_is_closed(shared_etcd: EtcdCluster, prefix: str) -> None:
+    leads = EtcdClient(shared_etcd.config())
+    leader = Election(leads, shared_etcd.config(), prefix, b"leader", ttl_s=30)
+    await leader.campaign()
+
+    async def scenario(moment: Moment) -> None:
+        client = EtcdClient(shared_etcd.config())
+        election = Election(client, shared_etcd.config(), prefix, b"me", ttl_s=TTL_S)
+        task = asyncio.create_task(election.campaign())
+        await moment.come(task)
+        await client.close()
+        await ended(task, moment)
+        assert isinstance(task.exception(), MeshError), repr(task.exception())
+        assert election.key == ""
+
+    await at_each(scenario)
+    await leader.resign()
+    await leads.close()
+
+
 async def test_a_second_campaign_of_a_candidate_can_be_left_at_any_moment(
     client: EtcdClient, shared_etcd: EtcdCluster, prefix: str
 ) -> None:
@@ -111,8 +131,9 @@ async def test_a_second_campaign_of_a_candidate_can_be_left_at_any_moment(
 
     async def scenario(moment: Moment) -> None:
         election = Election(client, shared_etcd.config(), prefix, b"me", ttl_s=TTL_S)
+        before = set(threading.enumerate())
         await election.campaign()
-        renews = next(thread for thread in threading.enumerate() if thread.name == "mesh-lease")
+        renews = next(thread for thread in set(threading.enumerate()) - before if thread.name == "mesh-lease")
         task = asyncio.create_task(election.campaign())
         await turn_of(lambda: not renews.is_alive())
         await moment.come(task)
