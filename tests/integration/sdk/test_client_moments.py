@@ -24,7 +24,7 @@ from serving.sdk import AsyncMeshClient, Connection
 from serving.sdk.keepers import Keepers
 from serving.store import EtcdClient, keys
 from serving.store.records import encode
-from tests.support.moments import Moment, at_each, ended, turn_of
+from tests.support.moments import Moment, at_each, ended, moments, turn_of
 
 LONG_S = 90.0
 PROMPT_S = 5.0
@@ -92,7 +92,7 @@ async def test_a_client_can_be_closed_at_any_moment_of_its_calls(
             assert not task.cancelled(), task
             assert isinstance(task.exception(), MeshError), repr(task.exception())
 
-    await at_each(scenario)
+    await at_each(scenario, moments(turns=6, last=250))
 
 
 async def test_calls_can_be_left_at_any_moment(
@@ -112,7 +112,7 @@ async def test_calls_can_be_left_at_any_moment(
                 await ended(task, moment)
                 assert task.cancelled()
 
-    await at_each(scenario)
+    await at_each(scenario, moments(turns=6, last=250))
 
 
 async def test_closing_does_not_wait_for_a_discovery_that_does_not_answer() -> None:
