@@ -31,6 +31,7 @@ from serving.process_id import ProcessId
 
 _LOG: Final = logging.getLogger(__name__)
 _PINNED: Final = ("numpy", "protobuf", "grpcio", "tritonclient", "prometheus-client", "ray", "psutil", "fsspec")
+_CONFLICT: Final = "The conflict is caused by:"
 _PIP_TIMEOUT_S: Final = 1800.0
 _KEEP_UNUSED_S: Final = 24 * 3600.0
 
@@ -82,13 +83,15 @@ def _install(place: Path, requirements: tuple[str, ...], pins: list[str]) -> Non
     partial = place.with_name(f".partial-{secrets.token_hex(4)}")
     constraints = partial.with_suffix(".constraints")
     constraints.write_text("\n".join(pins))
-    command = [sys.executable, "-m", "pip", "install", "--no-input", "--disable-pip-version-check", "--quiet"]
+    command = [sys.executable, "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
     command += ["--target", str(partial), "--constraint", str(constraints), "--", *requirements]
     _LOG.info("installing packages", extra={"requirements": list(requirements)})
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_PIP_TIMEOUT_S, check=False)
         if done.returncode != 0:
-            raise FailedPrecondition(f"pip cannot install {', '.join(requirements)}: {_reason(done.stderr)}")
+            raise FailedPrecondition(
+                f"pip cannot install {', '.join(requirements)}: {_reason(done.stdout, done.stderr)}"
+            )
         partial.replace(place)
     except subprocess.TimeoutExpired as error:
         raise FailedPrecondition(f"pip did not end within {_PIP_TIMEOUT_S:g} s") from error
@@ -97,11 +100,13 @@ def _install(place: Path, requirements: tuple[str, ...], pins: list[str]) -> Non
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _reason(output: str) -> str:
-    """The first line that pip calls an error, else its last one."""
-    lines = [line.strip() for line in output.splitlines() if line.strip()]
-    errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
-    return (errors or lines[-1:] or ["it says nothing"])[0]
+def _reason(output: str, errors: str) -> str:
+    """The first line that pip calls an error, else its last one; with the conflict that it found, if any."""
+    lines = [line.strip() for line in errors.splitlines() if line.strip()]
+    named = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    reason = (named or lines[-1:] or ["it says nothing"])[0]
+    conflict = output.partition(_CONFLICT)[2].strip().partition("\n\n")[0]
+    return f"{reason} {'; '.join(line.strip() for line in conflict.splitlines())}".strip()
 
 
 def _pins() -> list[str]:

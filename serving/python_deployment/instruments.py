@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from serving._proto import records_pb2 as pb
 from serving.errors import Code, ResourceExhausted
 from serving.observe import LATENCY_BUCKETS_S
 
@@ -33,10 +36,19 @@ class Statistics:
     success: Tally = field(default_factory=Tally)
     fail: Tally = field(default_factory=Tally)
     last_ms: int = 0  # unix time of the last one
+    buckets: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BUCKETS_S) + 1))
 
     def note(self, code: Code, seconds: float) -> None:
         self.last_ms = int(time.time() * 1000)
         (self.success if code is Code.OK else self.fail).add(seconds)
+        self.buckets[bisect_left(LATENCY_BUCKETS_S, seconds)] += 1
+
+    def load(self) -> pb.ReplicaLoad:
+        """What the process has done since it began, for the autoscaler."""
+        totals = list(accumulate(self.buckets))
+        return pb.ReplicaLoad(
+            cpu_s=time.process_time(), requests=totals[-1], bounds_s=LATENCY_BUCKETS_S, within=totals[:-1]
+        )
 
 
 class Instruments:

@@ -71,6 +71,7 @@ class Stack:
     def describe(self, report: pb.ReplicaReport) -> None:
         """From any thread."""
         report.in_flight = self._instruments.in_flight
+        report.load.CopyFrom(self._instruments.statistics.load())
         registrar = self._registrar
         if registrar is not None:
             report.lease = registrar.lease

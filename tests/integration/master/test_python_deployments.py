@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -28,6 +28,7 @@ from tests.support.processes import replica_pids
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 
 CODE = """
+import asyncio
 import os
 from pathlib import Path
 
@@ -69,6 +70,39 @@ class Front:
 class BlockingFront(Front):
     def infer(self, request):
         return {"y": self.scale.infer_blocking({"x": request["x"]})["y"] + 2}
+
+
+class About:
+    def infer(self, request):
+        return {"left": np.array([request.left_s]), "trace": np.array([request.traceparent.encode()], dtype=object)}
+
+
+class AsksAbout:
+    def __init__(self):
+        self.about = Handle("about")
+
+    async def infer(self, request):
+        return await self.about.infer({})
+
+
+class Waits:
+    def __init__(self):
+        self.cancelled = 0
+
+    async def infer(self, request):
+        if request.parameters.get("count"):
+            return {"cancelled": np.array([self.cancelled])}
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+
+class Counts:
+    async def infer(self, request):
+        for index in range(3):
+            yield {"i": np.array([index])}
 
 
 class Where:
@@ -242,6 +276,44 @@ async def test_handles_call_other_deployments(mesh: SmallMesh, keeper: Keeper) -
     await keeper.wait_ready()
     assert await scaled(await address_of(keeper, "front-r1-0"), 1, 2, model="front") == [11, 21]
     assert await scaled(await address_of(keeper, "blocking-r1-0"), 1, 2, model="blocking") == [12, 22]
+
+
+async def test_handles_carry_deadline_and_trace(mesh: SmallMesh, keeper: Keeper) -> None:
+    await keeper.place(
+        application(keeper, python(mesh, "About", name="about"), python(mesh, "AsksAbout", name="front"))
+    )
+    await keeper.wait_ready()
+    trace_id = "ab" * 16
+    async with triton.InferenceServerClient(await address_of(keeper, "front-r1-0")) as client:
+        headers = {"traceparent": f"00-{trace_id}-{'cd' * 8}-01"}
+        answer = await client.infer("front", [], client_timeout=7.0, headers=headers)
+        assert 0 < answer.as_numpy("left")[0] < 7.0
+        assert answer.as_numpy("trace")[0].decode().split("-")[1] == trace_id
+        without = await client.infer("front", [])
+        assert 25 < without.as_numpy("left")[0] <= 30
+
+
+async def test_streams_and_cancellation_pass_a_proxy(mesh: SmallMesh, keeper: Keeper) -> None:
+    await keeper.place(
+        application(keeper, python(mesh, "Waits", name="waits"), python(mesh, "Counts", name="counts"), proxies())
+    )
+    await keeper.wait_ready()
+
+    async def requests() -> AsyncIterator[dict[str, Any]]:
+        yield {"model_name": "counts", "inputs": [], "request_id": "s"}
+
+    async with triton.InferenceServerClient(await proxy_address(keeper)) as client:
+        found = [result.as_numpy("i").tolist() async for result, _ in client.stream_infer(requests())]
+        assert found == [[0], [1], [2]]
+        with pytest.raises(InferenceServerException) as caught:
+            await client.infer("waits", [], client_timeout=0.5)
+        assert caught.value.status() == "StatusCode.DEADLINE_EXCEEDED"
+
+        async def cancelled() -> bool:
+            answer = await client.infer("waits", [], parameters={"count": True})
+            return bool(answer.as_numpy("cancelled")[0] == 1)
+
+        await until(cancelled)
 
 
 async def test_a_replica_that_says_it_is_sick_is_restarted(mesh: SmallMesh, keeper: Keeper) -> None:

@@ -199,6 +199,9 @@ async def test_it_says_what_it_is(serve: Serve, client: Open) -> None:
     (row,) = (await asked.get_inference_statistics("it")).model_stats
     assert (row.inference_count, row.inference_stats.success.count) == (1, 1)
     assert row.inference_stats.success.ns > 0
+    load = served.report.load
+    assert (load.requests, load.within[-1], len(load.bounds_s)) == (1, 1, len(load.within))
+    assert load.cpu_s > 0
     page = (await asyncio.to_thread(urllib.request.urlopen, f"http://{served.report.metrics_address}/metrics")).read()
     assert b'mesh_ingress_calls_total{code="OK",method="ModelInfer"} 1.0' in page
     assert b'mesh_ingress_calls_total{code="INVALID_ARGUMENT",method="ModelInfer"} 1.0' in page
