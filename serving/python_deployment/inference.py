@@ -92,6 +92,13 @@ class Inference:
             request.give_up()
             code = Code.CANCELLED
             raise
+        except Cancelled as error:
+            if not self.draining.is_set():
+                code = Code.CANCELLED
+                raise
+            code = Code.UNAVAILABLE
+            # Not in the words of a refusal: clients may send again only what may run twice.
+            raise Unavailable("this replica left before the request was done, and ended it") from error
         except Exception as error:
             failure = told(error, "infer", traceparent=request.traceparent)
             code = failure.code

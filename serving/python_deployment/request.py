@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from numpy.typing import ArrayLike
 
 from serving.errors import InvalidArgument
-from serving.sdk.tensors import BF16, Array, Parameter
+from serving.sdk.tensors import BF16, DATATYPES, Array, Parameter
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,10 @@ class Tensor:
     datatype: str
     shape: Sequence[int] = (-1,)
     optional: bool = False
+
+    def __post_init__(self) -> None:
+        if self.datatype not in DATATYPES:
+            raise InvalidArgument(f"tensor {self.name}: {self.datatype!r} is no datatype ({', '.join(DATATYPES)})")
 
 
 @dataclass(frozen=True, slots=True, eq=False)

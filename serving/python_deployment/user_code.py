@@ -91,7 +91,8 @@ class UserCode:
     async def _call(self, method: Callable[[Any], Any], argument: object) -> object:
         if inspect.iscoroutinefunction(method):
             return await method(argument)
-        return await self._loop.in_thread(lambda: method(argument))
+        answer = await self._loop.in_thread(lambda: method(argument))
+        return await answer if inspect.isawaitable(answer) else answer  # a decorator may hide that it is async
 
 
 async def construct(

@@ -37,6 +37,7 @@ _TO_TRITON: Final = {
     "bfloat16": "BF16",
 }
 _TO_NUMPY: Final = {triton: name for name, triton in _TO_TRITON.items() if name != "bfloat16"}
+DATATYPES: Final = (*_TO_TRITON.values(), "BYTES")
 _TYPED: Final = {
     "BOOL": "bool_contents",
     "INT8": "int_contents",

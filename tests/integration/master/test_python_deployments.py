@@ -290,7 +290,7 @@ async def test_handles_carry_deadline_and_trace(mesh: SmallMesh, keeper: Keeper)
         assert 0 < answer.as_numpy("left")[0] < 7.0
         assert answer.as_numpy("trace")[0].decode().split("-")[1] == trace_id
         without = await client.infer("front", [])
-        assert 25 < without.as_numpy("left")[0] <= 30
+        assert 25 < without.as_numpy("left")[0] < 32  # gRPC rounds up
 
 
 async def test_streams_and_cancellation_pass_a_proxy(mesh: SmallMesh, keeper: Keeper) -> None:

@@ -11,6 +11,7 @@ import pytest
 import tritonclient.grpc.aio as triton
 
 from serving._proto import records_pb2 as pb
+from serving.config import TlsConfig
 from serving.python_deployment.replica import Replica
 from serving.store.records import decode
 from tests.support.waiting import eventually
@@ -52,6 +53,7 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
 
     def start(name: str, *, config: dict[str, Any] | None = None, wait: str = "ready", **args: Any) -> Served:
         options = {key: args.pop(key) for key in ("max_requests", "model", "threads") if key in args}
+        tls: TlsConfig | None = args.pop("tls", None)
         record = pb.ReplicaConfig(
             id="it-r1-0",
             namespace="default",
@@ -70,6 +72,9 @@ def serve(tmp_path: Path) -> Iterator[Serve]:
                 **options,
             ),
         )
+        if tls is not None:
+            files = pb.TlsFiles(ca=tls.ca_file, cert=tls.cert_file, key=tls.key_file)
+            record.serving_tls.CopyFrom(files)
         replica = Replica(record, on_drained=lambda: None)
         started.append(replica)
         replica.start()

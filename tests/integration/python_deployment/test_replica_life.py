@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import tritonclient.grpc.aio as triton
@@ -13,6 +14,7 @@ from serving._proto import records_pb2 as pb
 from serving.store.records import decode
 from tests.integration.python_deployment.asking import ask, floats, inputs, until, waits_are
 from tests.integration.python_deployment.conftest import Serve, Served
+from tests.support.certificates import Authority
 from tests.support.waiting import eventually
 
 Open = Callable[[Served], triton.InferenceServerClient]
@@ -84,8 +86,9 @@ async def test_a_drain_finishes_what_runs_and_refuses_the_rest(serve: Serve, cli
     assert served.report.state == "draining"
     assert not running.done()
     served.replica.drain(0.2)
-    with pytest.raises(InferenceServerException):
+    with pytest.raises(InferenceServerException, match="left before the request was done") as cut_off:
         await running
+    assert cut_off.value.status() == "StatusCode.UNAVAILABLE"
     await asyncio.to_thread(served.wait_state, "drained")
     assert served.replica.update(update(2, "")) == "the replica is drained and takes no update"
 
@@ -106,3 +109,21 @@ def test_a_restarted_process_begins_with_the_newest_config(serve: Serve) -> None
     served.wait_state("ready")
     assert decode(pb.ReplicaReport, served.replica.report("no").encode()).refused == "no"
     eventually(lambda: served.report.revision == 2, timeout_s=5, what="the new revision")
+
+
+async def test_with_tls_only_clients_with_a_certificate_are_served(serve: Serve, tmp_path: Path) -> None:
+    authority = Authority.make(tmp_path / "ca")
+    served = serve("Scale", tls=authority.issue("replica"))
+    mine = authority.issue("client")
+    async with triton.InferenceServerClient(
+        served.address,
+        ssl=True,
+        root_certificates=mine.ca_file,
+        private_key=mine.key_file,
+        certificate_chain=mine.cert_file,
+    ) as asked:
+        assert (await asked.infer("it", inputs(x=floats(1)))).as_numpy("scaled").tolist() == [2]
+    async with triton.InferenceServerClient(served.address, ssl=True, root_certificates=mine.ca_file) as stranger:
+        with pytest.raises(InferenceServerException) as caught:
+            await stranger.infer("it", inputs(x=floats(1)), client_timeout=10)
+        assert caught.value.status() == "StatusCode.UNAVAILABLE"
