@@ -131,7 +131,6 @@ class Place:
 
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
-        self._loop = asyncio.get_running_loop()
         self._held_by_work = False
 
     def __enter__(self) -> Place:
@@ -145,14 +144,7 @@ class Place:
         """The work counts as in flight for as long as it runs, also when nobody waits for it any more."""
         self._held_by_work = True
         self._inference.begun(work)
-
-        def ended(_: object) -> None:
-            try:
-                self._loop.call_soon_threadsafe(self._inference.ended, work)
-            except RuntimeError:
-                return  # the loop that serves is closed: nobody counts any more
-
-        work.ended.add_done_callback(ended)
+        work.here().add_done_callback(lambda _: self._inference.ended(work))
 
 
 async def _awaited(sending: Awaitable[None]) -> None:

@@ -27,11 +27,18 @@ class Work(Generic[T]):
         self._loop = loop
         self._task: asyncio.Task[None] | None = None
         self._cancelled = False
+        self._here: asyncio.Future[T] | None = None
+
+    def here(self) -> asyncio.Future[T]:
+        """Its end on the running loop, always the same one: each more would be another wake-up of that loop."""
+        if self._here is None:
+            self._here = _watched(self.ended)
+        return self._here
 
     async def result(self) -> T:
         """What it gave. When the caller is cancelled, so is the work; `ended` says when it has really ended."""
         try:
-            return await asyncio.shield(_watched(self.ended))
+            return await asyncio.shield(self.here())
         except asyncio.CancelledError:
             self.cancel()
             raise
