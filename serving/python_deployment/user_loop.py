@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import contextvars
 import threading
 from collections.abc import Callable, Coroutine
@@ -17,6 +18,7 @@ from serving.errors import Cancelled, FailedPrecondition
 
 T = TypeVar("T")
 DEFAULT_THREADS: Final = 8
+_END_S: Final = 1.0  # for cancelled tasks at the end
 
 
 class Work(Generic[T]):
@@ -46,7 +48,8 @@ class Work(Generic[T]):
     def cancel(self) -> None:
         """From any thread; returns at once. Blocking code is not interrupted."""
         if not self.ended.done():
-            self._loop.call_soon_threadsafe(self._cancel)
+            with contextlib.suppress(RuntimeError):  # the loop is closed, and everything has ended
+                self._loop.call_soon_threadsafe(self._cancel)
 
     def begin(self, make: Callable[[], Coroutine[Any, Any, T]]) -> None:
         """On the loop."""
@@ -77,12 +80,19 @@ class UserLoop:
     """One per replica, from `start` to the end of the process: user code cannot be made to end."""
 
     def __init__(self, *, threads: int = 0) -> None:
-        self._loop = asyncio.new_event_loop()
+        self._running: asyncio.AbstractEventLoop | None = None
         self._pool = ThreadPoolExecutor(threads or DEFAULT_THREADS, thread_name_prefix="user")
         self._thread = threading.Thread(target=self._serve, name="user-loop", daemon=True)
 
     def start(self) -> None:
+        self._running = asyncio.new_event_loop()
         self._thread.start()
+
+    @property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        if self._running is None:
+            raise FailedPrecondition("the loop of the user's code is not started yet")
+        return self._running
 
     def run(self, make: Callable[[], Coroutine[Any, Any, T]]) -> Work[T]:
         """Runs the coroutine that `make` gives on the loop, in a copy of the caller's context. From any thread."""
@@ -105,13 +115,23 @@ class UserLoop:
             raise
 
     def stop(self) -> None:
-        """Starts nothing more; what runs is left to the end of the process."""
+        """Starts nothing more and cancels what runs; code that blocks is left to the end of the process."""
         self._pool.shutdown(wait=False, cancel_futures=True)
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        if self._running is not None:
+            self._running.call_soon_threadsafe(self._running.stop)
 
     def _serve(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
+        loop = self._loop
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_forever()
+            left = asyncio.all_tasks(loop)
+            for task in left:
+                task.cancel()
+            if left:
+                loop.run_until_complete(asyncio.wait(left, timeout=_END_S))
+        finally:
+            loop.close()
 
 
 def _watched(future: concurrent.futures.Future[T]) -> asyncio.Future[T]:
