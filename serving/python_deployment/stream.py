@@ -9,6 +9,7 @@ one ends it.
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any, Final
 
 import grpc.aio
@@ -18,6 +19,8 @@ from serving.python_deployment.codec import encode_streamed_error
 from serving.python_deployment.failure import MAX_TEXT, at_edge
 from serving.python_deployment.inference import DRAINING, Inference
 
+_LOG: Final = logging.getLogger(__name__)
+_MOST_AT_ONCE: Final = 16 * 1024  # requests of one stream that run, or whose answers wait
 _ERRORS_END_IT: Final = ("triton_grpc_error", "true")
 
 
@@ -63,11 +66,18 @@ class ModelStream:
             if not isinstance(data, bytes):  # the end
                 return
             self._inference.instruments.request_bytes.inc(len(data))
+            while len(self._running) >= _MOST_AT_ONCE:  # a client that only sends must not fill the memory
+                await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
             before, mine = self._last_turn, asyncio.Event()
             self._last_turn = mine
             task = asyncio.create_task(self._one(data, before, mine))
             self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and task.exception() is not None:  # the client went away while it was answered
+            _LOG.debug("answer not sent", extra={"error": repr(task.exception())})
 
     async def _one(self, data: bytes, before: asyncio.Event | None, mine: asyncio.Event) -> None:
         model = request_id = ""

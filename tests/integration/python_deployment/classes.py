@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from serving.errors import FailedPrecondition, InvalidArgument
-from serving.python_deployment import Request, Response, Tensor, batch
+from serving.python_deployment import Handle, Request, Response, Tensor, batch
 
 
 class Scale:
@@ -139,6 +139,16 @@ class Batched:
             ValueError("odd one") if request.parameters.get("bad") else {"y": request["x"] + 1, "size": size}
             for request in requests
         ]
+
+
+class BlocksByHandle:
+    """Makes the mistake to block the event loop."""
+
+    def __init__(self) -> None:
+        self.other = Handle("other")
+
+    async def infer(self, request: Request) -> dict[str, Any]:
+        return dict(self.other.infer_blocking({}) if not request.inputs else request.inputs)
 
 
 class Broken:

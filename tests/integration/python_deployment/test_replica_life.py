@@ -11,6 +11,8 @@ import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException
 
 from serving._proto import records_pb2 as pb
+from serving.errors import FailedPrecondition
+from serving.python_deployment import Handle
 from serving.store.records import decode
 from tests.integration.python_deployment.asking import ask, floats, inputs, until, waits_are
 from tests.integration.python_deployment.conftest import Serve, Served
@@ -127,3 +129,15 @@ async def test_with_tls_only_clients_with_a_certificate_are_served(serve: Serve,
         with pytest.raises(InferenceServerException) as caught:
             await stranger.infer("it", inputs(x=floats(1)), client_timeout=10)
         assert caught.value.status() == "StatusCode.UNAVAILABLE"
+
+
+async def test_a_handle_does_not_block_the_loop(serve: Serve, client: Open) -> None:
+    asked = client(serve("BlocksByHandle"))
+    with pytest.raises(InferenceServerException, match=r"Handle.infer_blocking would block the event loop") as caught:
+        await ask(asked)
+    assert caught.value.status() == "StatusCode.FAILED_PRECONDITION"
+
+
+def test_a_handle_belongs_into_a_deployment() -> None:
+    with pytest.raises(FailedPrecondition, match="can only be made in the constructor or the methods of a deployment"):
+        Handle("other")
