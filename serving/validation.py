@@ -32,9 +32,10 @@ from serving.problems import (
 )
 from serving.routing import RoutingPolicy
 from serving.types import is_name
+from serving.validation_python import python_problems
 from serving.validation_scale import check_replicas, check_rollout
 
-KINDS: Final = ("triton", "proxy")
+KINDS: Final = ("triton", "python", "proxy")
 MODEL_CONTROLS: Final = ("none", "explicit")
 CACHE_TYPES: Final = ("local",)
 RATE_LIMITER_MODES: Final = ("execution_count",)
@@ -136,6 +137,10 @@ def _deployment(path: str, deployment: pb.DeploymentSpec, packed: bool, proxied:
         yield Problem(f"{path}.{kind}", f"the kind `{kind}` is not supported by this version", allowed=KINDS)
     elif kind == "proxy":
         yield from _proxy(f"{path}.proxy", deployment.proxy)
+    elif kind == "python":
+        yield from python_problems(f"{path}.python", deployment.python)
+        if deployment.python.HasField("code"):
+            yield from _artifact(f"{path}.python.code", deployment.python.code, packed)
     else:
         yield from _triton(f"{path}.triton", deployment.triton, packed)
         yield from _response_cache(f"{path}.triton", deployment)

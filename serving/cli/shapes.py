@@ -171,7 +171,7 @@ def revision(item: pb.StoredSpec) -> dict[str, Any]:
                 "name": one.name,
                 "kind": one.WhichOneof("kind"),
                 "replicas": one.replicas.min,
-                "digest": one.triton.repository.digest,
+                "digest": (one.python.code if one.HasField("python") else one.triton.repository).digest,
             }
             for one in item.spec.deployments
         ],

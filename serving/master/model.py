@@ -49,7 +49,7 @@ class Report:
     """What a replica's process says of itself (`ReplicaReport`), and whether its health service answers."""
 
     pid: int
-    state: str  # "preparing", "loading", "ready", "draining", "drained", "failed"
+    state: str  # "preparing", "loading", "ready", "unhealthy", "draining", "drained", "failed"
     reason: str = ""
     address: str = ""
     registered: bool = False
@@ -147,9 +147,9 @@ class Goal:
 
     `same` are revisions whose replicas are as good as new ones (the deployment did not change in between), `unknown`
     those of which that cannot be said yet: they are neither counted out nor replaced. `updatable` are those from which
-    a running replica gets to the wanted revision by loading other models. While a rollout goes on `max_surge` replicas
-    more may run and `max_unavailable` may be missing; a new one counts when it has been ready for `min_ready_s`. A
-    `paused` one replaces nothing.
+    a replica gets to the wanted revision while it runs. During a rollout `max_surge` replicas more may run and
+    `max_unavailable` may be missing; a new one counts when it has been ready for `min_ready_s`. A `paused` one replaces
+    nothing.
     """
 
     deployment: str

@@ -100,10 +100,14 @@ def _same(wanted: pb.DeploymentSpec, other: pb.ApplicationSpec | None) -> bool:
 
 
 def _updatable(wanted: pb.DeploymentSpec, other: pb.ApplicationSpec | None) -> bool:
-    """True when a replica of `other` becomes one of `wanted` by loading models: nothing but these differs."""
-    if other is None or wanted.triton.update != IN_PLACE or _same(wanted, other):
+    """True when a replica of `other` becomes one of `wanted` while it runs: nothing differs but what may change so.
+
+    These are the models of a Triton deployment that says `in_place`, and the `config` of a Python deployment.
+    """
+    in_place = wanted.triton.update == IN_PLACE or wanted.HasField("python")
+    if other is None or not in_place or _same(wanted, other):
         return False
-    return any(_without_models(spec) == _without_models(wanted) for spec in other.deployments)
+    return any(_lasting(spec) == _lasting(wanted) for spec in other.deployments)
 
 
 def _without_number(spec: pb.DeploymentSpec) -> pb.DeploymentSpec:
@@ -117,8 +121,11 @@ def _without_number(spec: pb.DeploymentSpec) -> pb.DeploymentSpec:
     return copy
 
 
-def _without_models(spec: pb.DeploymentSpec) -> pb.DeploymentSpec:
+def _lasting(spec: pb.DeploymentSpec) -> pb.DeploymentSpec:
+    """Without what may change in a process that runs."""
     copy = _without_number(spec)
+    if copy.HasField("python"):
+        copy.python.ClearField("config")
     if copy.HasField("triton"):
         copy.triton.ClearField("repository")
         copy.triton.ClearField("models")

@@ -21,7 +21,7 @@ class ReplicaState(IntEnum):
     STARTING = pb.REPLICA_STARTING  # its process prepares and loads, or is started again by Ray
     READY = pb.REPLICA_READY  # answers and is in discovery
     DRAINING = pb.REPLICA_DRAINING  # out of discovery, finishes what runs
-    UNHEALTHY = pb.REPLICA_UNHEALTHY  # its process lives and does not answer
+    UNHEALTHY = pb.REPLICA_UNHEALTHY  # its process lives and does not answer, or says that it cannot serve
     FAILED = pb.REPLICA_FAILED  # could not start; another one is tried in its place
     STOPPED = pb.REPLICA_STOPPED  # drained, or ended on purpose
 

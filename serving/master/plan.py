@@ -77,9 +77,9 @@ def _ends(situation: Situation, now: float) -> Iterator[Action]:
             yield KillReplica(row.name, restart=False, why="it was told to leave and does not")
         elif row.state is _S.UNHEALTHY:
             if row.retired or situation.stopping:
-                yield KillReplica(row.name, restart=False, why="it does not answer")
+                yield KillReplica(row.name, restart=False, why=row.reason or "it does not answer")
             else:
-                yield KillReplica(row.name, restart=True, why="it does not answer")
+                yield KillReplica(row.name, restart=True, why=row.reason or "it does not answer")
 
 
 def _gone_by(row: Replica, limits: Mapping[str, float]) -> float:

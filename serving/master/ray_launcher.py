@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from typing import Any, Final, TypeVar
 
 import ray
@@ -15,7 +16,7 @@ from serving.errors import DataLoss, Unavailable
 from serving.master.model import ActorRow, Load, Report
 from serving.master.names import MasterName, ReplicaName, parse_replica, ray_namespace
 from serving.master.ray_actors import cpp_library_path, read_actors
-from serving.master.replica_config import LIBRARY_PATH, Launch, merged_env
+from serving.master.replica_config import LIBRARY_PATH, Launch, PythonActorClass, merged_env
 from serving.store.records import decode
 from serving.timeouts import wait_for
 
@@ -97,7 +98,7 @@ class RayLauncher:
         self._thread.shutdown(wait=False)
 
     async def _ask(self, name: ReplicaName, method: str, *arguments: object) -> str:
-        """Calls a method of a C++ actor. The answer is awaited off the thread: a hung replica holds up nobody else."""
+        """Calls a method of a replica. The answer is awaited off the thread: a hung replica holds up nobody else."""
 
         def send() -> Any:
             try:
@@ -157,8 +158,13 @@ def _create(namespace: str, launch: Launch) -> None:
         options["memory"] = launch.memory_bytes
     if environment:
         options["runtime_env"] = {"env_vars": environment}
-    actor = ray.cross_language.cpp_actor_class(launch.actor.factory, launch.actor.name)
-    actor.options(**options).remote(launch.config_json)
+    _actor_class(launch).options(**options).remote(launch.config_json)
+
+
+def _actor_class(launch: Launch) -> Any:
+    if isinstance(launch.actor, PythonActorClass):
+        return ray.remote(getattr(import_module(launch.actor.module), launch.actor.name))
+    return ray.cross_language.cpp_actor_class(launch.actor.factory, launch.actor.name)
 
 
 def _kv() -> Any:

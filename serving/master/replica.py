@@ -153,6 +153,8 @@ def _alive(before: Replica, facts: Facts, limits: ReplicaLimits, now: float) -> 
         return _Seen(_S.STOPPED, "drained")
     if facts.health is not None and facts.health.pid == report.pid and facts.health.hung:
         return _Seen(_S.UNHEALTHY, "its process runs and does not answer health checks")
+    if report.state == "unhealthy":
+        return _Seen(_S.UNHEALTHY, report.reason)
     if report.state != "ready":
         return _timed(before, report.state, limits, now)
     known_ready = before.state is _S.READY and before.pid == report.pid

@@ -26,8 +26,17 @@ class ActorClass:
     name: str
 
 
-_ACTORS: Final = {
+@dataclass(frozen=True, slots=True)
+class PythonActorClass:
+    """A class of ours whose methods have the same names as those of C++ actors."""
+
+    module: str
+    name: str
+
+
+_ACTORS: Final[Mapping[str, ActorClass | PythonActorClass]] = {
     "triton": ActorClass("CreateDeploymentActor", "DeploymentActor"),
+    "python": PythonActorClass("serving.python_deployment.actor", "PythonActor"),
     "proxy": ActorClass("CreateProxyActor", "ProxyActor"),
 }
 
@@ -37,7 +46,7 @@ class Launch:
     """One creation of a replica. `resources` are Ray's custom ones; 0 bytes of memory ask for none."""
 
     name: ReplicaName
-    actor: ActorClass
+    actor: ActorClass | PythonActorClass
     config_json: str
     num_cpus: float
     num_gpus: float
@@ -79,9 +88,12 @@ def build_update(config: MasterConfig, order: pb.Placement, name: ReplicaName, r
         id=name.id,
         generation=name.generation,
         revision=revision,
-        prepare_command=prepare_command(config, spec.triton.repository),
-        models=spec.triton.models,
     )
+    if spec.HasField("python"):
+        update.config = spec.python.config
+    else:
+        update.prepare_command.extend(prepare_command(config, spec.triton.repository))
+        update.models.extend(spec.triton.models)
     return encode(update).decode()
 
 
@@ -94,7 +106,7 @@ def merged_env(ours: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, 
 def replica_config(
     config: MasterConfig, order: pb.Placement, spec: pb.DeploymentSpec, name: ReplicaName
 ) -> pb.ReplicaConfig:
-    """The one argument of the deployment actor."""
+    """The one argument of the deployment actor and of the Python actor."""
     app, log = name.app, log_file(config, name)
     result = pb.ReplicaConfig(
         id=name.id,
@@ -107,14 +119,18 @@ def replica_config(
         labels=dict(order.stored.spec.labels),
         etcd=_etcd(config.etcd),
         lease_ttl_s=config.lease_ttl_s,
-        prepare_command=prepare_command(config, spec.triton.repository),
-        triton=spec.triton,
         listen_host=config.listen_host,
         advertise_host=config.advertise_host,
         drain_timeout_s=spec.drain_timeout_s,
         log_level=config.log_level,
         log_file=str(log) if log else "",
     )
+    if spec.HasField("python"):
+        result.python.CopyFrom(spec.python)
+        result.cache_dir = config.cache_dir
+    else:
+        result.triton.CopyFrom(spec.triton)
+        result.prepare_command.extend(prepare_command(config, spec.triton.repository))
     if config.serving_tls is not None:
         result.serving_tls.CopyFrom(_tls(config.serving_tls))
     return result

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from serving.sdk._artifacts import Artifact
+from serving.sdk._python_options import RuntimeEnv
 from serving.sdk._rollout_options import Rollout
 from serving.sdk._scaling_options import Autoscaling, Schedule
 from serving.sdk._triton_options import RateLimiter, RateLimiterResource, ResponseCache
@@ -18,6 +19,7 @@ from serving.sdk.spec import (
     Application,
     Placement,
     ProxyDeployment,
+    PythonDeployment,
     Replicas,
     Resources,
     TritonDeployment,
@@ -48,12 +50,14 @@ __all__ = [
     "ModelMetadata",
     "Placement",
     "ProxyDeployment",
+    "PythonDeployment",
     "RateLimiter",
     "RateLimiterResource",
     "Replicas",
     "Resources",
     "ResponseCache",
     "Rollout",
+    "RuntimeEnv",
     "Schedule",
     "TensorMetadata",
     "TritonDeployment",

@@ -37,6 +37,7 @@ ARTIFACT: Final = Record(
 
 
 def artifact_record(repository: str | Mapping[str, Any], artifacts: Mapping[Path, Artifact]) -> pb.Artifact:
+    """The record of a folder, or of what `ARTIFACT` read. A folder that is not in `artifacts` is a `file://` url."""
     if isinstance(repository, Mapping):
         return pb.Artifact(**repository)
     if not repository:

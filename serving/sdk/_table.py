@@ -6,6 +6,7 @@ YAML file held and what an SDK object holds, so both mean the same.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -216,6 +217,26 @@ class MapOf:
 
     def schema(self) -> dict[str, Any]:
         return {"type": "object", "additionalProperties": self.kind.schema()}
+
+
+@dataclass(frozen=True, slots=True)
+class AnyValue:
+    """What JSON can hold: texts, numbers, truth values, nothing, and lists and mappings of these."""
+
+    def read(self, value: object, at: Place) -> Any:
+        if isinstance(value, Mapping):
+            return MapOf(self).read(value, at)
+        if isinstance(value, list | tuple):
+            return list(ListOf(self).read(value, at))
+        if isinstance(value, str):
+            return Text().read(value, at)
+        if value is None or isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
+            return value
+        at.fail(f"expects a value that JSON can hold, got {describe(value)}")
+        return None
+
+    def schema(self) -> dict[str, Any]:
+        return {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from serving.problems import Problem
 from serving.sdk._artifacts import Artifact, local_path
+from serving.sdk._python_options import RuntimeEnv
 from serving.sdk._rollout_options import Rollout
 from serving.sdk._scaling_options import Autoscaling, Schedule
 from serving.sdk._table import Reading
@@ -20,15 +21,17 @@ from serving.sdk.spec import (
     Deployment,
     Placement,
     ProxyDeployment,
+    PythonDeployment,
     Replicas,
     Resources,
     TritonDeployment,
+    folder_of,
 )
 from serving.spelling import closest_match
 from serving.validation import KINDS, spec_problems
 
 _COMPARED: Final = {"max": ("min", "max")}  # of replicas: what is said of the first is judged by all of them
-_WHOLE: Final = "repository"  # an artifact without its url is no repository at all
+_WHOLE: Final = frozenset({"repository", "code"})  # an artifact without its url is none at all
 
 
 def load_spec(path: str | os.PathLike[str]) -> Application:
@@ -43,15 +46,17 @@ def load_spec(path: str | os.PathLike[str]) -> Application:
 def _folder_problems(application: Application) -> Iterator[Problem]:
     """Repositories that are no folders here, and models that are not in theirs."""
     for index, deployment in enumerate(application.deployments):
-        path = f"deployments[{index}].triton"
-        if isinstance(deployment, ProxyDeployment):
+        path = f"deployments[{index}].{'triton' if isinstance(deployment, TritonDeployment) else 'python'}"
+        folder = folder_of(deployment)
+        if folder is None:
             continue
-        if not isinstance(deployment.repository, str) or not deployment.repository:
+        if not Path(folder).is_dir():
+            field = "repository" if isinstance(deployment, TritonDeployment) else "code"
+            yield Problem(f"{path}.{field}", f"the folder {folder} does not exist")
             continue
-        if not Path(deployment.repository).is_dir():
-            yield Problem(f"{path}.repository", f"the folder {deployment.repository} does not exist")
+        if not isinstance(deployment, TritonDeployment):
             continue
-        known = sorted(entry.name for entry in Path(deployment.repository).iterdir() if entry.is_dir())
+        known = sorted(entry.name for entry in Path(folder).iterdir() if entry.is_dir())
         for number, name in enumerate(deployment.models):
             if name not in known:
                 text = f"the repository has no model `{name}`"
@@ -101,7 +106,7 @@ def _follows(path: str, wrong: Iterable[str]) -> bool:
     for place in wrong:
         if place == path or _inside(path, place) or place in judged_by:
             return True
-        if name == _WHOLE and _inside(place, path):
+        if name in _WHOLE and _inside(place, path):
             return True
     return not path
 
@@ -133,6 +138,11 @@ def _deployment(values: Mapping[str, Any], folder: Path) -> Deployment:
     }
     if values["proxy"] is not None:
         return ProxyDeployment(**shared, **values["proxy"])
+    if values["python"] is not None:
+        python = dict(values["python"])
+        python["code"] = _repository(python["code"], folder) or None
+        python["runtime_env"] = RuntimeEnv(**python["runtime_env"])
+        return PythonDeployment(**shared, **python)
     triton = dict(values["triton"] or TRITON.defaults())
     triton["repository"] = _repository(triton["repository"], folder)
     return TritonDeployment(**shared, **triton)
@@ -144,7 +154,7 @@ def _autoscaling(values: Mapping[str, Any] | None) -> Autoscaling | None:
     return Autoscaling(**{**values, "schedule": tuple(Schedule(**entry) for entry in values["schedule"])})
 
 
-def _repository(value: str | Mapping[str, Any], folder: Path) -> str | Artifact:
+def _repository(value: str | Mapping[str, Any] | None, folder: Path) -> str | Artifact:
     if isinstance(value, Mapping):
         return Artifact(**value)
     return str(local_path(folder / Path(value).expanduser())) if value else ""

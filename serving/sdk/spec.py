@@ -16,6 +16,7 @@ from serving.problems import problems_error
 from serving.routing import RoutingPolicy
 from serving.sdk._artifacts import Artifact, local_path
 from serving.sdk._proxy_options import PROXY, plain_policy, proxy_record
+from serving.sdk._python_options import PYTHON, RuntimeEnv, python_record
 from serving.sdk._rollout_options import ROLLOUT, Rollout, rollout_record
 from serving.sdk._scaling_options import AUTOSCALING, Autoscaling, Schedule, autoscaling_record
 from serving.sdk._table import (
@@ -112,6 +113,37 @@ class TritonDeployment:
 
 
 @dataclass(frozen=True, slots=True)
+class PythonDeployment:
+    """Replicas of a class of yours (`serving.python_deployment` says what it looks like).
+
+    `entry` is `"module:Class"`. `code` is the local folder that holds the module (packed and stored by `deploy`) or an
+    `Artifact`; without it the module is installed where replicas run. `args` go to the constructor, `config` to
+    `reconfigure`; a revision that differs in `config` only reaches running replicas in place. Clients ask for `model`,
+    by default the deployment's name. `max_requests` bounds what runs and waits in one replica, `threads` run methods
+    that are not `async`.
+    """
+
+    name: str
+    entry: str
+    code: str | os.PathLike[str] | Artifact | None = None
+    args: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    model: str = ""
+    max_requests: int = 0
+    max_message_bytes: int | str = 0
+    threads: int = 0
+    runtime_env: RuntimeEnv = field(default_factory=RuntimeEnv)
+    resources: Resources = field(default_factory=Resources)
+    replicas: Replicas | int = field(default_factory=Replicas)
+    env: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    max_restarts: int = -1
+    start_timeout: float | str = 120.0
+    drain_timeout: float | str = 30.0
+    rollout: Rollout = field(default_factory=Rollout)
+    autoscaling: Autoscaling | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ProxyDeployment:
     """gRPC proxies that send requests to the replicas of the application's other deployments.
 
@@ -133,7 +165,7 @@ class ProxyDeployment:
     autoscaling: Autoscaling | None = None
 
 
-Deployment = TritonDeployment | ProxyDeployment
+Deployment = TritonDeployment | PythonDeployment | ProxyDeployment
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,12 +203,16 @@ class Application:
 
     def local_folders(self) -> tuple[Path, ...]:
         """Absolute paths of the folders that have to be packed, each once."""
-        folders = [
-            local_path(deployment.repository)
-            for deployment in self.deployments
-            if isinstance(deployment, TritonDeployment) and not isinstance(deployment.repository, Artifact)
-        ]
-        return tuple(dict.fromkeys(folders))
+        found = [folder_of(deployment) for deployment in self.deployments]
+        return tuple(dict.fromkeys(local_path(folder) for folder in found if folder is not None))
+
+
+def folder_of(deployment: Deployment) -> str | os.PathLike[str] | None:
+    """The local folder that has to be packed for a deployment; None where there is none."""
+    if isinstance(deployment, ProxyDeployment):
+        return None
+    folder = deployment.repository if isinstance(deployment, TritonDeployment) else deployment.code
+    return None if isinstance(folder, Artifact) else folder or None
 
 
 # ------------------------------------------------------------------------------------------------ the one description
@@ -203,6 +239,7 @@ _DEPLOYMENT: Final = Record(
     (
         Field("name", Text(), "Unique in the application.", required=True),
         Field("triton", TRITON, "Runs a model repository in an embedded Triton."),
+        Field("python", PYTHON, "Runs a class of yours."),
         Field("proxy", PROXY, "Runs gRPC proxies in front of the other deployments."),
         Field("resources", _RESOURCES, "What one replica needs.", default=_RESOURCES.defaults()),
         Field("replicas", Either(_REPLICAS, Whole()), "How many replicas: 2 or {min: 2, max: 2}.", default=1),
@@ -213,7 +250,7 @@ _DEPLOYMENT: Final = Record(
         Field("rollout", ROLLOUT, "How replicas are replaced by those of a new revision.", default=ROLLOUT.defaults()),
         Field("autoscaling", AUTOSCALING, "How many replicas run between min and max; without it min."),
     ),
-    one_of=("triton", "proxy"),
+    one_of=("triton", "python", "proxy"),
 )
 _PLACEMENT: Final = Record(
     "placement",
@@ -248,14 +285,19 @@ TABLE: Final = Record(
 
 _RECORDS: Final = (
     *(Application, Resources, Replicas, Placement, Artifact),
-    *(ResponseCache, RateLimiter, RateLimiterResource, Rollout, Autoscaling, Schedule),
+    *(ResponseCache, RateLimiter, RateLimiterResource, RuntimeEnv, Rollout, Autoscaling, Schedule),
 )
+_KINDS: Final = {
+    TritonDeployment: ("triton", TRITON),
+    PythonDeployment: ("python", PYTHON),
+    ProxyDeployment: ("proxy", PROXY),
+}
 
 
 def _plain(value: Any) -> Any:
     """An SDK object as the nested value that its YAML would hold; wrong types stay, for the table to name."""
-    if isinstance(value, TritonDeployment | ProxyDeployment):
-        kind, inner = ("triton", TRITON) if isinstance(value, TritonDeployment) else ("proxy", PROXY)
+    if isinstance(value, TritonDeployment | PythonDeployment | ProxyDeployment):
+        kind, inner = _KINDS[type(value)]
         shared = [name for name in _DEPLOYMENT.names if name not in _DEPLOYMENT.one_of]
         return {name: _plain(getattr(value, name)) for name in shared} | {
             kind: {name: _plain(getattr(value, name)) for name in inner.names}
@@ -284,7 +326,7 @@ def _application(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact]) 
 
 
 def _deployment(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact]) -> pb.DeploymentSpec:
-    triton, proxy = values["triton"], values["proxy"]
+    triton, python, proxy = values["triton"], values["python"], values["proxy"]
     return pb.DeploymentSpec(
         name=values["name"],
         resources=_resources(values["resources"]),
@@ -296,6 +338,7 @@ def _deployment(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact]) -
         rollout=rollout_record(values["rollout"]),
         autoscaling=autoscaling_record(values["autoscaling"]),
         triton=None if triton is None else triton_record(triton, artifacts),
+        python=None if python is None else python_record(python, artifacts),
         proxy=None if proxy is None else proxy_record(proxy),
     )
 

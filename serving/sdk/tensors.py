@@ -37,6 +37,7 @@ _TO_TRITON: Final = {
     "bfloat16": "BF16",
 }
 _TO_NUMPY: Final = {triton: name for name, triton in _TO_TRITON.items() if name != "bfloat16"}
+DATATYPES: Final = (*_TO_TRITON.values(), "BYTES")
 _TYPED: Final = {
     "BOOL": "bool_contents",
     "INT8": "int_contents",
@@ -82,7 +83,7 @@ class InferRequest:
     def SerializeToString(self) -> bytes:  # noqa: N802 - protobuf's name
         parts: list[bytes | memoryview] = [self.head.SerializeToString()]
         for buffer in self._buffers:
-            parts += (_RAW_INPUT_TAG, _varint(len(buffer)), buffer)
+            parts += (_RAW_INPUT_TAG, varint(len(buffer)), buffer)
         return b"".join(parts)
 
 
@@ -100,13 +101,13 @@ def encode_request(
     try:
         head = service_pb2.ModelInferRequest(model_name=model, model_version=version, id=request_id)
         for name, value in inputs.items():
-            datatype, shape, buffer = _encode(name, value)
+            datatype, shape, buffer = encode_tensor(f"input {name}", value)
             head.inputs.add(name=name, datatype=datatype, shape=shape)
             buffers.append(buffer)
         for name in outputs or ():
             head.outputs.add(name=name)
         for name, parameter in (parameters or {}).items():
-            _set_parameter(name, head.parameters[name], parameter)
+            set_parameter(name, head.parameters[name], parameter)
     except (TypeError, ValueError) as error:  # protobuf's answer to names and texts of the wrong kind
         raise InvalidArgument(f"the request for model {model!r} is malformed: {error}") from error
     return InferRequest(head, buffers)
@@ -123,49 +124,63 @@ def decode_response(response: Any) -> dict[str, Array]:
             f"the answer of {response.model_name} has {len(response.outputs)} outputs, contents of {len(raw)}"
         )
     if not raw:
-        return {output.name: _decode_typed(output) for output in response.outputs}
-    return {output.name: _decode_raw(output, data) for output, data in zip(response.outputs, raw, strict=True)}
+        return {output.name: decode_tensor(f"output {output.name}", output, None) for output in response.outputs}
+    pairs = zip(response.outputs, raw, strict=True)
+    return {output.name: decode_tensor(f"output {output.name}", output, data) for output, data in pairs}
 
 
-def _encode(name: str, value: Any) -> tuple[str, tuple[int, ...], bytes | memoryview]:
+def decode_tensor(label: str, tensor: Any, raw: bytes | None) -> Array:
+    """One tensor of a message from its raw contents, or from its typed ones where there are none.
+
+    `label` is what errors call it. Raises `DataLoss` when contents, shape and datatype do not fit together.
+    """
+    return _decode_typed(label, tensor) if raw is None else _decode_raw(label, tensor, raw)
+
+
+def encode_tensor(label: str, value: Any) -> tuple[str, tuple[int, ...], bytes | memoryview]:
+    """Datatype, shape and raw contents. `label` is what errors call it; raises `InvalidArgument` for what is no tensor.
+
+    The contents are a view of the array where it lies in memory as it is sent.
+    """
     if isinstance(value, BF16):
         bits = value.bits()
         return "BF16", bits.shape, bits.reshape(-1).view(np.uint8).data if bits.size else b""
     try:
         array = np.asarray(value)
     except ValueError as error:
-        raise InvalidArgument(f"input {name} is not a tensor: {error}") from error
+        raise InvalidArgument(f"{label} is not a tensor: {error}") from error
     if array.dtype.kind in "OSU":
-        return "BYTES", array.shape, _encode_bytes(name, array)
+        return "BYTES", array.shape, _encode_bytes(label, array)
     datatype = _TO_TRITON.get(array.dtype.name)
     if datatype is None:
         known = ", ".join(_TO_TRITON)
-        raise InvalidArgument(f"input {name} has the type {array.dtype}; known are texts, bytes and {known}")
+        raise InvalidArgument(f"{label} has the type {array.dtype}; known are texts, bytes and {known}")
     shape = array.shape  # before `ascontiguousarray`, which gives a scalar one dimension
     if array.dtype.byteorder == ">" or not array.flags.c_contiguous:
         array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
     return datatype, shape, array.reshape(-1).view(np.uint8).data if array.size else b""
 
 
-def _encode_bytes(name: str, array: Array) -> bytes:
+def _encode_bytes(label: str, array: Array) -> bytes:
     parts: list[bytes] = []
     for index, item in enumerate(array.reshape(-1).tolist()):
         if isinstance(item, str):
-            item = _utf8(name, index, item)
+            item = _utf8(label, index, item)
         elif not isinstance(item, bytes):
-            raise InvalidArgument(f"input {name}, element {index}: expects a text or bytes, got {type(item).__name__}")
+            raise InvalidArgument(f"{label}, element {index}: expects a text or bytes, got {type(item).__name__}")
         parts += (struct.pack("<I", len(item)), item)
     return b"".join(parts)
 
 
-def _utf8(name: str, index: int, text: str) -> bytes:
+def _utf8(label: str, index: int, text: str) -> bytes:
     try:
         return text.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise InvalidArgument(f"input {name}, element {index}: half of a surrogate pair is no text") from error
+        raise InvalidArgument(f"{label}, element {index}: half of a surrogate pair is no text") from error
 
 
-def _set_parameter(name: str, target: Any, value: Parameter) -> None:
+def set_parameter(name: str, target: Any, value: Parameter) -> None:
+    """Fills an `InferParameter`. Raises `InvalidArgument` for a value that it cannot hold."""
     if isinstance(value, bool):
         target.bool_param = value
     elif isinstance(value, int):
@@ -180,42 +195,46 @@ def _set_parameter(name: str, target: Any, value: Parameter) -> None:
         raise InvalidArgument(f"parameter {name} is a {type(value).__name__}; known are bool, int, float and str")
 
 
-def _decode_raw(output: Any, data: bytes) -> Array:
+def _decode_raw(label: str, output: Any, data: bytes) -> Array:
     shape = tuple(output.shape)
     if output.datatype == "BYTES":
-        return _shaped(output, _decode_bytes(output.name, data), shape)
+        return _shaped(label, _decode_bytes(label, data), shape)
     if output.datatype == "BF16":
-        return _shaped(output, _widened(_from_buffer(output, data, "uint16")), shape)
+        return _shaped(label, _widened(_from_buffer(label, data, "uint16")), shape)
     dtype = _TO_NUMPY.get(output.datatype)
     if dtype is None:
-        raise DataLoss(f"output {output.name} has the unknown datatype {output.datatype!r}")
-    return _shaped(output, _from_buffer(output, data, dtype), shape)
+        raise DataLoss(f"{label} has the unknown datatype {output.datatype!r}")
+    return _shaped(label, _from_buffer(label, data, dtype), shape)
 
 
-def _from_buffer(output: Any, data: bytes, dtype: str) -> Array:
+def _from_buffer(label: str, data: bytes, dtype: str) -> Array:
     little = np.dtype(dtype).newbyteorder("<")
     if len(data) % little.itemsize:
-        raise DataLoss(f"output {output.name} has {len(data)} bytes, no multiple of {little.itemsize}")
+        raise DataLoss(f"{label} has {len(data)} bytes, no multiple of {little.itemsize}")
     return np.frombuffer(data, dtype=little)
 
 
-def _decode_typed(output: Any) -> Array:
+def _decode_typed(label: str, output: Any) -> Array:
     field = _TYPED.get(output.datatype)
     if field is None:
-        raise DataLoss(f"output {output.name} of datatype {output.datatype!r} came without contents")
+        raise DataLoss(f"{label} of datatype {output.datatype!r} came without contents")
     values = list(getattr(output.contents, field))
-    flat = _objects(values) if output.datatype == "BYTES" else np.array(values, dtype=_TO_NUMPY[output.datatype])
-    return _shaped(output, flat, tuple(output.shape))
+    if output.datatype == "BYTES":
+        return _shaped(label, _objects(values), tuple(output.shape))
+    flat = np.asarray(values).astype(_TO_NUMPY[output.datatype])
+    if flat.dtype.kind in "iu" and flat.tolist() != values:  # 8 and 16 bits travel in fields of 32
+        raise DataLoss(f"{label} has values that do not fit into {output.datatype}")
+    return _shaped(label, flat, tuple(output.shape))
 
 
-def _decode_bytes(name: str, data: bytes) -> Array:
+def _decode_bytes(label: str, data: bytes) -> Array:
     items: list[bytes] = []
     offset = 0
     while offset < len(data):
         end = offset + 4
         length = int.from_bytes(data[offset:end], "little")
         if end + length > len(data):
-            raise DataLoss(f"output {name} is cut off: an element of {length} bytes at {offset} of {len(data)}")
+            raise DataLoss(f"{label} is cut off: an element of {length} bytes at {offset} of {len(data)}")
         items.append(data[end : end + length])
         offset = end + length
     return _objects(items)
@@ -229,9 +248,9 @@ def _widened(bits: Array) -> Array:
     return (bits.astype("<u4") << 16).view("<f4")
 
 
-def _shaped(output: Any, flat: Array, shape: tuple[int, ...]) -> Array:
+def _shaped(label: str, flat: Array, shape: tuple[int, ...]) -> Array:
     if flat.size != math.prod(shape) or min(shape, default=0) < 0:
-        raise DataLoss(f"output {output.name} has {flat.size} elements, its shape is {list(shape)}")
+        raise DataLoss(f"{label} has {flat.size} elements, its shape is {list(shape)}")
     return flat.reshape(shape)
 
 
@@ -250,7 +269,8 @@ def _bfloat16() -> np.dtype[Any] | None:
     return np.dtype(ml_dtypes.bfloat16)
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """A length as protobuf writes it."""
     made = bytearray()
     while value > 0x7F:
         made.append(value & 0x7F | 0x80)

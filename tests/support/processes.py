@@ -16,8 +16,10 @@ def master_pids(cluster: RayCluster) -> list[int]:
 
 def replica_pids(cluster: RayCluster) -> list[int]:
     """Processes in which a replica or a proxy lives. Ray's spare workers have the library too, and are none."""
-    loaded = [pid for pid in cluster.pids() if b"/libmesh_actor.so" in _read(pid, "maps")]
-    return [pid for pid in loaded if _ACTOR_THREADS & _threads(pid)]
+    pids = cluster.pids()
+    loaded = [pid for pid in pids if b"/libmesh_actor.so" in _read(pid, "maps")]
+    python = [pid for pid in pids if b"ray::PythonActor" in _read(pid, "cmdline")]
+    return [*(pid for pid in loaded if _ACTOR_THREADS & _threads(pid)), *python]
 
 
 def _threads(pid: int) -> set[bytes]:

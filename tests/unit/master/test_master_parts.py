@@ -20,7 +20,7 @@ from serving.master.names import MasterName, ReplicaName, parse_master, parse_re
 from serving.master.order import goals, supersedes
 from serving.master.phases import ReplicaState
 from serving.master.plan import KILL_PATIENCE_S, plan
-from serving.master.replica_config import ActorClass, build_launch, merged_env
+from serving.master.replica_config import ActorClass, PythonActorClass, build_launch, build_update, merged_env
 from serving.store.keys import AppKey
 from serving.store.records import decode
 
@@ -160,6 +160,38 @@ def test_a_proxy_gets_its_policy_and_the_keys_of_the_replicas() -> None:
     assert (config.etcd.endpoints, config.etcd.tls.ca, config.etcd.user) == (["h:1"], "ca", "u")
     assert config.endpoint_tls == config.serving_tls == pb.TlsFiles(ca="ca", cert="cert", key="key")
     assert config.log_file == "/mesh/logs/replicas/default/digits/grpc/grpc-r2-1.log"
+
+
+def python(config: str = "", **more: object) -> pb.DeploymentSpec:
+    made = pb.PythonDeployment(entry="m:C", config=config, **more)  # type: ignore[arg-type]
+    return pb.DeploymentSpec(name="digits", replicas=pb.Replicas(min=2, max=2), python=made)
+
+
+def test_a_python_deployment_becomes_a_python_actor() -> None:
+    spec = python("{}", code=pb.Artifact(uri="file:///a.tar", digest="sha256:0"), args='{"a": 1}')
+    launch = build_launch(CONFIG, order(2, generation=4, spec=spec), ReplicaName(APP, 4, "digits", 2, 1))
+    config = decode(pb.ReplicaConfig, launch.config_json.encode())
+    assert launch.actor == PythonActorClass("serving.python_deployment.actor", "PythonActor")
+    assert (config.id, config.generation, config.revision, config.cache_dir) == ("digits-r2-1", 4, 2, "/cache")
+    assert config.python == spec.python
+    assert not config.prepare_command
+    assert not config.HasField("triton")
+
+
+def test_only_the_config_of_a_python_deployment_changes_in_place() -> None:
+    def goal_of(new: pb.DeploymentSpec, old: pb.DeploymentSpec) -> Goal:
+        before = pb.ApplicationSpec(namespace="default", name="digits", deployments=[old])
+        (found,) = goals(order(2, spec=new), [1], {1: before})
+        return found
+
+    assert goal_of(python("{}"), python('{"a": 1}')).updatable == {1}
+    assert goal_of(python("{}"), python("{}")).same == {1}
+    for other in (python(args='{"a": 2}'), python(model="m"), deployment()):
+        goal = goal_of(python("{}"), other)
+        assert (goal.same, goal.updatable) == (set(), set())
+    update = build_update(CONFIG, order(2, spec=python('{"a": 2}')), ReplicaName(APP, 1, "digits", 1, 0), 2)
+    told = decode(pb.ReplicaUpdate, update.encode())
+    assert (told.config, told.revision, list(told.prepare_command), list(told.models)) == ('{"a": 2}', 2, [], [])
 
 
 def ready(text: str, **more: object) -> Replica:

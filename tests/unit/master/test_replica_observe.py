@@ -53,6 +53,8 @@ def test_each_fact_has_its_state_and_reason(facts: Facts, state: ReplicaState, r
 def test_a_process_that_hangs_is_unhealthy_and_a_stranger_says_nothing() -> None:
     ready = see(READY)
     assert see(replace(READY, health=Health(7, hung=True)), ready).state is ReplicaState.UNHEALTHY
+    sick = see(replace(READY, report=replace(READY.report, state="unhealthy", reason="no GPU")), ready)
+    assert (sick.state, sick.reason) == (ReplicaState.UNHEALTHY, "no GPU")
     assert see(replace(READY, health=Health(6, hung=True, gone=True)), ready).state is ReplicaState.READY
     assert not see(replace(READY, health=Health(6, gone=True)), ready).process_gone
     assert see(replace(READY, health=Health(7, gone=True)), ready).process_gone

@@ -28,7 +28,8 @@ def test_example_is_a_valid_spec(tmp_path: Path) -> None:
     spec = parse_spec(EXAMPLE.replace("./models", str(tmp_path / "models"))).to_spec()
     assert spec.deployments[0].triton.max_message_bytes == 64 * 2**20
     assert spec.deployments[0].resources.cpus == 0.25
-    assert spec.deployments[1].proxy.hold_s == 30
+    assert spec.deployments[1].python.entry == "reader:Reader"
+    assert spec.deployments[2].proxy.hold_s == 30
 
 
 def test_every_field_is_shown() -> None:

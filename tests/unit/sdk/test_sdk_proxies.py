@@ -77,7 +77,7 @@ def test_what_is_usual_is_not_stored() -> None:
         ("proxy: {hold: 2d}", "proxy.hold:"),
         ("proxy: {hold: 48h}", "proxy.hold: 172800 is out of range"),
         ("proxi: {}", "proxi: a deployment has no such field; did you mean `proxy`"),
-        ("env: {}", "deployments[1]: does not say what it is (allowed: triton, proxy)"),
+        ("env: {}", "deployments[1]: does not say what it is (allowed: triton, python, proxy)"),
         ("{proxy: {}, triton: {repository: .}}", "deployments[1]: says `triton` and `proxy`, but is one of them"),
     ],
 )

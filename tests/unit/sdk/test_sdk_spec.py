@@ -321,7 +321,7 @@ def test_a_kind_that_is_not_there() -> None:
     spec.deployments[0].ClearField("triton")
     (problem,) = spec_problems(spec)
     assert problem.field == "deployments[0]"
-    assert problem.allowed == ("triton", "proxy")
+    assert problem.allowed == ("triton", "python", "proxy")
 
 
 def test_a_spec_too_large_for_the_store() -> None:

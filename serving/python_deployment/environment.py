@@ -1,0 +1,131 @@
+"""What must be there before a user's class is imported: its code, and the packages that it asks for.
+
+    <cache>/artifacts/...                       the code, shared with models (serving/deployment/artifact_cache.py)
+    <cache>/python/<key>/                       packages, as `pip install --target` writes them
+    <cache>/python/.users/<key>/<process>       one per process that uses them
+    <cache>/python/.locks/<key>                 held while they are installed or removed
+
+The packages stand before all others in `sys.path`, so pip is told the versions of what the mesh itself needs there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.metadata
+import logging
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+from serving._proto import records_pb2 as pb
+from serving.deployment.artifact_cache import ArtifactCache
+from serving.deployment.file_lock import file_lock, try_file_lock
+from serving.errors import FailedPrecondition, Unavailable
+from serving.process_id import ProcessId
+
+_LOG: Final = logging.getLogger(__name__)
+_PINNED: Final = ("numpy", "protobuf", "grpcio", "tritonclient", "prometheus-client", "ray", "psutil", "fsspec")
+_CONFLICT: Final = "The conflict is caused by:"
+_PIP_TIMEOUT_S: Final = 1800.0
+_KEEP_UNUSED_S: Final = 24 * 3600.0
+
+
+def prepare(config: pb.ReplicaConfig) -> tuple[Path, ...]:
+    """The folders that belong at the front of `sys.path`, the code first. Blocking, may take minutes.
+
+    Raises what `ArtifactCache.get` says of the code, and `FailedPrecondition` with pip's reason.
+    """
+    user = ProcessId.of(os.getpid())
+    cache, python = Path(config.cache_dir), config.python
+    folders: list[Path] = []
+    if python.HasField("code"):
+        code = python.code
+        place = ArtifactCache(cache).get(code.uri, code.digest, code.size_bytes, user=user, now=time.time())
+        folders.append(place.absolute())
+    if python.runtime_env.pip:
+        folders.append(_packages(cache / "python", tuple(python.runtime_env.pip), user))
+    return tuple(folders)
+
+
+def enter(folders: tuple[Path, ...]) -> None:
+    """Makes modules of the folders importable; the first one, the code, becomes the working directory."""
+    sys.dont_write_bytecode = True  # the code is shared by all replicas of the node, and never changes
+    sys.path[:0] = [str(folder) for folder in folders]
+    importlib.invalidate_caches()
+
+
+def _packages(root: Path, requirements: tuple[str, ...], user: ProcessId) -> Path:
+    pins = _pins()
+    text = "\n".join([sys.version, *pins, *requirements])
+    key = hashlib.sha256(text.encode()).hexdigest()[:32]
+    place = root / key
+    try:
+        (root / ".locks").mkdir(parents=True, exist_ok=True)
+        with file_lock(root / ".locks" / key):
+            users = root / ".users" / key
+            users.mkdir(parents=True, exist_ok=True)
+            (users / str(user)).touch()
+            if not place.is_dir():
+                _install(place, requirements, pins)
+        _remove_unused(root, key)
+    except OSError as error:
+        raise Unavailable(f"the cache of packages {root} cannot be used: {error.strerror or error}") from error
+    return place.absolute()
+
+
+def _install(place: Path, requirements: tuple[str, ...], pins: list[str]) -> None:
+    partial = place.with_name(f".partial-{secrets.token_hex(4)}")
+    constraints = partial.with_suffix(".constraints")
+    constraints.write_text("\n".join(pins))
+    command = [sys.executable, "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
+    command += ["--target", str(partial), "--constraint", str(constraints), "--", *requirements]
+    _LOG.info("installing packages", extra={"requirements": list(requirements)})
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PIP_TIMEOUT_S, check=False)
+        if done.returncode != 0:
+            raise FailedPrecondition(
+                f"pip cannot install {', '.join(requirements)}: {_reason(done.stdout, done.stderr)}"
+            )
+        partial.replace(place)
+    except subprocess.TimeoutExpired as error:
+        raise FailedPrecondition(f"pip did not end within {_PIP_TIMEOUT_S:g} s") from error
+    finally:
+        constraints.unlink(missing_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _reason(output: str, errors: str) -> str:
+    """The first line that pip calls an error, else its last one; with the conflict that it found, if any."""
+    lines = [line.strip() for line in errors.splitlines() if line.strip()]
+    named = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
+    reason = (named or lines[-1:] or ["it says nothing"])[0]
+    conflict = output.partition(_CONFLICT)[2].strip().partition("\n\n")[0]
+    return f"{reason} {'; '.join(line.strip() for line in conflict.splitlines())}".strip()
+
+
+def _pins() -> list[str]:
+    found = []
+    for name in _PINNED:
+        try:
+            found.append(f"{name}=={importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _remove_unused(root: Path, keep: str) -> None:
+    """Packages that no living process has used for a day."""
+    for users in (root / ".users").iterdir():
+        if users.name == keep or time.time() - users.stat().st_mtime < _KEEP_UNUSED_S:
+            continue
+        with try_file_lock(root / ".locks" / users.name) as locked:
+            owners = [ProcessId.parse(user.name) for user in users.iterdir()]
+            if locked and not any(owner is not None and owner.alive() for owner in owners):
+                shutil.rmtree(root / users.name, ignore_errors=True)
+                shutil.rmtree(users, ignore_errors=True)

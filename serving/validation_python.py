@@ -1,0 +1,62 @@
+"""What makes the `python` part of a spec valid. Pure."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Final
+
+from serving._proto import records_pb2 as pb
+from serving.problems import Problem, check_count, check_duplicates, check_whole, is_clean, shown
+
+MAX_REQUESTS: Final = 1_000_000
+MAX_MESSAGE_BYTES: Final = (1 << 31) - 1
+MAX_THREADS: Final = 1024
+MAX_REQUIREMENT: Final = 500
+
+_ENTRY: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
+_MODEL_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,254}")
+_ARGUMENT: Final = re.compile(r"[A-Za-z_]\w*")
+
+
+def python_problems(path: str, python: pb.PythonDeployment) -> Iterator[Problem]:
+    """Everything but its artifact, which is like that of other kinds."""
+    if not python.entry:
+        yield Problem(f"{path}.entry", "is missing: the class as `module:Class`")
+    elif not _ENTRY.fullmatch(python.entry):
+        yield Problem(f"{path}.entry", f"{shown(python.entry)} is not `module:Class`")
+    for name in _object(python.args) or ():
+        if not _ARGUMENT.fullmatch(name):
+            yield Problem(f"{path}.args", f"{shown(name)} is not a name of an argument")
+    for field, text in (("args", python.args), ("config", python.config)):
+        if _object(text) is None:
+            yield Problem(f"{path}.{field}", "is not a JSON object")
+    if python.model and not _MODEL_NAME.fullmatch(python.model):
+        yield Problem(f"{path}.model", f"{shown(python.model)} is not a name of a model (letters, digits, `_ . + -`)")
+    yield from check_whole(f"{path}.max_requests", python.max_requests, 0, MAX_REQUESTS, "; 0 is the default of 10000")
+    largest = python.max_message_bytes
+    yield from check_whole(f"{path}.max_message_bytes", largest, 0, MAX_MESSAGE_BYTES, "; 0 is the default")
+    yield from check_whole(f"{path}.threads", python.threads, 0, MAX_THREADS, "; 0 is the default of 8")
+    yield from _pip(f"{path}.runtime_env.pip", list(python.runtime_env.pip))
+
+
+def _pip(path: str, requirements: list[str]) -> Iterator[Problem]:
+    yield from check_count(path, len(requirements))
+    for index, text in enumerate(requirements):
+        if not text.strip() or len(text) > MAX_REQUIREMENT or not is_clean(text):
+            yield Problem(f"{path}[{index}]", f"{shown(text)} is not a requirement such as `humanize==4.9`")
+        elif text.lstrip().startswith("-"):
+            yield Problem(f"{path}[{index}]", f"{shown(text)} is an option of pip; only requirements are taken")
+    yield from check_duplicates(path, requirements)
+
+
+def _object(text: str) -> dict[str, object] | None:
+    """The JSON object in `text`, an empty one for nothing; None when it is something else."""
+    if not text:
+        return {}
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
