@@ -5,9 +5,9 @@ from __future__ import annotations
 from keeper.changes import Change
 from keeper.order import decision_order, highest, is_later, placement_order
 from keeper.picture import AppState, Versioned
-from keeper.stamps import stamp
 from keeper.world import World
 from serving._proto import records_pb2 as pb
+from serving.stamps import stamp
 from serving.store import keys
 
 WHY = "restored from the work order of cluster {cluster}"

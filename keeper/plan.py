@@ -12,9 +12,9 @@ from keeper.picture import AppState, Versioned
 from keeper.placement import Choice, Current, Liveness, NoFit, decide
 from keeper.quota import exceeded
 from keeper.removal import plan_removal, sweep
-from keeper.stamps import stamp
 from keeper.world import World
 from serving._proto import records_pb2 as pb
+from serving.stamps import stamp
 from serving.store import keys
 
 REASONS_PERIOD_S = 2.0  # free room changes all the time; an application that waits need not be rewritten as often

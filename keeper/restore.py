@@ -9,8 +9,8 @@ from __future__ import annotations
 from keeper.changes import Change
 from keeper.order import decision_order, is_later, placement_order, spec_order
 from keeper.picture import AppState, Versioned
-from keeper.stamps import stamp
 from serving._proto import records_pb2 as pb
+from serving.stamps import stamp
 from serving.store import keys
 
 REVISIONS_PER_CHANGE = 4  # a spec may have half a megabyte, and etcd takes one and a half per transaction

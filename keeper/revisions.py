@@ -8,9 +8,9 @@ from typing import Final
 from keeper.changes import Change
 from keeper.order import highest, is_later
 from keeper.picture import AppState, Versioned
-from keeper.stamps import stamp
 from serving._proto import records_pb2 as pb
 from serving.errors import Conflict, FailedPrecondition, NotFound
+from serving.stamps import stamp
 from serving.store import keys
 
 MAX_REVISIONS: Final = 20

@@ -8,8 +8,8 @@ from keeper.clusters import ClusterBook
 from keeper.phase import derive
 from keeper.picture import AppState, Picture
 from keeper.placement import Liveness
-from keeper.stamps import stamp
 from serving._proto import keeper_pb2 as api
+from serving.stamps import stamp
 
 
 def application(app: AppState, liveness: Mapping[str, Liveness], *, note: str = "") -> api.ApplicationView:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from serving._proto import records_pb2 as pb
 from serving.config import EtcdConfig, TlsConfig
@@ -107,24 +107,7 @@ def replica_config(
     config: MasterConfig, order: pb.Placement, spec: pb.DeploymentSpec, name: ReplicaName
 ) -> pb.ReplicaConfig:
     """The one argument of the deployment actor and of the Python actor."""
-    app, log = name.app, log_file(config, name)
-    result = pb.ReplicaConfig(
-        id=name.id,
-        namespace=app.namespace,
-        application=app.name,
-        deployment=spec.name,
-        cluster=config.cluster,
-        generation=name.generation,
-        revision=name.revision,
-        labels=dict(order.stored.spec.labels),
-        etcd=_etcd(config.etcd),
-        lease_ttl_s=config.lease_ttl_s,
-        listen_host=config.listen_host,
-        advertise_host=config.advertise_host,
-        drain_timeout_s=spec.drain_timeout_s,
-        log_level=config.log_level,
-        log_file=str(log) if log else "",
-    )
+    result = pb.ReplicaConfig(**_common(config, order, spec, name))
     if spec.HasField("python"):
         result.python.CopyFrom(spec.python)
         result.cache_dir = config.cache_dir
@@ -140,25 +123,10 @@ def proxy_config(
     config: MasterConfig, order: pb.Placement, spec: pb.DeploymentSpec, name: ReplicaName
 ) -> pb.ProxyConfig:
     """The one argument of the proxy actor. It speaks to replicas with what they present themselves."""
-    app, log = name.app, log_file(config, name)
     result = pb.ProxyConfig(
-        id=name.id,
-        namespace=app.namespace,
-        application=app.name,
-        deployment=spec.name,
-        cluster=config.cluster,
-        generation=name.generation,
-        revision=name.revision,
-        labels=dict(order.stored.spec.labels),
-        etcd=_etcd(config.etcd),
-        lease_ttl_s=config.lease_ttl_s,
+        **_common(config, order, spec, name),
         hold_s=spec.proxy.hold_s,
         max_message_bytes=spec.proxy.max_message_bytes,
-        listen_host=config.listen_host,
-        advertise_host=config.advertise_host,
-        drain_timeout_s=spec.drain_timeout_s,
-        log_level=config.log_level,
-        log_file=str(log) if log else "",
     )
     if spec.proxy.HasField("policy"):
         result.policy.CopyFrom(spec.proxy.policy)
@@ -166,6 +134,28 @@ def proxy_config(
         result.serving_tls.CopyFrom(_tls(config.serving_tls))
         result.endpoint_tls.CopyFrom(_tls(config.serving_tls))
     return result
+
+
+def _common(config: MasterConfig, order: pb.Placement, spec: pb.DeploymentSpec, name: ReplicaName) -> dict[str, Any]:
+    """Fields that every process of an application is told alike."""
+    log = log_file(config, name)
+    return {
+        "id": name.id,
+        "namespace": name.app.namespace,
+        "application": name.app.name,
+        "deployment": spec.name,
+        "cluster": config.cluster,
+        "generation": name.generation,
+        "revision": name.revision,
+        "labels": dict(order.stored.spec.labels),
+        "etcd": _etcd(config.etcd),
+        "lease_ttl_s": config.lease_ttl_s,
+        "listen_host": config.listen_host,
+        "advertise_host": config.advertise_host,
+        "drain_timeout_s": spec.drain_timeout_s,
+        "log_level": config.log_level,
+        "log_file": str(log) if log else "",
+    }
 
 
 def _etcd(etcd: EtcdConfig) -> pb.EtcdConnection:

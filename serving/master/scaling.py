@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from serving._proto import records_pb2 as pb
 from serving.master.autoscaling import Autoscaler, Decision, Sample, ScalingPolicy
 from serving.master.model import Load, Replica, Report
 from serving.master.names import ReplicaName
 from serving.master.phases import ReplicaState
 from serving.schedule import DAYS, ScheduledMinimum, minute_of_day
+from serving.stamps import stamp
 
 _LOG: Final = logging.getLogger(__name__)
 SAMPLE_S: Final = 0.5  # between two samples
@@ -105,7 +104,7 @@ class Scaling:
             scaled = self._scaled.get(deployment.name)
             for made in scaled.decisions if scaled is not None else ():
                 told = pb.ScaleDecision(before=made.before, after=made.after, reason=made.reason)
-                told.at.CopyFrom(_timestamp(made.at))
+                told.at.CopyFrom(stamp(made.at))
                 deployment.scaling.append(told)
 
 
@@ -180,9 +179,3 @@ def _load_of(row: Replica, reports: Reports, now: float) -> Load | None:
     if report is None or report.pid != row.pid or report.load is None or now - report.heard_at > FRESH_S:
         return None
     return report.load
-
-
-def _timestamp(seconds: float) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromMilliseconds(round(seconds * 1000))
-    return stamp

@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from google.protobuf.timestamp_pb2 import Timestamp
-
 from serving._proto import records_pb2 as pb
 from serving.master.model import CrashLoop, Goal, Replica, Situation
 from serving.master.phases import AppPhase, ReplicaState, next_app_phase
+from serving.stamps import stamp
 
 _S = ReplicaState
 MAX_REASON: Final = 2000  # letters of one reason
@@ -58,7 +57,7 @@ def derive(
         phase=pb.Phase.Name(int(phase)),
         message=_message(phase, counts),
         deployments=[_deployment(count) for count in counts],
-        updated_at=_timestamp(now),
+        updated_at=stamp(now),
     )
     status.complete_revision = known.complete_revision if known is not None else 0
     if phase is AppPhase.READY:
@@ -216,7 +215,7 @@ def _conditions(
         if old is not None and old.status == status:
             condition.since.CopyFrom(old.since)
         else:
-            condition.since.CopyFrom(_timestamp(now))
+            condition.since.CopyFrom(stamp(now))
         yield condition
 
 
@@ -253,7 +252,7 @@ def _deployment(count: _Count) -> pb.DeploymentStatus:
         old_ready=count.old_ready,
     )
     if count.loop is not None:
-        told.retry_at.CopyFrom(_timestamp(count.loop.retry_at))
+        told.retry_at.CopyFrom(stamp(count.loop.retry_at))
         told.failures = count.loop.failures
     told.replicas.extend(_replica(row) for row in count.rows)
     return told
@@ -269,11 +268,5 @@ def _replica(row: Replica) -> pb.ReplicaStatus:
         restarts=row.restarts,
         revision=row.revision,
         reason=row.reason[:MAX_REASON],
-        since=_timestamp(row.since),
+        since=stamp(row.since),
     )
-
-
-def _timestamp(seconds: float) -> Timestamp:
-    stamp = Timestamp()
-    stamp.FromMilliseconds(round(seconds * 1000))
-    return stamp

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from keeper.constraints import Neighbour
 from keeper.picture import AppState, Versioned
 from keeper.placement import ClusterState, Liveness
-from keeper.stamps import stamp
 from keeper.world import World
 from serving._proto import records_pb2 as pb
+from serving.stamps import stamp
 from serving.store.keys import AppKey
 
 KEY = AppKey("default", "shop")
