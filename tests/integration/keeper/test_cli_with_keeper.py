@@ -93,6 +93,23 @@ async def test_the_life_of_an_application(bench: Bench) -> None:
     assert "did you mean `default/shop`?" in await mesh("status", "other/shop", code=3)
     assert [item["revision"] for item in (await mesh.json("revisions", "shop"))["revisions"]] == [2, 1]
     assert (await mesh.json("rollback", "shop", "1", "--no-wait"))["revision"] == 3
+
+    async def told_in_time() -> bool:
+        return "is not ready after" in await mesh("deploy", mesh.spec(2), "--timeout", "2", code=5)
+
+    await eventually(told_in_time)  # where the machine stops for two seconds, storing the spec takes all the time
+    assert "default/shop is deleted" in await mesh("delete", "shop")
+    assert "there is no application default/shop" in await mesh("status", "shop", code=3)
+
+
+async def test_rollouts_and_sizes(bench: Bench) -> None:
+    await bench.keeper()
+    await bench.leader()
+    await bench.cluster("east", cpus=4)
+    mesh = Mesh(bench)
+    for revision in (1, 2):
+        await mesh("deploy", mesh.spec(revision), "--no-wait")
+    assert (await mesh.json("rollback", "shop", "1", "--no-wait"))["revision"] == 3
     assert (await mesh.json("rollout", "pause", "shop"))["changed"] is True
     assert (await mesh.json("deploy", mesh.spec(3), "--no-wait"))["revision"] == 4
     assert (await mesh.json("rollout", "status", "shop"))["paused"] is True, "a later revision waits, too"
@@ -104,13 +121,6 @@ async def test_the_life_of_an_application(bench: Bench) -> None:
     assert (await mesh.json("revisions", "shop"))["revisions"][0]["deployments"][0]["replicas"] == 2
     assert "has no deployment other (it has: digits)" in await mesh("scale", "shop/other", "--min", "1", code=3)
     assert "which needs autoscaling" in await mesh("scale", "shop/digits", "--max", "9", code=2)
-
-    async def told_in_time() -> bool:
-        return "is not ready after" in await mesh("deploy", mesh.spec(2), "--timeout", "2", code=5)
-
-    await eventually(told_in_time)  # where the machine stops for two seconds, storing the spec takes all the time
-    assert "default/shop is deleted" in await mesh("delete", "shop")
-    assert "there is no application default/shop" in await mesh("status", "shop", code=3)
 
 
 async def test_nobody_answers(bench: Bench) -> None:
