@@ -9,6 +9,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import contextvars
+import logging
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from serving.errors import Cancelled, FailedPrecondition
 
+_LOG: Final = logging.getLogger(__name__)
 T = TypeVar("T")
 DEFAULT_THREADS: Final = 8
 _END_S: Final = 1.0  # for cancelled tasks at the end
@@ -57,6 +59,12 @@ class Work(Generic[T]):
             self.ended.set_exception(Cancelled("the caller went away"))
             return
         self._task = self._loop.create_task(self._run(make))
+        self._task.add_done_callback(self._settle)
+
+    def _settle(self, _: object) -> None:
+        """A task that is cancelled before its first step runs nothing of `_run`, and still has ended."""
+        if not self.ended.done():
+            self.ended.set_exception(Cancelled("the caller went away"))
 
     def _cancel(self) -> None:
         self._cancelled = True
@@ -81,12 +89,22 @@ class UserLoop:
 
     def __init__(self, *, threads: int = 0) -> None:
         self._running: asyncio.AbstractEventLoop | None = None
+        self._stopping = False
         self._pool = ThreadPoolExecutor(threads or DEFAULT_THREADS, thread_name_prefix="user")
         self._thread = threading.Thread(target=self._serve, name="user-loop", daemon=True)
 
     def start(self) -> None:
         self._running = asyncio.new_event_loop()
         self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """False before `start`, and when nothing can run here any more."""
+        return self._thread.is_alive()
+
+    def join(self, timeout_s: float) -> None:
+        """Waits until the thread has ended."""
+        self._thread.join(timeout_s)
 
     @property
     def _loop(self) -> asyncio.AbstractEventLoop:
@@ -118,20 +136,34 @@ class UserLoop:
         """Starts nothing more and cancels what runs; code that blocks is left to the end of the process."""
         self._pool.shutdown(wait=False, cancel_futures=True)
         if self._running is not None:
-            self._running.call_soon_threadsafe(self._running.stop)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: it has stopped already
+                self._running.call_soon_threadsafe(self._end)
+
+    def _end(self) -> None:
+        self._stopping = True
+        self._loop.stop()
 
     def _serve(self) -> None:
         loop = self._loop
         asyncio.set_event_loop(loop)
         try:
-            loop.run_forever()
+            while not self._stopping:  # user code may stop it, too
+                _survive(loop.run_forever)
             left = asyncio.all_tasks(loop)
             for task in left:
                 task.cancel()
             if left:
-                loop.run_until_complete(asyncio.wait(left, timeout=_END_S))
+                _survive(lambda: loop.run_until_complete(asyncio.wait(left, timeout=_END_S)))
         finally:
             loop.close()
+
+
+def _survive(run: Callable[[], object]) -> None:
+    """asyncio lets SystemExit of any task out of its loop, where it would end the work of all other requests."""
+    try:
+        run()
+    except (SystemExit, KeyboardInterrupt) as error:
+        _LOG.error("a task of user code wants to end the process; it serves on", exc_info=error)
 
 
 def _watched(future: concurrent.futures.Future[T]) -> asyncio.Future[T]:
