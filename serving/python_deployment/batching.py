@@ -126,6 +126,9 @@ class Batcher:
         except Exception as error:  # noqa: BLE001 - it is each request's
             _fail(taken, error)
             return
+        except BaseException as error:  # noqa: BLE001 - SystemExit must not end the loop of all others
+            _fail(taken, RuntimeError(f"{type(error).__name__}: {error}"))
+            return
         if not isinstance(answers, Sequence) or len(answers) != len(items):
             got = f"{len(answers)} answers" if isinstance(answers, Sequence) else f"a {type(answers).__name__}"
             _fail(taken, Internal(f"the batch method answered {got} to {len(items)} requests"))

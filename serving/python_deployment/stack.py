@@ -144,8 +144,6 @@ class Stack:
 
     async def watch_health(self, tell: Callable[[str], None]) -> None:
         """Until cancelled. `tell` hears after each look why the replica is unhealthy; empty: it is well."""
-        if not self.user.has_health:
-            return
         failures = 0
         while True:
             await asyncio.sleep(self._limits.interval_s)
@@ -161,6 +159,10 @@ class Stack:
     async def _look(self) -> str:
         """Why it is not well; empty when it is."""
         user = self.user
+        if not self._user_loop.alive:
+            return "the thread of the user's code has ended"
+        if not user.has_health:
+            return ""
         try:
             await wait_for(self._user_loop.run(user.health).result(), self._limits.timeout_s)
         except asyncio.TimeoutError:
