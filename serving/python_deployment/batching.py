@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from serving.errors import Internal, InvalidArgument
 from serving.python_deployment.request import Request, current_request
-from serving.python_deployment.user_loop import guarded
+from serving.python_deployment.user_loop import in_thread
 
 _MAX_SIZE: Final = 10_000
 Method = Callable[[Any, list[Any]], Any]
@@ -119,7 +119,7 @@ class Batcher:
             if inspect.iscoroutinefunction(self._call):
                 answers = await self._call(items)
             else:
-                answers = await asyncio.to_thread(guarded, functools.partial(self._call, items))
+                answers = await in_thread(functools.partial(self._call, items))
         except asyncio.CancelledError:
             _fail(taken, Internal("the batch was cancelled"))
             raise

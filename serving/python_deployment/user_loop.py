@@ -123,14 +123,7 @@ class UserLoop:
 
         When it is cancelled it still waits for a call that has begun, which nothing can interrupt.
         """
-        context = contextvars.copy_context()
-        running = (pool or self._pool).submit(context.run, guarded, function)
-        try:
-            return await asyncio.shield(_watched(running))
-        except asyncio.CancelledError:
-            if not running.cancel():
-                await asyncio.wait({_watched(running)})
-            raise
+        return await _in_thread(pool or self._pool, function)
 
     def stop(self) -> None:
         """Starts nothing more and cancels what runs; code that blocks is left to the end of the process."""
@@ -146,6 +139,7 @@ class UserLoop:
     def _serve(self) -> None:
         loop = self._loop
         asyncio.set_event_loop(loop)
+        _HERE.pool = self._pool
         try:
             while not self._stopping:  # user code may stop it, too
                 _survive(loop.run_forever)
@@ -156,6 +150,33 @@ class UserLoop:
                 _survive(lambda: loop.run_until_complete(asyncio.wait(left, timeout=_END_S)))
         finally:
             loop.close()
+
+
+class _Here(threading.local):
+    """Of the thread of a loop: where its blocking code runs."""
+
+    pool: ThreadPoolExecutor | None = None
+
+
+_HERE: Final = _Here()
+
+
+async def in_thread(function: Callable[[], T]) -> T:
+    """As `UserLoop.in_thread` of the loop that this runs on; also where a class is used outside of a replica."""
+    if _HERE.pool is None:
+        _HERE.pool = ThreadPoolExecutor(DEFAULT_THREADS, thread_name_prefix="user")
+    return await _in_thread(_HERE.pool, function)
+
+
+async def _in_thread(pool: ThreadPoolExecutor, function: Callable[[], T]) -> T:
+    running = pool.submit(contextvars.copy_context().run, guarded, function)
+    try:
+        return await asyncio.shield(_watched(running))
+    except asyncio.CancelledError:
+        while not running.cancel() and not running.done():
+            with contextlib.suppress(asyncio.CancelledError):  # it is on its way: raised below
+                await asyncio.wait({_watched(running)})
+        raise
 
 
 def _survive(run: Callable[[], object]) -> None:

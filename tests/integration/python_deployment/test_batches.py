@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -11,7 +13,8 @@ from tritonclient.utils import InferenceServerException
 
 from serving.errors import Internal, InvalidArgument
 from serving.python_deployment import batch
-from tests.integration.python_deployment.asking import floats, inputs
+from serving.python_deployment.user_loop import UserLoop
+from tests.integration.python_deployment.asking import floats, inputs, until
 from tests.integration.python_deployment.conftest import Serve, Served
 
 Open = Callable[[Served], triton.InferenceServerClient]
@@ -101,6 +104,43 @@ async def test_cancelled_ones_are_left_out_and_a_batch_for_nobody_ends() -> None
     await asyncio.gather(alone, return_exceptions=True)
     recorder.gate.set()
     assert await recorder.double(8) == 16, "the place of the cancelled batch is free again"
+
+
+class Threaded:
+    """Counts how many of its calls run at a time."""
+
+    def __init__(self) -> None:
+        self.running = self.most = 0
+        self.threads: set[str] = set()
+        self.gate = threading.Event()
+
+    @batch(max_size=2, wait_s=0.001)
+    def infer(self, items: list[int]) -> list[int]:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        self.threads.add(threading.current_thread().name)
+        self.gate.wait(10)
+        self.running -= 1
+        return items
+
+
+async def test_a_blocking_batch_for_nobody_keeps_its_place_until_it_has_ended() -> None:
+    loop = UserLoop(threads=2)
+    loop.start()
+    threaded = Threaded()
+    for_nobody = [loop.run(functools.partial(threaded.infer, item)) for item in (1, 2)]
+    await until(lambda: threaded.running == 1)
+    for work in for_nobody:
+        work.cancel()
+    await asyncio.wait({work.here() for work in for_nobody}, timeout=5)
+    later = loop.run(lambda: threaded.infer(3))
+    await asyncio.sleep(0.1)  # long enough for it to begin beside the first one
+    assert not later.ended.done()
+    threaded.gate.set()
+    assert await asyncio.wait_for(later.result(), 5) == 3
+    assert threaded.most == 1
+    assert all(name.startswith("user_") for name in threaded.threads), "on the threads of the deployment"
+    loop.stop()
 
 
 def test_numbers_that_make_no_sense() -> None:
