@@ -9,8 +9,9 @@ from typing import Final
 from numpy.typing import ArrayLike
 
 from serving.discovery.client_trace import child_of
-from serving.errors import DeadlineExceeded, FailedPrecondition
+from serving.errors import DeadlineExceeded, FailedPrecondition, ResourceExhausted, Unavailable
 from serving.python_deployment.composition import Composition, OutgoingCall, current_composition
+from serving.python_deployment.failure import called
 from serving.python_deployment.request import current_request
 from serving.python_deployment.user_loop import check_not_on_a_loop
 from serving.sdk.tensors import BF16, Array, Parameter
@@ -51,7 +52,10 @@ class Handle:
     ) -> dict[str, Array]:
         """The outputs by name. Raises errors of `serving.errors`."""
         call = self._outgoing(inputs, outputs, parameters, version, request_id, timeout_s, retry_safe)
-        return await asyncio.wrap_future(self._composition.submit(call))
+        try:
+            return await asyncio.wrap_future(self._composition.submit(call))
+        except (Unavailable, ResourceExhausted) as error:
+            raise called(error) from error
 
     def infer_blocking(
         self,
@@ -67,7 +71,10 @@ class Handle:
         """The same for methods that are not `async`. Raises `FailedPrecondition` where it would block an event loop."""
         check_not_on_a_loop("Handle.infer_blocking")
         call = self._outgoing(inputs, outputs, parameters, version, request_id, timeout_s, retry_safe)
-        return self._composition.submit(call).result()
+        try:
+            return self._composition.submit(call).result()
+        except (Unavailable, ResourceExhausted) as error:
+            raise called(error) from error
 
     def _outgoing(
         self,

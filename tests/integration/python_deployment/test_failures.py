@@ -1,0 +1,58 @@
+"""What clients are told of errors that leave user code."""
+
+from __future__ import annotations
+
+import concurrent.futures
+from typing import Any, cast
+
+import pytest
+
+from serving.discovery.client_verdict import Fault, Next, judge
+from serving.errors import Code, MeshError, ResourceExhausted, Unavailable
+from serving.python_deployment import Handle
+from serving.python_deployment.composition import Composition, current_composition
+from serving.python_deployment.failure import told
+from serving.python_deployment.inference import DRAINING
+
+
+class Failing:
+    """Stands for the client of other deployments: every call fails."""
+
+    def __init__(self, error: MeshError) -> None:
+        self._error = error
+
+    def submit(self, _: object) -> concurrent.futures.Future[Any]:
+        made: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        made.set_exception(self._error)
+        return made
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        Unavailable(DRAINING),
+        Unavailable(DRAINING.upper()),
+        Unavailable("the server is shutting down"),
+        Unavailable("no connection (not processed)"),
+        Unavailable("in ensemble: Exceeds maximum queue size"),
+        ResourceExhausted("this replica is full: 2 requests run or wait (max_requests)"),
+    ],
+)
+async def test_an_error_of_another_deployment_is_no_refusal_of_this_one(error: MeshError) -> None:
+    current_composition.set(cast(Composition, Failing(error)))
+    with pytest.raises(type(error)) as caught:
+        await Handle("other").infer({})
+    failure = told(caught.value, "infer")
+    assert failure.message.startswith("a deployment that this one calls: ")
+    verdict = judge(failure.code, failure.message, connected=True, retry_safe=False)
+    assert (failure.code, verdict.next) == (Code.UNAVAILABLE, Next.RAISE)
+    assert verdict.fault not in (Fault.LEAVING, Fault.BUSY)
+
+
+def test_neither_is_one_that_quotes_it() -> None:
+    quoting = told(Unavailable(f"the ranker failed: {DRAINING}"), "infer")
+    assert judge(quoting.code, quoting.message, connected=True, retry_safe=False).next is Next.RAISE
+    own = Unavailable("the weights are not there")
+    assert told(own, "infer") is own
+    full = ResourceExhausted("ten at a time")
+    assert told(full, "infer") is full
