@@ -128,12 +128,16 @@ async def test_a_blocking_batch_for_nobody_keeps_its_place_until_it_has_ended() 
     loop = UserLoop(threads=2)
     loop.start()
     threaded = Threaded()
-    for_nobody = [loop.run(functools.partial(threaded.infer, item)) for item in (1, 2)]
+
+    async def ask(item: int) -> object:
+        return await threaded.infer(item)
+
+    for_nobody = [loop.run(functools.partial(ask, item)) for item in (1, 2)]
     await until(lambda: threaded.running == 1)
     for work in for_nobody:
         work.cancel()
     await asyncio.wait({work.here() for work in for_nobody}, timeout=5)
-    later = loop.run(lambda: threaded.infer(3))
+    later = loop.run(lambda: ask(3))
     await asyncio.sleep(0.1)  # long enough for it to begin beside the first one
     assert not later.ended.done()
     threaded.gate.set()
