@@ -240,7 +240,7 @@ class Replica:
             while not await stack.wait_idle(min(0.1, self._left_s())):  # in slices: a second drain may shorten it
                 if self._left_s() <= 0:
                     break
-            await stack.close()
+            await stack.close(self._left_s)
         _LOG.info("replica drained")
         self._step("drained")
         self._on_drained()

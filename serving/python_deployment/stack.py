@@ -27,7 +27,8 @@ from serving.store.keys import AppKey
 from serving.timeouts import wait_for
 
 _LOG: Final = logging.getLogger(__name__)
-_STOP_S: Final = 1.0  # for answers on their way when everything has ended
+_STOP_S: Final = 1.0  # for answers on their way when the time is over
+_SLICE_S: Final = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,16 +199,25 @@ class Stack:
             return False
         return True
 
-    async def close(self) -> None:
-        """Ends what still runs and releases everything."""
+    async def close(self, left_s: Callable[[], float] = lambda: 0.0) -> None:
+        """Ends what still runs and releases everything; answers may be on their way for `left_s`, which may shrink."""
         if self._inference is not None and self._instruments.in_flight:
             _LOG.warning("requests are cut off", extra={"in_flight": self._instruments.in_flight})
             self._inference.cancel_all()
         if self._server is not None:
-            await self._server.stop(_STOP_S)
+            await self._end_answers(self._server, left_s)
         await self._composition.close()
         if self._registrar is not None:
             await self._registrar.close()
         if self._metrics is not None:
             await self._metrics.close()
         self._user_loop.stop()
+
+    @staticmethod
+    async def _end_answers(server: GrpcServer, left_s: Callable[[], float]) -> None:
+        """A place is given back when the work has ended; a client that reads slowly has not got its answer then."""
+        stopping = asyncio.ensure_future(server.stop(max(_STOP_S, left_s())))
+        while left_s() > 0 and not stopping.done():  # in slices: a second drain may shorten it
+            await asyncio.wait({stopping}, timeout=_SLICE_S)
+        await server.stop(_STOP_S)
+        await stopping

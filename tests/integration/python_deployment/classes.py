@@ -102,6 +102,13 @@ class Waits:
         return {"counts": np.array([self.waiting, self.cancelled])}
 
 
+class Large:
+    """Answers as many MiB as it is asked for."""
+
+    async def infer(self, request: Request) -> dict[str, Any]:
+        return {"zeros": np.zeros(int(request.parameters["mib"]) << 20, np.uint8)}
+
+
 class Counts:
     """Yields as many answers as it is asked for."""
 

@@ -6,8 +6,10 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+import grpc
 import pytest
 import tritonclient.grpc.aio as triton
+from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
 from serving._proto import records_pb2 as pb
@@ -103,6 +105,42 @@ async def test_a_drain_ends_when_the_last_answer_is_out(serve: Serve, client: Op
     served.replica.drain(30)
     await asyncio.gather(*running)
     await asyncio.to_thread(served.wait_state, "drained", timeout_s=5)
+
+
+async def test_a_drain_waits_for_a_client_that_reads_slowly(serve: Serve) -> None:
+    served = serve("Large")
+    async with grpc.aio.insecure_channel(served.address, options=[("grpc.max_receive_message_length", -1)]) as channel:
+        call = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer", None, None)()
+        message = service_pb2.ModelInferRequest(model_name="it")
+        message.parameters["mib"].int64_param = 16
+        for _ in range(4):
+            await call.write(message.SerializeToString())
+        await call.read()  # the others wait behind it until they are read
+        await until(lambda: served.report.in_flight == 0)
+        served.replica.drain(30)
+        await asyncio.sleep(2.5)  # longer than what is left to answers when the time is over
+        assert served.report.state == "draining"
+        for _ in range(3):
+            assert len(await call.read()) > 16 << 20
+        assert await asyncio.wait_for(call.code(), 10) is grpc.StatusCode.UNAVAILABLE
+    await asyncio.to_thread(served.wait_state, "drained", timeout_s=5)
+
+
+async def test_a_second_drain_cuts_a_slow_client_off(serve: Serve) -> None:
+    served = serve("Large")
+    async with grpc.aio.insecure_channel(served.address, options=[("grpc.max_receive_message_length", -1)]) as channel:
+        call = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer", None, None)()
+        message = service_pb2.ModelInferRequest(model_name="it")
+        message.parameters["mib"].int64_param = 16
+        for _ in range(4):
+            await call.write(message.SerializeToString())
+        await call.read()
+        await until(lambda: served.report.in_flight == 0)
+        served.replica.drain(30)
+        await until(lambda: served.report.state == "draining")
+        await asyncio.sleep(1)
+        served.replica.drain(0)
+        await asyncio.to_thread(served.wait_state, "drained", timeout_s=5)
 
 
 def test_a_restarted_process_begins_with_the_newest_config(serve: Serve) -> None:
