@@ -251,7 +251,10 @@ def _widened(bits: Array) -> Array:
 def _shaped(label: str, flat: Array, shape: tuple[int, ...]) -> Array:
     if flat.size != math.prod(shape) or min(shape, default=0) < 0:
         raise DataLoss(f"{label} has {flat.size} elements, its shape is {list(shape)}")
-    return flat.reshape(shape)
+    try:
+        return flat.reshape(shape)
+    except ValueError as error:  # more dimensions than numpy has, or lengths that it cannot multiply
+        raise DataLoss(f"{label} cannot have its shape of {len(shape)} dimensions: {error}") from error
 
 
 def _objects(items: list[bytes]) -> Array:

@@ -149,6 +149,9 @@ def test_typed_contents_are_read_too(datatype: str, field: str, values: list[Any
     [
         ("FP32", [2], b"123", "no multiple of 4"),
         ("FP32", [2], b"1234", r"has 1 elements, its shape is \[2\]"),
+        ("FP32", [1] * 70, b"1234", "x cannot have its shape of 70 dimensions: "),
+        ("FP32", [1 << 62, 0], b"", "x cannot have its shape of 2 dimensions: "),
+        ("BYTES", [1] * 70, b"\0\0\0\0", "x cannot have its shape of 70 dimensions: "),
         ("BYTES", [1], b"\xff\0\0\0a", "is cut off"),
         ("BYTES", [1], b"\x01", "is cut off"),
         ("FP8", [1], b"a", "unknown datatype"),
