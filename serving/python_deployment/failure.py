@@ -10,7 +10,8 @@ from typing import Final
 from serving.errors import Internal, MeshError, ResourceExhausted, Unavailable
 
 _LOG: Final = logging.getLogger("serving.python_deployment.user")
-MAX_TEXT: Final = 2000  # a status travels in headers, which clients bound at 8 KiB
+_MAX_TEXT: Final = 2000  # characters of one error
+_MAX_STATUS: Final = 6 * 1024  # bytes: a status travels in headers, which clients bound at 8 KiB
 
 
 def at_edge(error: Exception, what: str) -> MeshError:
@@ -81,4 +82,15 @@ def told(error: BaseException, what: str, *, traceparent: str = "") -> MeshError
 def described(error: BaseException) -> str:
     """Type and text in one line."""
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:MAX_TEXT]}" if text else type(error).__name__
+    return f"{type(error).__name__}: {text[:_MAX_TEXT]}" if text else type(error).__name__
+
+
+def status_text(text: str) -> str:
+    """The beginning of it that fits, percent-encoded as gRPC sends it; what UTF-8 cannot say becomes `?`."""
+    encoded = text.encode("utf-8", "replace")
+    room = _MAX_STATUS
+    for end, byte in enumerate(encoded):
+        room -= 1 if 0x20 <= byte <= 0x7E and byte != ord("%") else 3
+        if room < 0:
+            return encoded[:end].decode("utf-8", "ignore")
+    return encoded.decode()

@@ -17,7 +17,7 @@ from tritonclient.grpc import model_config_pb2, service_pb2
 
 from serving.errors import Code, MeshError, NotSupported
 from serving.python_deployment.codec import parse
-from serving.python_deployment.failure import MAX_TEXT, at_edge
+from serving.python_deployment.failure import at_edge, status_text
 from serving.python_deployment.inference import Inference, Metadata
 from serving.python_deployment.request import Tensor
 from serving.python_deployment.stream import ModelStream
@@ -175,7 +175,7 @@ class KServeService:
 
 
 async def abort(context: Context, failure: MeshError) -> None:
-    await context.abort(_STATUS[int(failure.code)], failure.message[:MAX_TEXT])
+    await context.abort(_STATUS[int(failure.code)], status_text(failure.message))
 
 
 def metadata_of(context: Context) -> Metadata:

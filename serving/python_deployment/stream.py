@@ -16,7 +16,7 @@ import grpc.aio
 
 from serving.errors import MeshError, Unavailable
 from serving.python_deployment.codec import encode_streamed_error
-from serving.python_deployment.failure import MAX_TEXT, at_edge
+from serving.python_deployment.failure import at_edge, status_text
 from serving.python_deployment.inference import DRAINING, Inference
 
 _LOG: Final = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class ModelStream:
             if self._errors_end_it:
                 self._fail(failure)
                 return
-            answer = encode_streamed_error(failure.message[:MAX_TEXT], model, request_id)
+            answer = encode_streamed_error(status_text(failure.message), model, request_id)
         try:
             if before is not None and not streams:
                 await before.wait()

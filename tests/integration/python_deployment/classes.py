@@ -58,6 +58,10 @@ class Anything:
             next(iter(()))
         if do == "refuse":
             raise InvalidArgument("not this one")
+        if do == "long":
+            raise InvalidArgument("bad: " + "\N{SNOWMAN}" * 4000)
+        if do == "surrogate":
+            raise InvalidArgument("bad: \ud800")
         if do == "state":
             raise FailedPrecondition("not now")
         if do == "nothing":

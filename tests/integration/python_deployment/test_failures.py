@@ -11,7 +11,7 @@ from serving.discovery.client_verdict import Fault, Next, judge
 from serving.errors import Code, MeshError, ResourceExhausted, Unavailable
 from serving.python_deployment import Handle
 from serving.python_deployment.composition import Composition, current_composition
-from serving.python_deployment.failure import told
+from serving.python_deployment.failure import status_text, told
 from serving.python_deployment.inference import DRAINING
 
 
@@ -56,3 +56,17 @@ def test_neither_is_one_that_quotes_it() -> None:
     assert told(own, "infer") is own
     full = ResourceExhausted("ten at a time")
     assert told(full, "infer") is full
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a" * 10_000, "a" * 6144),
+        ("%" * 10_000, "%" * 2048),
+        ("a" + "\N{SNOWMAN}" * 10_000, "a" + "\N{SNOWMAN}" * 682),
+        ("\ud800b", "?b"),
+        ("", ""),
+    ],
+)
+def test_a_status_is_bounded_by_its_length_in_headers(text: str, expected: str) -> None:
+    assert status_text(text) == expected

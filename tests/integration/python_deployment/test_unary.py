@@ -58,6 +58,24 @@ async def test_typed_contents_are_read_and_checked(serve: Serve) -> None:
     assert "input x has values that do not fit into INT8" in str(caught.value.details())
 
 
+@pytest.mark.parametrize(("shape", "raw"), [([1] * 70, b"1234"), ([1 << 62, 0], b"")])
+async def test_shapes_that_no_array_can_have_are_the_senders_fault(serve: Serve, shape: list[int], raw: bytes) -> None:
+    message = service_pb2.ModelInferRequest(model_name="it", raw_input_contents=[raw])
+    message.inputs.add(name="x", datatype="FP32", shape=shape)
+    with pytest.raises(grpc.aio.AioRpcError, match="input x cannot have its shape of") as caught:
+        await raw_infer(serve("Anything").address, message.SerializeToString())
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("do", ["long", "surrogate"])
+async def test_any_text_of_an_error_fits_into_a_status(serve: Serve, client: Open, do: str) -> None:
+    asked = client(serve("Anything"))
+    with pytest.raises(InferenceServerException) as caught:
+        await ask(asked, do)
+    assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+    assert caught.value.message().startswith("bad: ")
+
+
 @pytest.mark.parametrize(
     ("do", "status", "words"),
     [
