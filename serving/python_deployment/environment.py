@@ -4,6 +4,8 @@
     <cache>/python/<key>/                       packages, as `pip install --target` writes them
     <cache>/python/.users/<key>/<process>       one per process that uses them
     <cache>/python/.locks/<key>                 held while they are installed or removed
+    <cache>/python/.partial.<process>.<any>     packages that this process installs
+    <cache>/python/.grave.<process>.<any>       packages that this process removes
 
 The packages stand before all others in `sys.path`, so pip is told the versions of what the mesh itself needs there.
 """
@@ -62,7 +64,8 @@ def enter(folders: tuple[Path, ...]) -> None:
 
 def _packages(root: Path, requirements: tuple[str, ...], user: ProcessId) -> Path:
     pins = _pins()
-    text = "\n".join([sys.version, *pins, *requirements])
+    pip = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("PIP_")]  # its options
+    text = "\n".join([sys.version, *pins, *pip, *requirements])
     key = hashlib.sha256(text.encode()).hexdigest()[:32]
     place = root / key
     try:
@@ -71,17 +74,17 @@ def _packages(root: Path, requirements: tuple[str, ...], user: ProcessId) -> Pat
             users = root / ".users" / key
             users.mkdir(parents=True, exist_ok=True)
             (users / str(user)).touch()
+            _forget_dead_users(users)
             if not place.is_dir():
-                _install(place, requirements, pins)
-        _remove_unused(root, key)
+                _install(place, root / f".partial.{user}.{secrets.token_hex(4)}", requirements, pins)
     except OSError as error:
         raise Unavailable(f"the cache of packages {root} cannot be used: {error.strerror or error}") from error
+    _tidy(root, key, user)
     return place.absolute()
 
 
-def _install(place: Path, requirements: tuple[str, ...], pins: list[str]) -> None:
-    partial = place.with_name(f".partial-{secrets.token_hex(4)}")
-    constraints = partial.with_suffix(".constraints")
+def _install(place: Path, partial: Path, requirements: tuple[str, ...], pins: list[str]) -> None:
+    constraints = partial.with_name(f"{partial.name}.constraints")
     constraints.write_text("\n".join(pins))
     command = [sys.executable, "-m", "pip", "install", "--no-input", "--disable-pip-version-check"]
     command += ["--target", str(partial), "--constraint", str(constraints), "--", *requirements]
@@ -119,13 +122,53 @@ def _pins() -> list[str]:
     return found
 
 
-def _remove_unused(root: Path, keep: str) -> None:
+def _tidy(root: Path, keep: str, user: ProcessId) -> None:
+    """Removes what nobody needs, as far as it can: other processes tidy beside this one."""
+    try:
+        _remove_left(root)
+        for users in list((root / ".users").iterdir()):
+            if users.name != keep and _is_old(users):
+                _remove_unused(root, users, user)
+    except OSError as error:
+        _LOG.warning("old packages not removed", extra={"error": str(error)})
+
+
+def _remove_unused(root: Path, users: Path, user: ProcessId) -> None:
     """Packages that no living process has used for a day."""
-    for users in (root / ".users").iterdir():
-        if users.name == keep or time.time() - users.stat().st_mtime < _KEEP_UNUSED_S:
+    with try_file_lock(root / ".locks" / users.name) as locked:
+        if not locked or not users.is_dir() or not _is_old(users) or any(_alive(entry) for entry in users.iterdir()):
+            return
+        place, grave = root / users.name, root / f".grave.{user}.{secrets.token_hex(4)}"
+        if place.is_dir():
+            place.rename(grave)  # at once: whoever dies while it removes leaves no half of them under their name
+        shutil.rmtree(users, ignore_errors=True)
+    shutil.rmtree(grave, ignore_errors=True)
+
+
+def _remove_left(root: Path) -> None:
+    """What processes that died were installing or removing."""
+    for entry in list(root.iterdir()):
+        kind, _, rest = entry.name.removeprefix(".").partition(".")
+        owner = ProcessId.parse(rest.partition(".")[0])
+        if kind not in ("partial", "grave") or (owner is not None and owner.alive()):
             continue
-        with try_file_lock(root / ".locks" / users.name) as locked:
-            owners = [ProcessId.parse(user.name) for user in users.iterdir()]
-            if locked and not any(owner is not None and owner.alive() for owner in owners):
-                shutil.rmtree(root / users.name, ignore_errors=True)
-                shutil.rmtree(users, ignore_errors=True)
+        if entry.is_dir():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            entry.unlink(missing_ok=True)
+
+
+def _forget_dead_users(users: Path) -> None:
+    """With the lock held."""
+    for entry in list(users.iterdir()):
+        if not _alive(entry):
+            entry.unlink(missing_ok=True)
+
+
+def _alive(user: Path) -> bool:
+    owner = ProcessId.parse(user.name)
+    return owner is not None and owner.alive()
+
+
+def _is_old(users: Path) -> bool:
+    return time.time() - users.stat().st_mtime >= _KEEP_UNUSED_S

@@ -12,6 +12,7 @@ import pytest
 from serving._proto import records_pb2 as pb
 from serving.deployment.artifact_archive import pack
 from serving.errors import FailedPrecondition, NotFound
+from serving.process_id import ProcessId
 from serving.python_deployment import environment
 
 
@@ -90,3 +91,38 @@ def test_packages_that_nobody_has_used_for_a_day_are_removed(tmp_path: Path) -> 
     assert mine.is_dir()
     assert not old.exists()
     assert not users.exists()
+    assert {entry.name for entry in (cache / "python").iterdir()} == {mine.name, ".locks", ".users"}
+
+
+def test_what_processes_that_died_left_is_removed_and_what_runs_is_not(tmp_path: Path) -> None:
+    root = tmp_path / "cache" / "python"
+    me = ProcessId.of(os.getpid())
+    dead = ProcessId(me.pid, me.start_ticks + 1, me.boot_id, "")
+    for owner in (me, dead):
+        for kind in ("partial", "grave"):
+            (root / f".{kind}.{owner}.0123" / "deep").mkdir(parents=True)
+        (root / f".partial.{owner}.0123.constraints").touch()
+    wanted = config(tmp_path / "cache", wheel(tmp_path, "first"))
+    (folder,) = environment.prepare(wanted)
+    left = {entry.name for entry in root.iterdir()} - {folder.name, ".locks", ".users"}
+    assert left == {f".partial.{me}.0123", f".grave.{me}.0123", f".partial.{me}.0123.constraints"}
+    users = root / ".users" / folder.name
+    (users / str(dead)).touch()
+    environment.prepare(wanted)
+    assert [entry.name for entry in users.iterdir()] == [str(me)]
+
+
+def test_another_process_may_tidy_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = config(tmp_path / "cache", wheel(tmp_path, "first"))
+    environment.prepare(wanted)
+    gone = tmp_path / "cache" / "python" / ".users" / "0123"
+    listed = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda self: [*listed(self), *([gone] if self == gone.parent else [])])
+    assert environment.prepare(wanted)
+
+
+def test_options_of_pip_in_the_environment_choose_the_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = config(tmp_path / "cache", wheel(tmp_path, "first"))
+    before = environment.prepare(wanted)
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    assert environment.prepare(wanted) != before
