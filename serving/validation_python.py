@@ -17,6 +17,8 @@ MAX_REQUIREMENT: Final = 500
 
 _ENTRY: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 _MODEL_NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]{0,254}")
+_FILE_URI: Final = re.compile(r"(^|@)\s*file:", re.IGNORECASE)
+_ARCHIVES: Final = (".whl", ".zip", ".tar.gz")
 _ARGUMENT: Final = re.compile(r"[A-Za-z_]\w*")
 
 
@@ -48,7 +50,18 @@ def _pip(path: str, requirements: list[str]) -> Iterator[Problem]:
             yield Problem(f"{path}[{index}]", f"{shown(text)} is not a requirement such as `humanize==4.9`")
         elif text.lstrip().startswith("-"):
             yield Problem(f"{path}[{index}]", f"{shown(text)} is an option of pip; only requirements are taken")
+        elif _FILE_URI.search(text) or _is_relative(text.strip()):
+            yield Problem(
+                f"{path}[{index}]", f"{shown(text)} is a file, which nodes may not have; give a name or a URL"
+            )
     yield from check_duplicates(path, requirements)
+
+
+def _is_relative(requirement: str) -> bool:
+    """A path from wherever the replica happens to run."""
+    if requirement.startswith("/") or "://" in requirement:
+        return False
+    return requirement.startswith((".", "~")) or "/" in requirement or requirement.endswith(_ARCHIVES)
 
 
 def _object(text: str) -> dict[str, object] | None:
@@ -56,7 +69,11 @@ def _object(text: str) -> dict[str, object] | None:
     if not text:
         return {}
     try:
-        value = json.loads(text)
-    except ValueError:
+        value = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")

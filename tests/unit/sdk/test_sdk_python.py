@@ -91,6 +91,9 @@ def test_the_folder_is_relative_to_the_file_and_packed(tmp_path: Path) -> None:
         ("{entry: 'm:C', threads: 5000}", "python.threads: 5000 is out of range: 0 to 1024"),
         ("{entry: 'm:C', runtime_env: {pip: humanize}}", "pip: expects a list, got the text `humanize`; write it as"),
         ("{entry: 'm:C', runtime_env: {pip: ['--pre']}}", "pip[0]: `--pre` is an option of pip"),
+        ("{entry: 'm:C', runtime_env: {pip: ['./x']}}", "pip[0]: `./x` is a file, which nodes may not have"),
+        ("{entry: 'm:C', runtime_env: {pip: ['a/x.whl']}}", "pip[0]: `a/x.whl` is a file, which nodes may not have"),
+        ("{entry: 'm:C', runtime_env: {pip: ['x @ file:///x']}}", "pip[0]: `x @ file:///x` is a file, which nodes may"),
         ("{entry: 'm:C', runtime_env: {pip: [a, a]}}", "pip[1]: `a` stands there twice"),
         ("{entry: 'm:C', code: {uri: 'file:///a.tar'}}", "python.code.digest: is missing"),
     ],
@@ -100,6 +103,13 @@ def test_what_is_wrong_is_named_once(written: str, message: str) -> None:
         parse_spec(f"{HEAD}    python: {written}\n")
     assert message in str(caught.value)
     assert "problems" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": NaN}', '{"a": -Infinity}'])
+def test_a_keeper_takes_no_text_that_readers_choke_on(text: str) -> None:
+    spec = Application("app", [PythonDeployment("it", "m:C")]).to_spec()
+    spec.deployments[0].python.config = text
+    assert [problem.field for problem in spec_problems(spec)] == ["deployments[0].python.config"]
 
 
 def test_a_keeper_checks_what_any_client_sends() -> None:
