@@ -165,7 +165,7 @@ class Stack:
         if not user.has_health:
             return ""
         try:
-            await wait_for(self._user_loop.run(user.health).result(), self._limits.timeout_s)
+            await wait_for(user.health(), self._limits.timeout_s)
         except asyncio.TimeoutError:
             return f"no answer within {self._limits.timeout_s:g} s"
         except Exception as error:  # noqa: BLE001 - whatever it raises means that it is not well

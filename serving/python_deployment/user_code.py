@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import importlib
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -13,7 +15,7 @@ from serving.python_deployment.codec import Signature
 from serving.python_deployment.composition import Composition, current_composition
 from serving.python_deployment.failure import described
 from serving.python_deployment.request import Request, Tensor, current_request
-from serving.python_deployment.user_loop import UserLoop
+from serving.python_deployment.user_loop import UserLoop, guarded
 
 MODEL_VERSION: Final = "1"
 Deliver = Callable[[object], Awaitable[None]]
@@ -70,12 +72,28 @@ class UserCode:
         current_request.set(request)
 
     async def health(self) -> None:
-        """Raises when it is not well: what its own `health` raised, or `FailedPrecondition` when it answered False."""
+        """From the loop that serves. One that is not `async` runs on its own thread, also beside a blocked loop.
+
+        Raises when it is not well: what its own `health` raised, or `FailedPrecondition` when it answered False.
+        """
         health = self._instance.health
+
+        async def awaited() -> object:
+            current_composition.set(self._composition)
+            return await health()
+
+        def blocking() -> object:
+            current_composition.set(self._composition)
+            try:
+                return guarded(health)
+            except (SystemExit, KeyboardInterrupt) as error:  # must not reach the loop that serves
+                raise RuntimeError(f"{type(error).__name__}: {error}") from error
+
         if inspect.iscoroutinefunction(health):
-            verdict = await health()
+            verdict = await self._loop.run(awaited).result()
         else:
-            verdict = await self._loop.in_thread(health, self._health_thread)
+            run = contextvars.copy_context().run
+            verdict = await asyncio.get_running_loop().run_in_executor(self._health_thread, run, blocking)
         if verdict is False:
             raise FailedPrecondition("health() answered False")
 
@@ -86,6 +104,7 @@ class UserCode:
             if config:
                 raise FailedPrecondition("the spec has a `config`, but the class has no method `reconfigure(config)`")
             return
+        current_composition.set(self._composition)
         await self._call(reconfigure, dict(config))
 
     async def _call(self, method: Callable[[Any], Any], argument: object) -> object:

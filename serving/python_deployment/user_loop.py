@@ -118,12 +118,12 @@ class UserLoop:
         self._loop.call_soon_threadsafe(work.begin, make)
         return work
 
-    async def in_thread(self, function: Callable[[], T], pool: ThreadPoolExecutor | None = None) -> T:
+    async def in_thread(self, function: Callable[[], T]) -> T:
         """For a coroutine on the loop: a blocking call in the same context.
 
         When it is cancelled it still waits for a call that has begun, which nothing can interrupt.
         """
-        return await _in_thread(pool or self._pool, function)
+        return await _in_thread(self._pool, function)
 
     def stop(self) -> None:
         """Starts nothing more and cancels what runs; code that blocks is left to the end of the process."""
