@@ -21,6 +21,7 @@ from serving.python_deployment.inference import DRAINING, Inference
 
 _LOG: Final = logging.getLogger(__name__)
 _MOST_AT_ONCE: Final = 16 * 1024  # requests of one stream that run, or whose answers wait
+_MOST_UNSENT: Final = 64 << 20  # bytes of answers that wait to be taken; no more requests are read while there are more
 _ERRORS_END_IT: Final = ("triton_grpc_error", "true")
 
 
@@ -35,6 +36,7 @@ class ModelStream:
         self._running: set[asyncio.Task[None]] = set()
         self._last_turn: asyncio.Event | None = None
         self._sending = asyncio.Lock()
+        self._unsent = 0  # bytes
         self._failed: asyncio.Future[MeshError] = asyncio.get_running_loop().create_future()
 
     async def run(self) -> MeshError | None:
@@ -66,7 +68,10 @@ class ModelStream:
             if not isinstance(data, bytes):  # the end
                 return
             self._inference.instruments.request_bytes.inc(len(data))
-            while len(self._running) >= _MOST_AT_ONCE:  # a client that only sends must not fill the memory
+            # Whoever holds an answer is one that runs.
+            while (
+                len(self._running) >= _MOST_AT_ONCE or self._unsent > _MOST_UNSENT
+            ):  # a client that only sends must not fill the memory
                 await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
             before, mine = self._last_turn, asyncio.Event()
             self._last_turn = mine
@@ -98,11 +103,13 @@ class ModelStream:
                 self._fail(failure)
                 return
             answer = encode_streamed_error(status_text(failure.message), model, request_id)
+        self._unsent += len(answer)
         try:
             if before is not None and not streams:
                 await before.wait()
             await self._send(answer)
         finally:
+            self._unsent -= len(answer)
             mine.set()
 
     async def _send(self, data: bytes) -> None:

@@ -127,6 +127,26 @@ async def test_a_client_that_does_not_read_holds_the_generator_up(serve: Serve) 
     await until(lambda: served.report.in_flight == 0)
 
 
+async def test_a_client_that_does_not_read_has_no_more_requests_run(serve: Serve) -> None:
+    served = serve("Large")
+    message = service_pb2.ModelInferRequest(model_name="it")
+    message.parameters["mib"].int64_param = 16
+    options = [("grpc.max_receive_message_length", -1)]
+    async with grpc.aio.insecure_channel(served.address, options=options) as channel:
+        call = channel.stream_stream(METHOD, None, None)()
+        for count in range(1, 5):
+            await call.write(message.SerializeToString())
+            await until(lambda count=count: served.report.load.requests == count)
+        for _ in range(8):
+            await call.write(message.SerializeToString())
+        await asyncio.sleep(0.5)  # they would have run by then
+        assert served.report.load.requests <= 7, "no more are read while 64 MiB of answers wait"
+        for _ in range(12):
+            assert len(await call.read()) > 16 << 20
+        await call.done_writing()
+        assert await call.code() is grpc.StatusCode.OK
+
+
 async def test_a_drain_lets_a_stream_finish_and_then_ends_it(serve: Serve) -> None:
     served = serve("Waits")
     message = service_pb2.ModelInferRequest(model_name="it")
