@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -161,4 +162,5 @@ def _together(entries: list[_Entry]) -> Request | None:
         return None
     deadlines = [request.deadline for request in requests]
     latest = None if None in deadlines else max(deadline for deadline in deadlines if deadline is not None)
-    return replace(requests[0], deadline=latest)
+    # With an event of its own: that the first client has gone says nothing of the others.
+    return replace(requests[0], deadline=latest, _cancelled=threading.Event())

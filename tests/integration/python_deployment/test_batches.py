@@ -12,7 +12,8 @@ import tritonclient.grpc.aio as triton
 from tritonclient.utils import InferenceServerException
 
 from serving.errors import Internal, InvalidArgument
-from serving.python_deployment import batch
+from serving.python_deployment import Request, batch
+from serving.python_deployment.request import current_request
 from serving.python_deployment.user_loop import UserLoop
 from tests.integration.python_deployment.asking import floats, inputs, until
 from tests.integration.python_deployment.conftest import Serve, Served
@@ -145,6 +146,28 @@ async def test_a_blocking_batch_for_nobody_keeps_its_place_until_it_has_ended() 
     assert threaded.most == 1
     assert all(name.startswith("user_") for name in threaded.threads), "on the threads of the deployment"
     loop.stop()
+
+
+class Notes:
+    """Notes the request that stands for a batch."""
+
+    @batch(max_size=2, wait_s=5)
+    async def infer(self, items: list[int]) -> list[object]:
+        return [current_request.get()] * len(items)
+
+
+async def test_the_first_client_of_a_batch_does_not_give_up_for_the_others() -> None:
+    notes = Notes()
+
+    async def ask(request: Request) -> object:
+        current_request.set(request)
+        return await notes.infer(1)
+
+    first, second = Request("it", {}), Request("it", {})
+    both, _ = await asyncio.gather(ask(first), ask(second))
+    first.give_up()
+    assert isinstance(both, Request)
+    assert not both.cancelled
 
 
 def test_numbers_that_make_no_sense() -> None:
