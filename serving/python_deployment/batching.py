@@ -163,4 +163,4 @@ def _together(entries: list[_Entry]) -> Request | None:
     deadlines = [request.deadline for request in requests]
     latest = None if None in deadlines else max(deadline for deadline in deadlines if deadline is not None)
     # With an event of its own: that the first client has gone says nothing of the others.
-    return replace(requests[0], deadline=latest, _cancelled=threading.Event())
+    return replace(requests[0], deadline=latest, _cancelled=threading.Event(), _calls=[])

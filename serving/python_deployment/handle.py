@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 from numpy.typing import ArrayLike
 
 from serving.discovery.client_trace import child_of
-from serving.errors import DeadlineExceeded, FailedPrecondition, ResourceExhausted, Unavailable
+from serving.errors import Cancelled, DeadlineExceeded, FailedPrecondition, ResourceExhausted, Unavailable
 from serving.python_deployment.composition import Composition, OutgoingCall, current_composition
 from serving.python_deployment.failure import called
 from serving.python_deployment.request import current_request
@@ -71,8 +73,12 @@ class Handle:
         """The same for methods that are not `async`. Raises `FailedPrecondition` where it would block an event loop."""
         check_not_on_a_loop("Handle.infer_blocking")
         call = self._outgoing(inputs, outputs, parameters, version, request_id, timeout_s, retry_safe)
+        future, request = self._composition.submit(call), current_request.get()
         try:
-            return self._composition.submit(call).result()
+            with request.cancels(future) if request is not None else contextlib.nullcontext():
+                return future.result()
+        except concurrent.futures.CancelledError:
+            raise Cancelled("the caller went away") from None
         except (Unavailable, ResourceExhausted) as error:
             raise called(error) from error
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 from numpy.typing import ArrayLike
 
@@ -49,6 +52,7 @@ class Request:
     deadline: float | None = None
     traceparent: str = ""
     _cancelled: threading.Event = field(default_factory=threading.Event, repr=False)
+    _calls: list[Future[Any]] = field(default_factory=list, repr=False)  # that blocking code waits for
 
     def __getitem__(self, name: str) -> Array:
         """The input of that name. Raises `InvalidArgument`, which the client is answered, when there is none."""
@@ -71,6 +75,19 @@ class Request:
     def give_up(self) -> None:
         """By the replica: nobody waits for the answer any more."""
         self._cancelled.set()
+        for call in list(self._calls):
+            call.cancel()
+
+    @contextlib.contextmanager
+    def cancels(self, call: Future[Any]) -> Iterator[None]:
+        """For the block: the call ends when nobody waits for the answer any more."""
+        self._calls.append(call)
+        try:
+            if self.cancelled:  # it may have been given up just before
+                call.cancel()
+            yield
+        finally:
+            self._calls.remove(call)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 from typing import Any, cast
 
 import pytest
 
 from serving.discovery.client_verdict import Fault, Next, judge
-from serving.errors import Code, MeshError, ResourceExhausted, Unavailable
-from serving.python_deployment import Handle
+from serving.errors import Cancelled, Code, MeshError, ResourceExhausted, Unavailable
+from serving.python_deployment import Handle, Request
 from serving.python_deployment.composition import Composition, current_composition
 from serving.python_deployment.failure import status_text, told
 from serving.python_deployment.inference import DRAINING
+from serving.python_deployment.request import current_request
 
 
 class Failing:
@@ -70,3 +72,26 @@ def test_neither_is_one_that_quotes_it() -> None:
 )
 def test_a_status_is_bounded_by_its_length_in_headers(text: str, expected: str) -> None:
     assert status_text(text) == expected
+
+
+async def test_a_blocking_call_ends_with_the_request_that_makes_it() -> None:
+    future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+    class Waiting:
+        def submit(self, _: object) -> concurrent.futures.Future[Any]:
+            return future
+
+    request = Request("it", {})
+    current_composition.set(cast(Composition, Waiting()))
+    current_request.set(request)
+    calling = asyncio.ensure_future(asyncio.to_thread(Handle("other").infer_blocking, {}))
+    await asyncio.sleep(0.1)
+    assert not calling.done()
+    request.give_up()
+    try:
+        with pytest.raises(Cancelled):
+            await asyncio.wait_for(asyncio.shield(calling), 5)
+    finally:
+        future.cancel()
+    with pytest.raises(Cancelled):
+        await asyncio.to_thread(Handle("other").infer_blocking, {})
