@@ -116,7 +116,7 @@ async def test_a_drain_waits_for_a_client_that_reads_slowly(serve: Serve) -> Non
         for _ in range(4):
             await call.write(message.SerializeToString())
         await call.read()  # the others wait behind it until they are read
-        await until(lambda: served.report.in_flight == 0)
+        await until(lambda: served.report.load.requests == 4 and served.report.in_flight == 0)
         served.replica.drain(30)
         await asyncio.sleep(2.5)  # longer than what is left to answers when the time is over
         assert served.report.state == "draining"
@@ -135,7 +135,7 @@ async def test_a_second_drain_cuts_a_slow_client_off(serve: Serve) -> None:
         for _ in range(4):
             await call.write(message.SerializeToString())
         await call.read()
-        await until(lambda: served.report.in_flight == 0)
+        await until(lambda: served.report.load.requests == 4 and served.report.in_flight == 0)
         served.replica.drain(30)
         await until(lambda: served.report.state == "draining")
         await asyncio.sleep(1)
