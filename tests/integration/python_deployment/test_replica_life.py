@@ -23,6 +23,9 @@ from tests.support.waiting import eventually
 
 Open = Callable[[Served], triton.InferenceServerClient]
 
+# Takes no more than a small window of what it has not asked for.
+SLOW_READER = [("grpc.max_receive_message_length", -1), ("grpc.http2.bdp_probe", 0)]
+
 
 @pytest.mark.parametrize(
     ("entry", "args", "reason"),
@@ -109,7 +112,7 @@ async def test_a_drain_ends_when_the_last_answer_is_out(serve: Serve, client: Op
 
 async def test_a_drain_waits_for_a_client_that_reads_slowly(serve: Serve) -> None:
     served = serve("Large")
-    async with grpc.aio.insecure_channel(served.address, options=[("grpc.max_receive_message_length", -1)]) as channel:
+    async with grpc.aio.insecure_channel(served.address, options=SLOW_READER) as channel:
         call = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer", None, None)()
         message = service_pb2.ModelInferRequest(model_name="it")
         message.parameters["mib"].int64_param = 16
@@ -128,7 +131,7 @@ async def test_a_drain_waits_for_a_client_that_reads_slowly(serve: Serve) -> Non
 
 async def test_a_second_drain_cuts_a_slow_client_off(serve: Serve) -> None:
     served = serve("Large")
-    async with grpc.aio.insecure_channel(served.address, options=[("grpc.max_receive_message_length", -1)]) as channel:
+    async with grpc.aio.insecure_channel(served.address, options=SLOW_READER) as channel:
         call = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer", None, None)()
         message = service_pb2.ModelInferRequest(model_name="it")
         message.parameters["mib"].int64_param = 16

@@ -131,7 +131,7 @@ async def test_a_client_that_does_not_read_has_no_more_requests_run(serve: Serve
     served = serve("Large")
     message = service_pb2.ModelInferRequest(model_name="it")
     message.parameters["mib"].int64_param = 16
-    options = [("grpc.max_receive_message_length", -1)]
+    options = [("grpc.max_receive_message_length", -1), ("grpc.http2.bdp_probe", 0)]  # a small window
     async with grpc.aio.insecure_channel(served.address, options=options) as channel:
         call = channel.stream_stream(METHOD, None, None)()
         for count in range(1, 5):
