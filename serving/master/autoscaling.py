@@ -164,8 +164,8 @@ class Autoscaler:
     def _remember(self, now: float, wanted: int, reason: str) -> None:
         self._wanted.append((now, wanted, reason))
         longest = max(self.policy.up_delay_s, self.policy.down_delay_s)
-        while len(self._wanted) > 1 and self._wanted[1][0] <= now - longest:
-            self._wanted.popleft()  # the one before the window's begin still says what was wanted there
+        while self._wanted[0][0] < now - longest:
+            self._wanted.popleft()
 
     def _stabilised(self, now: float, bounds: tuple[int, int]) -> tuple[int, str]:
         policy = self.policy
@@ -181,15 +181,15 @@ class Autoscaler:
         if up > self.size and sure and self._known_for(now, policy.up_delay_s):
             return min(up, self.size + policy.max_step_up if policy.max_step_up else up), why_up
         down, why_down = max(self._within(now, policy.down_delay_s), key=lambda found: found[0])
-        starting = self._samples[-1].ready == 0 and self._samples[-1].at > self._changed_at
+        starting = self._samples[-1].ready == 0
         if down < self.size and self._known_for(now, policy.down_delay_s) and not starting:
             floor = self.size - policy.max_step_down if policy.max_step_down else down
             return max(down, floor), why_down
         return self.size, ""
 
     def _within(self, now: float, delay_s: float) -> list[tuple[int, str]]:
-        found = [(number, reason) for at, number, reason in self._wanted if at >= now - delay_s]
-        return found or [self._wanted[-1][1:]]
+        """What was wanted since then, at least what is wanted now."""
+        return [(number, reason) for at, number, reason in self._wanted if at >= now - delay_s]
 
     def _known_for(self, now: float, delay_s: float) -> bool:
         """Load has been looked at for so long: a master that has just begun knows nothing of the past."""
