@@ -3,11 +3,12 @@
 
 namespace mesh {
 
-// Sanitizers have to see every allocation.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-inline constexpr bool kPoolsMemory = false;
+inline constexpr bool kSanitized = true;
 #else
-inline constexpr bool kPoolsMemory = true;
+inline constexpr bool kSanitized = false;
 #endif
+
+inline constexpr bool kPoolsMemory = !kSanitized;  // they have to see every allocation
 
 }  // namespace mesh

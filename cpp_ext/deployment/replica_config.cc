@@ -14,6 +14,8 @@ using nlohmann::json;
 constexpr std::size_t kDefaultMessageBytes = (1UL << 31) - 1;
 constexpr int kMaxEventLoops = 64;
 constexpr std::uint64_t kDefaultRequests = 10'000;
+constexpr int kDefaultThreads = 8;
+constexpr int kMaxThreads = 1024;
 
 ingress::ModelControl ReadModelControl(mesh::json::Fields& in) {
   const std::string mode = in.Text("modelControl");
@@ -78,6 +80,7 @@ void ReadTriton(mesh::json::Fields& in, ReplicaConfig* config) {
   config->models = triton.Texts("models");
   config->event_loops = static_cast<int>(triton.Int("eventLoops"));
   config->max_message_bytes = static_cast<std::size_t>(std::max<std::int64_t>(triton.Int("maxMessageBytes"), 0));
+  config->busy_poll = registry::ReadBusyPoll(triton);
   config->max_requests = static_cast<std::uint64_t>(std::max<std::int64_t>(triton.Int("maxRequests"), 0));
   config->triton_log_verbosity = static_cast<int>(triton.Int("logVerbosity"));
   config->model_control = ReadModelControl(triton);
@@ -90,6 +93,29 @@ void ReadTriton(mesh::json::Fields& in, ReplicaConfig* config) {
     triton.Note(fields.status());
   }
   in.Note(triton.status());
+}
+
+void ReadCode(mesh::json::Fields& in, ReplicaConfig* config) {
+  if (!in.Has("cpp")) return;
+  const json nested = in.Nested("cpp");
+  mesh::json::Fields cpp(nested);
+  CodeConfig code;
+  code.library = cpp.Text("library");
+  code.args = cpp.Text("args");
+  code.config = cpp.Text("config");
+  code.model = cpp.Text("model");
+  code.threads = static_cast<int>(cpp.Int("threads"));
+  config->max_message_bytes = static_cast<std::size_t>(std::max<std::int64_t>(cpp.Int("maxMessageBytes"), 0));
+  config->busy_poll = registry::ReadBusyPoll(cpp);
+  config->max_requests = static_cast<std::uint64_t>(std::max<std::int64_t>(cpp.Int("maxRequests"), 0));
+  in.Note(cpp.status());
+  if (code.library.empty()) in.Note({Code::kInvalidArgument, "field 'cpp.library' is missing"});
+  if (code.threads < 0 || code.threads > kMaxThreads) {
+    in.Note({Code::kInvalidArgument, "field 'cpp.threads' must be between 0 and " + std::to_string(kMaxThreads)});
+  }
+  if (code.model.empty()) code.model = config->deployment;
+  if (code.threads == 0) code.threads = kDefaultThreads;
+  config->code = std::move(code);
 }
 
 Status Check(const ReplicaConfig& config) {
@@ -127,6 +153,7 @@ Result<ReplicaConfig> ParseReplicaConfig(std::string_view text, const std::strin
   config.etcd = registry::ReadEtcd(in, static_cast<int>(in.Int("leaseTtlS")));
   config.prepare_command = in.Texts("prepareCommand");
   ReadTriton(in, &config);
+  ReadCode(in, &config);
   const registry::Listening listening = registry::ReadListening(in, node_address);
   config.listen_host = listening.host;
   config.listen_port = listening.port;
@@ -159,6 +186,7 @@ Result<PreparedNode> ParsePreparedNode(std::string_view text) {
   mesh::json::Fields in(parsed.value());
   PreparedNode node;
   node.repository_path = in.Text("repositoryPath");
+  node.code_path = in.Text("codePath");
   node.backend_directory = in.Text("backendDirectory");
   node.triton_library = in.Text("tritonLibrary");
   node.cache_directory = in.Text("cacheDirectory");

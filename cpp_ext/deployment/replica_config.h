@@ -19,6 +19,15 @@
 
 namespace mesh::deployment {
 
+// The code of a C++ deployment.
+struct CodeConfig {
+  std::string library;  // path, in the node's folder of the code unless it is absolute
+  std::string args;     // JSON objects, or empty
+  std::string config;
+  std::string model;  // the name that clients ask for
+  int threads = 0;
+};
+
 struct ReplicaConfig {
   std::string id;
   std::string name_space;
@@ -30,10 +39,12 @@ struct ReplicaConfig {
   std::map<std::string, std::string> labels;
   registry::Options etcd;  // without endpoints the replica does not register itself
   std::vector<std::string> prepare_command;
+  std::optional<CodeConfig> code;   // absent: only Triton's models are served
   std::vector<std::string> models;  // empty: every model of the repository
   std::map<std::string, std::map<std::string, std::string>> backends;
   int event_loops = 0;
   std::size_t max_message_bytes = 0;
+  std::chrono::microseconds busy_poll{0};
   std::uint64_t max_requests = 0;
   int triton_log_verbosity = 0;
   std::uint64_t response_cache_bytes = 0;  // 0: none
@@ -56,6 +67,7 @@ log::Options WithRevision(log::Options options, std::int64_t revision);
 
 struct PreparedNode {
   std::string repository_path;
+  std::string code_path;
   std::string backend_directory;
   std::string triton_library;
   std::string cache_directory;

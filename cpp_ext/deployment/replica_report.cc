@@ -20,7 +20,10 @@ json LoadOf(const ReplicaView& view) {
   return {{"cpuS", view.cpu_s},
           {"requests", std::to_string(counts.empty() ? 0 : counts.back())},
           {"boundsS", view.request_seconds.bounds},
-          {"within", std::move(within)}};
+          {"within", std::move(within)},
+          {"failed", std::to_string(view.failed_requests)},
+          {"streams", std::to_string(view.streams)},
+          {"failedStreams", std::to_string(view.failed_streams)}};
 }
 
 }  // namespace

@@ -41,6 +41,9 @@ struct ReplicaView {
   std::string refused;              // why the call that is answered here did nothing
   double cpu_s = 0;                 // that the process has used
   metrics::Histogram::Snapshot request_seconds;
+  std::uint64_t failed_requests = 0;  // of these: by the server's fault
+  std::uint64_t streams = 0;          // that ended
+  std::uint64_t failed_streams = 0;   // of these: by the server's fault
 };
 
 std::string ReportJson(const ReplicaView& view);

@@ -14,8 +14,8 @@ Result<ReplicaUpdate> ParseReplicaUpdate(std::string_view text) {
   update.revision = in.Int("revision");
   update.prepare_command = in.Texts("prepareCommand");
   update.models = in.Texts("models");
+  update.config = in.Text("config");
   if (!in.status().ok()) return in.status();
-  if (update.prepare_command.empty()) return Status(Code::kInvalidArgument, "field 'prepareCommand' is missing");
   if (update.revision <= 0) return Status(Code::kInvalidArgument, "field 'revision' must be at least 1");
   return update;
 }

@@ -18,6 +18,7 @@ triton::ServerOptions TritonOptions(const ReplicaConfig& config, const PreparedN
   options.backend_directory = node.backend_directory;
   options.models = config.models;
   options.backend_settings = config.backends;
+  options.runs_code = config.code.has_value();
   options.response_cache_bytes = config.response_cache_bytes;
   options.cache_directory = node.cache_directory;
   options.rate_limiter = config.rate_limiter;
@@ -44,6 +45,7 @@ Result<std::unique_ptr<ServingStack>> ServingStack::Start(const ReplicaConfig& c
                                                           std::function<void(std::vector<ModelState>)> on_models) {
   std::unique_ptr<ServingStack> stack(new ServingStack(config, registry));
   Status status = stack->LoadModels(node, models);
+  if (status.ok()) status = stack->LoadCode(node, models);
   if (status.ok()) status = stack->Listen(std::move(on_models));
   if (status.ok()) status = stack->ServeMetrics();
   if (!status.ok()) return status;
@@ -62,6 +64,45 @@ Status ServingStack::LoadModels(const PreparedNode& node, std::vector<ModelState
   }
   if (!reasons.empty()) return {Code::kFailedPrecondition, reasons};
   return {};
+}
+
+Status ServingStack::LoadCode(const PreparedNode& node, std::vector<ModelState>* models) {
+  if (!config_.code) return {};
+  Result<std::unique_ptr<user::UserCode>> loaded = user::UserCode::Load(CodeOptions(node), *triton_);
+  if (!loaded.ok()) return loaded.status();
+  code_ = std::move(loaded).value();
+  return ReadIndex(models);
+}
+
+user::Options ServingStack::CodeOptions(const PreparedNode& node) const {
+  const CodeConfig& code = *config_.code;
+  user::Options options;
+  options.library = (std::filesystem::path(node.code_path) / code.library).string();
+  options.args = code.args;
+  options.config = code.config;
+  options.deployment = config_.deployment;
+  options.model = code.model;
+  options.application = config_.application;
+  options.replica = config_.id;
+  options.code_folder = node.code_path;
+  options.model_folder = node.repository_path;
+  options.backend_directory = node.backend_directory;
+  options.threads = static_cast<std::size_t>(code.threads);
+  options.composition.etcd = config_.etcd;
+  options.composition.application = {config_.name_space, config_.application};
+  options.composition.tls = config_.serving_tls;
+  return options;
+}
+
+Status ServingStack::Reconfigure(const std::string& config) {
+  if (code_ == nullptr) return {Code::kInvalidArgument, "there is no code of a deployment to be reconfigured"};
+  const Status status = code_->Reconfigure(config);
+  return status.ok() ? status : Status(Code::kInvalidArgument, status.message());
+}
+
+void ServingStack::SetHealthy(bool healthy) {
+  service_->SetHealthy(healthy);
+  health_->SetStatus(kServiceName, healthy ? rpc::ServingStatus::kServing : rpc::ServingStatus::kNotServing);
 }
 
 Status ServingStack::ReadIndex(std::vector<ModelState>* models) const {
@@ -89,6 +130,7 @@ Status ServingStack::Listen(std::function<void(std::vector<ModelState>)> on_mode
   options.port = config_.listen_port;
   options.event_loops = config_.event_loops;
   options.max_message_bytes = config_.max_message_bytes;
+  options.busy_poll = config_.busy_poll;
   options.tls = config_.serving_tls;
   server_ = std::make_unique<rpc::Server>(std::move(options));
   service_ = std::make_unique<ingress::KServeService>(*triton_, registry_, ServiceOptions(std::move(on_models)));
@@ -154,8 +196,19 @@ bool ServingStack::Stop() {
   if (server_ != nullptr) server_->Stop();
   rest_.reset();
   service_.reset();
-  if (triton_ == nullptr) return true;
+  return triton_ == nullptr || StopTriton();
+}
+
+bool ServingStack::StopTriton() {
   std::unique_ptr<triton::Server> triton = std::exchange(triton_, nullptr);
+  std::unique_ptr<user::UserCode> code = std::exchange(code_, nullptr);
+  if (code != nullptr && !code->Close(std::chrono::seconds(triton->options().exit_timeout_s))) {
+    log::Warning("code of the deployment did not end");
+    static_cast<void>(code.release());
+    static_cast<void>(triton.release());
+    return false;
+  }
+  code.reset();
   const Status stopped = triton->Stop();
   if (stopped.ok()) return true;
   log::Warning("triton did not stop cleanly", {{"error", stopped.ToString()}});

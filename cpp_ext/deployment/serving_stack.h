@@ -22,6 +22,7 @@
 #include "rpc/server.h"
 #include "rpc/server_metrics.h"
 #include "triton/server.h"
+#include "user_code/user_code.h"
 
 namespace mesh::deployment {
 
@@ -44,9 +45,24 @@ class ServingStack {
   [[nodiscard]] metrics::Histogram::Snapshot request_seconds() const {
     return service_->instruments()->infer.seconds();
   }
+  // Of these: by the server's fault.
+  [[nodiscard]] std::uint64_t failed_requests() const { return service_->instruments()->infer.failed(); }
+  // Streams that ended, and of these those that did by the server's fault.
+  [[nodiscard]] std::uint64_t streams() const {
+    const metrics::Histogram::Snapshot seconds = service_->instruments()->stream.seconds();
+    return seconds.cumulative.empty() ? 0 : seconds.cumulative.back();
+  }
+  [[nodiscard]] std::uint64_t failed_streams() const { return service_->instruments()->stream.failed(); }
 
   // Goes to another folder of models, as triton::Server::SwitchRepository does; `models` tells what serves then.
   Status Update(const std::string& repository, const std::vector<std::string>& wanted, std::vector<ModelState>* models);
+
+  // The code of a deployment; without any it is always well, and takes no configuration. INVALID_ARGUMENT with what it
+  // threw: it goes on as before.
+  Status Reconfigure(const std::string& config);
+  Status CheckHealth() { return code_ == nullptr ? Status() : code_->CheckHealth(); }
+  // What everybody is told who asks for readiness.
+  void SetHealthy(bool healthy);
 
   // Refuses new requests, says so to everybody who asks (readiness, health, GOAWAY) and waits for the running ones.
   // True when all finished within the limit. Repeatable.
@@ -58,6 +74,9 @@ class ServingStack {
  private:
   ServingStack(const ReplicaConfig& config, metrics::Registry& registry) : config_(config), registry_(registry) {}
   Status LoadModels(const PreparedNode& node, std::vector<ModelState>* models);
+  Status LoadCode(const PreparedNode& node, std::vector<ModelState>* models);
+  [[nodiscard]] user::Options CodeOptions(const PreparedNode& node) const;
+  bool StopTriton();
   Status ReadIndex(std::vector<ModelState>* models) const;
   Status Listen(std::function<void(std::vector<ModelState>)> on_models);
   Status ServeMetrics();
@@ -67,6 +86,7 @@ class ServingStack {
   const ReplicaConfig& config_;
   metrics::Registry& registry_;
   std::unique_ptr<triton::Server> triton_;
+  std::unique_ptr<user::UserCode> code_;
   std::unique_ptr<ingress::KServeService> service_;
   std::unique_ptr<ingress::RestService> rest_;
   std::unique_ptr<rpc::HealthService> health_;

@@ -21,6 +21,8 @@ class Request {
   [[nodiscard]] std::string_view query() const { return View(query_); }
   // The first header of that name, in any case.
   [[nodiscard]] std::optional<std::string_view> Header(std::string_view name) const;
+  // All of them, their names in lower case.
+  [[nodiscard]] std::vector<std::pair<std::string, std::string>> Headers() const;
   // Whole, of all chunks, decompressed when the Content-Encoding is known; contiguous.
   [[nodiscard]] const rpc::Slice& body() const { return body_; }
   [[nodiscard]] rpc::Slice TakeBody() { return std::exchange(body_, {}); }

@@ -31,6 +31,19 @@ std::optional<std::string_view> Request::Header(std::string_view name) const {
   return std::nullopt;
 }
 
+std::vector<std::pair<std::string, std::string>> Request::Headers() const {
+  std::vector<std::pair<std::string, std::string>> headers;
+  headers.reserve(headers_.size());
+  for (const Line& line : headers_) {
+    std::string name(View(line.name));
+    for (char& letter : name) {
+      if (letter >= 'A' && letter <= 'Z') letter = static_cast<char>(letter - 'A' + 'a');
+    }
+    headers.emplace_back(std::move(name), View(line.value));
+  }
+  return headers;
+}
+
 // http-parser's C callbacks; a return other than 0 ends the parsing.
 struct ParserCallbacks {
   static RequestParser& Of(http_parser* parser) { return *static_cast<RequestParser*>(parser->data); }

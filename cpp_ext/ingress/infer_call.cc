@@ -65,6 +65,8 @@ TraceContext ModelInferCall::trace_context() const {
 
 void ModelInferCall::OnReleased() { request_ = {}; }
 
+triton::CallFacts ModelInferCall::Facts() const { return {call_->metadata(), call_->deadline(), {}}; }
+
 void ModelInferCall::OnResponse(triton::InferResponse response, bool final) {
   Status status;
   if (trace_ != nullptr) trace_->Mark("INFER_RESPONSE_COMPLETE");
@@ -101,7 +103,7 @@ void ModelInferCall::End(const Status& status, rpc::Message message) {
   if (ended_.exchange(true)) return;
   const std::shared_ptr<rpc::ServerCall> call = std::move(call_);
   instruments_->response_bytes.Add(message.size());
-  instruments_->infer.Count(status.code(), steady_clock::now() - started_);
+  instruments_->infer.Count(CodeAtDeadline(status.code(), call->deadline()), steady_clock::now() - started_);
   if (trace_ != nullptr) trace_->Mark("GRPC_SEND_START");
   if (!status.ok()) LogFailedRequest(TraceContextOf(call->metadata()), "ModelInfer", status);
   if (status.ok()) {

@@ -32,6 +32,7 @@ class ModelInferCall final : public triton::InferCall {
  private:
   void OnResponse(triton::InferResponse response, bool final) override;
   void OnReleased() override;
+  [[nodiscard]] triton::CallFacts Facts() const override;
 
   Result<char*> Place(std::string_view output, std::size_t size) override { return PlaceOutput(extras_, output, size); }
 

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -22,12 +23,18 @@ class MethodInstruments {
   void Count(Code code, std::chrono::steady_clock::duration took);
   void CountRefused(Code code);  // it did not run: it says nothing of how long requests take
   [[nodiscard]] metrics::Histogram::Snapshot seconds() const { return seconds_.snapshot(); }
+  // Of those that Count() told of: by the server's fault.
+  [[nodiscard]] std::uint64_t failed() const { return failed_.load(std::memory_order_relaxed); }
 
  private:
   static constexpr std::size_t kCodes = 17;
   std::array<metrics::Counter*, kCodes> calls_{};
   metrics::Histogram& seconds_;
+  std::atomic<std::uint64_t> failed_{0};
 };
+
+// What the client saw: of a call that ended after its deadline that, whatever it would have been answered.
+Code CodeAtDeadline(Code code, const std::optional<std::chrono::steady_clock::time_point>& deadline);
 
 struct Instruments {
   // `trace_file` as for TraceSettings; `max_requests` as in ServiceOptions.

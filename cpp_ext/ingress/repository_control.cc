@@ -140,24 +140,24 @@ void RepositoryControl::Run() {
       if (settled) on_change_();
       lock.lock();
     }
-    // One after the other: Triton 2.51 crashes now and then when it ends several models at once.
+    // One after the other: each may hold whole model files, and what one leaves behind is the next one's beginning.
     if (waiting_.empty() || (!settled && Clock::now() < until)) continue;
     const Waiting next = std::move(waiting_.front());
     waiting_.pop_front();
     lock.unlock();
-    Execute(next);
+    until = Execute(next);
     settled = false;
-    until = Clock::now() + kLongestPause;
     lock.lock();
   }
 }
 
-void RepositoryControl::Execute(const Waiting& next) {
+RepositoryControl::Clock::time_point RepositoryControl::Execute(const Waiting& next) {
   const bool load = next.call.action == RepositoryCall::Action::kLoad;
   const auto began = Clock::now();
   Status status;
+  triton::Server::HeldVersions replaced;
   try {
-    status = load ? Load(next.call) : Unload(next.call);
+    status = load ? Load(next.call, &replaced) : Unload(next.call, &replaced);
   } catch (const std::exception& error) {
     status = InternalFailure(load ? "RepositoryModelLoad" : "RepositoryModelUnload", error.what());
   }
@@ -167,20 +167,28 @@ void RepositoryControl::Execute(const Waiting& next) {
              {"took_s", std::chrono::duration<double>(Clock::now() - began).count()}});
   on_change_();
   next.done(status);
+  const auto until = Clock::now() + kLongestPause;
+  try {
+    if (status.ok()) server_.End(std::move(replaced), until);
+  } catch (const std::exception& error) {
+    log::Error("what a model replaced was not waited for", {{"model", next.call.model}, {"reason", error.what()}});
+  }
+  return until;
 }
 
-Status RepositoryControl::Load(const RepositoryCall& call) const {
+Status RepositoryControl::Load(const RepositoryCall& call, triton::Server::HeldVersions* replaced) {
   triton::ModelOverride with;
   for (const RepositoryParameter& parameter : call.parameters) {
     if (parameter.kind == Kind::kString) with.config = std::string(parameter.text);
     if (parameter.kind == Kind::kBytes) with.files.emplace_back(parameter.name, parameter.text);
   }
-  return WithoutStack(server_.LoadOnRequest(std::string(call.model), with), call.model);
+  return WithoutStack(server_.LoadOnRequest(std::string(call.model), with, replaced), call.model);
 }
 
-Status RepositoryControl::Unload(const RepositoryCall& call) const {
+Status RepositoryControl::Unload(const RepositoryCall& call, triton::Server::HeldVersions* unloaded) {
   return server_.UnloadOnRequest(std::string(call.model),
-                                 WantsDependents(call) ? triton::Dependents::kUnload : triton::Dependents::kKeep);
+                                 WantsDependents(call) ? triton::Dependents::kUnload : triton::Dependents::kKeep,
+                                 unloaded);
 }
 
 }  // namespace mesh::ingress

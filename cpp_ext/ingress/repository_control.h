@@ -76,9 +76,10 @@ class RepositoryControl {
 
   [[nodiscard]] Status Check(const RepositoryCall& call) const;
   void Run();
-  void Execute(const Waiting& next);
-  [[nodiscard]] Status Load(const RepositoryCall& call) const;
-  [[nodiscard]] Status Unload(const RepositoryCall& call) const;
+  // Until when the next call should wait for what this one leaves behind.
+  Clock::time_point Execute(const Waiting& next);
+  [[nodiscard]] Status Load(const RepositoryCall& call, triton::Server::HeldVersions* replaced);
+  [[nodiscard]] Status Unload(const RepositoryCall& call, triton::Server::HeldVersions* unloaded);
 
   triton::Server& server_;
   const ModelControl mode_;

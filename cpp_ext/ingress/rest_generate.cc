@@ -218,6 +218,12 @@ void GenerateCall::Keep(Result<std::string> answer) {
   if (answers_ == 1) first_ = std::move(answer);
 }
 
+triton::CallFacts GenerateCall::Facts() const {
+  triton::CallFacts facts{exchange_->request().Headers(), std::nullopt, {}};
+  if (streamed_) facts.unread_bytes = [exchange = exchange_] { return exchange->unsent_bytes(); };
+  return facts;
+}
+
 void GenerateCall::SendEvent(const std::string& json, int http_status) {
   if (!std::exchange(begun_, true)) {
     http::Response head;

@@ -37,6 +37,7 @@ class GenerateCall final : public triton::InferCall {
 
  private:
   void OnResponse(triton::InferResponse response, bool final) override;
+  [[nodiscard]] triton::CallFacts Facts() const override;
 
   Status Submit();
   Status Read(TRITONSERVER_InferenceRequest* request);

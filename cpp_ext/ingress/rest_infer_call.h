@@ -61,6 +61,7 @@ class RestInferCall final : public triton::InferCall {
  private:
   void OnResponse(triton::InferResponse response, bool final) override;
   void OnReleased() override { body_ = {}; }
+  [[nodiscard]] triton::CallFacts Facts() const override { return {exchange_->request().Headers(), std::nullopt, {}}; }
   Result<char*> Place(std::string_view output, std::size_t size) override { return PlaceOutput(extras_, output, size); }
 
   Status Submit();

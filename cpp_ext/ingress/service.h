@@ -56,7 +56,11 @@ class KServeService {
   void SetDraining();
   [[nodiscard]] bool draining() const { return draining_.load(std::memory_order_relaxed); }
   // Whether new requests are welcome, as readiness probes are told.
-  [[nodiscard]] bool ready() const { return !draining() && triton_.IsReady(); }
+  [[nodiscard]] bool ready() const {
+    return !draining() && healthy_.load(std::memory_order_relaxed) && triton_.IsReady();
+  }
+  // Whether the code that runs behind it is well; requests are answered either way. Thread-safe.
+  void SetHealthy(bool healthy) { healthy_.store(healthy, std::memory_order_relaxed); }
   // What other protocols share with it.
   [[nodiscard]] triton::Server& triton() const { return triton_; }
   [[nodiscard]] SharedMemory& shared_memory() { return shared_memory_; }
@@ -89,6 +93,7 @@ class KServeService {
   std::uint64_t in_flight_gauge_ = 0;
   std::uint64_t waiting_gauge_ = 0;
   std::atomic<bool> draining_{false};
+  std::atomic<bool> healthy_{true};
   const ModelControl model_control_;
   RepositoryControl repository_;  // last: its thread ends first
 };

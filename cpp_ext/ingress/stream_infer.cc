@@ -82,7 +82,7 @@ void ModelStream::Start(const std::shared_ptr<rpc::ServerCall>& call, const trit
   const auto stream = std::make_shared<ModelStream>(call, server, shared_memory, instruments, streams);
   if (!streams->Add(stream)) {
     const std::lock_guard<std::mutex> lock(stream->mutex_);
-    return stream->Finish(Draining());
+    return stream->FinishDraining();
   }
   call->OnCancel([weak = std::weak_ptr<ModelStream>(stream)] {
     if (const auto cancelled = weak.lock(); cancelled != nullptr) cancelled->OnCancel();
@@ -182,7 +182,15 @@ void ModelStream::Send(StreamedInfer* infer, rpc::Message message) {
 void ModelStream::FinishIfDone() {
   if (ended_ || !running_.empty()) return;
   if (half_closed_) return Finish(Status());
-  if (draining_) Finish(Draining());
+  if (draining_) FinishDraining();
+}
+
+// Nothing of it failed: its requests are answered, and the client goes elsewhere.
+void ModelStream::FinishDraining() {
+  ended_ = true;
+  const Status status = Draining();
+  instruments_->stream.CountRefused(status.code());
+  call_->Finish(status);
 }
 
 void ModelStream::Finish(const Status& status) {
@@ -214,6 +222,11 @@ void ModelStream::Drain() {
 
 StreamedInfer::StreamedInfer(std::shared_ptr<ModelStream> stream, rpc::Slice request)
     : stream_(std::move(stream)), request_(std::move(request)) {}
+
+triton::CallFacts StreamedInfer::Facts() const {
+  const std::shared_ptr<rpc::ServerCall>& call = stream_->call_;
+  return {call->metadata(), call->deadline(), [call] { return call->unsent_bytes(); }};
+}
 
 TraceContext StreamedInfer::trace_context() const { return TraceContextOf(stream_->call_->metadata()); }
 

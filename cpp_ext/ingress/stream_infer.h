@@ -76,6 +76,7 @@ class ModelStream final : public std::enable_shared_from_this<ModelStream> {
   void Send(StreamedInfer* infer, rpc::Message message);
   void FinishIfDone();
   void Finish(const Status& status);
+  void FinishDraining();
 
   const std::shared_ptr<rpc::ServerCall> call_;
   const triton::Server& server_;
@@ -113,6 +114,7 @@ class StreamedInfer final : public triton::InferCall {
 
   void OnResponse(triton::InferResponse response, bool final) override;
   void OnReleased() override { request_ = {}; }
+  [[nodiscard]] triton::CallFacts Facts() const override;
   Result<char*> Place(std::string_view output, std::size_t size) override { return PlaceOutput(extras_, output, size); }
   Result<std::optional<rpc::Message>> Encode(const triton::InferResponse& response, bool final);
 

@@ -1,6 +1,7 @@
 // What all forwarded calls of a proxy share. On the proxy's loop.
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <optional>
 #include <string>
@@ -13,6 +14,12 @@
 #include "rpc/event_loop.h"
 
 namespace mesh::proxy {
+
+// Copies of requests that run, all together (proxy/shadow.h).
+struct Copies {
+  std::size_t running = 0;
+  std::size_t bytes = 0;  // of their requests, which are those of the requests themselves
+};
 
 struct Core {
   Core(metrics::Registry& registry, const routing::Policy& policy)
@@ -33,6 +40,7 @@ struct Core {
   routing::RetryBudget budget;
   WaitingRoom waiting;
   Chance chance;
+  Copies copies;
   std::unordered_set<std::shared_ptr<Waiter>> pausing;  // before their next attempt
 };
 

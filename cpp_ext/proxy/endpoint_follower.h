@@ -25,7 +25,7 @@ class EndpointFollower {
   EndpointFollower(const EndpointFollower&) = delete;
   EndpointFollower& operator=(const EndpointFollower&) = delete;
 
-  void Start();
+  void Start();  // once; repeatable
   // Nothing is told any more when it returns; before the loop ends, and not on it.
   void Stop();
   // Nobody listens at the endpoint's address. On the loop.

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "proxy/passing_on.h"
+#include "proxy/shadow.h"
 #include "routing/verdict.h"
 
 namespace mesh::proxy {
@@ -92,13 +93,13 @@ void ForwardedCall::Start() {
 }
 
 void ForwardedCall::RunAt(std::shared_ptr<Peer> peer) {
-  ++attempts_;
-  core_.metrics.attempts.Add();
+  CountAttempt(*peer);
   core_.router->Sent(head_, *peer);
   ArmHedge();
   const auto attempt = std::make_shared<Attempt>(shared_from_this(), std::move(peer), core_.now());
   running_.push_back(attempt);
   attempt->Send(path_, request_, PassOn(*call_, core_.loop->now()));
+  if (!head_.shadow.empty() && attempts_ == 1) SendCopy(core_, head_, *call_, request_);
 }
 
 void ForwardedCall::ArmHedge() {
@@ -149,7 +150,7 @@ void ForwardedCall::Failed(const std::shared_ptr<Attempt>& attempt, Status statu
     verdict = routing::Judge(status.code(), status.message(), attempt->answered(), head_.retry_safe);
     core_.router->Failed(attempt->peer(), verdict.fault, status, now - attempt->started(), now);
   }
-  tried_.push_back(attempt->peer().key);
+  tried_.emplace_back(attempt->peer().key, verdict.fault == Fault::kNone || verdict.fault == Fault::kBusy);
   if (verdict.fault != Fault::kNone) status = ForClient(status, attempt->peer(), attempts_);
   if (running_.empty()) return Retry(verdict.next, std::move(status), std::move(trailers));
   last_error_ = std::move(status);  // a hedge runs on

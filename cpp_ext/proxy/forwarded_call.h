@@ -26,6 +26,7 @@ class ForwardedCall final : public Seeker, public std::enable_shared_from_this<F
   class Attempt;
 
   [[nodiscard]] std::shared_ptr<Waiter> Self() override { return shared_from_this(); }
+  [[nodiscard]] const rpc::Metadata& metadata() const override { return call_->metadata(); }
   void RunAt(std::shared_ptr<Peer> peer) override;
   void GiveUp(Status status) override { Finish(std::move(status), {}); }
 
@@ -43,7 +44,6 @@ class ForwardedCall final : public Seeker, public std::enable_shared_from_this<F
   const rpc::Slice request_;
   const std::string path_;
   const rpc::EventLoop::TimePoint began_;
-  int attempts_ = 0;
   bool asked_elsewhere_ = false;
   bool over_ = false;
   std::vector<std::shared_ptr<Attempt>> running_;

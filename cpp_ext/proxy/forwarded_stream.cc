@@ -104,8 +104,7 @@ rpc::StreamCallbacks ForwardedStream::Callbacks() {
 }
 
 void ForwardedStream::RunAt(std::shared_ptr<Peer> peer) {
-  ++attempts_;
-  core_.metrics.attempts.Add();
+  CountAttempt(*peer);
   peer_ = std::move(peer);
   slot_ = std::make_unique<Slot>(peer_, this, core_.now());
   upstream_ = peer_->channel->Stream(std::string(call_->path()), PassOn(*call_, core_.loop->now()), Callbacks());
@@ -154,7 +153,7 @@ void ForwardedStream::PeerFailed(Status status, rpc::Metadata trailers) {
   const bool answered = upstream_ != nullptr && upstream_->answered();
   const routing::Verdict verdict = routing::Judge(status.code(), status.message(), answered, false);
   core_.router->Failed(*peer_, verdict.fault, status, now - started(), now);
-  tried_.push_back(peer_->key);
+  tried_.emplace_back(peer_->key, verdict.fault == routing::Fault::kNone || verdict.fault == routing::Fault::kBusy);
   upstream_ = nullptr;
   const bool elsewhere = MayOpenElsewhere(verdict);
   if (verdict.fault != routing::Fault::kNone) status = ForClient(status, *peer_, attempts_);

@@ -24,6 +24,7 @@ class ForwardedStream final : public Seeker, public RunningCall, public std::ena
 
  private:
   [[nodiscard]] std::shared_ptr<Waiter> Self() override { return shared_from_this(); }
+  [[nodiscard]] const rpc::Metadata& metadata() const override { return call_->metadata(); }
   void RunAt(std::shared_ptr<Peer> peer) override;
   void GiveUp(Status status) override { Finish(std::move(status), {}); }
   void OnWaiting(bool waits) override { call_->PauseMessages(waits); }
@@ -48,7 +49,6 @@ class ForwardedStream final : public Seeker, public RunningCall, public std::ena
   bool replayable_ = true;
   bool client_done_ = false;
   bool over_ = false;
-  int attempts_ = 0;
   std::shared_ptr<Peer> peer_;
   std::unique_ptr<Slot> slot_;
   std::shared_ptr<rpc::ClientCall> upstream_;

@@ -22,6 +22,16 @@ bool MayBeSent(const std::string& key, const std::string& value) {
   return std::all_of(value.begin(), value.end(), [](char c) { return c >= ' ' && c <= '~'; });
 }
 
+// What the request wants, and where it looks for it.
+std::string Asked(const RequestHead& head) {
+  if (head.model.empty()) return "any model";
+  return "model " + head.model + (head.version.empty() ? "" : " in version " + head.version);
+}
+
+std::string Where(const std::string& application, const RequestHead& head) {
+  return head.deployment.empty() ? application : application + '/' + head.deployment;
+}
+
 }  // namespace
 
 rpc::CallOptions PassOn(const rpc::ServerCall& call, rpc::EventLoop::TimePoint now) {
@@ -52,13 +62,17 @@ Status BudgetUsedUp(const Status& status) {
   return {status.code(), status.message() + "; not tried again: too many requests fail, the retry budget is used up"};
 }
 
+Status NotOnItsSides(const Router& router, const std::string& application, const RequestHead& head) {
+  std::vector<std::string> sides;
+  for (const auto& [split, side] : head.sides) sides.emplace_back(side).append(" of ").append(split);
+  return {Code::kUnavailable, "no endpoint of " + Where(application, head) + " became ready in time for " +
+                                  Asked(head) + " on the request's side of its traffic split (" + Joined(sides) +
+                                  "); what offers it gets none of such requests: " + Joined(router.Offering(head))};
+}
+
 Status UnknownModel(const Router& router, const std::string& application, const RequestHead& head) {
-  const std::vector<std::string> offered = router.Offered(head.deployment);
-  std::string asked = "model " + head.model;
-  if (!head.version.empty()) asked += " in version " + head.version;
-  std::string where = application;
-  if (!head.deployment.empty()) where += "/" + head.deployment;
-  return {Code::kNotFound, "no endpoint of " + where + " offers " + asked + " (offered: " + Joined(offered) + ")"};
+  return {Code::kNotFound, "no endpoint of " + Where(application, head) + " offers " + Asked(head) +
+                               " (offered: " + Joined(router.Offered(head.deployment)) + ")"};
 }
 
 }  // namespace mesh::proxy

@@ -22,6 +22,9 @@ Status ForClient(const Status& status, const Peer& peer, int attempt);
 // The status of a request that is not sent again, as too many fail.
 Status BudgetUsedUp(const Status& status);
 
+// UNAVAILABLE: the model is offered, and the traffic splits send this request to none of those who do.
+Status NotOnItsSides(const Router& router, const std::string& application, const RequestHead& head);
+
 // NOT_FOUND, with what is offered.
 Status UnknownModel(const Router& router, const std::string& application, const RequestHead& head);
 

@@ -42,6 +42,8 @@ struct Peer {
   bool gone = false;  // left the view; kept until nothing runs on it
   int asked = 0;      // probes that run
   int missed_probes = 0;
+  int copies = 0;  // of requests, whose answers are dropped: not in `running`, as they say nothing of it
+  double copies_rest_until = 0.0;  // the last one was lost
 
   // Gets new work at all.
   [[nodiscard]] bool takes_work() const { return endpoint.ready && !gone; }

@@ -16,6 +16,7 @@
 #include "proxy/endpoint_follower.h"
 #include "proxy/health.h"
 #include "proxy/service.h"
+#include "proxy/traffic_follower.h"
 #include "registry/registrar.h"
 #include "rpc/health.h"
 #include "rpc/reflection.h"
@@ -40,6 +41,7 @@ rpc::ServerOptions ServerOptionsOf(const ProxyConfig& config) {
   options.port = config.listening.port;
   options.event_loops = 1;  // on which everything else lives, too
   options.max_message_bytes = config.max_message_bytes;
+  options.busy_poll = config.busy_poll;
   options.tls = config.serving_tls;
   options.log = [](std::string_view event, std::string_view detail) { log::Warning(event, {{"detail", detail}}); };
   return options;
@@ -80,7 +82,7 @@ class Proxy::Impl {
     metrics_server_ = http::NewMetricsServer(config_.listening.host, [this] { return MetricsText(); });
     if (Status status = metrics_server_->Start(); !status.ok()) return status;
     FollowAndRegister();
-    log::Info("proxy ready", {{"address", address()}});
+    log::Info("proxy ready", {{"address", address()}, {"busy_poll_us", std::int64_t{config_.busy_poll.count()}}});
     return {};
   }
 
@@ -107,6 +109,7 @@ class Proxy::Impl {
     if (std::exchange(stopped_, true)) return;
     stop_began_.notify_all();
     if (registrar_ != nullptr) registrar_->Withdraw();
+    if (traffic_follower_ != nullptr) traffic_follower_->Stop();  // which starts the other one
     if (follower_ != nullptr) follower_->Stop();
     if (core_.loop != nullptr) core_.loop->PostAndWait([this] { health_->Stop(); });
     if (metrics_server_ != nullptr) metrics_server_->Stop();
@@ -127,7 +130,7 @@ class Proxy::Impl {
     return json::Dump(
         {{"id", config_.id},
          {"state", state},
-         {"reason", state == "loading" ? "waits for etcd to name the application's endpoints" : ""},
+         {"reason", state == "loading" ? "waits for etcd to name the application's endpoints and traffic splits" : ""},
          {"address", address()},
          {"metricsAddress", metrics_address()},
          {"pid", std::to_string(ProcessId())},
@@ -198,15 +201,30 @@ class Proxy::Impl {
       core_.router->SetEndpoints(endpoints, core_.now());
     };
     if (!config_.endpoints.empty()) {
-      core_.loop->Post([this, take] { take(FixedEndpoints(config_.endpoints, config_.endpoint_tls.has_value())); });
+      core_.loop->Post([this, take] {
+        core_.router->SetTraffic({});
+        take(FixedEndpoints(config_.endpoints, config_.endpoint_tls.has_value()));
+      });
     } else {
       follower_ = std::make_unique<EndpointFollower>(config_.etcd, config_.application, core_.loop, take);
-      follower_->Start();
+      traffic_follower_ =
+          std::make_unique<TrafficFollower>(config_.etcd, config_.application, core_.loop,
+                                            [this](const routing::TrafficRecord& record) { SplitTraffic(record); });
+      traffic_follower_->Start();
     }
     if (config_.etcd.endpoints.empty()) return;
     registrar_ = std::make_unique<registry::Registrar>(
         config_.etcd, ProxyEndpointKey(config_), ProxyEndpointJson(config_, address(), metrics_address(), "ready"));
     registrar_->Start();
+  }
+
+  // No endpoint is known before the splits are: a request could go to one that must not have it.
+  void SplitTraffic(const routing::TrafficRecord& record) {
+    log::Info("traffic splits", {{"splits", static_cast<std::int64_t>(record.splits.size())},
+                                 {"of_generation", record.generation},
+                                 {"of_revision", record.revision}});
+    core_.router->SetTraffic(routing::Traffic(record.splits));
+    follower_->Start();  // the first time
   }
 
   // On the metrics server's thread: the numbers are the loop's.
@@ -234,6 +252,7 @@ class Proxy::Impl {
   std::unique_ptr<rpc::ServerMetrics> server_metrics_;
   std::unique_ptr<Health> health_;
   std::unique_ptr<EndpointFollower> follower_;
+  std::unique_ptr<TrafficFollower> traffic_follower_;
   std::unique_ptr<registry::Registrar> registrar_;
   std::unique_ptr<rpc::Server> metrics_server_;
   std::atomic<Phase> phase_{Phase::kServing};

@@ -26,8 +26,8 @@ class Proxy {
 
   [[nodiscard]] std::string address() const;  // as clients reach it
   [[nodiscard]] std::string metrics_address() const;
-  // A ReplicaReport in canonical JSON. "loading" until the application's endpoints are known, then "ready". `refused`
-  // is why the call that this answers did nothing.
+  // A ReplicaReport in canonical JSON. "loading" until the application's endpoints and traffic splits are known, then
+  // "ready". `refused` is why the call that this answers did nothing.
   [[nodiscard]] std::string Report(const std::string& refused = "") const;
 
  private:

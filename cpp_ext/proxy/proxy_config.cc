@@ -59,6 +59,7 @@ Result<ProxyConfig> ParseProxyConfig(std::string_view text, const std::string& n
   config.etcd = registry::ReadEtcd(in, static_cast<int>(in.Int("leaseTtlS")));
   ReadPolicy(in, &config);
   ReadUpstream(in, &config);
+  config.busy_poll = registry::ReadBusyPoll(in);
   config.listening = registry::ReadListening(in, node_address);
   config.serving_tls = registry::ReadTls(in, "servingTls");
   config.drain_timeout = registry::ReadDrainTimeout(in);

@@ -32,6 +32,7 @@ struct ProxyConfig {
   routing::Policy policy;
   double hold_s = 30.0;
   std::size_t max_message_bytes = 0;
+  std::chrono::microseconds busy_poll{0};
   std::optional<rpc::TlsOptions> endpoint_tls;
   registry::Listening listening;
   std::optional<rpc::TlsOptions> serving_tls;

@@ -33,6 +33,38 @@ ProxyMetrics::ProxyMetrics(metrics::Registry& given)
   }
 }
 
+ProxyMetrics::Side& ProxyMetrics::SideOf(const std::string& split, const std::string& side) {
+  const std::pair<std::string, std::string> name(split, side);
+  const auto known = sides_.find(name);
+  if (known != sides_.end()) return known->second;
+  if (sides_.size() >= metrics::Registry::kMaxSeries) sides_.clear();
+  const metrics::Labels labels = {{"split", split}, {"side", side}};
+  Side made{
+      registry.GetCounter("mesh_proxy_split_requests_total",
+                          "Requests by the side of a traffic split that they belong to.", labels),
+      registry.GetCounter(
+          "mesh_proxy_split_spared_total",
+          "Requests that ran on another side: no endpoint of theirs worked, or their sequence was there.", labels)};
+  return sides_.emplace(name, made).first->second;
+}
+
+ProxyMetrics::Shadow& ProxyMetrics::ShadowOf(const std::string& deployment) {
+  const auto known = shadows_.find(deployment);
+  if (known != shadows_.end()) return known->second;
+  if (shadows_.size() >= metrics::Registry::kMaxSeries) shadows_.clear();
+  const metrics::Labels labels = {{"deployment", deployment}};
+  const auto not_sent = [&](const char* reason) -> metrics::Counter& {
+    return registry.GetCounter("mesh_proxy_copies_not_sent_total",
+                               "Copies of requests that were not sent: too many run, or no endpoint works.",
+                               {{"deployment", deployment}, {"reason", reason}});
+  };
+  Shadow made{
+      registry.GetCounter("mesh_proxy_copies_sent_total", "Copies of requests whose answers are dropped.", labels),
+      not_sent("full"), not_sent("no_endpoint"),
+      registry.GetCounter("mesh_proxy_copies_failed_total", "Copies of requests that were not answered well.", labels)};
+  return shadows_.emplace(deployment, made).first->second;
+}
+
 void ProxyMetrics::Count(Code code, std::chrono::steady_clock::duration took) {
   const auto index = static_cast<std::size_t>(code);
   requests_[index < kCodes ? index : static_cast<std::size_t>(Code::kUnknown)]->Add();

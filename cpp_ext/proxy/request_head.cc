@@ -93,6 +93,12 @@ Status CheckLengths(const RequestHead& head) {
 
 }  // namespace
 
+std::string RequestHead::target() const {
+  std::string name = deployment + '\0' + model + '\0' + version;
+  for (const auto& [split, side] : sides) name.append(1, '\0').append(split).append(1, '\0').append(side);
+  return name;
+}
+
 Status ReadInferHead(std::string_view request, RequestHead* head) {
   const Status read = Guarded("ModelInferRequest", [&] {
     pbf_reader reader(request.data(), request.size());

@@ -5,6 +5,7 @@
 #include <string_view>
 
 #include "common/status.h"
+#include "routing/traffic.h"
 #include "rpc/server.h"
 
 namespace mesh::proxy {
@@ -12,6 +13,8 @@ namespace mesh::proxy {
 // Metadata that a client may send to a proxy.
 inline constexpr char kDeploymentKey[] = "mesh-deployment";  // only endpoints of this deployment are asked
 inline constexpr char kRetryKey[] = "mesh-retry";            // "never": not executed a second time
+// "1": this is a copy, whose answer is dropped; it is not copied again.
+inline constexpr char kShadowKey[] = "mesh-shadow";
 
 struct RequestHead {
   std::string deployment;  // "" is any, as for the next two
@@ -22,9 +25,16 @@ struct RequestHead {
   bool sequence_end = false;
   std::string hash;  // what the policy's hash key holds; empty: nothing
   bool retry_safe = true;
+  bool sided = false;    // `sides` were chosen
+  routing::Sides sides;  // of traffic splits, for all that is done with the request
+  std::string shadow;    // the deployment that gets a copy; empty: none
 
   // Of a running sequence: only the endpoint that has its state can answer.
   [[nodiscard]] bool pinned() const { return !sequence.empty() && !sequence_start; }
+  // All that says which endpoints may answer: deployment, model, version and sides.
+  [[nodiscard]] std::string target() const;
+  // By which proxies agree about a sequence; empty: not of one.
+  [[nodiscard]] std::string sequence_name() const { return sequence.empty() ? sequence : model + '\0' + sequence; }
 };
 
 // Of inference.ModelInferRequest. INTERNAL, as every gRPC server says it, for bytes that are no such message.

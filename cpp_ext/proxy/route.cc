@@ -20,7 +20,16 @@ std::vector<routing::RendezvousMember> MembersOf(const std::vector<std::shared_p
   return members;
 }
 
+bool Has(const Pool& pool, Peer::Key key) {
+  return std::any_of(pool.peers().begin(), pool.peers().end(),
+                     [&](const std::shared_ptr<Peer>& peer) { return peer->key == key; });
+}
+
 }  // namespace
+
+bool WasTried(const Tried& tried, Peer::Key peer) {
+  return std::any_of(tried.begin(), tried.end(), [&](const Try& one) { return one.key == peer; });
+}
 
 Pool::Pool(std::vector<std::shared_ptr<Peer>> peers, routing::Choice choice)
     : peers_(std::move(peers)),
@@ -33,7 +42,7 @@ std::optional<std::size_t> Pool::PickIndex(const std::string& key, const Tried& 
                                            Chance* chance) const {
   const auto allowed = [&](std::size_t index) {
     const Peer& peer = *peers_[index];
-    return !peer.IsFull(limit) && std::find(tried.begin(), tried.end(), peer.key) == tried.end();
+    return !peer.IsFull(limit) && !WasTried(tried, peer.key);
   };
   const auto load = [&](std::size_t index) { return peers_[index]->LoadAt(now); };
   if (!key.empty()) return routing::RendezvousBest(key, members_, allowed);
@@ -48,6 +57,34 @@ std::shared_ptr<Peer> Pool::Pick(const std::string& key, const Tried& tried, int
                                  Chance* chance) const {
   const std::optional<std::size_t> index = PickIndex(key, tried, limit, now, chance);
   return index ? peers_[*index] : nullptr;
+}
+
+Tier MakeTier(Candidates candidates, routing::Choice choice) {
+  Tier tier;
+  std::vector<std::shared_ptr<Peer>> everyone;
+  for (const auto& [missed, peers] : candidates.working) everyone.insert(everyone.end(), peers.begin(), peers.end());
+  if (!everyone.empty()) tier.everyone.emplace_back(std::move(everyone), choice);
+  std::vector<std::shared_ptr<Peer>> far;
+  for (auto& [missed, peers] : candidates.working) {  // those that miss the fewest, then all the others
+    if (tier.working.empty()) {
+      tier.working.emplace_back(std::move(peers), choice);
+    } else {
+      far.insert(far.end(), peers.begin(), peers.end());
+    }
+  }
+  if (!far.empty()) tier.working.emplace_back(std::move(far), choice);
+  if (!candidates.ejected.empty()) tier.ejected.emplace_back(std::move(candidates.ejected), choice);
+  return tier;
+}
+
+std::array<const Route::Pools*, 4> Route::InOrder(Pools Tier::*working, const Tried& tried) const {
+  static const Pools kNone;
+  const auto works = [this](const Try& one) {
+    return one.works &&
+           std::any_of(own.working.begin(), own.working.end(), [&](const Pool& pool) { return Has(pool, one.key); });
+  };
+  const bool spared = std::none_of(tried.begin(), tried.end(), works);
+  return {&(own.*working), spared ? &(spare.*working) : &kNone, &own.ejected, spared ? &spare.ejected : &kNone};
 }
 
 }  // namespace mesh::proxy

@@ -1,7 +1,10 @@
 // The peers for one target, in the order in which they are asked, and the choice among them.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <random>
 #include <string>
@@ -16,8 +19,16 @@
 
 namespace mesh::proxy {
 
-// The peers that a request was sent to already; few, so a list is enough.
-using Tried = std::vector<Peer::Key>;
+// A peer that a request was sent to already.
+struct Try {
+  Try(Peer::Key peer, bool it_works = false) : key(peer), works(it_works) {}  // NOLINT(google-explicit-constructor)
+
+  Peer::Key key;
+  bool works;  // it answered, if only that it has no room
+};
+using Tried = std::vector<Try>;  // few, so a list is enough
+
+[[nodiscard]] bool WasTried(const Tried& tried, Peer::Key peer);
 
 // Doubles from 0 up to, not including, 1.
 class Chance {
@@ -50,11 +61,31 @@ class Pool {
   std::vector<routing::RendezvousMember> members_;
 };
 
-struct Route {
+// Peers of one place with respect to a request's sides (routing/traffic.h).
+struct Tier {
   std::vector<Pool> working;   // the near ones first, where labels are preferred
   std::vector<Pool> everyone;  // at most one: all that work, for sequences
   std::vector<Pool> ejected;   // at most one: asked when nobody else is left
-  bool known = false;          // an endpoint offers the model
+};
+
+struct Candidates {
+  std::map<std::size_t, std::vector<std::shared_ptr<Peer>>> working;  // by the preferred labels that they miss
+  std::vector<std::shared_ptr<Peer>> ejected;
+};
+
+Tier MakeTier(Candidates candidates, routing::Choice choice);
+
+struct Route {
+  using Pools = std::vector<Pool>;
+
+  Tier own;             // on the request's sides: everybody, where no split is about it
+  Tier spare;           // on others
+  bool known = false;   // an endpoint that the request may be sent to offers the model
+  bool barred = false;  // one offers it to which the request must not be sent
+
+  // What is asked, in this order; the last one may be empty. Spare peers only while none of the request's own works:
+  // one that was asked and had no room does.
+  [[nodiscard]] std::array<const Pools*, 4> InOrder(Pools Tier::*working, const Tried& tried) const;
 };
 
 }  // namespace mesh::proxy

@@ -17,8 +17,6 @@ std::string PeerName(const Endpoint& endpoint) {
   return endpoint.id + ' ' + endpoint.address + (endpoint.tls ? " tls" : "");
 }
 
-std::string SequenceName(const RequestHead& head) { return head.model + '\0' + head.sequence; }
-
 }  // namespace
 
 Router::Router(routing::Policy policy, Connect connect, std::function<void(const Endpoint&)> refused,
@@ -72,6 +70,12 @@ std::shared_ptr<Peer> Router::TakeBack(const std::string& name) {
   return peer;
 }
 
+void Router::SetTraffic(routing::Traffic traffic) {
+  traffic_ = std::move(traffic);
+  knows_traffic_ = true;
+  Changed();
+}
+
 void Router::Changed() {
   routes_.clear();
   changed_();
@@ -85,39 +89,38 @@ std::size_t Router::LabelsMissed(const Endpoint& endpoint) const {
   return static_cast<std::size_t>(std::count_if(policy_.prefer_labels.begin(), policy_.prefer_labels.end(), misses));
 }
 
+bool Router::CanServe(const Peer& peer, const RequestHead& head) {
+  if (!peer.takes_work() || (!head.deployment.empty() && head.deployment != peer.endpoint.deployment)) return false;
+  return peer.endpoint.Offers(head.model, head.version);
+}
+
 Route Router::MakeRoute(const RequestHead& head) const {
-  std::map<std::size_t, std::vector<std::shared_ptr<Peer>>> working;  // by the labels that they miss
-  std::vector<std::shared_ptr<Peer>> ejected;
+  Candidates own;
+  Candidates spare;
   Route route;
   for (const auto& [name, peer] : peers_) {
-    if (!peer->takes_work() || (!head.deployment.empty() && head.deployment != peer->endpoint.deployment)) continue;
-    if (!peer->endpoint.Offers(head.model, head.version)) continue;
-    route.known = true;
-    (detector_.IsActive(peer->key) ? working[LabelsMissed(peer->endpoint)] : ejected).push_back(peer);
-  }
-  std::vector<std::shared_ptr<Peer>> everyone;
-  for (const auto& [missed, peers] : working) everyone.insert(everyone.end(), peers.begin(), peers.end());
-  if (!everyone.empty()) route.everyone.emplace_back(std::move(everyone), policy_.choice);
-  std::vector<std::shared_ptr<Peer>> far;
-  for (auto& [missed, peers] : working) {  // those that miss the fewest, then all the others
-    if (route.working.empty()) {
-      route.working.emplace_back(std::move(peers), policy_.choice);
-    } else {
-      far.insert(far.end(), peers.begin(), peers.end());
+    if (!CanServe(*peer, head)) continue;
+    const routing::Place place = traffic_.PlaceOf(head.sides, peer->endpoint.deployment, peer->endpoint.revision);
+    if (place == routing::Place::kNever) {
+      route.barred = true;
+      continue;
     }
+    route.known = true;
+    Candidates& among = place == routing::Place::kOnSide ? own : spare;
+    (detector_.IsActive(peer->key) ? among.working[LabelsMissed(peer->endpoint)] : among.ejected).push_back(peer);
   }
-  if (!far.empty()) route.working.emplace_back(std::move(far), policy_.choice);
-  if (!ejected.empty()) route.ejected.emplace_back(std::move(ejected), policy_.choice);
+  route.own = MakeTier(std::move(own), policy_.choice);
+  route.spare = MakeTier(std::move(spare), policy_.choice);
   return route;
 }
 
 const Route& Router::RouteOf(const RequestHead& head) {
-  const std::string target = head.deployment + '\0' + head.model + '\0' + head.version;
+  const std::string target = head.target();
   const auto found = routes_.find(target);
   if (found != routes_.end()) return found->second;
   Route made = MakeRoute(head);
   static const Route kUnknown;
-  if (!made.known) return kUnknown;  // not remembered: anybody may ask for anything
+  if (!made.known && !made.barred) return kUnknown;  // not remembered: anybody may ask for anything
   if (routes_.size() >= kMaxRoutes) routes_.clear();
   return routes_.emplace(target, std::move(made)).first->second;
 }
@@ -128,31 +131,28 @@ Found Router::Choose(const RequestHead& head, const Tried& tried, double now) {
     if (home.lack != Lack::kUntried) return home;
   }
   const Route& route = RouteOf(head);
+  if (!route.known && route.barred) return {nullptr, Lack::kSide};
   if (!route.known) return {nullptr, ready() == 0 ? Lack::kPeers : Lack::kModel};
   if (!head.sequence.empty()) return ChooseFirstHome(head, route, tried, now);
   const int limit = policy_.max_in_flight_per_endpoint;
-  for (const Pool& pool : route.working) {
-    if (std::shared_ptr<Peer> peer = pool.Pick(head.hash, tried, limit, now, &chance_))
-      return {std::move(peer), Lack::kNone};
-  }
-  // Ejected ones are the last resort: not while a working one only has no room.
-  const auto untried = [&](const std::shared_ptr<Peer>& peer) {
-    return std::find(tried.begin(), tried.end(), peer->key) == tried.end();
-  };
-  for (const Pool& pool : route.working) {
-    if (std::any_of(pool.peers().begin(), pool.peers().end(), untried)) return {nullptr, Lack::kRoom};
-  }
-  for (const Pool& pool : route.ejected) {
-    if (std::shared_ptr<Peer> peer = pool.Pick(head.hash, tried, limit, now, &chance_))
-      return {std::move(peer), Lack::kNone};
-    if (std::any_of(pool.peers().begin(), pool.peers().end(), untried)) return {nullptr, Lack::kRoom};
+  const auto untried = [&](const std::shared_ptr<Peer>& peer) { return !WasTried(tried, peer->key); };
+  for (const Route::Pools* pools : route.InOrder(&Tier::working, tried)) {
+    for (const Pool& pool : *pools) {
+      if (std::shared_ptr<Peer> peer = pool.Pick(head.hash, tried, limit, now, &chance_)) {
+        return {std::move(peer), Lack::kNone};
+      }
+    }
+    // One that only has no room is waited for: what comes next would be worse.
+    for (const Pool& pool : *pools) {
+      if (std::any_of(pool.peers().begin(), pool.peers().end(), untried)) return {nullptr, Lack::kRoom};
+    }
   }
   return {nullptr, Lack::kUntried};
 }
 
 // Where the sequence is known to be. Lack::kUntried: that is not known.
 Found Router::ChooseHome(const RequestHead& head) {
-  const std::string name = sequences_.Find(SequenceName(head));
+  const std::string name = sequences_.Find(head.sequence_name());
   if (name.empty()) return {nullptr, Lack::kUntried};
   const auto found = peers_.find(name);
   if (found == peers_.end()) return {nullptr, Lack::kHome};
@@ -163,9 +163,9 @@ Found Router::ChooseHome(const RequestHead& head) {
 // Where it begins, or where another proxy let it begin: by its id alone, so that all proxies agree. Neither room nor
 // labels decide.
 Found Router::ChooseFirstHome(const RequestHead& head, const Route& route, const Tried& tried, double now) {
-  for (const std::vector<Pool>* pools : {&route.everyone, &route.ejected}) {
+  for (const Route::Pools* pools : route.InOrder(&Tier::everyone, tried)) {
     for (const Pool& pool : *pools) {
-      std::shared_ptr<Peer> peer = pool.Pick(SequenceName(head), tried, 0, now, &chance_);
+      std::shared_ptr<Peer> peer = pool.Pick(head.sequence_name(), tried, 0, now, &chance_);
       if (peer == nullptr) continue;
       if (peer->IsFull(policy_.max_in_flight_per_endpoint)) return {nullptr, Lack::kRoom};
       return {std::move(peer), Lack::kNone};
@@ -175,11 +175,32 @@ Found Router::ChooseFirstHome(const RequestHead& head, const Route& route, const
 }
 
 void Router::Sent(const RequestHead& head, const Peer& peer) {
-  if (!head.sequence.empty()) sequences_.Put(SequenceName(head), PeerName(peer.endpoint));
+  if (!head.sequence.empty()) sequences_.Put(head.sequence_name(), PeerName(peer.endpoint));
+}
+
+std::shared_ptr<Peer> Router::ChooseShadow(const std::string& deployment, const RequestHead& head, double now) {
+  RequestHead target;
+  target.deployment = deployment;
+  target.model = head.model;
+  target.version = head.version;
+  std::shared_ptr<Peer> best;
+  int ties = 0;
+  const auto burden = [&](const Peer& peer) { return std::pair(peer.copies_rest_until > now, peer.copies); };
+  for (const Pool& pool : RouteOf(target).own.everyone) {
+    for (const std::shared_ptr<Peer>& peer : pool.peers()) {
+      if (best == nullptr || burden(*peer) < burden(*best)) {
+        best = peer;
+        ties = 1;
+      } else if (burden(*peer) == burden(*best) && chance_() * ++ties < 1.0) {  // each with the same chance
+        best = peer;
+      }
+    }
+  }
+  return best;
 }
 
 void Router::Ended(const RequestHead& head) {
-  if (!head.sequence.empty() && head.sequence_end) sequences_.Remove(SequenceName(head));
+  if (!head.sequence.empty() && head.sequence_end) sequences_.Remove(head.sequence_name());
 }
 
 void Router::Worked(Peer& peer, double now) {
@@ -212,7 +233,7 @@ void Router::NoteEjected(const Peer& peer, const Status& status) {
                                     {"address", peer.endpoint.address},
                                     {"error", status.ToString()},
                                     {"ejected", static_cast<std::int64_t>(detector_.ejected())}});
-  routes_.clear();  // nobody who waits finds more than before
+  routes_.clear();  // who waits looks again as soon as the attempt has ended
 }
 
 double Router::TypicalLatency(double now) const {
@@ -271,7 +292,9 @@ std::vector<std::shared_ptr<Peer>> Router::Busy() const {
 }
 
 void Router::Sweep() {
-  const auto idle = [](const std::shared_ptr<Peer>& peer) { return peer->running.empty() && peer->asked == 0; };
+  const auto idle = [](const std::shared_ptr<Peer>& peer) {
+    return peer->running.empty() && peer->asked == 0 && peer->copies == 0;
+  };
   const auto first = std::stable_partition(gone_.begin(), gone_.end(), [&](const auto& peer) { return !idle(peer); });
   for (auto peer = first; peer != gone_.end(); ++peer) (*peer)->channel->Close();
   gone_.erase(first, gone_.end());
@@ -307,6 +330,15 @@ std::vector<std::string> Router::Offered(std::string_view deployment) const {
   for (const auto& [name, peer] : peers_) {
     if (!peer->takes_work() || (!deployment.empty() && deployment != peer->endpoint.deployment)) continue;
     for (const EndpointModel& model : peer->endpoint.models) names.insert(model.name);
+  }
+  return {names.begin(), names.end()};
+}
+
+std::vector<std::string> Router::Offering(const RequestHead& head) const {
+  std::set<std::string> names;
+  for (const auto& [name, peer] : peers_) {
+    if (!CanServe(*peer, head)) continue;
+    names.insert(peer->endpoint.deployment + " in revision " + std::to_string(peer->endpoint.revision));
   }
   return {names.begin(), names.end()};
 }

@@ -36,6 +36,7 @@ enum class Lack : std::uint8_t {
   kModel,    // endpoints work, and none offers the model
   kPeers,    // no endpoint takes new work
   kHome,     // the endpoint that has the sequence's state is gone
+  kSide,     // endpoints offer the model, and the request's sides of traffic splits have none of them
 };
 
 struct Found {
@@ -71,9 +72,17 @@ class Router {
   Router& operator=(const Router&) = delete;
 
   void SetEndpoints(const std::vector<Endpoint>& endpoints, double now);
+  // Requests keep the names of their sides; those of splits that are gone mean nothing any more.
+  void SetTraffic(routing::Traffic traffic);
+  [[nodiscard]] const routing::Traffic& traffic() const { return traffic_; }
+  // False until it was told for the first time: sides cannot be chosen yet.
+  [[nodiscard]] bool knows_traffic() const { return knows_traffic_; }
   [[nodiscard]] Found Choose(const RequestHead& head, const Tried& tried, double now);
   // The request goes to the peer: where its sequence is, is known from now on.
   void Sent(const RequestHead& head, const Peer& peer);
+  // For a copy of the request: of those of that deployment that work and offer the model, one with the fewest copies,
+  // and preferably one that the last copy reached. Null when there is none.
+  [[nodiscard]] std::shared_ptr<Peer> ChooseShadow(const std::string& deployment, const RequestHead& head, double now);
   // The request is over, and with it perhaps its sequence.
   void Ended(const RequestHead& head);
 
@@ -102,10 +111,13 @@ class Router {
   [[nodiscard]] const RouterCounts& counts() const { return counts_; }
   // Names of the models that are offered, sorted.
   [[nodiscard]] std::vector<std::string> Offered(std::string_view deployment) const;
+  // What offers that which the request asks for, wherever it may be sent: "DEPLOYMENT in revision N", sorted.
+  [[nodiscard]] std::vector<std::string> Offering(const RequestHead& head) const;
 
  private:
   const Route& RouteOf(const RequestHead& head);
   [[nodiscard]] Route MakeRoute(const RequestHead& head) const;
+  [[nodiscard]] static bool CanServe(const Peer& peer, const RequestHead& head);
   [[nodiscard]] Found ChooseHome(const RequestHead& head);
   [[nodiscard]] Found ChooseFirstHome(const RequestHead& head, const Route& route, const Tried& tried, double now);
   [[nodiscard]] std::shared_ptr<Peer> TakeBack(const std::string& name);
@@ -125,7 +137,9 @@ class Router {
   Peer::Key last_key_ = 0;
   std::map<std::string, std::shared_ptr<Peer>> peers_;  // by id and address
   std::vector<std::shared_ptr<Peer>> gone_;
-  std::unordered_map<std::string, Route> routes_;  // by deployment, model and version
+  routing::Traffic traffic_;
+  bool knows_traffic_ = false;
+  std::unordered_map<std::string, Route> routes_;  // by deployment, model, version and sides
 };
 
 }  // namespace mesh::proxy

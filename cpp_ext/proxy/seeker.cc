@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "proxy/passing_on.h"
+#include "proxy/sides.h"
 
 namespace mesh::proxy {
 namespace {
@@ -29,6 +30,7 @@ bool Seeker::TryRun() {
 }
 
 void Seeker::Seek() {
+  if (!head_.sided) ChooseSides(core_, metadata(), &head_);
   if (TryRun()) return;
   if (lack_ == Lack::kRoom && !tried_.empty()) {  // those that were not asked yet are full: one that refused may do
     tried_.clear();
@@ -83,6 +85,9 @@ bool Seeker::TryAgain() {
   }
   if (state_ != State::kWaiting) return true;
   const Lack before = lack_;
+  const bool sided = head_.sided;
+  if (!sided) ChooseSides(core_, metadata(), &head_);  // it came before the splits were known
+  const bool moves = !sided && !head_.sides.empty();
   state_ = State::kIdle;
   if (TryRun()) {
     core_.loop->Disarm(&timer_);
@@ -90,8 +95,9 @@ bool Seeker::TryAgain() {
     return true;
   }
   state_ = State::kWaiting;
+  if (moves) core_.waiting.Enter(head_, Self());  // the line of its sides
   if (lack_ != before) LimitWait();
-  return false;
+  return moves;
 }
 
 void Seeker::TimeIsOver() {
@@ -112,8 +118,15 @@ void Seeker::StopSeeking() {
   state_ = State::kIdle;
 }
 
+void Seeker::CountAttempt(const Peer& peer) {
+  ++attempts_;
+  core_.metrics.attempts.Add();
+  if (!head_.sides.empty() && !spared_) spared_ = CountSpare(core_, head_.sides, peer.endpoint);
+}
+
 Status Seeker::NobodyThere() const {
   if (lack_ == Lack::kModel) return UnknownModel(*core_.router, core_.application, head_);
+  if (lack_ == Lack::kSide) return NotOnItsSides(*core_.router, core_.application, head_);
   if (lack_ == Lack::kHome) {
     return {Code::kUnavailable, "the endpoint of " + core_.application + " that holds the sequence " + head_.sequence +
                                     " is gone, and with it the sequence's state: begin it anew"};

@@ -9,6 +9,7 @@
 #include "proxy/request_head.h"
 #include "proxy/route.h"
 #include "rpc/event_loop.h"
+#include "rpc/server.h"
 
 namespace mesh::proxy {
 
@@ -28,8 +29,11 @@ class Seeker : public Waiter {
   // The request is over: it waits for nothing any more.
   void StopSeeking();
   [[nodiscard]] bool waiting() const { return state_ == State::kWaiting; }
+  // The request is sent to the peer.
+  void CountAttempt(const Peer& peer);
 
   [[nodiscard]] virtual std::shared_ptr<Waiter> Self() = 0;
+  [[nodiscard]] virtual const rpc::Metadata& metadata() const = 0;  // of the client's call
   virtual void RunAt(std::shared_ptr<Peer> peer) = 0;
   // There was no peer in time, or no room to wait.
   virtual void GiveUp(Status status) = 0;
@@ -39,6 +43,7 @@ class Seeker : public Waiter {
   Core& core_;
   RequestHead head_;
   Tried tried_;
+  int attempts_ = 0;
   Status last_error_;
 
  private:
@@ -52,6 +57,7 @@ class Seeker : public Waiter {
 
   State state_ = State::kIdle;
   Lack lack_ = Lack::kNone;
+  bool spared_ = false;                                  // an attempt went to another side
   std::optional<rpc::EventLoop::TimePoint> held_since_;  // since when it lacks a peer that could have room at all
   rpc::Timer timer_;
 };

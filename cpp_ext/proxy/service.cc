@@ -6,6 +6,7 @@
 #include "proxy/forwarded_call.h"
 #include "proxy/forwarded_stream.h"
 #include "proxy/request_head.h"
+#include "proxy/sides.h"
 
 namespace mesh::proxy {
 namespace {
@@ -37,11 +38,17 @@ Status NoHead(std::string_view /*request*/, RequestHead* /*head*/) { return {}; 
 
 }  // namespace
 
+Status Service::Read(const rpc::ServerCall& call, const rpc::Slice& request, ReadHead read, RequestHead* head) {
+  if (Status bad = read(request.view(), head); !bad.ok()) return bad;
+  ReadMetadataHead(call.metadata(), core_.router->policy().hash_key, head);
+  return {};
+}
+
 void Service::Forward(const std::shared_ptr<rpc::ServerCall>& call, rpc::Slice request, ReadHead read) {
   if (draining_.load(std::memory_order_relaxed)) return call->Finish(Draining());
   RequestHead head;
-  if (Status bad = read(request.view(), &head); !bad.ok()) return call->Finish(std::move(bad));
-  ReadMetadataHead(call->metadata(), core_.router->policy().hash_key, &head);
+  if (Status bad = Read(*call, request, read, &head); !bad.ok()) return call->Finish(std::move(bad));
+  if (read == ReadInferHead && !core_.router->traffic().empty()) ChooseShadow(core_, call->metadata(), &head);
   std::make_shared<ForwardedCall>(core_, call, std::move(request), std::move(head))->Start();
 }
 
@@ -55,29 +62,35 @@ void Service::Ready(const std::shared_ptr<rpc::ServerCall>& call) {
 }
 
 void Service::ModelReady(const std::shared_ptr<rpc::ServerCall>& call, rpc::Slice request) {
+  if (draining_.load(std::memory_order_relaxed)) return call->Finish(Draining());
   RequestHead head;
-  if (Status bad = ReadModelHead(request.view(), &head); !bad.ok()) return call->Finish(std::move(bad));
-  ReadMetadataHead(call->metadata(), core_.router->policy().hash_key, &head);
+  if (Status bad = Read(*call, request, ReadModelHead, &head); !bad.ok()) return call->Finish(std::move(bad));
+  ChooseSides(core_, call->metadata(), &head);
   const Lack lack = core_.router->Choose(head, {}, core_.now()).lack;
-  if (lack == Lack::kModel || lack == Lack::kPeers) return call->Reply(Flag(false));  // as a server says it
-  Forward(call, std::move(request), ReadModelHead);
+  const bool nobody = lack == Lack::kModel || lack == Lack::kPeers || lack == Lack::kSide;
+  if (nobody) return call->Reply(Flag(false));  // as a server says it
+  std::make_shared<ForwardedCall>(core_, call, std::move(request), std::move(head))->Start();
 }
 
 void Service::Register(rpc::Server& server) {
   const auto path = [](const char* method) { return std::string(kPrefix) + method; };
   server.AddUnary(path("ServerLive"), [](const auto& call, const rpc::Slice&) { call->Reply(Flag(true)); });
   server.AddUnary(path("ServerReady"), [this](const auto& call, const rpc::Slice&) { Ready(call); });
-  server.AddUnary(path("ModelReady"),
-                  [this](const auto& call, rpc::Slice request) { ModelReady(call, std::move(request)); });
-  server.AddUnary(path("ModelInfer"),
-                  [this](const auto& call, rpc::Slice request) { Forward(call, std::move(request), ReadInferHead); });
+  server.AddUnary(path("ModelReady"), [this](const std::shared_ptr<rpc::ServerCall>& call, rpc::Slice request) {
+    ModelReady(call, std::move(request));
+  });
+  server.AddUnary(path("ModelInfer"), [this](const std::shared_ptr<rpc::ServerCall>& call, rpc::Slice request) {
+    Forward(call, std::move(request), ReadInferHead);
+  });
   for (const char* method : {"ModelMetadata", "ModelConfig", "ModelStatistics"}) {
-    server.AddUnary(path(method),
-                    [this](const auto& call, rpc::Slice request) { Forward(call, std::move(request), ReadModelHead); });
+    server.AddUnary(path(method), [this](const std::shared_ptr<rpc::ServerCall>& call, rpc::Slice request) {
+      Forward(call, std::move(request), ReadModelHead);
+    });
   }
   for (const char* method : {"ServerMetadata", "RepositoryIndex"}) {
-    server.AddUnary(path(method),
-                    [this](const auto& call, rpc::Slice request) { Forward(call, std::move(request), NoHead); });
+    server.AddUnary(path(method), [this](const std::shared_ptr<rpc::ServerCall>& call, rpc::Slice request) {
+      Forward(call, std::move(request), NoHead);
+    });
   }
   for (const char* method : kOfOneProcess) {
     server.AddUnary(path(method), [method](const auto& call, const rpc::Slice&) {

@@ -23,6 +23,7 @@ class Service {
   using ReadHead = Status (*)(std::string_view request, RequestHead* head);
 
   void Forward(const std::shared_ptr<rpc::ServerCall>& call, rpc::Slice request, ReadHead read);
+  [[nodiscard]] Status Read(const rpc::ServerCall& call, const rpc::Slice& request, ReadHead read, RequestHead* head);
   void ForwardStream(const std::shared_ptr<rpc::ServerCall>& call);
   void Ready(const std::shared_ptr<rpc::ServerCall>& call);
   void ModelReady(const std::shared_ptr<rpc::ServerCall>& call, rpc::Slice request);

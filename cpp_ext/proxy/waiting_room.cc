@@ -7,10 +7,9 @@
 namespace mesh::proxy {
 namespace {
 
-// What is waited for. Each sequence has a line of its own, as its endpoint may be full while others have room.
-std::string LineName(const RequestHead& head) {
-  return head.deployment + '\0' + head.model + '\0' + head.version + '\0' + head.sequence;
-}
+// What is waited for. Each sequence has a line of its own, and so have the sides of traffic splits, as the endpoints of
+// one may be full while others have room.
+std::string LineName(const RequestHead& head) { return head.sequence + '\0' + head.target(); }
 
 }  // namespace
 

@@ -9,6 +9,7 @@ namespace {
 constexpr int kDefaultTtlS = 5;
 constexpr double kDefaultDrainS = 30;
 constexpr double kMaxDrainS = 24 * 3600;
+constexpr std::int64_t kMaxBusyPollUs = 1000;
 
 bool IsAnyHost(const std::string& host) { return host == "0.0.0.0" || host == "::"; }
 
@@ -60,6 +61,15 @@ std::chrono::milliseconds ReadDrainTimeout(json::Fields& in) {
     drain_s = 0;
   }
   return std::chrono::milliseconds(static_cast<std::int64_t>((drain_s == 0 ? kDefaultDrainS : drain_s) * 1000));
+}
+
+std::chrono::microseconds ReadBusyPoll(json::Fields& in) {
+  const std::int64_t us = in.Int("busyPollUs");
+  if (us < 0 || us > kMaxBusyPollUs) {
+    in.Note({Code::kInvalidArgument, "field 'busyPollUs' must be between 0 and " + std::to_string(kMaxBusyPollUs) +
+                                         ": a loop that polls takes a CPU"});
+  }
+  return std::chrono::microseconds(us);
 }
 
 log::Options ReadLog(json::Fields& in, std::vector<std::pair<std::string, std::string>> base) {

@@ -27,6 +27,8 @@ struct Listening {
 Listening ReadListening(json::Fields& in, const std::string& node_address);
 // "drainTimeoutS", 30 s by default.
 std::chrono::milliseconds ReadDrainTimeout(json::Fields& in);
+// "busyPollUs", 0 by default: the loops of the process sleep as soon as there is nothing to do.
+std::chrono::microseconds ReadBusyPoll(json::Fields& in);
 // "logLevel" and "logFile"; `base` is in every record.
 log::Options ReadLog(json::Fields& in, std::vector<std::pair<std::string, std::string>> base);
 // A part of the endpoint's key at `field`: neither empty nor with a '/'.

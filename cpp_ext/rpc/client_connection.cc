@@ -4,12 +4,13 @@
 #include <array>
 #include <utility>
 
+#include "rpc/frame_size.h"
 #include "rpc/wire.h"
 
 namespace mesh::rpc {
 namespace {
 
-constexpr std::size_t kReadBytes = 64UL * 1024;
+constexpr std::size_t kReadBytes = 256UL * 1024;
 constexpr int kReadsPerEvent = 16;
 constexpr std::int32_t kStreamWindow = 8 << 20;
 constexpr std::int32_t kConnectionWindow = 32 << 20;
@@ -80,9 +81,10 @@ Status ClientConnection::StartSession() {
     return {Code::kResourceExhausted, "no memory for an HTTP/2 session"};
   }
   session_.reset(session);
-  const std::array<nghttp2_settings_entry, 3> entries = {
+  const std::array<nghttp2_settings_entry, 4> entries = {
       {{NGHTTP2_SETTINGS_ENABLE_PUSH, 0},
        {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, static_cast<std::uint32_t>(kStreamWindow)},
+       {NGHTTP2_SETTINGS_MAX_FRAME_SIZE, kLargestFrame},
        {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, kMaxHeaderList}}};
   if (nghttp2_submit_settings(session, NGHTTP2_FLAG_NONE, entries.data(), entries.size()) != 0 ||
       nghttp2_session_set_local_window_size(session, NGHTTP2_FLAG_NONE, 0, kConnectionWindow) != 0) {

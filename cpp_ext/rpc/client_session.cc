@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "rpc/client_connection.h"
+#include "rpc/frame_size.h"
 #include "rpc/wire.h"
 
 namespace mesh::rpc {
@@ -90,6 +91,7 @@ nghttp2_session_callbacks* ClientSessionCallbacks() {
     if (nghttp2_session_callbacks_new(&callbacks) != 0) return callbacks;
     nghttp2_session_callbacks_set_send_callback(callbacks, ClientCallbacks::Send);
     nghttp2_session_callbacks_set_send_data_callback(callbacks, ClientCallbacks::SendData);
+    nghttp2_session_callbacks_set_data_source_read_length_callback(callbacks, FrameLength);
     nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks, ClientCallbacks::BeginHeaders);
     nghttp2_session_callbacks_set_on_header_callback(callbacks, ClientCallbacks::Header);
     nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks, ClientCallbacks::Frame);

@@ -1,6 +1,7 @@
 #include "rpc/event_loop.h"
 
 #include <pthread.h>
+#include <sched.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -67,8 +68,8 @@ Timer::~Timer() {
   if (loop_ != nullptr) loop_->Disarm(this);
 }
 
-Result<std::shared_ptr<EventLoop>> EventLoop::Create(std::string name) {
-  std::shared_ptr<EventLoop> loop(new EventLoop(std::move(name)));
+Result<std::shared_ptr<EventLoop>> EventLoop::Create(std::string name, std::chrono::microseconds busy_poll) {
+  std::shared_ptr<EventLoop> loop(new EventLoop(std::move(name), busy_poll));
   Status opened = loop->Open();
   if (!opened.ok()) return opened;
   return loop;
@@ -123,16 +124,37 @@ void EventLoop::Run() {
 }
 
 void EventLoop::RunOnce() {
-  int timeout = WaitTimeoutMs();
-  sleeping_.store(true, std::memory_order_seq_cst);
-  if (posted_.load(std::memory_order_seq_cst) != nullptr) timeout = 0;
-  const int count = epoll_wait(epoll_fd_, events_.data(), kEventsPerWait, timeout);
-  sleeping_.store(false, std::memory_order_relaxed);
+  int count = busy_poll_.count() > 0 ? Poll() : 0;
+  if (count <= 0 && posted_.load(std::memory_order_relaxed) == nullptr) count = Sleep();
   now_ = std::chrono::steady_clock::now();
+  if (count > 0 || posted_.load(std::memory_order_relaxed) != nullptr) last_event_ = now_;
   HandleEvents(count);
   RunPosted();
   RunTimers();
   RunEndTasks();
+}
+
+// Looks until something is ready, posted or due, or nothing has happened for long enough. The number of descriptors
+// that are ready. While it looks whoever posts need not wake the thread: sleeping_ is false.
+int EventLoop::Poll() {
+  const TimePoint until = last_event_ + busy_poll_;
+  for (;;) {
+    const int count = epoll_wait(epoll_fd_, events_.data(), kEventsPerWait, 0);
+    if (count > 0 || posted_.load(std::memory_order_relaxed) != nullptr) return count;
+    const TimePoint now = std::chrono::steady_clock::now();
+    if (now >= until || WorkIsDue(now)) return 0;
+    sched_yield();  // what is waited for may need this CPU
+  }
+}
+
+int EventLoop::Sleep() {
+  int timeout = WaitTimeoutMs();
+  sleeping_.store(true, std::memory_order_seq_cst);
+  if (posted_.load(std::memory_order_seq_cst) != nullptr) timeout = 0;
+  if (timeout != 0) sleeps_.store(sleeps() + 1, std::memory_order_relaxed);  // written by this thread only
+  const int count = epoll_wait(epoll_fd_, events_.data(), kEventsPerWait, timeout);
+  sleeping_.store(false, std::memory_order_relaxed);
+  return count;
 }
 
 void EventLoop::HandleEvents(int count) {

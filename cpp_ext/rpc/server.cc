@@ -59,7 +59,7 @@ Status Server::Impl::Prepare() {
   Result<std::unique_ptr<Acceptor>> listening = Acceptor::Listen(options.host, options.port);
   if (!listening.ok()) return listening.status();
   for (int i = 0; i < options.event_loops; ++i) {
-    Result<std::shared_ptr<EventLoop>> loop = EventLoop::Create("rpc-server-" + std::to_string(i));
+    Result<std::shared_ptr<EventLoop>> loop = EventLoop::Create("rpc-server-" + std::to_string(i), options.busy_poll);
     if (!loop.ok()) return loop.status();
     loops_.push_back(std::make_unique<ServerLoop>(context_, std::move(loop).value()));
     context_->unsent_by_loop.push_back(&loops_.back()->counters().bytes_unsent);
@@ -154,6 +154,7 @@ ServerStats Server::Impl::stats() const {
     all.bytes_sent += counters.bytes_sent.get();
     all.bytes_unsent += counters.bytes_unsent.get();
     all.protocol_errors += counters.protocol_errors.get();
+    all.loop_sleeps += loop->loop().sleeps();
   }
   return all;
 }

@@ -40,6 +40,7 @@ struct ServerOptions {
   std::string host = "127.0.0.1";
   int port = 0;  // 0: any free one
   int event_loops = 1;
+  std::chrono::microseconds busy_poll{0};            // how long a loop polls before it sleeps, see EventLoop; 0: not
   std::size_t max_message_bytes = (1UL << 31) - 1;   // of one received message, as it arrives
   std::size_t max_decompressed_bytes = 256UL << 20;  // of one compressed message, after decompression
   std::size_t max_metadata_bytes = 16UL * 1024;
@@ -117,6 +118,7 @@ struct ServerStats {
   std::uint64_t bytes_unsent = 0;     // answers that wait for their clients
   std::uint64_t bytes_receiving = 0;  // of ServerOptions::max_receiving_bytes
   std::uint64_t protocol_errors = 0;
+  std::uint64_t loop_sleeps = 0;  // how often a loop had nothing to do and went to sleep, see ServerOptions::busy_poll
 };
 
 class Server {

@@ -6,6 +6,7 @@
 #include <string>
 #include <utility>
 
+#include "rpc/frame_size.h"
 #include "rpc/session_memory.h"
 
 namespace mesh::rpc {
@@ -132,7 +133,7 @@ bool Connection::OpenSession() {
   const nghttp2_settings_entry settings[] = {
     {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, options_.max_concurrent_streams},
     {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, static_cast<std::uint32_t>(ServerContext::kStreamWindow)},
-    {NGHTTP2_SETTINGS_MAX_FRAME_SIZE, ServerContext::kFrameBytes},
+    {NGHTTP2_SETTINGS_MAX_FRAME_SIZE, kLargestFrame},
     {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, static_cast<std::uint32_t>(options_.max_metadata_bytes)},
 #if NGHTTP2_VERSION_NUM >= 0x013000
     {NGHTTP2_SETTINGS_NO_RFC7540_PRIORITIES, 1},  // saves the dependency tree

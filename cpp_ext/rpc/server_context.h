@@ -43,7 +43,6 @@ struct Method {
 struct ServerContext {
   static constexpr std::size_t kStreamWindow = 256UL * 1024;  // what a client may send before we answer
   static constexpr std::size_t kConnectionWindow = 16UL << 20;
-  static constexpr std::uint32_t kFrameBytes = 256 * 1024;  // largest DATA frame, both ways
 
   explicit ServerContext(ServerOptions given);
   ~ServerContext();

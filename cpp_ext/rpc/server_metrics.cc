@@ -19,6 +19,8 @@ ServerMetrics::ServerMetrics(metrics::Registry& registry, const Server& server) 
   counter("mesh_rpc_received_bytes_total", "Bytes read from connections.", &ServerStats::bytes_received);
   counter("mesh_rpc_sent_bytes_total", "Bytes written to connections.", &ServerStats::bytes_sent);
   counter("mesh_rpc_protocol_errors_total", "Violations of HTTP/2 or gRPC by peers.", &ServerStats::protocol_errors);
+  counter("mesh_rpc_loop_sleeps_total", "Times that an event loop had nothing to do and went to sleep.",
+          &ServerStats::loop_sleeps);
 }
 
 ServerMetrics::~ServerMetrics() {

@@ -4,6 +4,7 @@
 
 #include "common/block_pool.h"
 #include "common/memory.h"
+#include "rpc/frame_size.h"
 #include "rpc/server_connection.h"
 
 namespace mesh::rpc {
@@ -73,12 +74,6 @@ struct SessionCallbacks {
     return static_cast<Connection*>(user)->OnSendData(FindCall(session, frame->hd.stream_id), View(frame_header, 9),
                                                       length);
   }
-  static ssize_t FrameLength(nghttp2_session* /*session*/, std::uint8_t /*type*/, std::int32_t /*stream_id*/,
-                             std::int32_t session_window, std::int32_t stream_window, std::uint32_t max_frame_size,
-                             void* /*user*/) {
-    return std::min<ssize_t>(
-        {session_window, stream_window, static_cast<ssize_t>(std::min(max_frame_size, ServerContext::kFrameBytes))});
-  }
 };
 
 ServerContext::ServerContext(ServerOptions given)
@@ -93,7 +88,7 @@ ServerContext::ServerContext(ServerOptions given)
   nghttp2_session_callbacks_set_on_stream_close_callback(callbacks, SessionCallbacks::StreamClosed);
   nghttp2_session_callbacks_set_on_frame_send_callback(callbacks, SessionCallbacks::FrameSent);
   nghttp2_session_callbacks_set_send_data_callback(callbacks, SessionCallbacks::SendData);
-  nghttp2_session_callbacks_set_data_source_read_length_callback(callbacks, SessionCallbacks::FrameLength);
+  nghttp2_session_callbacks_set_data_source_read_length_callback(callbacks, FrameLength);
   nghttp2_option_new(&session_options);
   nghttp2_option_set_no_auto_window_update(session_options, 1);
   nghttp2_option_set_no_closed_streams(session_options, 1);

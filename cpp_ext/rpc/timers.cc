@@ -7,6 +7,10 @@
 
 namespace mesh::rpc {
 
+bool EventLoop::WorkIsDue(TimePoint now) const {
+  return !end_tasks_.empty() || (!heap_.empty() && heap_.front()->when_ <= now);
+}
+
 int EventLoop::WaitTimeoutMs() const {
   if (!end_tasks_.empty()) return 0;
   if (heap_.empty()) return -1;

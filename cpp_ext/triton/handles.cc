@@ -54,7 +54,7 @@ TRITONSERVER_Error* ToTritonError(const Status& status) {
 }
 
 void Deleter::operator()(TRITONSERVER_ServerOptions* options) const { Drop(GetApi().ServerOptionsDelete(options)); }
-void Deleter::operator()(TRITONSERVER_InferenceRequest* request) const {
+void RequestDeleter::operator()(TRITONSERVER_InferenceRequest* request) const {
   Drop(GetApi().InferenceRequestDelete(request));
 }
 void Deleter::operator()(TRITONSERVER_InferenceResponse* response) const {

@@ -1,6 +1,7 @@
 // Owners of Triton's C objects, and the one place where its errors become a Status.
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <string>
 
@@ -16,7 +17,6 @@ TRITONSERVER_Error* ToTritonError(const Status& status);
 
 struct Deleter {
   void operator()(TRITONSERVER_ServerOptions* options) const;
-  void operator()(TRITONSERVER_InferenceRequest* request) const;
   void operator()(TRITONSERVER_InferenceResponse* response) const;
   void operator()(TRITONSERVER_Message* message) const;
   void operator()(TRITONSERVER_Metrics* metrics) const;
@@ -24,8 +24,14 @@ struct Deleter {
   void operator()(TRITONSERVER_Parameter* parameter) const;
 };
 
+struct RequestDeleter {
+  std::size_t slot = 0;  // of the model in the server's counts (open_calls.h)
+
+  void operator()(TRITONSERVER_InferenceRequest* request) const;
+};
+
 using ServerOptionsHandle = std::unique_ptr<TRITONSERVER_ServerOptions, Deleter>;
-using RequestHandle = std::unique_ptr<TRITONSERVER_InferenceRequest, Deleter>;
+using RequestHandle = std::unique_ptr<TRITONSERVER_InferenceRequest, RequestDeleter>;
 using ResponseHandle = std::unique_ptr<TRITONSERVER_InferenceResponse, Deleter>;
 using MessageHandle = std::unique_ptr<TRITONSERVER_Message, Deleter>;
 using MetricsHandle = std::unique_ptr<TRITONSERVER_Metrics, Deleter>;

@@ -6,6 +6,7 @@
 
 #include "common/block_pool.h"
 #include "triton/library.h"
+#include "triton/live_calls.h"
 
 namespace mesh::triton {
 namespace {
@@ -43,7 +44,10 @@ InferResponse::InferResponse(ResponseHandle handle, std::shared_ptr<InferCall> c
 InferResponse::~InferResponse() = default;
 
 // The error is made anew by each call and belongs to the caller (Triton 2.51; its header does not say so).
-Status InferResponse::status() const { return ToStatus(GetApi().InferenceResponseError(handle_.get())); }
+Status InferResponse::status() const {
+  Status status = ToStatus(GetApi().InferenceResponseError(handle_.get()));
+  return status.ok() || call_ == nullptr ? status : call_->Noted(std::move(status));
+}
 
 Status InferResponse::Model(const char** name, std::int64_t* version) const {
   return ToStatus(GetApi().InferenceResponseModel(handle_.get(), name, version));
@@ -100,12 +104,61 @@ rpc::Slice InferResponse::Share(const Output& output) const {
 // ---------------------------------------------------------------- the call
 
 void InferCall::Cancel() {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (cancel_wanted_) return;
+    cancel_wanted_ = true;
+    if (submitted_ && running_ != nullptr) {
+      // It can only fail for a request that has no response factory yet; Triton's answer comes either way.
+      static_cast<void>(ToStatus(GetApi().InferenceRequestCancel(running_)));
+    }
+    if (companions_ == nullptr) return;
+  }
+  TellCancelled();
+}
+
+bool InferCall::cancelled() const {
   const std::lock_guard<std::mutex> lock(mutex_);
-  if (cancel_wanted_) return;
-  cancel_wanted_ = true;
-  if (!submitted_ || running_ == nullptr) return;
-  // It can only fail for a request that has no response factory yet; Triton's answer comes either way.
-  static_cast<void>(ToStatus(GetApi().InferenceRequestCancel(running_)));
+  return cancel_wanted_;
+}
+
+std::uint64_t InferCall::WhenCancelled(std::function<void()> told) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!cancel_wanted_) {
+      if (companions_ == nullptr) companions_ = std::make_unique<Companions>();
+      companions_->when_cancelled.emplace(++companions_->last_number, std::move(told));
+      return companions_->last_number;
+    }
+  }
+  told();
+  return 0;
+}
+
+// One may wait for the other here: each is told outside of the lock, and holds what it needs itself.
+void InferCall::TellCancelled() {
+  std::map<std::uint64_t, std::function<void()>> told;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    told.swap(companions_->when_cancelled);
+  }
+  for (const auto& [number, tell] : told) tell();
+}
+
+void InferCall::Forget(std::uint64_t number) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (companions_ != nullptr) companions_->when_cancelled.erase(number);
+}
+
+void InferCall::NoteFailure(Status status) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (companions_ == nullptr) companions_ = std::make_unique<Companions>();
+  companions_->failure = std::move(status);
+}
+
+Status InferCall::Noted(const Status& status) const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return companions_ == nullptr || companions_->failure.ok() ? status : companions_->failure;
 }
 
 void InferCall::Submitted() {
@@ -188,6 +241,7 @@ void InferCallbacks::Release(TRITONSERVER_InferenceRequest* request, std::uint32
     const std::lock_guard<std::mutex> lock(call->mutex_);
     call->running_ = nullptr;
   }
+  if (call->live_calls_ != nullptr) call->live_calls_->Remove(call->live_number_);
   RequestHandle(request).reset();  // before anybody hears of it and stops the server
   call->OnReleased();
   call->open_callbacks_->fetch_sub(1);

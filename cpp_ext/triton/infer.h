@@ -3,10 +3,17 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <cstdint>
+#include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
+#include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "common/status.h"
 #include "rpc/message.h"
@@ -16,6 +23,7 @@
 namespace mesh::triton {
 
 class InferCall;
+class LiveCalls;
 
 // One output of a response. The views end with the response; slice() does not.
 struct Output {
@@ -56,6 +64,13 @@ class InferResponse {
   std::shared_ptr<InferCall> call_;  // owns the memory of small outputs
 };
 
+// What is known of the client behind a call.
+struct CallFacts {
+  std::vector<std::pair<std::string, std::string>> metadata;  // or headers of HTTP; names in lower case
+  std::optional<std::chrono::steady_clock::time_point> deadline;
+  std::function<std::size_t()> unread_bytes;  // of answers that the client has not taken; empty: there is only one
+};
+
 // Base of whoever waits for an inference. Once Server::Infer took it, it is kept alive until Triton has called
 // OnResponse with `final` and OnReleased; these come from Triton's threads, in any order, and must neither block nor
 // throw.
@@ -69,6 +84,16 @@ class InferCall : public std::enable_shared_from_this<InferCall> {
   // Asks Triton to give the request up, now or as soon as it is submitted. The answer still comes, as CANCELLED unless
   // the work was done anyway. Thread-safe, repeatable, free when the request has ended.
   void Cancel();
+  [[nodiscard]] bool cancelled() const;
+  // `told` is called when the call is cancelled, at once where it is already, on any thread; it must not block. The
+  // number is for Forget.
+  std::uint64_t WhenCancelled(std::function<void()> told);
+  // It may still run on another thread, or begin to.
+  void Forget(std::uint64_t number);
+  // To be asked before the first answer.
+  [[nodiscard]] virtual CallFacts Facts() const { return {}; }
+  // Why the code of a deployment failed, which says more than the codes of Triton that its answer goes through.
+  void NoteFailure(Status status);
 
  protected:
   // Each response; `final` is true exactly once, with the last one.
@@ -85,20 +110,32 @@ class InferCall : public std::enable_shared_from_this<InferCall> {
 
   static constexpr std::size_t kInlineBytes = 256;
 
+  // What goes with a call whose model is the code of a deployment.
+  struct Companions {
+    std::map<std::uint64_t, std::function<void()>> when_cancelled;
+    std::uint64_t last_number = 0;
+    Status failure;
+  };
+
   void Submitted();
+  void TellCancelled();
+  [[nodiscard]] Status Noted(const Status& status) const;
   char* AllocateInline(std::size_t size);
 
   // Small outputs lie inside the call itself: most answers need no other allocation.
   alignas(64) std::array<char, kInlineBytes> inline_bytes_;
   std::atomic<std::size_t> inline_used_{0};
 
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   TRITONSERVER_InferenceRequest* running_ = nullptr;  // guarded by mutex_; null before Infer and after the release
   bool submitted_ = false;                            // guarded by mutex_
   bool cancel_wanted_ = false;                        // guarded by mutex_
+  std::unique_ptr<Companions> companions_;            // guarded by mutex_; few calls have any
   std::shared_ptr<InferCall> held_for_response_;
   std::shared_ptr<InferCall> held_for_release_;
   std::atomic<std::uint64_t>* open_callbacks_ = nullptr;  // the server's count
+  LiveCalls* live_calls_ = nullptr;                       // where the call is known by its number
+  std::uint64_t live_number_ = 0;
 };
 
 // The C functions that Triton calls; `userp` is always the InferCall.

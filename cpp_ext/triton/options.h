@@ -30,6 +30,8 @@ struct ServerOptions {
   // Instances run when the resources that their models want of these are free, those of a higher priority more often.
   // Without it what models say of both is ignored.
   std::optional<std::vector<RateLimiterResource>> rate_limiter;
+  // The process also runs the code of a deployment: there may be no models, and calls are known by their numbers.
+  bool runs_code = false;
   std::string server_id = "triton";            // "name" in the server's metadata
   unsigned exit_timeout_s = 30;                // Stop waits this long for running requests
   unsigned model_load_threads = 1;             // models loaded at a time

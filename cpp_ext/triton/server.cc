@@ -12,13 +12,12 @@
 #include "common/poll.h"
 #include "triton/library.h"
 #include "triton/poll_failure.h"
+#include "triton/threads.h"
 
 namespace mesh::triton {
 namespace {
 
 namespace fs = std::filesystem;
-
-const std::set<std::string> kInUse{"READY", "LOADING", "UNLOADING"};
 
 // Runs a function that gives out a message and returns its JSON.
 template <typename Function>
@@ -56,6 +55,7 @@ Status Tidy(const Status& status) {
 Result<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   if (Status status = LoadLibrary(options.library); !status.ok()) return status;
   std::unique_ptr<Server> server(new Server(std::move(options)));
+  if (server->options_.runs_code) server->live_calls_ = std::make_unique<LiveCalls>();
   if (Status status = server->StartTriton(); !status.ok()) return status;
   if (Status status = server->LoadModels(); !status.ok()) return status;
   return server;
@@ -74,6 +74,7 @@ Status Server::StartTriton() {
   Result<ServerOptionsHandle> made = MakeOptions(options_);
   if (!made.ok()) return made.status();
   OpenBackendDependencies(options_.backend_directory);
+  const ThreadName named(kTritonThread);
   return ToStatus(GetApi().ServerNew(&server_, made.value().get()));
 }
 
@@ -86,7 +87,7 @@ Result<std::vector<std::string>> Server::WantedModels() const {
   for (const nlohmann::json& entry : parsed) names.push_back(entry.value("name", ""));
   std::sort(names.begin(), names.end());
   names.erase(std::unique(names.begin(), names.end()), names.end());
-  if (names.empty()) {
+  if (names.empty() && !options_.runs_code) {
     return Status(Code::kInvalidArgument, "model repository '" + options_.repository + "' holds no models");
   }
   return names;
@@ -140,50 +141,21 @@ Server::~Server() {
   if (deleted) return;
   // Requests still run inside: freeing the server under them would crash, keeping it costs only memory.
   static_cast<void>(allocator_.release());
-  static_cast<void>(open_callbacks_.release());
+  static_cast<void>(open_calls_.release());
+  static_cast<void>(live_calls_.release());
 }
 
 Status Server::Stop() {
   if (server_ == nullptr || stopped_.exchange(true)) return stop_status_;
-  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(options_.exit_timeout_s);
+  const auto until = UntilExit();
   Status status = UnloadAll(until);
-  if (status.ok()) status = WaitForCallbacks(until);
+  if (status.ok() && !open_calls_->Wait(OpenCalls::kAll, until)) status = {Code::kUnavailable, "requests run"};
   if (status.ok() && !ToStatus(GetApi().ServerStop(server_)).ok()) left_over_ = true;
   if (!status.ok()) {
     stop_status_ = {Code::kUnavailable, "Triton did not stop within " + std::to_string(options_.exit_timeout_s) +
                                             " s, requests or responses are still held: " + status.message()};
   }
   return stop_status_;
-}
-
-Status Server::WaitForCallbacks(std::chrono::steady_clock::time_point until) {
-  const std::lock_guard<std::mutex> waiting(wait_mutex_);
-  // Twice, because a request that read the epoch just before it changed may count itself afterwards.
-  for (int turn = 0; turn < 2; ++turn) {
-    const std::size_t before = epoch_.fetch_xor(1);
-    if (!PollUntil(until, [&] { return (*open_callbacks_)[before].load() == 0; })) {
-      return {Code::kUnavailable, "requests run"};
-    }
-  }
-  return {};
-}
-
-Status Server::UnloadAll(std::chrono::steady_clock::time_point until) {
-  Result<std::vector<std::string>> loaded = ModelsIn(kInUse);
-  if (!loaded.ok()) return loaded.status();
-  for (const std::string& name : loaded.value()) {
-    if (Status status = UnloadModel(name); !status.ok()) return status;
-    // Triton tells nobody when a model is gone.
-    Status looked;
-    const bool gone = PollUntil(until, [&] {
-      const Result<std::vector<std::string>> left = ModelsIn(kInUse);
-      looked = left.status();
-      return !left.ok() || std::find(left.value().begin(), left.value().end(), name) == left.value().end();
-    });
-    if (!looked.ok()) return looked;
-    if (!gone) return {Code::kUnavailable, "model '" + name + "' is in use"};
-  }
-  return {};
 }
 
 Result<std::vector<std::string>> Server::ModelsIn(const std::set<std::string>& states) const {
@@ -246,6 +218,11 @@ Result<std::string> Server::ModelConfig(const std::string& model, std::int64_t v
       [&](TRITONSERVER_Message** out) { return GetApi().ServerModelConfig(server_, model.c_str(), version, 1, out); });
 }
 
+bool Server::IsEnsemble(const std::string& model) const {
+  const Result<std::string> config = ModelConfig(model);
+  return config.ok() && config.value().find("\"ensemble_scheduling\"") != std::string::npos;
+}
+
 Result<std::string> Server::Statistics(const std::string& model, std::int64_t version) const {
   return JsonOf(
       [&](TRITONSERVER_Message** out) { return GetApi().ServerModelStatistics(server_, model.c_str(), version, out); });
@@ -269,6 +246,7 @@ Result<std::string> Server::Metrics() const {
 }
 
 Status Server::LoadModel(const std::string& model) {
+  const ThreadName named(kTritonThread);
   return Tidy(ToStatus(GetApi().ServerLoadModel(server_, model.c_str())));
 }
 
@@ -297,7 +275,7 @@ Result<RequestHandle> Server::NewRequest(const char* model, std::int64_t version
   if (Status status = ToStatus(GetApi().InferenceRequestNew(&raw, server_, model, version)); !status.ok()) {
     return status;
   }
-  return RequestHandle(raw);
+  return RequestHandle(raw, RequestDeleter{OpenCalls::SlotOf(model)});
 }
 
 Status Server::Infer(RequestHandle request, const std::shared_ptr<InferCall>& call, TraceHandle trace) const {
@@ -309,8 +287,18 @@ Status Server::Infer(RequestHandle request, const std::shared_ptr<InferCall>& ca
   status =
       ToStatus(api.InferenceRequestSetResponseCallback(raw, allocator_.get(), self, InferCallbacks::Respond, self));
   if (!status.ok()) return status;
+  if (live_calls_ != nullptr) {
+    self->live_number_ = live_calls_->Add(call);
+    self->live_calls_ = live_calls_.get();
+    const auto number = static_cast<std::int64_t>(self->live_number_);
+    status = ToStatus(api.InferenceRequestSetIntParameter(raw, kCallParameter, number));
+    if (!status.ok()) {
+      live_calls_->Remove(self->live_number_);
+      return status;
+    }
+  }
   self->running_ = raw;
-  self->open_callbacks_ = &(*open_callbacks_)[epoch_.load(std::memory_order_relaxed)];
+  self->open_callbacks_ = &open_calls_->Begun(request.get_deleter().slot);
   self->open_callbacks_->fetch_add(2);
   self->held_for_response_ = call;
   self->held_for_release_ = call;
@@ -321,6 +309,7 @@ Status Server::Infer(RequestHandle request, const std::shared_ptr<InferCall>& ca
     self->held_for_response_.reset();
     self->held_for_release_.reset();
     self->open_callbacks_->fetch_sub(2);
+    if (live_calls_ != nullptr) live_calls_->Remove(self->live_number_);
     return status;
   }
   static_cast<void>(request.release());

@@ -1,7 +1,6 @@
 // A Triton server inside this process.
 #pragma once
 
-#include <array>
 #include <atomic>
 #include <chrono>
 #include <cstdint>
@@ -17,6 +16,8 @@
 #include "common/status.h"
 #include "triton/handles.h"
 #include "triton/infer.h"
+#include "triton/live_calls.h"
+#include "triton/open_calls.h"
 #include "triton/options.h"
 #include "triton/trace.h"
 
@@ -40,9 +41,17 @@ struct ModelOverride {
 
 enum class Dependents : std::uint8_t { kKeep, kUnload };
 
+constexpr char kTritonThread[] = "triton";  // the name of all threads that Triton and its backends start
+
 // Thread-safe. Names are those of the repository; a version of kAnyVersion leaves the choice to the model's policy.
 class Server {
  public:
+  // Versions of models that do not end before this does; `slot` is that of all of them, or OpenCalls::kAll.
+  struct HeldVersions {
+    std::vector<RequestHandle> references;
+    std::size_t slot = OpenCalls::kAll;
+  };
+
   // Loads the library and starts; returns when every wanted model is loaded or has failed to. A model that fails does
   // not fail the start: see loads(). Fails for a library, folder or option that does not work, and for a repository
   // without models.
@@ -78,11 +87,17 @@ class Server {
   Status UnloadModel(const std::string& model);
 
   // Because somebody asks for it; the message of a failure is Triton's own, to the letter. Returns when the model is
-  // loaded, or has failed to be: what was loaded of it before serves until then, and goes on when it fails.
-  Status LoadOnRequest(const std::string& model, const ModelOverride& with);
-  // Returns at once; the model ends after its last request, and readiness does not miss it any more. With its
-  // dependents, which are what an ensemble is made of.
-  Status UnloadOnRequest(const std::string& model, Dependents dependents);
+  // loaded, or has failed to be: what was loaded of it before serves until then, and goes on when it fails. What it
+  // replaces is held, and must be given to End.
+  Status LoadOnRequest(const std::string& model, const ModelOverride& with, HeldVersions* replaced);
+  // Returns at once; readiness does not miss the model any more, nor what left with it: an ensemble leaves with its
+  // parts. With its dependents, which are what an ensemble is made of. The models are held, and must be given to End.
+  Status UnloadOnRequest(const std::string& model, Dependents dependents, HeldVersions* unloaded);
+  // Gives up held versions; those that nobody else has end. Waits until requests of these models have been answered and
+  // the models are gone, at most until `until`: then they end with their last request.
+  void End(HeldVersions held, std::chrono::steady_clock::time_point until);
+  // Unloads it and waits until its last request has ended. UNAVAILABLE when that is not before `until`.
+  Status EndModel(const std::string& model, std::chrono::steady_clock::time_point until);
   // No model is being loaded or unloaded.
   [[nodiscard]] bool Settled() const;
 
@@ -102,6 +117,8 @@ class Server {
 
   // An empty request for a model that is ready; the caller fills it through Triton's C API.
   [[nodiscard]] Result<RequestHandle> NewRequest(const char* model, std::int64_t version) const;
+  // Calls are known by their numbers, see LiveCalls; null unless the options want it.
+  [[nodiscard]] const LiveCalls* live_calls() const { return live_calls_.get(); }
   // Runs it. On success `call` is told everything else; on failure it is never called. The bytes appended to the
   // request must stay until OnReleased.
   // `trace` may be null.
@@ -113,14 +130,20 @@ class Server {
   Status LoadModels();
   Status Explained(const ModelLoad& loaded);
   Result<std::vector<std::string>> WantedModels() const;
-  // One model after the other: Triton 2.51 crashes now and then when it ends many at once, as ServerStop does (a lookup
-  // of its rate limiter is not guarded against the end of another model).
+  [[nodiscard]] std::chrono::steady_clock::time_point UntilExit() const {
+    return std::chrono::steady_clock::now() + std::chrono::seconds(options_.exit_timeout_s);
+  }
+  // server_end.cc. One model after the other, where ServerStop would end all at once.
   Status UnloadAll(std::chrono::steady_clock::time_point until);
-  // Until all requests that were sent before have been answered and released.
-  Status WaitForCallbacks(std::chrono::steady_clock::time_point until);
+  // Changes a model and waits until what served before has ended: its last request is answered, its memory returned.
+  Status EndAfter(const std::string& model, Status (Server::*change)(const std::string& model),
+                  std::chrono::steady_clock::time_point until);
+  [[nodiscard]] HeldVersions HoldVersions(const std::string& model) const;
+  [[nodiscard]] HeldVersions HoldWithDependents(const std::string& model) const;
+  [[nodiscard]] bool IsEnsemble(const std::string& model) const;  // one that is loaded
   Result<std::vector<std::string>> ModelsIn(const std::set<std::string>& states) const;
   // server_control.cc
-  void SetUnwanted(const std::string& model, bool unwanted);
+  void WantWhatServes(const std::string& loaded);
   [[nodiscard]] bool IsUnwanted(const std::string& model) const;
   // server_switch.cc
   Status ReplaceRepository(const std::string& before, const std::string& after);
@@ -128,23 +151,19 @@ class Server {
   Status LoadFrom(const std::string& before, std::vector<ModelLoad>* loads);
   Status LoadEach(const std::string& before, std::vector<ModelLoad>* loads);
   Status GoBack(const ServerOptions& before, const std::vector<ModelLoad>& touched);
-  Status EndAfter(const std::string& model, Status (Server::*change)(const std::string& model));
-  std::vector<RequestHandle> HoldVersions(const std::string& model) const;
 
   ServerOptions options_;  // its repository and models change under switch_mutex_
   AllocatorHandle allocator_;
   TRITONSERVER_Server* server_ = nullptr;
   std::mutex switch_mutex_;
-  std::mutex wait_mutex_;
+  std::timed_mutex end_mutex_;
   mutable std::mutex loads_mutex_;
   std::atomic<std::uint64_t> switches_{0};
   std::vector<ModelLoad> loads_;    // guarded by loads_mutex_
-  std::set<std::string> unwanted_;  // unloaded on request; guarded by loads_mutex_
-  // What Triton still owes to calls, two callbacks for each, counted apart for those before and after the last change
-  // of models. On the heap, because it outlives a server that is kept.
-  using OpenCallbacks = std::array<std::atomic<std::uint64_t>, 2>;
-  std::unique_ptr<OpenCallbacks> open_callbacks_ = std::make_unique<OpenCallbacks>();
-  std::atomic<std::size_t> epoch_{0};
+  std::set<std::string> unwanted_;  // left on request; guarded by loads_mutex_
+  // Two callbacks for each call. On the heap, because it outlives a server that is kept.
+  std::unique_ptr<OpenCalls> open_calls_ = std::make_unique<OpenCalls>();
+  std::unique_ptr<LiveCalls> live_calls_;  // kept as open_calls_ is
   std::atomic<bool> stopped_{false};
   Status stop_status_;
   bool left_over_ = false;  // nothing runs, and yet Triton says that it has not ended

@@ -1,15 +1,17 @@
 // What clients ask a Server to do with its models.
 #include "triton/library.h"
 #include "triton/server.h"
+#include "triton/threads.h"
 
 namespace mesh::triton {
 namespace {
 
+const std::set<std::string> kServing{"READY"};
 const std::set<std::string> kChanging{"LOADING", "UNLOADING"};
 
 }  // namespace
 
-Status Server::LoadOnRequest(const std::string& model, const ModelOverride& with) {
+Status Server::LoadOnRequest(const std::string& model, const ModelOverride& with, HeldVersions* replaced) {
   const std::lock_guard<std::mutex> switching(switch_mutex_);
   const Api& api = GetApi();
   std::vector<ParameterHandle> owned;
@@ -22,20 +24,33 @@ Status Server::LoadOnRequest(const std::string& model, const ModelOverride& with
   }
   parameters.reserve(owned.size());
   for (const ParameterHandle& parameter : owned) parameters.push_back(parameter.get());
+  *replaced = HoldWithDependents(model);
+  const ThreadName named(kTritonThread);
   Status status = ToStatus(
       with.nothing() ? api.ServerLoadModel(server_, model.c_str())
                      : api.ServerLoadModelWithParameters(server_, model.c_str(), parameters.data(), parameters.size()));
-  if (status.ok()) SetUnwanted(model, false);
+  if (status.ok()) WantWhatServes(model);
   return status;
 }
 
-Status Server::UnloadOnRequest(const std::string& model, Dependents dependents) {
+Status Server::UnloadOnRequest(const std::string& model, Dependents dependents, HeldVersions* unloaded) {
   const std::lock_guard<std::mutex> switching(switch_mutex_);
   const Api& api = GetApi();
+  Result<std::vector<std::string>> before = ModelsIn(kServing);
+  if (!before.ok()) return before.status();
+  *unloaded = HoldWithDependents(model);
   Status status =
       ToStatus(dependents == Dependents::kUnload ? api.ServerUnloadModelAndDependents(server_, model.c_str())
                                                  : api.ServerUnloadModel(server_, model.c_str()));
-  if (status.ok()) SetUnwanted(model, true);
+  if (!status.ok()) return status;
+  const Result<std::vector<std::string>> after = ModelsIn(kServing);
+  if (!after.ok()) return after.status();
+  const std::set<std::string> left(after.value().begin(), after.value().end());
+  const std::lock_guard<std::mutex> lock(loads_mutex_);
+  unwanted_.insert(model);
+  for (std::string& name : before.value()) {
+    if (left.count(name) == 0) unwanted_.insert(std::move(name));
+  }
   return status;
 }
 
@@ -44,13 +59,13 @@ bool Server::Settled() const {
   return changing.ok() && changing.value().empty();
 }
 
-void Server::SetUnwanted(const std::string& model, bool unwanted) {
+// With a part comes the ensemble that had left with it.
+void Server::WantWhatServes(const std::string& loaded) {
+  const Result<std::vector<std::string>> serving = ModelsIn(kServing);
   const std::lock_guard<std::mutex> lock(loads_mutex_);
-  if (unwanted) {
-    unwanted_.insert(model);
-  } else {
-    unwanted_.erase(model);
-  }
+  unwanted_.erase(loaded);
+  if (!serving.ok()) return;
+  for (const std::string& name : serving.value()) unwanted_.erase(name);
 }
 
 bool Server::IsUnwanted(const std::string& model) const {

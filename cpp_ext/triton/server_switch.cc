@@ -1,8 +1,5 @@
 // Server::SwitchRepository.
-#include <pthread.h>
-
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <exception>
 #include <filesystem>
@@ -12,7 +9,6 @@
 
 #include "common/file.h"
 #include "common/log.h"
-#include "common/poll.h"
 #include "triton/library.h"
 #include "triton/server.h"
 
@@ -21,8 +17,6 @@ namespace {
 
 namespace fs = std::filesystem;
 using std::chrono::milliseconds;
-
-constexpr char kEndThread[] = "model-end";
 
 // The latest time of a model's folder and everything in it. What cannot be read counts for nothing.
 fs::file_time_type NewestTime(const fs::path& model) {
@@ -59,32 +53,6 @@ Status MakeNewer(const fs::path& model, const fs::path& before) {
   return SetTime(model, time);
 }
 
-// Names the calling thread for as long as it lives. Threads inherit the name of the one that starts them.
-class ThreadName {
- public:
-  explicit ThreadName(const char* name) {
-    pthread_getname_np(pthread_self(), before_.data(), before_.size());
-    pthread_setname_np(pthread_self(), name);
-  }
-  ~ThreadName() { pthread_setname_np(pthread_self(), before_.data()); }
-  ThreadName(const ThreadName&) = delete;
-  ThreadName& operator=(const ThreadName&) = delete;
-
- private:
-  std::array<char, 16> before_{};
-};
-
-// How many threads of this process have the name.
-std::size_t ThreadsNamed(const std::string& name) {
-  std::size_t count = 0;
-  std::error_code error;
-  for (fs::directory_iterator at("/proc/self/task", error), end; !error && at != end; at.increment(error)) {
-    const Result<std::string> found = ReadFile((at->path() / "comm").string());  // fails when the thread has ended
-    if (found.ok() && found.value() == name + '\n') ++count;
-  }
-  return count;
-}
-
 bool Names(const std::vector<ModelLoad>& loads, const std::string& name) {
   return std::any_of(loads.begin(), loads.end(), [&name](const ModelLoad& load) { return load.name == name; });
 }
@@ -117,7 +85,7 @@ Status Server::SwitchRepository(const std::string& folder, const std::vector<std
   }
   for (const std::string& name : in_use.value()) {
     if (Names(loads, name)) continue;
-    const Status unloaded = EndAfter(name, &Server::UnloadModel);
+    const Status unloaded = EndAfter(name, &Server::UnloadModel, UntilExit());
     // The new models serve, whatever becomes of this one.
     if (!unloaded.ok()) log::Warning("model not unloaded", {{"model", name}, {"reason", unloaded.message()}});
   }
@@ -129,8 +97,7 @@ Status Server::SwitchRepository(const std::string& folder, const std::vector<std
 Status Server::RefuseEnsembles(const std::vector<std::string>& in_use, const std::string& folder) const {
   std::string found;
   for (const std::string& name : in_use) {
-    const Result<std::string> config = ModelConfig(name);
-    if (config.ok() && config.value().find("\"ensemble_scheduling\"") != std::string::npos) found = name;
+    if (IsEnsemble(name)) found = name;
   }
   std::error_code error;
   for (fs::directory_iterator at(folder, error), end; !error && at != end; at.increment(error)) {
@@ -171,7 +138,7 @@ Status Server::LoadEach(const std::string& before, std::vector<ModelLoad>* loads
     const fs::path model = fs::path(options_.repository) / name;
     Status status = MakeNewer(model, fs::path(before) / name);
     if (!status.ok()) return status;
-    loads->push_back({name, EndAfter(name, &Server::LoadModel)});
+    loads->push_back({name, EndAfter(name, &Server::LoadModel, UntilExit())});
     if (!loads->back().status.ok()) return Explained(loads->back());
   }
   return {};
@@ -184,46 +151,15 @@ Status Server::GoBack(const ServerOptions& before, const std::vector<ModelLoad>&
   for (const ModelLoad& load : touched) {
     if (!Names(old, load.name)) {
       // Nobody has asked for it yet.
-      if (load.status.ok()) static_cast<void>(EndAfter(load.name, &Server::UnloadModel));
+      if (load.status.ok()) static_cast<void>(EndAfter(load.name, &Server::UnloadModel, UntilExit()));
       continue;
     }
     if (!load.status.ok()) continue;  // the old one still serves
     Status status = MakeNewer(fs::path(before.repository) / load.name, fs::path(from) / load.name);
-    if (status.ok()) status = EndAfter(load.name, &Server::LoadModel);
+    if (status.ok()) status = EndAfter(load.name, &Server::LoadModel, UntilExit());
     if (!status.ok()) return status;
   }
   return {};
-}
-
-// Changes a model and waits until what served before has ended: its last request is answered, its memory returned.
-//
-// Triton ends a model on a thread of its own, started by whoever gives up the last reference. Two models that end at
-// the same time can crash (2.51: the rate limiter looks up one while the other is taken out), so ends must not overlap.
-// To know when one is through, the last reference is kept here, and the thread known by the name that it inherits.
-Status Server::EndAfter(const std::string& model, Status (Server::*change)(const std::string& model)) {
-  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(options_.exit_timeout_s);
-  std::vector<RequestHandle> held = HoldVersions(model);
-  if (Status status = (this->*change)(model); !status.ok()) return status;
-  if (!WaitForCallbacks(until).ok()) return {};  // a request takes very long: the model ends with it
-  const ThreadName named(kEndThread);
-  for (RequestHandle& reference : held) {
-    reference.reset();
-    if (!PollUntil(until, [] { return ThreadsNamed(kEndThread) <= 1; })) return {};  // it ends when it can
-  }
-  return {};
-}
-
-// A request keeps the version of the model that it is for.
-std::vector<RequestHandle> Server::HoldVersions(const std::string& model) const {
-  std::vector<RequestHandle> held;
-  const Result<std::string> metadata = ModelMetadata(model);
-  if (!metadata.ok()) return held;  // nothing serves yet
-  const nlohmann::json parsed = nlohmann::json::parse(metadata.value(), nullptr, false);
-  for (const nlohmann::json& version : parsed.value("versions", nlohmann::json::array())) {
-    Result<RequestHandle> request = NewRequest(model.c_str(), std::stoll(version.get<std::string>()));
-    if (request.ok()) held.push_back(std::move(request).value());
-  }
-  return held;
 }
 
 }  // namespace mesh::triton

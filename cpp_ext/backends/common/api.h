@@ -49,6 +49,8 @@ namespace mesh::backend {
   X(TRITONBACKEND_RequestInput)                                    \
   X(TRITONBACKEND_RequestOutputCount)                              \
   X(TRITONBACKEND_RequestOutputName)                               \
+  X(TRITONBACKEND_RequestParameterCount)                           \
+  X(TRITONBACKEND_RequestParameter)                                \
   X(TRITONBACKEND_RequestRelease)                                  \
   X(TRITONBACKEND_InputProperties)                                 \
   X(TRITONBACKEND_InputBuffer)                                     \
@@ -57,6 +59,9 @@ namespace mesh::backend {
   X(TRITONBACKEND_ResponseFactoryDelete)                           \
   X(TRITONBACKEND_ResponseFactorySendFlags)                        \
   X(TRITONBACKEND_ResponseDelete)                                  \
+  X(TRITONBACKEND_ResponseSetStringParameter)                      \
+  X(TRITONBACKEND_ResponseSetIntParameter)                         \
+  X(TRITONBACKEND_ResponseSetBoolParameter)                        \
   X(TRITONBACKEND_ResponseOutput)                                  \
   X(TRITONBACKEND_OutputBuffer)                                    \
   X(TRITONBACKEND_ResponseSend)                                    \

@@ -28,30 +28,6 @@ Result<Piece> InputPiece(const InputView& input, std::uint32_t index) {
   return piece;
 }
 
-void EndWithoutResponse(TRITONBACKEND_Request* request) {
-  TRITONBACKEND_ResponseFactory* factory = nullptr;
-  if (TRITONSERVER_Error* error = api().TRITONBACKEND_ResponseFactoryNew(&factory, request)) {
-    LogFailure("cannot end a request that has no response", error);
-    return;
-  }
-  LogFailure("cannot end a request that has no response",
-             api().TRITONBACKEND_ResponseFactorySendFlags(factory, TRITONSERVER_RESPONSE_COMPLETE_FINAL));
-  LogFailure("cannot delete a response factory", api().TRITONBACKEND_ResponseFactoryDelete(factory));
-}
-
-void Answer(TRITONBACKEND_Request* request, Response* response, const Status& status) {
-  if (response->empty()) {
-    Result<Response> again = Response::New(request);
-    if (!again.ok()) {
-      Log(TRITONSERVER_LOG_ERROR, "no response for a request that ends with: " + status.message());
-      EndWithoutResponse(request);
-      return;
-    }
-    *response = std::move(again).value();
-  }
-  response->Send(status);
-}
-
 }  // namespace
 
 Result<InputView> FindInput(TRITONBACKEND_Request* request, const std::string& name) {
@@ -151,6 +127,18 @@ Result<void*> Response::Output(const std::string& name, TRITONSERVER_DataType da
   return buffer;
 }
 
+Status Response::SetParameter(const std::string& name, const std::string& value) {
+  return FromTriton(api().TRITONBACKEND_ResponseSetStringParameter(handle_, name.c_str(), value.c_str()));
+}
+
+Status Response::SetParameter(const std::string& name, std::int64_t value) {
+  return FromTriton(api().TRITONBACKEND_ResponseSetIntParameter(handle_, name.c_str(), value));
+}
+
+Status Response::SetParameter(const std::string& name, bool value) {
+  return FromTriton(api().TRITONBACKEND_ResponseSetBoolParameter(handle_, name.c_str(), value));
+}
+
 void Response::Send(const Status& status) {
   if (TRITONBACKEND_Response* handle = std::exchange(handle_, nullptr)) {
     TRITONSERVER_Error* error = ToTriton(status);  // which stays ours
@@ -190,11 +178,40 @@ std::uint64_t SteadyNs() {
           .count());
 }
 
-void Finish(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request, Response* response,
-            const Status& status, const Timeline& times) {
+void EndResponses(TRITONBACKEND_Request* request) {
+  TRITONBACKEND_ResponseFactory* factory = nullptr;
+  if (TRITONSERVER_Error* error = api().TRITONBACKEND_ResponseFactoryNew(&factory, request)) {
+    LogFailure("cannot end the responses of a request", error);
+    return;
+  }
+  LogFailure("cannot end the responses of a request",
+             api().TRITONBACKEND_ResponseFactorySendFlags(factory, TRITONSERVER_RESPONSE_COMPLETE_FINAL));
+  LogFailure("cannot delete a response factory", api().TRITONBACKEND_ResponseFactoryDelete(factory));
+}
+
+void Answer(TRITONBACKEND_Request* request, Response* response, const Status& status) {
+  if (response->empty()) {
+    Result<Response> again = Response::New(request);
+    if (!again.ok()) {
+      Log(TRITONSERVER_LOG_ERROR, "no response for a request that ends with: " + status.message());
+      EndResponses(request);
+      return;
+    }
+    *response = std::move(again).value();
+  }
+  response->Send(status);
+}
+
+void Report(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request, const Status& status,
+            const Timeline& times) {
   LogFailure("cannot report the statistics of a request",
              api().TRITONBACKEND_ModelInstanceReportStatistics(instance, request, status.ok(), times.exec_start,
                                                                times.compute_start, times.compute_end, times.exec_end));
+}
+
+void Finish(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request, Response* response,
+            const Status& status, const Timeline& times) {
+  Report(instance, request, status, times);
   Answer(request, response, status);
   LogFailure("cannot release a request", api().TRITONBACKEND_RequestRelease(request, TRITONSERVER_REQUEST_RELEASE_ALL));
 }

@@ -51,6 +51,10 @@ class Response {
   Result<void*> Output(const std::string& name, TRITONSERVER_DataType datatype, const std::vector<std::int64_t>& shape,
                        std::uint64_t byte_size);
 
+  Status SetParameter(const std::string& name, const std::string& value);
+  Status SetParameter(const std::string& name, std::int64_t value);
+  Status SetParameter(const std::string& name, bool value);
+
   // It was not made, or it was sent.
   [[nodiscard]] bool empty() const { return handle_ == nullptr; }
   // A response of several, not the last one.
@@ -86,6 +90,17 @@ struct Timeline {
   std::uint64_t compute_end = 0;
   std::uint64_t exec_end = 0;
 };
+
+// Counts a request in Triton's statistics. Before it is released.
+void Report(TRITONBACKEND_ModelInstance* instance, TRITONBACKEND_Request* request, const Status& status,
+            const Timeline& times);
+
+// Sends the response, or the error where `status` is one. A request whose response could not be made is ended without
+// one, if need be: its client hears of it.
+void Answer(TRITONBACKEND_Request* request, Response* response, const Status& status);
+
+// Of a decoupled request: there are no further responses.
+void EndResponses(TRITONBACKEND_Request* request);
 
 // Reports a request's statistics, sends its response and releases it, in this order, so that a client that has its
 // answer finds it counted. A request whose response could not be made is ended without one, if need be: its client

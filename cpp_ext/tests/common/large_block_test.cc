@@ -113,6 +113,7 @@ TEST_F(LargeBlockTest, ThePoolOfBlocksUsesThem) {
 TEST_F(LargeBlockTest, BlocksOfManyThreadsDoNotOverlap) {
   std::vector<int> damaged(4);
   std::vector<std::thread> threads;
+  threads.reserve(damaged.size());
   for (int number = 0; number < 4; ++number) {
     threads.emplace_back([number, &damaged] {
       std::mt19937 chance(static_cast<unsigned>(number));

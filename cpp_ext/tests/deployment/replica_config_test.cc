@@ -30,6 +30,7 @@ TEST(ReplicaConfigTest, FillsInTheDefaults) {
   EXPECT_EQ(config.value().max_message_bytes, (1UL << 31) - 1);
   EXPECT_GE(config.value().event_loops, 1);
   EXPECT_EQ(config.value().max_requests, 10000U);
+  EXPECT_EQ(config.value().busy_poll.count(), 0);
   EXPECT_FALSE(config.value().serving_tls.has_value());
   EXPECT_EQ(EndpointKey(config.value()), "/mesh/v1/endpoints/default/digits/direct/model/digits-r1-0");
 }
@@ -52,6 +53,7 @@ TEST(ReplicaConfigTest, ReadsEveryField) {
                 {"eventLoops", 3},
                 {"maxMessageBytes", "1000"},
                 {"maxRequests", "64"},
+                {"busyPollUs", 100},
                 {"logVerbosity", 1},
                 {"modelControl", "explicit"},
                 {"responseCache", {{"type", "local"}, {"sizeBytes", "65536"}}},
@@ -81,6 +83,7 @@ TEST(ReplicaConfigTest, ReadsEveryField) {
   EXPECT_EQ(config.event_loops, 3);
   EXPECT_EQ(config.max_message_bytes, 1000U);
   EXPECT_EQ(config.max_requests, 64U);
+  EXPECT_EQ(config.busy_poll.count(), 100);
   EXPECT_EQ(config.model_control, ingress::ModelControl::kExplicit);
   EXPECT_EQ(config.response_cache_bytes, 65536U);
   ASSERT_EQ(config.rate_limiter->size(), 2U);
@@ -111,6 +114,9 @@ TEST(ReplicaConfigTest, NamesTheFieldThatIsWrong) {
       {{{"listenHost", "0.0.0.0"}}, "'advertiseHost'"},
       {{{"logLevel", "loud"}}, "'loud'"},
       {{{"triton", {{"eventLoops", 1000}}}}, "'triton.eventLoops'"},
+      {{{"triton", {{"busyPollUs", 1001}}}}, "'busyPollUs' must be between 0 and 1000"},
+      {{{"triton", {{"busyPollUs", -1}}}}, "'busyPollUs'"},
+      {{{"cpp", {{"library", "/l.so"}, {"busyPollUs", 5000}}}}, "'busyPollUs'"},
       {{{"triton", {{"backends", {{"x", {{"settings", {{"a", 1}}}}}}}}}}, "'settings'"},
       {{{"triton", {{"responseCache", {{"sizeBytes", 5}}}}}}, "'responseCache.type'"},
       {{{"triton", {{"responseCache", {{"type", "redis"}, {"sizeBytes", 5}}}}}}, "'redis'"},

@@ -1,7 +1,8 @@
 // The ingress over an embedded Triton as a program of its own, for tests and benchmarks.
 //
-// Prints one line of JSON when it serves: {"address":...,"metrics":...,"failed":{"<model>":"<reason>"}}. SIGUSR1 sets
-// draining; SIGTERM and SIGINT drain, stop and exit with 0.
+// `--help` prints the flags with what they are by default. Prints one line of JSON when it serves:
+// {"address":...,"metrics":...,"failed":{"<model>":"<reason>"}}. SIGUSR1 sets draining; SIGTERM and SIGINT drain, stop
+// and exit with 0.
 #include <pthread.h>
 #include <unistd.h>
 
@@ -32,17 +33,25 @@ constexpr std::chrono::seconds kDrainLimit{30};
 
 using Flags = std::map<std::string, std::string>;
 
+[[noreturn]] void Help(const Flags& flags) {
+  for (const auto& [name, usual] : flags) std::printf("--%s=%s\n", name.c_str(), usual.c_str());
+  std::printf("--model=NAME (each once; none: all of the repository)\n");
+  std::exit(0);
+}
+
 // --name=value, each at most once except --model.
 Flags ParseFlags(int argc, char** argv, std::vector<std::string>* models) {
   Flags flags{{"library", ""},           {"repository", ""},    {"backends", ""},     {"port", "0"},
               {"event-loops", "1"},      {"host", "127.0.0.1"}, {"log-verbose", "0"}, {"max-message-bytes", "0"},
               {"model-control", "none"}, {"trace-file", ""},    {"cert", ""},         {"key", ""},
-              {"max-requests", "0"},     {"cache-bytes", "0"},  {"caches", ""},       {"rate-limiter", "none"}};
+              {"max-requests", "0"},     {"cache-bytes", "0"},  {"caches", ""},       {"rate-limiter", "none"},
+              {"busy-poll-us", "0"}};
   for (int i = 1; i < argc; ++i) {
     const std::string text = argv[i];
     const std::size_t equals = text.find('=');
     const std::string name = text.substr(0, equals).substr(text.rfind("--", 0) == 0 ? 2 : 0);
     const std::string value = equals == std::string::npos ? "" : text.substr(equals + 1);
+    if (name == "help") Help(flags);
     if (name == "model") {
       models->push_back(value);
     } else if (flags.count(name) != 0) {
@@ -100,6 +109,7 @@ mesh::rpc::ServerOptions RpcOptions(const Flags& flags) {
   options.host = flags.at("host");
   options.port = std::atoi(flags.at("port").c_str());
   options.event_loops = std::atoi(flags.at("event-loops").c_str());
+  options.busy_poll = std::chrono::microseconds(std::atoll(flags.at("busy-poll-us").c_str()));
   if (const std::int64_t limit = std::atoll(flags.at("max-message-bytes").c_str()); limit > 0) {
     options.max_message_bytes = static_cast<std::size_t>(limit);
   }

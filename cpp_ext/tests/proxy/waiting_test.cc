@@ -62,6 +62,24 @@ TEST(WaitingRoomTest, LinesDoNotBlockEachOther) {
   EXPECT_EQ(room.size(), 1U);
 }
 
+TEST(WaitingRoomTest, SidesHaveLinesOfTheirOwn) {
+  WaitingRoom room(10);
+  int none = 0;
+  int plenty = 10;
+  std::vector<std::string> served;
+  RequestHead on_a = Head("m");
+  on_a.sides = {{"split", "a"}};
+  RequestHead on_b = Head("m");
+  on_b.sides = {{"split", "b"}};
+  const auto stuck = std::make_shared<Guest>("stuck", &none, &served);
+  room.Enter(on_a, stuck);
+  room.Enter(on_b, std::make_shared<Guest>("other side", &plenty, &served));
+  room.Serve();
+  EXPECT_EQ(served, std::vector<std::string>{"other side"});
+  room.Leave(on_a, stuck.get());
+  EXPECT_EQ(room.size(), 0U);
+}
+
 TEST(WaitingRoomTest, WhoLeavesIsGone) {
   WaitingRoom room(10);
   int free = 10;

@@ -70,6 +70,9 @@ ServerOptions ParseOptions(Flags flags) {
   ServerOptions options;
   Take(&flags, "port", &options.port);
   Take(&flags, "event_loops", &options.event_loops);
+  std::int64_t busy_poll_us = 0;
+  Take(&flags, "busy_poll_us", &busy_poll_us);
+  options.busy_poll = std::chrono::microseconds(busy_poll_us);
   Take(&flags, "max_message_bytes", &options.max_message_bytes);
   Take(&flags, "max_decompressed_bytes", &options.max_decompressed_bytes);
   Take(&flags, "max_metadata_bytes", &options.max_metadata_bytes);
@@ -106,7 +109,7 @@ void PrintStats(const ServerStats& stats) {
             << ", \"calls_open\": " << stats.calls_open << ", \"bytes_received\": " << stats.bytes_received
             << ", \"bytes_sent\": " << stats.bytes_sent << ", \"bytes_unsent\": " << stats.bytes_unsent
             << ", \"bytes_receiving\": " << stats.bytes_receiving << ", \"protocol_errors\": " << stats.protocol_errors
-            << "}" << std::endl;
+            << ", \"loop_sleeps\": " << stats.loop_sleeps << "}" << std::endl;
 }
 
 void SetHealth(HealthService* health, std::istringstream* words) {

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdlib>
@@ -13,6 +14,7 @@
 #include <numeric>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "triton/library.h"
@@ -67,6 +69,28 @@ inline void WriteModel(const fs::path& repository, const std::string& name, cons
 inline std::string Delay(int ms) {
   return R"(parameters [{key: "execute_delay_ms" value: {string_value: ")" + std::to_string(ms) + R"("}}])" + '\n';
 }
+
+// Threads that want the processors, twice as many as there are, for as long as it lives.
+class BusyProcessors {
+ public:
+  BusyProcessors() {
+    for (unsigned i = 0; i < 2 * std::thread::hardware_concurrency(); ++i) {
+      threads_.emplace_back([this] {
+        while (!stop_.load(std::memory_order_relaxed)) continue;
+      });
+    }
+  }
+  ~BusyProcessors() {
+    stop_ = true;
+    for (std::thread& thread : threads_) thread.join();
+  }
+  BusyProcessors(const BusyProcessors&) = delete;
+  BusyProcessors& operator=(const BusyProcessors&) = delete;
+
+ private:
+  std::atomic<bool> stop_{false};
+  std::vector<std::thread> threads_;
+};
 
 class ServerTest : public testing::Test {
  protected:

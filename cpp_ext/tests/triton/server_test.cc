@@ -56,6 +56,51 @@ TEST_F(ServerTest, FailedSubmissionCallsNobody) {
   EXPECT_EQ(waiter.use_count(), 1) << "Triton's references must be given back";
 }
 
+// Threads that want the processors stop the model's thread where it has loaded the model and does not wait for work
+// yet; Triton then died of the model's end, once in about ten starts.
+TEST_F(ServerTest, AModelEndsRightAfterItsStart) {
+  const BusyProcessors busy;
+  for (int turn = 0; turn < 20; ++turn) {
+    const std::unique_ptr<Server> server = Start();
+    ASSERT_NE(server, nullptr);
+    EXPECT_TRUE(server->Stop().ok());
+  }
+}
+
+TEST_F(ServerTest, AModelsEndWaitsForItsRequestsOnly) {
+  WriteModel(options_.repository, "slow", Delay(1500));
+  const std::unique_ptr<Server> server = Start();
+  ASSERT_NE(server, nullptr);
+  auto waiter = std::make_shared<Waiter>();
+  ASSERT_TRUE(Send(*server, "slow", {1}, waiter).ok());
+  const auto began = std::chrono::steady_clock::now();
+  Server::HeldVersions held;
+  ASSERT_TRUE(server->UnloadOnRequest("echo", Dependents::kKeep, &held).ok());
+  EXPECT_EQ(held.references.size(), 1U);
+  server->End(std::move(held), began + kPatience);
+  EXPECT_LT(std::chrono::steady_clock::now() - began, std::chrono::milliseconds(1400));
+  EXPECT_FALSE(server->IsModelReady("echo").value());
+  ASSERT_TRUE(server->UnloadOnRequest("slow", Dependents::kKeep, &held).ok());
+  server->End(std::move(held), began + kPatience);
+  EXPECT_GE(std::chrono::steady_clock::now() - began, std::chrono::milliseconds(1400)) << "its own request runs";
+  ASSERT_TRUE(waiter->WaitDone());
+  EXPECT_TRUE(waiter->Take().status().ok());
+}
+
+TEST_F(ServerTest, EndsAtTheSameTimeWaitForEachOther) {
+  for (int i = 0; i < 4; ++i) WriteModel(options_.repository, "m" + std::to_string(i), "");
+  const std::unique_ptr<Server> server = Start();
+  ASSERT_NE(server, nullptr);
+  const BusyProcessors busy;
+  const auto until = std::chrono::steady_clock::now() + kPatience;
+  std::vector<std::thread> enders;
+  for (int i = 0; i < 4; ++i) {
+    enders.emplace_back([&, i] { EXPECT_TRUE(server->EndModel("m" + std::to_string(i), until).ok()); });
+  }
+  for (std::thread& ender : enders) ender.join();
+  EXPECT_LT(std::chrono::steady_clock::now(), until - kPatience / 2);
+}
+
 // Triton does not set the number of its tries: with memory that is not zero it was thousands of millions.
 TEST_F(ServerTest, ABadModelIsLoadedOnce) {
   fs::create_directories(options_.repository + "/bad/1");

@@ -1,0 +1,3 @@
+// A library like any other.
+int Answer();
+int Answer() { return 42; }
