@@ -19,6 +19,7 @@ from keeper.revisions import (
     kept_revisions,
     mark_deleting,
     mark_paused,
+    mark_promoted,
     revision_of,
     store,
 )
@@ -32,6 +33,7 @@ from serving.store import EtcdClient, Op, OutcomeUnknown, keys
 from serving.store.keys import AppKey
 from serving.types import DEFAULT_NAMESPACE, NAME_RULE, is_name
 from serving.validation import validate_spec
+from serving.validation.traffic import MAX_STEPS
 
 MAX_ATTEMPTS = 20
 CATCH_UP_S = 5.0
@@ -94,6 +96,20 @@ class Applications:
             change = mark_paused(found, paused)
             if not change or await self._commit(change):
                 return api.PauseRolloutResponse(revision=found.spec.value.revision, changed=bool(change))
+        raise _busy(key)
+
+    async def promote(self, request: api.PromoteRolloutRequest) -> api.PromoteRolloutResponse:
+        """Lets canaries pass steps; again is harmless. Raises `InvalidArgument` for an impossible number of steps."""
+        key = app_key(request.namespace, request.name)
+        if not 1 <= request.steps <= MAX_STEPS:
+            raise InvalidArgument(f"steps: {request.steps} is out of range: 1 to {MAX_STEPS}")
+        for _ in range(MAX_ATTEMPTS):
+            found = await self.read(key)
+            if found.spec is None:
+                raise self._unknown(key)
+            change = mark_promoted(found, request.revision, request.steps)
+            if not change or await self._commit(change):
+                return api.PromoteRolloutResponse(changed=bool(change))
         raise _busy(key)
 
     async def delete(self, key: AppKey) -> None:

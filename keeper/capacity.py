@@ -28,7 +28,12 @@ def nodes_of(record: pb.ClusterRecord) -> tuple[Node, ...]:
     used = [_less(total, amounts_of(node.available), total) for node, total in zip(nodes, totals, strict=True)]
     foreign = _foreign(record, used)
     return tuple(
-        Node(node.id, _room(total, node_used, foreign, used), accelerators_of(node.total) | _labelled(node))
+        Node(
+            node.id,
+            _room(total, node_used, foreign, used),
+            accelerators_of(node.total) | _labelled(node),
+            dict(node.labels),
+        )
         for node, total, node_used in zip(nodes, totals, used, strict=True)
     )
 

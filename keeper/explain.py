@@ -36,10 +36,9 @@ def _no_node(demand: Demand, nodes: Sequence[Node], left: Sequence[Node]) -> str
     need = demand.need
     if any(node.count(need) != 0 for node in left):
         return ""
-    suited = [node for node in nodes if not need.accelerator or need.accelerator in node.accelerators]
+    suited = [node for node in nodes if node.suits(need)]
     if not suited:
-        found = sorted({name for node in nodes for name in node.accelerators})
-        return f"needs accelerator {need.accelerator}, the cluster has {', '.join(found) if found else 'none'}"
+        return _no_such_node(need, nodes)
     ids = {node.id for node in suited}
     free = [node for node in left if node.id in ids]
     parts = [_shortage(name, amount, suited, free) for name, amount in need.amounts]
@@ -47,6 +46,18 @@ def _no_node(demand: Demand, nodes: Sequence[Node], left: Sequence[Node]) -> str
     if found_parts:
         return f"{', and '.join(found_parts)}{_on(need)}"
     return f"needs {_sizes(need)} on one node, no single node has all of it free{_on(need)}"
+
+
+def _no_such_node(need: Need, nodes: Sequence[Node]) -> str:
+    """Why no node is of the wanted kind, whatever room it has."""
+    accelerators = sorted({name for node in nodes for name in node.accelerators})
+    if need.accelerator and need.accelerator not in accelerators:
+        return f"needs accelerator {need.accelerator}, the cluster has {', '.join(accelerators) or 'none'}"
+    for key, value in need.labels:
+        values = sorted({node.labels[key] for node in nodes if key in node.labels})
+        if value not in values:
+            return f"needs a node with the label {key}={value}, the cluster has {', '.join(values) or 'none'}"
+    return f"needs a node with {need.kind_of_node}, no single one has all of it"
 
 
 def _shortage(name: str, amount: int, suited: Sequence[Node], free: Sequence[Node]) -> str:
@@ -64,7 +75,7 @@ def _bare(name: str, amount: int) -> str:
 
 
 def _on(need: Need) -> str:
-    return f" (nodes with {need.accelerator})" if need.accelerator else ""
+    return f" (nodes with {need.kind_of_node})" if need.kind_of_node else ""
 
 
 def _sizes(need: Need) -> str:

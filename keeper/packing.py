@@ -6,8 +6,8 @@ for every size that occurs (its steps are bounded, so that no input can stop the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from keeper.resources import Amounts, Demand, Need
@@ -22,12 +22,17 @@ class Node:
     id: str
     room: Amounts
     accelerators: frozenset[str] = frozenset()
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+    def suits(self, need: Need) -> bool:
+        """It is the kind of node that `need` wants, whatever room it has."""
+        if need.accelerator and need.accelerator not in self.accelerators:
+            return False
+        return all(self.labels.get(key) == value for key, value in need.labels)
 
     def count(self, need: Need) -> int | None:
         """How many replicas of `need` fit; None: any number."""
-        if need.accelerator and need.accelerator not in self.accelerators:
-            return 0
-        return _count(self.room, need)
+        return _count(self.room, need) if self.suits(need) else 0
 
 
 def _count(room: Amounts, need: Need) -> int | None:
@@ -93,7 +98,7 @@ class _State:
         self.rooms = [dict(node.room) for node in self.origin]
 
     def most(self, index: int, need: Need, at_most: int) -> int:
-        if need.accelerator and need.accelerator not in self.origin[index].accelerators:
+        if not self.origin[index].suits(need):
             return 0
         count = _count(self.rooms[index], need)
         return at_most if count is None else min(count, at_most)
@@ -119,7 +124,7 @@ class _State:
                 roomiest[name] = max(0, roomiest.get(name, 0) - amount)
 
     def nodes(self) -> list[Node]:
-        return [Node(node.id, room, node.accelerators) for node, room in zip(self.origin, self.rooms, strict=True)]
+        return [replace(node, room=room) for node, room in zip(self.origin, self.rooms, strict=True)]
 
 
 @dataclass(slots=True)

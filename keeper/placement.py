@@ -110,11 +110,13 @@ def _stays(
 
 
 def _grew(old: pb.ApplicationSpec, new: pb.ApplicationSpec) -> bool:
-    """True when `new` may need room that `old` did not have: more replicas, larger ones, or another accelerator."""
+    """True when `new` may need room that `old` did not have: more replicas, larger ones, or other nodes."""
     before = {demand.name: demand for demand in demands_of(old)}
     for demand in demands_of(new):
         known = before.get(demand.name)
-        if known is None or demand.count > known.count or demand.need.accelerator != known.need.accelerator:
+        if known is None or demand.count > known.count:
+            return True
+        if (demand.need.accelerator, demand.need.labels) != (known.need.accelerator, known.need.labels):
             return True
         had = dict(known.need.amounts)
         if any(amount > had.get(name, 0) for name, amount in demand.need.amounts):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from keeper.resources import CPU, GPU, MEMORY, SCALE, demands_of, said, total_of
+from keeper.resources import CPU, GPU, MEMORY, SCALE, count_of, demands_of, said, total_of
 from serving._proto import records_pb2 as pb
 
 
@@ -58,7 +58,7 @@ def _lines(
 
 
 def _replicas(spec: pb.ApplicationSpec) -> int:
-    return sum(demand.count for demand in demands_of(spec, most=True))
+    return sum(count_of(deployment, most=True) for deployment in spec.deployments)
 
 
 def _scaled(value: float | None) -> int | None:

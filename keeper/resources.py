@@ -6,7 +6,7 @@ in bytes. Sums and comparisons are then exact, in whatever order they are made.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +16,7 @@ CPU: Final = "CPU"
 GPU: Final = "GPU"
 MEMORY: Final = "memory"
 SCALE: Final = 10_000
+_ONE_NODE: Final = "strict_pack"
 _ACCELERATOR_PREFIX: Final = "accelerator_type:"
 
 Amounts = Mapping[str, int]
@@ -27,11 +28,17 @@ class Need:
 
     amounts: tuple[tuple[str, int], ...]
     accelerator: str = ""
+    labels: tuple[tuple[str, str], ...] = ()  # that the node must carry
+
+    @property
+    def kind_of_node(self) -> str:
+        """What the node must be, in words; "" for any."""
+        return ", ".join([self.accelerator] * bool(self.accelerator) + [f"{key}={value}" for key, value in self.labels])
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """`count` equal replicas of the deployment `name`."""
+    """`count` equal replicas, or parts of replicas, of what `name` says: a deployment, or a bundle of one."""
 
     name: str
     need: Need
@@ -66,13 +73,32 @@ def accelerators_of(resources: pb.Resources) -> frozenset[str]:
 def demands_of(spec: pb.ApplicationSpec, *, most: bool = False) -> tuple[Demand, ...]:
     """What the deployments of `spec` need to serve: their least number of replicas, and at least one; or the `most`."""
     return tuple(
-        Demand(
-            deployment.name,
-            Need(tuple(sorted(amounts_of(deployment.resources).items())), deployment.resources.accelerator_type),
-            max(1, deployment.replicas.max if most else deployment.replicas.min),
-        )
+        Demand(f"{deployment.name}{part}", need, count_of(deployment, most=most))
         for deployment in spec.deployments
+        for part, need in _needs(deployment)
     )
+
+
+def count_of(deployment: pb.DeploymentSpec, *, most: bool) -> int:
+    """How many replicas are counted for a deployment: its least number, and at least one; or the `most`."""
+    return max(1, deployment.replicas.max if most else deployment.replicas.min)
+
+
+def _needs(deployment: pb.DeploymentSpec) -> Iterator[tuple[str, Need]]:
+    """Of one replica: itself and its bundles by what is added to its name, each on any node, or all on one."""
+    labels = tuple(sorted(deployment.scheduling.node_labels.items()))
+    parts = [deployment.resources, *deployment.scheduling.bundles]
+    if deployment.scheduling.bundle_strategy == _ONE_NODE:
+        total: dict[str, int] = {}
+        for part in parts:
+            for name, amount in amounts_of(part).items():
+                total[name] = total.get(name, 0) + amount
+        types = sorted({part.accelerator_type for part in parts if part.accelerator_type})
+        yield "", Need(tuple(sorted(total.items())), types[0] if types else "", labels)
+        return
+    for number, part in enumerate(parts):
+        need = Need(tuple(sorted(amounts_of(part).items())), part.accelerator_type, labels)
+        yield f", bundle {number - 1}" if number else "", need
 
 
 def total_of(demands: Iterable[Demand]) -> dict[str, int]:

@@ -134,6 +134,29 @@ def mark_paused(found: AppState, paused: bool) -> Change:
     return change
 
 
+def mark_promoted(found: AppState, revision: int, steps: int) -> Change:
+    """Lets canaries of the current revision pass their first `steps` steps; empty when they may already.
+
+    Raises `FailedPrecondition` when `revision` is not the current one, or the application is being deleted.
+    """
+    change = Change()
+    if found.spec is None:
+        return change
+    current = found.spec.value
+    if current.revision != revision:
+        raise FailedPrecondition(f"{found.key}: the current revision is {current.revision}, not {revision}")
+    if current.deleting:
+        raise FailedPrecondition(f"{found.key} is being deleted; its rollout cannot be promoted")
+    if current.promoted >= steps:
+        return change
+    stored = pb.StoredSpec()
+    stored.CopyFrom(current)
+    stored.promoted = steps
+    change.put(keys.spec(found.key), found.spec, stored)
+    change.note("promoted", f"{found.key}: canaries of revision {revision} may pass their first {steps} steps")
+    return change
+
+
 def mark_deleting(found: AppState) -> Change:
     """Marks the application for deletion; empty when it is marked already. Raises `NotFound`."""
     if found.spec is None:

@@ -47,6 +47,11 @@ class KeeperService(rpc.KeeperServicer):
 
         return await self._answer(context, "PauseRollout", work)
 
+    async def PromoteRollout(
+        self, request: api.PromoteRolloutRequest, context: Context[Any, Any]
+    ) -> api.PromoteRolloutResponse:
+        return await self._answer(context, "PromoteRollout", lambda: self._applications.promote(request))
+
     async def GetApplication(self, request: api.ApplicationName, context: Context[Any, Any]) -> api.ApplicationView:
         async def work() -> api.ApplicationView:
             view, stale_s = await self._applications.get(app_key(request.namespace, request.name))

@@ -24,6 +24,7 @@ The tree::
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Final
 
 
 class Code(IntEnum):
@@ -46,6 +47,12 @@ class Code(IntEnum):
     UNAVAILABLE = 14
     DATA_LOSS = 15
     UNAUTHENTICATED = 16
+
+
+# Not what a client asked wrongly, took back, or what was too much. The twin is in cpp_ext/ingress/instruments.cc.
+SERVER_FAULTS: Final = frozenset(
+    {Code.UNKNOWN, Code.DEADLINE_EXCEEDED, Code.INTERNAL, Code.UNAVAILABLE, Code.DATA_LOSS}
+)
 
 
 class MeshError(Exception):

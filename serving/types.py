@@ -11,6 +11,8 @@ NAME_RULE: Final = "lower-case letters, digits and dashes, at most 63, no dash a
 PROTOCOL_KSERVE_GRPC: Final = "kserve-grpc"
 PROTOCOL_OPENAI_HTTP: Final = "openai-http"
 PROTOCOL_BROKER_GRPC: Final = "broker-grpc"
+PROTOCOL_HTTP: Final = "http"  # of an application's own
+PROTOCOL_SERVE_GRPC: Final = "serve-grpc"  # of an application's own, behind Ray Serve's gRPC proxy
 
 ROLE_DIRECT: Final = "direct"
 ROLE_PROXY: Final = "proxy"

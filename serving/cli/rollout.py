@@ -1,4 +1,4 @@
-"""`mesh rollout`: how far a new revision is, and holding it, letting it go on, and taking it back."""
+"""`mesh rollout`: how far a new revision is, and holding it, letting it go on, promoting it, and taking it back."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from serving.cli.deploying import TIMEOUT, WAIT, roll_back
 from serving.cli.exits import EPILOG
 from serving.cli.options import APPLICATIONS, Settings, command
 from serving.cli.output import coloured, print_json, table
+from serving.cli.shapes import canary
+from serving.cli.tables import canary_text
 from serving.cli.waiting import Waiting
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
 @click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 def rollout() -> None:
-    """Follow the rollout of a new revision, pause and resume it, or undo it."""
+    """Follow the rollout of a new revision, pause and resume it, promote its canary, or undo it."""
 
 
 @command(*APPLICATIONS)
@@ -45,6 +47,9 @@ def status(settings: Settings, *, app: str) -> None:
     rows = [(one["name"], one["wanted"], one["new"], one["old"], one["reason"]) for one in shape["deployments"]]
     if rows:
         click.echo(table(("DEPLOYMENT", "WANTED", "NEW READY", "OLD READY", "REASON"), rows))
+    for one in shape["deployments"]:
+        if one["canary"] is not None:
+            click.echo(f"canary of {one['name']}: {canary_text(one['canary'])}")
 
 
 def shape_of(item: AppStatus) -> dict[str, Any]:
@@ -53,7 +58,14 @@ def shape_of(item: AppStatus) -> dict[str, Any]:
     for one in item.deployments:
         old = one.old_ready
         deployments.append(
-            {"name": one.name, "wanted": one.wanted, "new": one.ready - old, "old": old, "reason": one.reason}
+            {
+                "name": one.name,
+                "wanted": one.wanted,
+                "new": one.ready - old,
+                "old": old,
+                "reason": one.reason,
+                "canary": canary(one),
+            }
         )
     return {
         "namespace": item.namespace,
@@ -101,6 +113,27 @@ def _turn(settings: Settings, app: str, *, paused: bool) -> None:
 
 @command(*APPLICATIONS)
 @click.argument("app", shell_complete=names.applications)
+@click.option("--full", is_flag=True, help="Pass all steps that are left.")
+def promote(settings: Settings, *, app: str, full: bool) -> None:
+    """Let the canary of APP pass the step at which it is, whatever it waits for. A canary that fails still fails."""
+    from serving.sdk import AsyncMeshClient
+
+    key = settings.app(app)
+
+    async def work() -> bool:
+        async with AsyncMeshClient(settings.connection()) as client:
+            return await client.promote_rollout(key, full=full)
+
+    with Waiting(f"promoting {key}", quiet=settings.as_json):
+        changed = asyncio.run(work())
+    if settings.as_json:
+        print_json({"namespace": key.namespace, "name": key.name, "full": full, "changed": changed})
+        return
+    click.echo(f"the canary of {key} is promoted{'' if changed else ' already'}")
+
+
+@command(*APPLICATIONS)
+@click.argument("app", shell_complete=names.applications)
 @click.option("--to", "revision", type=click.IntRange(1), help="The revision to go back to.  [default: the one before]")
 @WAIT
 @TIMEOUT
@@ -109,5 +142,5 @@ def undo(settings: Settings, *, app: str, revision: int | None, wait: bool, time
     roll_back(settings, app, revision or 0, wait=wait, timeout_s=timeout)
 
 
-for made in (status, pause, resume, undo):
+for made in (status, pause, resume, promote, undo):
     rollout.add_command(made)

@@ -58,7 +58,40 @@ def deployment(item: pb.DeploymentStatus) -> dict[str, Any]:
         "scaling": [
             {"at": iso(one.at), "before": one.before, "after": one.after, "reason": one.reason} for one in item.scaling
         ],
+        "canary": canary(item),
         "replicas": [replica(one) for one in item.replicas],
+    }
+
+
+def canary(item: pb.DeploymentStatus) -> dict[str, Any] | None:
+    """Where the canary of a deployment is; None where none is under way. `weight` in percent, `step` from 1."""
+    if not item.HasField("canary"):
+        return None
+    told = item.canary
+    return {
+        "phase": told.phase,
+        "step": told.step,
+        "steps": told.steps,
+        "weight": told.weight,
+        "since": iso(told.since),
+        "reason": told.reason,
+    }
+
+
+def split(item: pb.TrafficSplit) -> dict[str, Any]:
+    """A traffic split; `percent` is what a side gets of the requests that neither header nor key decides."""
+    total = sum(side.weight for side in item.sides)
+    shadow = {"deployment": item.shadow.deployment, "percent": item.shadow.percent} if item.HasField("shadow") else None
+    return {
+        "name": item.name,
+        "model": item.model,
+        "sides": [
+            {"deployment": side.deployment, "weight": side.weight, "percent": 100.0 * side.weight / total}
+            for side in item.sides
+        ],
+        "key": item.key,
+        "matches": [{"header": one.header, "value": one.value, "deployment": one.side} for one in item.matches],
+        "shadow": shadow,
     }
 
 
@@ -171,8 +204,19 @@ def revision(item: pb.StoredSpec) -> dict[str, Any]:
                 "name": one.name,
                 "kind": one.WhichOneof("kind"),
                 "replicas": one.replicas.min,
-                "digest": (one.python.code if one.HasField("python") else one.triton.repository).digest,
+                "digest": _artifact(one).digest,
             }
             for one in item.spec.deployments
         ],
     }
+
+
+def _artifact(deployment: pb.DeploymentSpec) -> pb.Artifact:
+    """What is packed of it, or the more of two."""
+    kind = deployment.WhichOneof("kind")
+    if kind == "llm":
+        return deployment.llm.weights
+    if kind in ("python", "cpp", "serve"):
+        code: pb.Artifact = getattr(deployment, kind).code
+        return code
+    return deployment.triton.repository

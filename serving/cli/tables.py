@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from serving.cli.output import ago, coloured, table
+from serving.cli.shapes import canary
 
 if TYPE_CHECKING:
     from serving._proto import records_pb2 as pb
@@ -48,7 +50,7 @@ def one_application(item: AppStatus) -> str:
     ]
     for deployment in item.deployments:
         text = deployment.reason or f"{deployment.ready} of {deployment.wanted} replicas are ready"
-        lines += ["", f"deployment {deployment.name}: {text}", *_last_decision(deployment)]
+        lines += ["", f"deployment {deployment.name}: {text}", *_last_decision(deployment), *_canary(deployment)]
         rows = [
             (
                 one.id,
@@ -72,6 +74,19 @@ def _last_decision(deployment: pb.DeploymentStatus) -> list[str]:
         return []
     last = deployment.scaling[-1]
     return [f"  scaled {last.before} → {last.after} {ago(last.at.ToNanoseconds() / 1e9, time.time())}: {last.reason}"]
+
+
+def _canary(deployment: pb.DeploymentStatus) -> list[str]:
+    told = canary(deployment)
+    return [f"  canary: {canary_text(told)}"] if told is not None else []
+
+
+def canary_text(told: Mapping[str, Any]) -> str:
+    """What `shapes.canary` found, as a line."""
+    if told["phase"] == "failed":
+        return f"failed: {told['reason']}"
+    step = f"step {told['step']} of {told['steps']}, " if told["phase"] == "stepping" else "after its last step, "
+    return f"{step}{told['weight']:g} % of the requests: {told['reason']}"
 
 
 def _beside_deployments(item: AppStatus) -> str:

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, dir_okay=False, exists=True),
     help="A mesh.yaml that names existing etcd endpoints and Ray clusters; only keepers and agents are started.",
 )
+@click.option(
+    "--gateway-port", type=click.IntRange(1, 65535), help="Port of the OpenAI gateway.  [default: any free one]"
+)
 @click.option("--detach", is_flag=True, help="Return when it is ready; `mesh down` ends it.")
 @click.option("--start-timeout", type=click.FloatRange(1.0), default=180.0, show_default=True, help="Seconds.")
 def up(
@@ -46,10 +49,11 @@ def up(
     cpus: int | None,
     gpus: int | None,
     config_file: Path | None,
+    gateway_port: int | None,
     detach: bool,
     start_timeout: float,
 ) -> None:
-    """Start a mesh: etcd, Ray clusters, keepers and agents, all on loopback; or, with -f, beside existing parts.
+    """Start a mesh: etcd, Ray clusters, keepers, agents, a gateway, all on loopback; or, with -f, beside what exists.
 
     Without --detach it runs until Ctrl-C, which ends all of it. Applications stay stored in the folder: the next
     `mesh up` there finds them.
@@ -66,6 +70,7 @@ def up(
         cpus_per_cluster=cpus or 0,
         gpus_per_cluster=gpus,
         config_file=config_file.resolve() if config_file else None,
+        gateway_port=gateway_port or 0,
         start_timeout_s=start_timeout,
     )
     if detach:
@@ -96,9 +101,11 @@ def down(settings: Settings) -> None:
 def _refuse_local_options(config_file: Path) -> None:
     """What the file says, or what only own clusters have, must not be given beside it and then be passed over."""
     context = click.get_current_context()
-    for name in ("clusters", "keepers", "cpus", "gpus"):
+    for name in ("clusters", "keepers", "cpus", "gpus", "gateway_port"):
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise InvalidArgument(f"--{name} is for a mesh with its own clusters; {config_file} says what it is here")
+            raise InvalidArgument(
+                f"--{name.replace('_', '-')} is for a mesh with its own clusters; {config_file} says what it is here"
+            )
 
 
 def _ready_in_foreground(settings: Settings, waiting: Waiting, state: MeshState) -> None:
@@ -112,6 +119,8 @@ def _say_ready(settings: Settings, state: MeshState, *, detach: bool) -> None:
         return
     names = ", ".join(cluster.name for cluster in state.clusters)
     click.echo(f"the mesh is up in {state.mesh_dir} (clusters: {names})")
+    if state.gateway:
+        click.echo(f"OpenAI clients: base_url http://{state.gateway}/v1")
     click.echo("next: mesh deploy app.yaml, mesh status, " + ("mesh down" if detach else "Ctrl-C to end it"))
 
 
@@ -121,6 +130,7 @@ def _shape(state: MeshState) -> dict[str, Any]:
         "etcd": list(state.etcd.get("endpoints", ())),
         "artifacts": state.artifacts,
         "clusters": [{"name": cluster.name, "ray_address": cluster.ray_address} for cluster in state.clusters],
+        "gateway": f"http://{state.gateway}" if state.gateway else None,
         "processes": [
             {"name": item.name, "role": item.role, "pid": item.identity.pid, "log_file": item.log_file}
             for item in state.processes

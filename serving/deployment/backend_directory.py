@@ -51,6 +51,7 @@ def plan(
     openvino_library: Path | None,
     openvino_package: Path | None,
     python_backend: PythonBackend | None,
+    deployment_library: Path | None = None,
     extra_directories: Sequence[Path] = (),
 ) -> Plan:
     """What the composed folder shall hold. Later directories of `extra_directories` overrule earlier ones and ours.
@@ -67,6 +68,8 @@ def plan(
     if openvino_library is not None:
         backends["openvino"] = {openvino_library.name: Link(openvino_library.absolute())}
         backends.setdefault("onnxruntime", {"libtriton_onnxruntime.so": Link(openvino_library.absolute())})
+    if deployment_library is not None:
+        backends["deployment"] = {deployment_library.name: Link(deployment_library.absolute())}
     if python_backend is not None:
         backends["python"] = _python_files(python_backend)
     for directory in extra_directories:

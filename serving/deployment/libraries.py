@@ -120,6 +120,12 @@ def find_openvino_backend(own_libraries: Path = OWN_LIBRARIES) -> Path:
     return library
 
 
+def find_deployment_backend(own_libraries: Path = OWN_LIBRARIES) -> Path | None:
+    """Our `libtriton_deployment.so`, through which replicas run C++ deployments; None where it was not built."""
+    library = own_libraries / "backends" / "deployment" / "libtriton_deployment.so"
+    return library if library.is_file() else None
+
+
 def find_openvino() -> Path:
     """The folder of the Python package openvino, whose `libs` the backend needs. Raises: MissingPiece."""
     folder = _package_folder("openvino")

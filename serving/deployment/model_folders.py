@@ -19,6 +19,7 @@ from serving.errors import ResourceExhausted, Unavailable
 from serving.process_id import ProcessId
 
 _REPOSITORIES = "repositories"
+_NONE = "none"
 _OWN_LEVELS = 2  # models and versions
 
 
@@ -40,6 +41,17 @@ def compose(cache_dir: Path, artifact: Path, digest: str, *, user: ProcessId, in
         raised = ResourceExhausted if error.errno in (errno.ENOSPC, errno.EDQUOT) else Unavailable
         raise raised(f"the folder of models {own} cannot be written: {error.strerror or error}") from error
     return folder.absolute()
+
+
+def compose_empty(cache_dir: Path, *, user: ProcessId) -> Path:
+    """A folder without models for the process `user`. Raises as `compose`."""
+    nothing = cache_dir / _REPOSITORIES / str(user) / f"{_NONE}-{secrets.token_hex(4)}"
+    try:
+        nothing.mkdir(parents=True)
+    except OSError as error:
+        raised = ResourceExhausted if error.errno in (errno.ENOSPC, errno.EDQUOT) else Unavailable
+        raise raised(f"the folder of models {nothing} cannot be written: {error.strerror or error}") from error
+    return nothing.absolute()
 
 
 def digest_of(folder: Path) -> str:

@@ -1,6 +1,7 @@
 """Prepares a node for a replica: fetches its artifact and composes the backend directory.
 
     python -m serving.deployment.prepare --uri ... --digest ... --size ... --cache-dir ...
+    python -m serving.deployment.prepare --code-uri ... --code-digest ... --code-size ... --cache-dir ...
 
 The last line of the standard output is a `PreparedNode` in canonical JSON. When it fails, the exit code is 1 and the
 last line of the standard error says why. Nothing slow is imported unless the artifact has to be fetched from afar.
@@ -42,9 +43,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="prepare", description="Prepares a node for a replica.")
-    parser.add_argument("--uri", required=True, help="where the artifact's archive is: a path or an fsspec URL")
-    parser.add_argument("--digest", required=True, help="sha256:<hex> of the archive")
-    parser.add_argument("--size", required=True, type=int, help="bytes of the archive")
+    for prefix, what in (("", "models"), ("code-", "the code of a C++ deployment")):
+        where = "a path or an fsspec URL; without it there are none" if not prefix else "likewise"
+        parser.add_argument(f"--{prefix}uri", default="", help=f"where the archive of {what} is: {where}")
+        parser.add_argument(f"--{prefix}digest", default="", help="sha256:<hex> of that archive")
+        parser.add_argument(f"--{prefix}size", default=0, type=int, help="bytes of that archive")
     parser.add_argument("--cache-dir", required=True, type=Path, help="the node's cache, shared by its replicas")
     parser.add_argument("--max-cache-bytes", type=int, default=DEFAULT_MAX_BYTES)
     parser.add_argument(
@@ -70,15 +73,25 @@ def _prepare(options: argparse.Namespace) -> PreparedNode:
     in_use = options.in_use
     if in_use is not None:  # before the new one is fetched: it may need the room
         cache.release(user, keep=(model_folders.digest_of(in_use),))
-    artifact = cache.get(options.uri, options.digest, options.size, user=user, now=time.time())
-    digest = options.digest.rpartition(":")[2]
-    repository = model_folders.compose(options.cache_dir, artifact, digest, user=user, in_use=in_use)
+    code = ""
+    if options.code_uri:
+        unpacked = cache.get(options.code_uri, options.code_digest, options.code_size, user=user, now=time.time())
+        code = str(unpacked.absolute())
     return PreparedNode(
-        repository_path=str(repository),
+        repository_path=str(_repository(cache, options, user)),
+        code_path=code,
         backend_directory=str(backends.absolute()),
         triton_library=str(triton.library),
         cache_directory=str(triton.caches.absolute()) if triton.caches is not None else "",
     )
+
+
+def _repository(cache: ArtifactCache, options: argparse.Namespace, user: ProcessId) -> Path:
+    if not options.uri:
+        return model_folders.compose_empty(options.cache_dir, user=user)
+    artifact = cache.get(options.uri, options.digest, options.size, user=user, now=time.time())
+    digest = options.digest.rpartition(":")[2]
+    return model_folders.compose(options.cache_dir, artifact, digest, user=user, in_use=options.in_use)
 
 
 def _backend_plan(triton: libraries.Triton, options: argparse.Namespace) -> backend_directory.Plan:
@@ -98,6 +111,7 @@ def _backend_plan(triton: libraries.Triton, options: argparse.Namespace) -> back
         openvino_library=openvino_library,
         openvino_package=openvino_package,
         python_backend=python_backend,
+        deployment_library=libraries.find_deployment_backend(options.lib_dir),
         extra_directories=options.extra_backend_dir,
     )
 

@@ -17,26 +17,26 @@ import grpc.aio
 
 from serving._proto import records_pb2 as pb
 from serving.config import TlsConfig
+from serving.discovery.client_checks import checked
 from serving.discovery.client_config import ClientConfig, ClientStats
 from serving.discovery.client_health import HealthMonitor
-from serving.discovery.client_metadata import for_proxies, prepared, value_of
-from serving.discovery.client_peer import METHODS, Peer, PeerKey
-from serving.discovery.client_peers import PeerSet, Target
-from serving.discovery.client_request import AttemptFailed, Metadata, Request
+from serving.discovery.client_metadata import for_proxies
+from serving.discovery.client_peer import Peer, PeerKey
+from serving.discovery.client_peers import PeerSet, value_of
+from serving.discovery.client_request import AttemptFailed, Metadata, Request, sequence_of
+from serving.discovery.client_shadow import Shadows
 from serving.discovery.client_tls import channel_credentials
 from serving.discovery.client_verdict import Fault, Next, Verdict, judge, was_never_sent
 from serving.errors import (
     Code,
     DeadlineExceeded,
     FailedPrecondition,
-    InvalidArgument,
     MeshError,
     NotFound,
-    NotSupported,
     Unavailable,
     error_for_code,
 )
-from serving.routing import OutlierDetector, Rank, RetryBudget, prefer_labels
+from serving.routing import OutlierDetector, Place, Rank, RetryBudget, prefer_labels
 from serving.spelling import closest_match
 from serving.timeouts import cancel_and_wait, cancelled_by_owner, wait_for
 from serving.types import ROLE_PROXY
@@ -44,7 +44,7 @@ from serving.types import ROLE_PROXY
 _log = logging.getLogger(__name__)
 
 SLOW_FACTOR = 4.0
-MAX_TIMEOUT_S = 30 * 24 * 3600.0
+INFER = "ModelInfer"
 
 
 class View(Protocol):
@@ -58,6 +58,9 @@ class View(Protocol):
 
     @property
     def stale_for_s(self) -> float: ...
+
+    @property
+    def splits(self) -> tuple[pb.TrafficSplit, ...]: ...
 
 
 class EndpointSource(Protocol):
@@ -97,6 +100,7 @@ class InferenceClient:
         if rank is None and self._config.prefer_labels:
             rank = prefer_labels(dict(self._config.prefer_labels))
         self._peers = PeerSet(self._detector, rank, choice=self._config.choice)
+        self._shadows = Shadows(self._peers, self.stats)
         self._budget = RetryBudget(self._config.budget)
         self._health = HealthMonitor(
             self._peers, self._config.health, ejected=self._note_ejected, restored=self._note_restored
@@ -111,7 +115,7 @@ class InferenceClient:
         """Begins to follow the source; returns at once when it has a view already or not."""
         if self._tls is not None:
             self._peers.credentials = await asyncio.to_thread(channel_credentials, self._tls)
-        self._peers.apply(self._source.view.endpoints)
+        self._peers.apply(self._source.view.endpoints, self._source.view.splits)
         self._tasks = [
             asyncio.create_task(self._follow(), name="inference-client-follow"),
             asyncio.create_task(self._health.run(), name="inference-client-health"),
@@ -125,6 +129,7 @@ class InferenceClient:
         self._wake()
         await cancel_and_wait(*self._tasks)
         self._tasks = []
+        await self._shadows.close()
         peers = self._peers.everyone()
         for peer in peers:
             peer.abort_calls()
@@ -169,9 +174,13 @@ class InferenceClient:
         if self._config.via == ROLE_PROXY:
             metadata = for_proxies(metadata, deployment=deployment, retry_safe=retry_safe)
             deployment = ""  # the name of the proxies is another one
-        pending = _checked(method, request, timeout_s, retry_safe, (deployment, model, version), metadata)
+        pending = checked(method, request, timeout_s, retry_safe, (deployment, model, version), metadata)
         if self._config.hash_key:
             pending.hash_key = value_of(metadata, self._config.hash_key)
+        if method == INFER:
+            pending.sequence = sequence_of(request)
+            if not pending.sequence and (shadow := self._peers.shadow(pending.target)):
+                self._shadows.send(pending, shadow)
         stats = self.stats
         stats.requests += 1
         stats.in_flight += 1
@@ -193,7 +202,8 @@ class InferenceClient:
     async def _run(self, pending: Request) -> Any:
         while True:
             now = time.monotonic()
-            peer = self._peers.route(pending.target).pick(pending.tried, now, pending.hash_key)
+            self._peers.choose_sides(pending)
+            peer = self._peers.route(pending.target, pending.sides).pick(pending.tried, now, pending.hash_key)
             if peer is None:
                 await self._wait_for_peer(pending)
                 continue
@@ -209,6 +219,8 @@ class InferenceClient:
             raise FailedPrecondition("the inference client is closed")
         pending.attempts += 1
         self.stats.attempts += 1
+        if pending.sides and self._peers.traffic.place(pending.sides, peer.endpoint) is not Place.ON_SIDE:
+            self.stats.spared += 1
         call = peer.stub(pending.method)(pending.payload, timeout=pending.deadline - now, metadata=pending.metadata)
         peer.calls[call] = now
         try:
@@ -272,7 +284,7 @@ class InferenceClient:
         pending.tried.add(peer.key)
         what = failure.verdict.next
         now = time.monotonic()
-        other = self._peers.route(pending.target).pick(pending.tried, now, pending.hash_key)
+        other = self._peers.route(pending.target, pending.sides).pick(pending.tried, now, pending.hash_key)
         once = what is Next.ELSEWHERE_ONCE
         if what is Next.RAISE or (once and (pending.asked_elsewhere or other is None)) or now >= pending.deadline:
             raise failure.error from failure.__cause__
@@ -297,17 +309,18 @@ class InferenceClient:
 
     async def _wait_for_peer(self, pending: Request) -> None:
         """Returns when there is an endpoint to ask; raises when there is none in time."""
-        if self._peers.route(pending.target):
+        if self._peers.route(pending.target, pending.sides):
             pending.tried.clear()  # all were asked: begin again
             return
         self.stats.waited += 1
         deployment, model, _ = pending.target
         started = time.monotonic()
-        while not self._peers.route(pending.target):
+        while not self._peers.route(pending.target, pending.sides):
             if self._closed:
                 raise FailedPrecondition("the inference client is closed")
             limit = pending.deadline
-            unknown = bool(model) and self._peers.has_ready(deployment)
+            offered = bool(self._peers.route(pending.target))  # by endpoints that this request must not go to
+            unknown = bool(model) and not offered and self._peers.has_ready(deployment)
             if unknown:
                 limit = min(limit, started + self._config.unknown_model_wait_s)
             left = limit - time.monotonic()
@@ -335,6 +348,8 @@ class InferenceClient:
         where = f"{self._application}/{deployment}" if deployment else self._application
         view = self._source.view
         known = f"{len(self._peers)} known, none takes new work" if len(self._peers) else "none is registered"
+        if pending.sides and self._peers.route(pending.target):
+            known = "the traffic split allows none of those that are there: " + ", ".join(map("/".join, pending.sides))
         stale = f"; etcd has not answered for {view.stale_for_s:.0f} s" if view.stale else ""
         last = f"; last error: {pending.error.message}" if pending.error else ""
         return Unavailable(f"no endpoint of {where} became ready in time: {known}{stale}{last}")
@@ -343,7 +358,7 @@ class InferenceClient:
 
     async def _follow(self) -> None:
         async for view in self._source.subscribe():
-            self._peers.apply(view.endpoints)
+            self._peers.apply(view.endpoints, view.splits)
             self._wake()
 
     def _background_ended(self, task: asyncio.Task[None]) -> None:
@@ -371,14 +386,3 @@ class InferenceClient:
     async def _wait_for_change(self, limit_s: float) -> None:
         with contextlib.suppress(asyncio.TimeoutError):
             await wait_for(self._changed.wait(), limit_s)
-
-
-def _checked(
-    method: str, request: Any, timeout_s: float, retry_safe: bool, target: Target, metadata: Metadata
-) -> Request:
-    if method not in METHODS:
-        raise NotSupported(f"the inference client has no method {method} (known: {', '.join(METHODS)})")
-    if not 0 < timeout_s <= MAX_TIMEOUT_S:
-        raise InvalidArgument(f"timeout_s is {timeout_s}, it must be more than 0, at most {MAX_TIMEOUT_S}")
-    deadline = time.monotonic() + timeout_s
-    return Request(method, request.SerializeToString(), deadline, target, retry_safe, prepared(metadata))

@@ -78,6 +78,10 @@ class ClientStats:
     waited: int = 0  # requests that had to wait for an endpoint
     ejections: int = 0
     restored: int = 0
+    spared: int = 0  # attempts at endpoints of another side of a traffic split, because none of its own worked
+    shadows: int = 0  # copies that were sent
+    shadows_failed: int = 0
+    shadows_dropped: int = 0  # copies that were not sent: too many at once, or nobody there
     in_flight: int = 0
     failed_by_code: dict[str, int] = field(default_factory=dict)
 

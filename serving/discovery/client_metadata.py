@@ -36,11 +36,6 @@ def for_proxies(metadata: Metadata, *, deployment: str, retry_safe: bool) -> Met
     return (*metadata, *added)
 
 
-def value_of(metadata: Metadata, wanted: str) -> str:
-    """The first value of a name; "" when there is none."""
-    return next((value for name, value in metadata if name == wanted and isinstance(value, str)), "")
-
-
 def _check(name: object, value: object) -> None:
     if not isinstance(name, str) or not _NAME.fullmatch(name) or name.startswith("grpc-"):
         raise InvalidArgument(f"metadata {name!r} is not a name of lower-case letters, digits and `_ . -`")

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Iterable
-from typing import TypeAlias
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Protocol, TypeAlias
 
 import grpc
 
 from serving._proto import records_pb2 as pb
 from serving.discovery.client_peer import Peer, PeerKey, peer_key
-from serving.routing import LeastLatency, OutlierDetector, PowerOfTwo, Rank, RendezvousMember, rendezvous_best
+from serving.routing import (
+    NO_SIDES,
+    LeastLatency,
+    OutlierDetector,
+    Place,
+    PowerOfTwo,
+    Rank,
+    RendezvousMember,
+    Sides,
+    Traffic,
+    rendezvous_best,
+)
 from serving.routing.policy import CONSISTENT_HASH, LEAST_LATENCY, POWER_OF_TWO
 from serving.types import PROTOCOL_KSERVE_GRPC
 
@@ -19,8 +30,26 @@ Target: TypeAlias = tuple[str, str, str]  # deployment, model, version; "" is an
 _MAX_ROUTES = 4096  # model names come from callers: what is remembered of them is bounded
 
 
+class Chooses(Protocol):
+    """The part of a request that sides are chosen by."""
+
+    target: Target
+    metadata: Sequence[tuple[str, str | bytes]]
+    sequence: str
+    sides: Sides
+    traffic: Traffic | None
+
+
+def value_of(metadata: Sequence[tuple[str, str | bytes]], wanted: str) -> str:
+    """The first value of a name; "" when there is none."""
+    return next((value for name, value in metadata if name == wanted and isinstance(value, str)), "")
+
+
 class Route:
-    """The peers for one target, best pool first: near and working, working, any that offer it."""
+    """The peers for one target, best pool first: near and working, working, any that offer it.
+
+    Where requests are split, those of the request's own side come before spare ones.
+    """
 
     __slots__ = ("_members", "_pools")
 
@@ -76,10 +105,14 @@ class PeerSet:
         self._choice = choice
         self._peers: dict[PeerKey, Peer] = {}
         self._gone: list[Peer] = []
-        self._routes: dict[Target, Route] = {}
+        self._routes: dict[tuple[Target, Sides], Route] = {}
+        self._splits: tuple[pb.TrafficSplit, ...] = ()
+        self.traffic = Traffic()
 
-    def apply(self, endpoints: Iterable[pb.Endpoint]) -> None:
+    def apply(self, endpoints: Iterable[pb.Endpoint], splits: tuple[pb.TrafficSplit, ...] = ()) -> None:
         """Takes over a view: new peers come, known ones are updated, others get no new work."""
+        if splits != self._splits:
+            self._splits, self.traffic = splits, Traffic(splits)
         wanted = {
             peer_key(endpoint): endpoint
             for endpoint in endpoints
@@ -100,12 +133,32 @@ class PeerSet:
         """The choice must be made anew: a peer was ejected, or came back."""
         self._routes.clear()
 
-    def route(self, target: Target) -> Route:
-        found = self._routes.get(target)
+    def choose_sides(self, request: Chooses) -> None:
+        """Once for each split that there is; for those that are new while the request waits or is tried again, then."""
+        if request.traffic is self.traffic:
+            return
+        request.traffic = self.traffic
+        if not self.traffic:
+            request.sides = NO_SIDES
+            return
+        deployment, model, _ = request.target
+        metadata = request.metadata
+        found = self.traffic.sides(
+            deployment, model, lambda name: value_of(metadata, name), self._chance, sequence=request.sequence
+        )
+        before = dict(request.sides)
+        request.sides = tuple((split, before.get(split, side)) for split, side in found)
+
+    def shadow(self, target: Target) -> str:
+        """The deployment that gets a copy of a new request; "" for none."""
+        return self.traffic.shadow(target[0], target[1], self._chance) if self.traffic else ""
+
+    def route(self, target: Target, sides: Sides = NO_SIDES) -> Route:
+        found = self._routes.get((target, sides))
         if found is None:
             if len(self._routes) >= _MAX_ROUTES:
                 self._routes.clear()
-            found = self._routes[target] = self._make_route(target)
+            found = self._routes[target, sides] = self._make_route(target, sides)
         return found
 
     def offered(self, deployment: str) -> tuple[str, ...]:
@@ -144,13 +197,22 @@ class PeerSet:
             peer for peer in self._peers.values() if not peer.leaving and deployment in ("", peer.endpoint.deployment)
         ]
 
-    def _make_route(self, target: Target) -> Route:
+    def _make_route(self, target: Target, sides: Sides) -> Route:
         deployment, model, version = target
         offering = [peer for peer in self._ready(deployment) if peer.offers(model, version)]
+        if not sides:
+            return Route([*self._pools(offering), offering], self._chance, self._choice)
+        places = [(self.traffic.place(sides, peer.endpoint), peer) for peer in offering]
+        own = [peer for place, peer in places if place is Place.ON_SIDE]
+        spare = [peer for place, peer in places if place is Place.SPARE]
+        return Route([*self._pools(own), *self._pools(spare), own, spare], self._chance, self._choice)
+
+    def _pools(self, offering: list[Peer]) -> tuple[list[Peer], list[Peer]]:
+        """Those that work: the near ones, and all."""
         working = [peer for peer in offering if self.detector.is_active(peer.key)]
         near: list[Peer] = []
         if self._rank is not None and working:
             ranks = [self._rank(peer.endpoint.labels) for peer in working]
             best = min(ranks)
             near = [peer for peer, rank in zip(working, ranks, strict=True) if rank == best]
-        return Route([near, working, offering], self._chance, self._choice)
+        return near, working

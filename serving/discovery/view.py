@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from serving._proto import records_pb2 as pb
 from serving.errors import DataLoss
@@ -16,6 +16,7 @@ from serving.store.types import KeyValue
 from serving.types import ENDPOINT_DRAINING, ENDPOINT_READY
 
 _LOG: Final = logging.getLogger(__name__)
+_Group: TypeAlias = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,7 @@ class EndpointView:
 
     `endpoints` holds ready and draining ones (`state`), in the order of their keys. `stale`: etcd does not answer, for
     `stale_for_s` by now; what is shown is the last view. `carried`: ids that a replaced store does not hold yet.
+    `splits` say how requests are shared among the endpoints.
     """
 
     endpoints: tuple[pb.Endpoint, ...] = ()
@@ -31,6 +33,7 @@ class EndpointView:
     stale: bool = True
     stale_for_s: float = 0.0
     carried: frozenset[str] = frozenset()
+    splits: tuple[pb.TrafficSplit, ...] = ()
 
     @property
     def ready(self) -> tuple[pb.Endpoint, ...]:
@@ -41,7 +44,8 @@ class EndpointView:
 class EndpointDecoder:
     """Decodes each version of a record once, and says once what is wrong with it."""
 
-    def __init__(self, app: AppKey) -> None:
+    def __init__(self, app: AppKey | None) -> None:
+        """None: of any application."""
         self._app = app
         self._decoded: dict[str, tuple[KeyValue, pb.Endpoint | None]] = {}
 
@@ -56,7 +60,8 @@ class EndpointDecoder:
             return kv, known[1]
         try:
             endpoint = decode(pb.Endpoint, kv.value)
-            check_endpoint(endpoint, self._app, kv.key)
+            app = self._app or AppKey(endpoint.namespace, endpoint.application)
+            check_endpoint(endpoint, app, kv.key)
         except DataLoss as error:
             _LOG.warning("endpoint record ignored", extra={"store_key": kv.key, "error": error.message})
             return kv, None
@@ -76,14 +81,18 @@ def check_endpoint(endpoint: pb.Endpoint, app: AppKey, key: str) -> None:
 
 
 def current(endpoints: Iterable[pb.Endpoint]) -> list[pb.Endpoint]:
-    """Without those of an older generation than a ready one of the same role and deployment."""
+    """Without those of an older generation than a ready one of the same application, role and deployment."""
     listed = list(endpoints)
-    newest: dict[tuple[str, str], int] = {}
+    newest: dict[_Group, int] = {}
     for endpoint in listed:
         if endpoint.state == ENDPOINT_READY:
-            group = (endpoint.role, endpoint.deployment)
+            group = _group(endpoint)
             newest[group] = max(newest.get(group, 0), endpoint.generation)
-    return [item for item in listed if item.generation >= newest.get((item.role, item.deployment), 0)]
+    return [item for item in listed if item.generation >= newest.get(_group(item), 0)]
+
+
+def _group(endpoint: pb.Endpoint) -> _Group:
+    return (endpoint.namespace, endpoint.application, endpoint.role, endpoint.deployment)
 
 
 def prefer_newer(remembered: KeyValue, found: KeyValue) -> KeyValue:
@@ -96,3 +105,12 @@ def prefer_newer(remembered: KeyValue, found: KeyValue) -> KeyValue:
     except DataLoss:
         return found
     return remembered if (old.generation, old.revision) > (new.generation, new.revision) else found
+
+
+def newer_traffic(remembered: KeyValue, found: KeyValue) -> KeyValue:
+    """As `prefer_newer`, of two versions of an application's `TrafficRecord`."""
+    try:
+        old, new = decode(pb.TrafficRecord, remembered.value), decode(pb.TrafficRecord, found.value)
+    except DataLoss:
+        return found
+    return remembered if (old.generation, old.version) > (new.generation, new.version) else found

@@ -1,4 +1,4 @@
-"""Keepers and cluster agents as child processes: how each is started, and how one that ends is started again."""
+"""Keepers, cluster agents and the gateway as child processes: how each is started, and started again when it ends."""
 
 from __future__ import annotations
 
@@ -64,6 +64,12 @@ def agent_spec(plan: MeshPlan, cluster: ClusterPlan) -> ChildSpec:
     if cluster.listen.tls is not None:
         config["serving_tls"] = asdict(cluster.listen.tls)
     return _spec(plan, f"agent-{cluster.name}", "agent", "serving.cluster_agent", config, cluster.env)
+
+
+def gateway_spec(plan: MeshPlan) -> ChildSpec:
+    """The gateway of a local mesh. Its port is the same after each start, so that clients find it again."""
+    config = {"etcd": plan.etcd_section(), "listen": plan.gateway}
+    return _spec(plan, "gateway", "gateway", "serving.gateway", config, {})
 
 
 def _spec(

@@ -19,7 +19,7 @@ class UpOptions:
     """A mesh on this machine. With `config_file` only keepers and agents are started, beside what it names.
 
     `cpus_per_cluster` is what Ray is told to hand out, not a limit of the machine; 0: the number of its cores. So is
-    `gpus_per_cluster`; None: as many as the driver lists.
+    `gpus_per_cluster`; None: as many as the driver lists. `gateway_port` 0: any free one.
     """
 
     mesh_dir: Path
@@ -28,6 +28,7 @@ class UpOptions:
     cpus_per_cluster: int = 0
     gpus_per_cluster: int | None = None
     config_file: Path | None = None
+    gateway_port: int = 0
     start_timeout_s: float = 180.0
 
     def validate(self) -> None:
@@ -38,6 +39,8 @@ class UpOptions:
             raise InvalidArgument(f"--keepers {self.keepers}: between 1 and 5")
         if self.cpus_per_cluster < 0:
             raise InvalidArgument(f"--cpus {self.cpus_per_cluster}: must not be negative")
+        if not 0 <= self.gateway_port < 65_536:
+            raise InvalidArgument(f"--gateway-port {self.gateway_port}: between 1 and 65535, or 0 for any free one")
         if self.gpus_per_cluster is not None and self.gpus_per_cluster < 0:
             raise InvalidArgument(f"--gpus {self.gpus_per_cluster}: must not be negative")
 

@@ -11,10 +11,12 @@ from typing import Any, Final
 
 from serving.config import EtcdConfig, TlsConfig
 from serving.errors import FailedPrecondition
+from serving.local.ports import free_ports
 from serving.local.ray_cluster import RayCluster, ray_environment
 from serving.sdk.connection import ListenConfig, load_mesh_config
 from serving.types import DEFAULT_MESH, is_name
 
+LOOPBACK: Final = "127.0.0.1"
 _NAME_FILE: Final = "mesh.name"
 
 
@@ -32,7 +34,7 @@ class ClusterPlan:
 
 @dataclass(frozen=True, slots=True)
 class MeshPlan:
-    """Everything that keepers and agents are started with."""
+    """Everything that keepers, agents and the gateway are started with. `gateway` is its host:port; empty: none."""
 
     mesh_dir: Path
     etcd: EtcdConfig
@@ -41,6 +43,7 @@ class MeshPlan:
     listen: ListenConfig = field(default_factory=ListenConfig)
     client_tls: TlsConfig | None = None
     name: str = DEFAULT_MESH
+    gateway: str = ""
 
     def etcd_section(self) -> dict[str, Any]:
         """As `mesh.json` and the processes' configuration files hold it."""
@@ -53,8 +56,8 @@ class MeshPlan:
         return section
 
 
-def local_plan(mesh_dir: Path, etcd: EtcdConfig, clusters: Mapping[str, RayCluster]) -> MeshPlan:
-    """Own etcd and own Ray clusters, all on loopback."""
+def local_plan(mesh_dir: Path, etcd: EtcdConfig, clusters: Mapping[str, RayCluster], *, gateway_port: int) -> MeshPlan:
+    """Own etcd, own Ray clusters and a gateway, all on loopback."""
     artifacts = mesh_dir / "artifacts"
     artifacts.mkdir(mode=0o700, exist_ok=True)
     return MeshPlan(
@@ -66,6 +69,7 @@ def local_plan(mesh_dir: Path, etcd: EtcdConfig, clusters: Mapping[str, RayClust
             for name, cluster in clusters.items()
         ),
         name=local_name(mesh_dir),
+        gateway=f"{LOOPBACK}:{gateway_port or free_ports(1)[0]}",
     )
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
+import urllib.request
 from collections.abc import Callable
+from http.client import HTTPException
 from typing import Final
 
 from serving.errors import Cancelled, DeadlineExceeded, StoreUnavailable
@@ -13,12 +16,13 @@ from serving.local.plan import MeshPlan
 from serving.store import EtcdClient, keys
 
 _POLL_S: Final = 0.1
+_ASK_S: Final = 2.0
 
 
 def wait_until_serving(
     plan: MeshPlan, keepers: int, timeout_s: float, stop: threading.Event, check: Callable[[], None]
 ) -> None:
-    """Returns when `keepers` keepers and every cluster of the plan have their records in etcd.
+    """Returns when `keepers` keepers and every cluster of the plan have their records in etcd, and the gateway listens.
 
     `check` is called between looks and raises to give up. Raises `DeadlineExceeded` that names what is missing, and
     `Cancelled` when `stop` is set.
@@ -52,4 +56,21 @@ async def _missing(client: EtcdClient, plan: MeshPlan, keepers: int) -> list[str
     except StoreUnavailable as error:
         return [f"etcd ({error.message})"]
     missing = [f"{keepers - found} of {keepers} keepers"] if found < keepers else []
-    return missing + [f"the agent of cluster {cluster.name}" for cluster in plan.clusters if cluster.name not in known]
+    missing += [f"the agent of cluster {cluster.name}" for cluster in plan.clusters if cluster.name not in known]
+    if plan.gateway and not await _is_ready(plan.gateway):
+        missing.append(f"the gateway on {plan.gateway}")
+    return missing
+
+
+async def _is_ready(address: str) -> bool:
+    """True when a gateway answers there that it knows the models."""
+    try:
+        return await asyncio.to_thread(_asked, f"http://{address}/health")
+    except (OSError, ValueError, HTTPException):
+        return False
+
+
+def _asked(url: str) -> bool:
+    with urllib.request.urlopen(url, timeout=_ASK_S) as answer:
+        found = json.load(answer)
+    return isinstance(found, dict) and found.get("status") == "ready"

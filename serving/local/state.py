@@ -18,7 +18,7 @@ VERSION: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class ProcessRecord:
-    """One process of the mesh. `role`: supervisor, etcd, ray, keeper or agent."""
+    """One process of the mesh. `role`: supervisor, etcd, ray, keeper, agent or gateway."""
 
     name: str
     role: str
@@ -47,7 +47,10 @@ class ClusterState:
 
 @dataclass(frozen=True, slots=True)
 class MeshState:
-    """`phase`: starting, ready or stopping. `etcd` is the section that `serving.sdk.connection` reads."""
+    """`phase`: starting, ready or stopping. `etcd` is the section that `serving.sdk.connection` reads.
+
+    `gateway` is its host:port; empty: there is none.
+    """
 
     mesh_dir: Path
     phase: str
@@ -56,6 +59,7 @@ class MeshState:
     clusters: tuple[ClusterState, ...] = ()
     processes: tuple[ProcessRecord, ...] = ()
     tls: Mapping[str, str] | None = None  # what clients use; None: plaintext
+    gateway: str = ""
 
     @property
     def supervisor(self) -> ProcessRecord | None:
@@ -82,6 +86,8 @@ class MeshState:
         }
         if self.tls is not None:
             data["tls"] = dict(self.tls)
+        if self.gateway:
+            data["gateway"] = self.gateway
         path = self.mesh_dir / STATE_FILE
         temporary = path.with_name(f".{STATE_FILE}.{os.getpid()}")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -104,6 +110,7 @@ def load_state(mesh_dir: Path) -> MeshState:
             clusters=tuple(ClusterState(**cluster) for cluster in data["clusters"]),
             processes=tuple(ProcessRecord.from_dict(record) for record in data["processes"]),
             tls=dict(data["tls"]) if data.get("tls") else None,
+            gateway=str(data.get("gateway", "")),
         )
     except FileNotFoundError:
         raise NotFound(f"no mesh in {mesh_dir}: start one with `mesh up --dir {mesh_dir}`") from None

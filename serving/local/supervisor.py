@@ -1,7 +1,8 @@
-"""The process that owns a local mesh: starts etcd, the Ray clusters, keepers and agents, and keeps them running.
+"""The process that owns a local mesh: starts etcd, the Ray clusters, keepers, agents and the gateway, and keeps them
+running.
 
-etcd, keepers and agents that end are started again with growing pauses; a Ray cluster that ends is not: its
-applications move to another cluster, and it is for a person to bring it back, by `mesh down` and `mesh up`.
+etcd, keepers, agents and the gateway that end are started again with growing pauses; a Ray cluster that ends is not:
+its applications move to another cluster, and it is for a person to bring it back, by `mesh down` and `mesh up`.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from pathlib import Path
 from typing import Final
 
 from serving.errors import AlreadyExists, FailedPrecondition, MeshError
-from serving.local.children import Child, ChildSpec, agent_spec, keeper_spec
+from serving.local.children import Child, ChildSpec, agent_spec, gateway_spec, keeper_spec
 from serving.local.etcd import EtcdCluster, EtcdMember, start_etcd
 from serving.local.leftovers import end_leftovers
 from serving.local.log_bounds import CHECK_S, bound_logs
 from serving.local.options import UpOptions, cluster_names
 from serving.local.plan import MeshPlan, external_plan, local_plan
+from serving.local.ports import is_free
 from serving.local.ray_cluster import RayCluster, RayClusterOptions, find_ray_cluster, start_ray_cluster
 from serving.local.ready import wait_until_serving
 from serving.local.restart_pauses import RestartPauses
@@ -121,6 +123,10 @@ class Supervisor:
         if self._options.config_file is not None:
             plan, self._keepers = external_plan(self._dir, self._options.config_file)
         else:
+            if self._options.gateway_port and not is_free(self._options.gateway_port):
+                raise FailedPrecondition(
+                    f"--gateway-port {self._options.gateway_port}: somebody listens there already; choose another port"
+                )
             self._progress("starting etcd")
             self._etcd = start_etcd(self._dir / "etcd")
             names = cluster_names(self._options.clusters)
@@ -128,7 +134,7 @@ class Supervisor:
             gpus = self._options.gpus()
             with ThreadPoolExecutor(len(names)) as pool:
                 list(pool.map(lambda name: self._start_ray(name, gpus, stop), names))
-            plan = local_plan(self._dir, self._etcd.config(), self._ray)
+            plan = local_plan(self._dir, self._etcd.config(), self._ray, gateway_port=self._options.gateway_port)
         self._state = MeshState(
             mesh_dir=self._dir,
             phase="starting",
@@ -136,6 +142,7 @@ class Supervisor:
             artifacts=plan.artifacts,
             clusters=tuple(ClusterState(c.name, c.ray_address, c.token_file) for c in plan.clusters),
             tls=asdict(plan.client_tls) if plan.client_tls else None,
+            gateway=plan.gateway,
         )
         self._record(ProcessRecord("supervisor", "supervisor", ProcessId.of(os.getpid())))
         self._record_infrastructure()
@@ -157,9 +164,15 @@ class Supervisor:
             self._record(ProcessRecord(f"ray-{name}", "ray", cluster.identity, str(cluster.log_file)))
 
     def _start_children(self, plan: MeshPlan) -> None:
-        self._progress("starting keepers and cluster agents")
+        self._progress(
+            "starting keepers, cluster agents and the gateway"
+            if plan.gateway
+            else "starting keepers and cluster agents"
+        )
         specs: list[ChildSpec] = [keeper_spec(plan, index) for index in range(self._keepers)]
         specs += [agent_spec(plan, cluster) for cluster in plan.clusters]
+        if plan.gateway:
+            specs.append(gateway_spec(plan))
         for spec in specs:
             child = Child(spec)
             self._children.append(child)

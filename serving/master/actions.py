@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, MutableMapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -89,7 +90,9 @@ class Actions:
             await self._revoke(action)
 
     async def _create(self, name: ReplicaName, order: pb.Placement, rows: Rows) -> None:
-        await self._launcher.create(build_launch(self._config, self._of_revision(order, name.revision), name))
+        near = _busiest_node(rows.values(), name.deployment)
+        launch = build_launch(self._config, self._of_revision(order, name.revision), name, near=near)
+        await self._launcher.create(launch)
         _LOG.info("replica created", extra={"replica": name.id})
         # Known from now on: an actor that dies before the next look is a failure, not one that never was.
         rows[name] = Replica(name=name, state=ReplicaState.PENDING, since=self._clock.now(), present=True)
@@ -135,3 +138,9 @@ class Actions:
         probe = self._probes.of(name)
         if probe is not None:
             probe.look_soon()
+
+
+def _busiest_node(rows: Iterable[Replica], deployment: str) -> str:
+    """The node on which most replicas of the deployment run; "" where none does."""
+    nodes = Counter(row.node for row in rows if row.name.deployment == deployment and row.node and not row.process_gone)
+    return max(nodes, key=lambda node: (nodes[node], node), default="")

@@ -14,19 +14,31 @@ from serving.errors import DataLoss, Unavailable
 from serving.master import order as orders
 from serving.master import status
 from serving.master.actions import Actions
+from serving.master.canaries import Canaries, Picture
 from serving.master.config import MasterConfig
 from serving.master.crash_loop import BackoffLimits, fold
+from serving.master.custom_policy import CustomPolicies
 from serving.master.launcher import Launcher
 from serving.master.memory import Memory, newest
 from serving.master.metrics import MasterCollector, MasterNumbers
-from serving.master.model import ActorRow, CrashLoop, Facts, Finish, Goal, Replica, Report, Situation
+from serving.master.model import (
+    ActorRow,
+    CrashLoop,
+    Facts,
+    Finish,
+    Goal,
+    Replica,
+    Report,
+    Situation,
+)
 from serving.master.names import ReplicaName, parse_replica
 from serving.master.phases import ReplicaState
 from serving.master.plan import plan
 from serving.master.probe import ProbeLimits, Probes
-from serving.master.replica import forgettable, observe
+from serving.master.records import MasterRecords
+from serving.master.replica import observe, worth_keeping
 from serving.master.scaling import SAMPLE_S, Scaling
-from serving.master.status_writer import StatusWriter
+from serving.master.slowness import Slowness
 from serving.master.store_view import EndpointView, PlacementWatch, SpecHistory
 from serving.observe import MetricsServer, reached_by, serve_collector
 from serving.store import keys
@@ -66,8 +78,13 @@ class ApplicationMaster:
         self._probes = Probes(launcher, self._wake, tls=config.serving_tls, limits=probe_limits)
         self._endpoints = EndpointView(self._client, self._app, self._wake)
         self._specs = SpecHistory(self._client, self._app, order.stored.uid, self._wake)
-        self._writer = StatusWriter(
-            self._client, keys.status(self._app), order.generation, self._clock, heartbeat_s=config.status_heartbeat_s
+        self._records = MasterRecords(
+            self._client,
+            self._app,
+            order.generation,
+            self._clock,
+            heartbeat_s=config.status_heartbeat_s,
+            on_written=self._wake,
         )
         self._controller: Controller[keys.AppKey] = Controller(
             "master", self._reconcile, clock=self._clock, backoff=Backoff(first_s=0.2, limit_s=5.0)
@@ -75,9 +92,12 @@ class ApplicationMaster:
         self._actions = Actions(
             config, launcher, self._client, self._probes, self._clock, lambda revision: self._specs.specs.get(revision)
         )
+        self._canaries = Canaries()
+        self._slowness = Slowness()
         self._rows: dict[ReplicaName, Replica] = {}
         self._loops: Mapping[str, CrashLoop] = {}
-        self._scaling = Scaling()
+        self._policies = CustomPolicies(config.cache_dir)
+        self._scaling = Scaling(self._policies)
         self._status: pb.ApplicationStatus | None = None
         self._store_away_since: float | None = None
         self._finished = asyncio.Event()
@@ -118,6 +138,7 @@ class ApplicationMaster:
                 stack.push_async_callback(metrics.close)
             stack.push_async_callback(self._client.close)
             stack.push_async_callback(self._probes.close)
+            stack.push_async_callback(self._policies.close)
             await self._recall()
             self._specs.learn(self._memory.order.stored)
             await self._load_status()
@@ -133,7 +154,7 @@ class ApplicationMaster:
             placement.run(),
             self._endpoints.run(),
             self._specs.run(),
-            self._writer.run(),
+            *self._records.running(),
             self._controller.run(),
         )
         tasks = [asyncio.create_task(part) for part in parts]
@@ -159,8 +180,7 @@ class ApplicationMaster:
 
     def _numbers(self) -> MasterNumbers:
         """For the thread of the metrics: everything is read once and changed nowhere."""
-        order, away = self._memory.order, self._store_away_since
-        known = self._status
+        order, away, known = self._memory.order, self._store_away_since, self._status
         return MasterNumbers(
             replicas=dict(self._rows),
             wanted={spec.name: spec.replicas.min for spec in order.stored.spec.deployments} | self._scaling.sizes,
@@ -168,6 +188,7 @@ class ApplicationMaster:
             revision=order.stored.revision,
             serving_revision=known.serving_revision if known is not None else 0,
             crash_loops=len(self._loops),
+            canaries=self._canaries.numbers,
             store_away_s=0.0 if away is None else self._clock.monotonic() - away,
         )
 
@@ -186,7 +207,7 @@ class ApplicationMaster:
 
     async def _load_status(self) -> None:
         try:
-            self._status = await wait_for(self._writer.load(), _LOAD_S)
+            self._status = await wait_for(self._records.status.load(), _LOAD_S)
         except asyncio.TimeoutError:
             _LOG.warning("etcd does not answer; the times of the status begin anew")
 
@@ -209,7 +230,7 @@ class ApplicationMaster:
             self._store_away_since = None
         if replaced:
             _LOG.warning("etcd came back empty or older; the status is written back")
-            self._writer.write_again()
+            self._records.write_again()
         self._wake()
 
     # ---- the loop ---------------------------------------------------------------------------------------------------
@@ -220,10 +241,13 @@ class ApplicationMaster:
         await self._adopt_order()
         endpoints = self._endpoints.facts()  # before the actors: every process that registered is then known
         await self._observe()
+        self._recall_load()
         self._scaling.follow(self._memory.order, self._rows.values())
         order, clock = self._memory.order, self._clock
         self._scaling.look(order, self._rows.values(), self._report_of, clock.monotonic(), clock.now())
-        goals = self._goals()
+        if self._scaling.history_changed:
+            self._records.history.submit(self._scaling.history(order))
+        goals = self._share(self._goals())
         situation = Situation(
             generation=self._memory.order.generation,
             goals=goals,
@@ -234,7 +258,8 @@ class ApplicationMaster:
             stopping=self._memory.stopping,
         )
         planned = plan(self._app, situation, self._clock.now())
-        failed = await self._actions.apply(planned.actions, self._memory.order, self._rows)
+        slow = self._slowness.look(situation, self._memory.order, self._report_of, clock.monotonic())
+        failed = await self._actions.apply((*planned.actions, *slow), self._memory.order, self._rows)
         self._report(situation)
         if any(isinstance(action, Finish) for action in planned.actions):
             await self._finish()
@@ -275,7 +300,14 @@ class ApplicationMaster:
             self._backoff,
             now,
         )
-        self._rows = _worth_keeping(after, self._loops)
+        self._rows = worth_keeping(after, self._loops)
+
+    def _recall_load(self) -> None:
+        """Once etcd has said what load was seen before, also on another cluster."""
+        if self._records.history.known and not self._scaling.recalled:
+            found = self._records.history.stored
+            mine = found is not None and found.uid == self._memory.order.stored.uid
+            self._scaling.recall(found if mine else None)
 
     def _counted(self) -> set[str]:
         """Deployments whose load matters for a size: those that are scaled, and proxies, which hold requests."""
@@ -284,7 +316,7 @@ class ApplicationMaster:
             spec.name
             for spec in specs
             if self._scaling.sizes and (spec.HasField("autoscaling") or spec.HasField("proxy"))
-        }
+        } | self._canaries.watched
 
     def _report_of(self, name: ReplicaName) -> Report | None:
         probe = self._probes.of(name)
@@ -302,12 +334,34 @@ class ApplicationMaster:
         order = self._memory.order
         rows_known = self._rows if rows is None else rows
         mine = [name for name in rows_known if name.generation == order.generation]
-        running = {rows_known[name].revision for name in mine}
+        running = {rows_known[name].revision for name in mine} | self._canaries.revisions
         for revision in running:
             self._specs.want(revision)
         self._specs.keep({*running, order.stored.revision})
         goals = orders.goals(order, running, self._specs.specs, self._scaling.sizes)
         return tuple(orders.without_given_up(goal, rows_known.values()) for goal in goals)
+
+    def _share(self, goals: tuple[Goal, ...]) -> tuple[Goal, ...]:
+        """The goals as canaries allow them; what clients are to know of traffic is handed on to be written."""
+        order = self._memory.order
+        if self._memory.stopping:
+            return goals
+        if not self._records.traffic.known:
+            return self._canaries.hold(goals, order)
+        picture = Picture(
+            order,
+            self._records.traffic.stored,
+            tuple(self._rows.values()),
+            self._loops,
+            self._specs.specs,
+            self._report_of,
+            self._clock.now(),
+            self._clock.monotonic(),
+        )
+        goals, record = self._canaries.look(goals, picture)
+        if self._records.traffic.stored is not None or self._canaries.needed(order):
+            self._records.traffic.submit(record)
+        return goals
 
     def _report(self, situation: Situation) -> None:
         away = self._store_away_since
@@ -316,12 +370,13 @@ class ApplicationMaster:
             self._memory.order, situation, self._status, self._clock.now(), store_away_s=away_s
         )
         self._scaling.tell(self._status)
+        self._canaries.tell(self._status)
         self._status.metrics_address = self._metrics_address
-        self._writer.submit(self._status)
+        self._records.status.submit(self._status)
 
     async def _finish(self) -> None:
         """Every replica has ended: the status goes last, and with it the reason to remember anything."""
-        await self._writer.delete()
+        await self._records.delete()
         await self._launcher.forget()
         self._finished.set()
         _LOG.info("everything has ended", extra={"app": str(self._app)})
@@ -332,19 +387,6 @@ class ApplicationMaster:
         changing = any(row.state is not ReplicaState.READY and row.present for row in self._rows.values())
         pause = _BUSY_S if changing else SAMPLE_S if self._scaling.sizes else _QUIET_S
         return min(pause, max(0.0, look_again_at - self._clock.now())) if look_again_at else pause
-
-
-def _worth_keeping(rows: Mapping[ReplicaName, Replica], loops: Mapping[str, CrashLoop]) -> dict[ReplicaName, Replica]:
-    """Without what ended as it should; of what failed, the last one of a deployment whose crash loop goes on."""
-    kept = {name: row for name, row in rows.items() if row.present or row.state is not ReplicaState.FAILED}
-    kept = {name: row for name, row in kept.items() if not forgettable(row)}
-    for deployment in loops:
-        failed = [row for row in rows.values() if row.name.deployment == deployment and row.name not in kept]
-        failed = [row for row in failed if row.state is ReplicaState.FAILED]
-        if failed:
-            last = max(failed, key=lambda row: (row.since, row.name))
-            kept[last.name] = last
-    return kept
 
 
 def _log_step(before: Replica | None, after: Replica) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from serving.schedule import ScheduledMinimum, scheduled_minimum
+from serving.sdk.scaling import ScalingLoad
 
 TOLERANCE: Final = 0.1  # of the target, that load may be off without a reason to change anything
 PAUSE_S: Final = 1.0  # between two changes of one deployment
@@ -36,6 +37,7 @@ class ScalingPolicy:
     max_step_up: int = 0
     max_step_down: int = 0
     schedule: tuple[ScheduledMinimum, ...] = ()
+    custom: bool = False  # a function of the user's is asked, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,16 @@ class Sample:
     within: tuple[tuple[float, int], ...] = ()  # (seconds, how many took at most so long), rising
     requests: int = 0
     ready: int = 0  # replicas that were
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """The load that a forecast expects within `ahead_s`; 0.0 is nothing."""
+
+    ongoing: float = 0.0
+    requests_per_s: float = 0.0
+    cpu_cores: float = 0.0
+    ahead_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +79,8 @@ class Autoscaler:
 
     policy: ScalingPolicy
     size: int
+    expected: Expected = Expected()
+    custom: tuple[float, str] | None = None  # what the user's function asks for, and in whose words; None: nothing
     _samples: deque[Sample] = field(default_factory=deque)
     _wanted: deque[tuple[float, int, str]] = field(default_factory=deque)
     _began: float | None = None
@@ -103,6 +117,22 @@ class Autoscaler:
         self.size, self._changed_at = after, now
         return decision
 
+    def load(self, unix_s: float) -> ScalingLoad:
+        """What a function of the user's is told after a sample."""
+        least, most = self._bounds(unix_s)
+        samples = self._samples
+        return ScalingLoad(
+            now=unix_s,
+            size=self.size,
+            ready=samples[-1].ready,
+            least=least,
+            most=most,
+            ongoing=_mean(sample.ongoing for sample in samples),
+            requests_per_s=_mean(sample.requests_per_s for sample in samples),
+            cpu_cores=_mean(sample.cpu_cores for sample in samples),
+            p99_s=percentile(samples, 0.99),
+        )
+
     # --------------------------------------------------------------------------------------------- what is wanted
 
     def _bounds(self, unix_s: float) -> tuple[int, int]:
@@ -138,6 +168,10 @@ class Autoscaler:
                 if number == 0 and average > 0:
                     number = 1
                 yield number, f"{average:.3g} {what}, {target:.3g} per replica are wanted"
+        yield from self._foreseen()
+        if policy.custom:
+            wish, why = self.custom if self.custom is not None else (self.size, "the policy has not answered")
+            yield math.ceil(min(wish, policy.most + 1) - 1e-9), why
         if policy.p99_s > 0:
             # Of the size that is there now: what was measured before, or while replicas start, says nothing of it.
             current = [s for s in samples if s.at > self._changed_at and s.ready >= self.size]
@@ -145,6 +179,18 @@ class Autoscaler:
             known = bool(current) and current[-1].at - current[0].at >= policy.window_s / 2
             number = self._replicas_for_latency(p99) if known else self.size
             yield number, f"p99 is {p99 * 1000:.3g} ms, {policy.p99_s * 1000:.3g} are wanted"
+
+    def _foreseen(self) -> Iterator[tuple[int, str]]:
+        """What each target asks for of the load that is expected: it only ever adds to that of now."""
+        policy, expected = self.policy, self.expected
+        for target, load, what in (
+            (policy.ongoing, expected.ongoing, "requests that run or wait"),
+            (policy.requests_per_s, expected.requests_per_s, "requests a second"),
+            (policy.cpu_cores, expected.cpu_cores, "cores"),
+        ):
+            if target > 0 and load > 0:
+                told = f"{load:.3g} {what} are expected within {expected.ahead_s:.0f} s"
+                yield max(1, self._replicas_for(load / target)), f"{told}, {target:.3g} per replica are wanted"
 
     def _replicas_for(self, replicas: float) -> int:
         """Rounded up, unless that is only a little off what there is."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prometheus_client import Metric
 from prometheus_client.core import GaugeMetricFamily
@@ -13,6 +13,15 @@ from prometheus_client.registry import Collector
 from serving.master.model import Replica
 from serving.master.names import ReplicaName
 from serving.master.phases import ReplicaState
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryNumbers:
+    """`share`: of the requests, 0 to 1. `failed`: what it tried was taken back."""
+
+    share: float
+    step: int  # from 1
+    failed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +35,7 @@ class MasterNumbers:
     serving_revision: int
     crash_loops: int
     store_away_s: float
+    canaries: Mapping[str, CanaryNumbers] = field(default_factory=dict)  # by deployment
 
 
 class MasterCollector(Collector):
@@ -40,6 +50,7 @@ class MasterCollector(Collector):
         numbers = self._look()
         rows = list(numbers.replicas.values())
         yield from self._replicas(rows, numbers.wanted)
+        yield from self._canaries(numbers.canaries)
         for name, text, value in (
             ("generation", "The placement that this master serves.", numbers.generation),
             ("revision_wanted", "The revision that is wanted.", numbers.revision),
@@ -49,6 +60,17 @@ class MasterCollector(Collector):
         ):
             family = GaugeMetricFamily(f"mesh_master_{name}", text, labels=self._names)
             family.add_metric(self._values, value)
+            yield family
+
+    def _canaries(self, canaries: Mapping[str, CanaryNumbers]) -> Iterable[Metric]:
+        for name, text, value in (
+            ("share", "The share of the requests that the new revision gets, 0 to 1.", lambda one: one.share),
+            ("step", "The step of the canary, from 1.", lambda one: one.step),
+            ("failed", "1: the canary failed, and the revision gets nothing.", lambda one: float(one.failed)),
+        ):
+            family = GaugeMetricFamily(f"mesh_master_canary_{name}", text, labels=[*self._names, "deployment"])
+            for deployment, one in sorted(canaries.items()):
+                family.add_metric([*self._values, deployment], value(one))
             yield family
 
     def _replicas(self, rows: Iterable[Replica], wanted: Mapping[str, int]) -> Iterable[Metric]:

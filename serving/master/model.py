@@ -42,6 +42,9 @@ class Load:
     within: tuple[tuple[float, int], ...] = ()  # (seconds, requests that took at most so long), rising
     cpu_s: float = 0.0
     waiting: int = 0  # requests that a proxy holds
+    failed: int = 0  # of `requests`, by the server's fault
+    streams: int = 0  # that ended
+    failed_streams: int = 0  # of these, by the server's fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,7 @@ class Report:
     state: str  # "preparing", "loading", "ready", "unhealthy", "draining", "drained", "failed"
     reason: str = ""
     address: str = ""
+    health_address: str = ""  # where its health service answers; empty: at `address`
     registered: bool = False
     revision: int = 0  # whose models serve; 0: not said
     updating_to: int = 0
@@ -120,6 +124,11 @@ class Replica:
         return self.serves or self.name.revision
 
 
+def load_of(row: Replica, report: Report | None) -> Load | None:
+    """What the replica's process of now has done; None where it has not said, or another process did."""
+    return report.load if report is not None and report.pid == row.pid else None
+
+
 @dataclass(frozen=True, slots=True)
 class EndpointFact:
     """An endpoint record of this application in etcd, and the lease that carries it."""
@@ -139,6 +148,22 @@ class CrashLoop:
     retry_at: float
     reason: str
     failed_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """Of a canary: how many replicas of the wanted revision, and how many older ones, should run.
+
+    With `refill` older ones that are lost are replaced by those of the revision `stable`, not before `refill_at`.
+    `abandoned` are revisions that were tried and given up: `stable` replaces them.
+    """
+
+    new: int
+    old: int
+    stable: int
+    refill: bool = True
+    refill_at: float = 0.0
+    abandoned: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +190,14 @@ class Goal:
     paused: bool = False
     enough: int | None = None  # replicas with which it serves as wanted; None: all of them
     fronts: bool = False  # it is of proxies, which go before what they stand in front of
+    trial: Trial | None = None  # while a canary is under way
+    held: bool = False  # nobody leaves and nothing new comes until etcd holds where its canary is
+    halted: str = ""  # why its canary has failed
+
+    @property
+    def stands(self) -> bool:
+        """Nothing is replaced because of a revision."""
+        return self.paused or self.held
 
     def is_current(self, replica: Replica) -> bool:
         """It serves what is wanted, as far as is known."""

@@ -29,11 +29,16 @@ def rank(order: pb.Placement) -> tuple[int, int]:
 def supersedes(new: pb.Placement, own: pb.Placement) -> bool:
     """True when a master of `own` must follow `new`: the same application, cluster and generation, a later revision.
 
-    Another generation is another master's, and a lower revision is old. The same revision may be paused and resumed.
+    Another generation is another master's, and a lower revision is old. The same revision may be paused and resumed,
+    and its canaries promoted.
     """
     same = new.stored.uid == own.stored.uid and new.cluster == own.cluster and new.generation == own.generation
-    turned = new.stored.revision == own.stored.revision and new.stored.paused != own.stored.paused
+    turned = new.stored.revision == own.stored.revision and _turned(new.stored) != _turned(own.stored)
     return same and (new.stored.revision > own.stored.revision or turned)
+
+
+def _turned(stored: pb.StoredSpec) -> tuple[bool, int]:
+    return stored.paused, stored.promoted
 
 
 def goals(
@@ -102,9 +107,10 @@ def _same(wanted: pb.DeploymentSpec, other: pb.ApplicationSpec | None) -> bool:
 def _updatable(wanted: pb.DeploymentSpec, other: pb.ApplicationSpec | None) -> bool:
     """True when a replica of `other` becomes one of `wanted` while it runs: nothing differs but what may change so.
 
-    These are the models of a Triton deployment that says `in_place`, and the `config` of a Python deployment.
+    These are the models of a Triton deployment that says `in_place`, and the `config` of a Python or C++ deployment.
     """
-    in_place = wanted.triton.update == IN_PLACE or wanted.HasField("python")
+    in_place = wanted.triton.update == IN_PLACE or wanted.HasField("python") or wanted.HasField("cpp")
+    in_place = in_place and not wanted.rollout.HasField("canary")  # which needs both revisions
     if other is None or not in_place or _same(wanted, other):
         return False
     return any(_lasting(spec) == _lasting(wanted) for spec in other.deployments)
@@ -116,6 +122,7 @@ def _without_number(spec: pb.DeploymentSpec) -> pb.DeploymentSpec:
     copy.ClearField("replicas")
     copy.ClearField("autoscaling")
     copy.ClearField("rollout")  # says how to get there, not what is wanted
+    copy.ClearField("replace_slow")  # the master's own business
     if copy.HasField("triton"):
         copy.triton.ClearField("update")  # says how to get there, not what is wanted
     return copy
@@ -126,6 +133,8 @@ def _lasting(spec: pb.DeploymentSpec) -> pb.DeploymentSpec:
     copy = _without_number(spec)
     if copy.HasField("python"):
         copy.python.ClearField("config")
+    if copy.HasField("cpp"):
+        copy.cpp.ClearField("config")
     if copy.HasField("triton"):
         copy.triton.ClearField("repository")
         copy.triton.ClearField("models")

@@ -90,7 +90,8 @@ class Probe:
         if report.pid != self.pid:
             return  # of a process before or after ours: Ray's table will say
         if report.state == "ready" and report.address and self._health_task is None:
-            check = HealthCheck(report.address, self.pid, self._judge, tls=self._tls, limits=self._limits.health)
+            address = report.health_address or report.address
+            check = HealthCheck(address, self.pid, self._judge, tls=self._tls, limits=self._limits.health)
             self._health_task = asyncio.create_task(check.run(), name=f"health {self.name}")
         changed = report != self.report
         self.report = replace(report, heard_at=time.monotonic())  # its load is newer in any case

@@ -17,6 +17,7 @@ from ray.core.generated import gcs_pb2
 
 from serving.errors import Unavailable
 from serving.master.model import ActorRow, ActorState
+from serving.master.ray_groups import without_groups
 
 _STATES: Final = {
     "DEPENDENCIES_UNREADY": ActorState.PENDING,
@@ -62,7 +63,7 @@ def _row(table: Any) -> ActorRow:
         pid=table.pid,
         node=table.node_id.hex(),
         restarts=table.num_restarts,
-        required=dict(table.required_resources),
+        required=without_groups(table.required_resources),
         death=_death(table.death_cause) if state is ActorState.DEAD else "",
     )
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from typing import Any, Final, TypeVar
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from serving._proto import records_pb2 as pb
 from serving.errors import DataLoss, Unavailable
-from serving.master.model import ActorRow, Load, Report
+from serving.master.model import ActorRow, ActorState, Load, Report
 from serving.master.names import MasterName, ReplicaName, parse_replica, ray_namespace
 from serving.master.ray_actors import cpp_library_path, read_actors
-from serving.master.replica_config import LIBRARY_PATH, Launch, PythonActorClass, merged_env
+from serving.master.ray_groups import Groups
+from serving.master.replica_config import LIBRARY_PATH, SPREAD, Launch, PythonActorClass, merged_env
 from serving.store.records import decode
 from serving.timeouts import wait_for
 
@@ -32,23 +35,30 @@ class RayLauncher:
         self._master = master
         self._kv_namespace = self._namespace.encode()
         self._key = f"mesh/master/{master}".encode()
+        self._groups = Groups(self._namespace, self._is_mine)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ray-calls")
 
     async def _call(self, function: Callable[[], T]) -> T:
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, function)
-        except (RayError, ConnectionError) as error:
+        except (RayError, ConnectionError, RuntimeError) as error:  # GCS away is a bare RuntimeError in some calls
             raise Unavailable(f"Ray does not answer: {error}") from error
 
-    async def actors(self, *, dead: bool) -> tuple[ActorRow, ...]:
-        def mine(name: str) -> bool:
-            parsed = parse_replica(name)
-            return parsed is not None and parsed.app == self._master.app
+    def _is_mine(self, name: str) -> bool:
+        parsed = parse_replica(name)
+        return parsed is not None and parsed.app == self._master.app
 
-        return await self._call(lambda: read_actors(self._namespace, mine, dead=dead))
+    async def actors(self, *, dead: bool) -> tuple[ActorRow, ...]:
+        def read() -> tuple[ActorRow, ...]:
+            rows = read_actors(self._namespace, self._is_mine, dead=dead)
+            if self._groups.lacks(_living(rows)):  # one that changes its state meanwhile may be in no part of this read
+                self._groups.look(_living(read_actors(self._namespace, self._is_mine, dead=True)))
+            return rows
+
+        return await self._call(read)
 
     async def create(self, launch: Launch) -> None:
-        await self._call(lambda: _create(self._namespace, launch))
+        await self._call(lambda: _create(self._namespace, launch, self._groups))
 
     async def report(self, name: ReplicaName) -> Report:
         record = _decoded(name, await self._ask(name, "Status"))
@@ -57,6 +67,7 @@ class RayLauncher:
             state=record.state,
             reason=record.reason,
             address=record.address,
+            health_address=record.health_address,
             registered=record.registered,
             revision=record.revision,
             updating_to=record.updating_to,
@@ -76,11 +87,10 @@ class RayLauncher:
 
     async def kill(self, name: ReplicaName, *, restart: bool) -> None:
         def end() -> None:
-            try:
-                handle = ray.get_actor(str(name), namespace=self._namespace)
-            except ValueError:
-                return
-            ray.kill(handle, no_restart=not restart)
+            with contextlib.suppress(ValueError):  # it is gone
+                ray.kill(ray.get_actor(str(name), namespace=self._namespace), no_restart=not restart)
+            if not restart:
+                self._groups.remove(str(name))
 
         await self._call(end)
 
@@ -117,6 +127,10 @@ class RayLauncher:
         return str(answer)
 
 
+def _living(rows: Iterable[ActorRow]) -> set[str]:
+    return {row.name for row in rows if row.state is not ActorState.DEAD}
+
+
 def _decoded(name: ReplicaName, text: str) -> pb.ReplicaReport:
     try:
         return decode(pb.ReplicaReport, text.encode())
@@ -135,10 +149,13 @@ def _load(record: pb.ReplicaReport) -> Load | None:
         within=tuple(zip(told.bounds_s, told.within, strict=False)),
         cpu_s=told.cpu_s,
         waiting=told.waiting,
+        failed=told.failed,
+        streams=told.streams,
+        failed_streams=told.failed_streams,
     )
 
 
-def _create(namespace: str, launch: Launch) -> None:
+def _create(namespace: str, launch: Launch, groups: Groups) -> None:
     if launch.log_file is not None:
         launch.log_file.parent.mkdir(parents=True, exist_ok=True)  # of use where nodes share the mesh's folder
     environment = dict(launch.env)
@@ -156,9 +173,24 @@ def _create(namespace: str, launch: Launch) -> None:
     }
     if launch.memory_bytes:
         options["memory"] = launch.memory_bytes
+    options |= _scheduling(launch, groups)
     if environment:
         options["runtime_env"] = {"env_vars": environment}
     _actor_class(launch).options(**options).remote(launch.config_json)
+
+
+def _scheduling(launch: Launch, groups: Groups) -> dict[str, Any]:
+    """Ray's options for the nodes. What is preferred gives way where there is no room; labels never do."""
+    if launch.bundles:
+        return {"scheduling_strategy": PlacementGroupSchedulingStrategy(groups.of(launch), 0, True)}
+    options: dict[str, Any] = {}
+    if launch.node_labels:
+        options["label_selector"] = dict(launch.node_labels)
+    if launch.strategy == SPREAD:
+        options["scheduling_strategy"] = "SPREAD"
+    elif launch.near:
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(launch.near, soft=True)
+    return options
 
 
 def _actor_class(launch: Launch) -> Any:

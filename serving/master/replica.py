@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from serving.master.model import ActorRow, ActorState, Facts, Replica
+from serving.master.model import ActorRow, ActorState, CrashLoop, Facts, Replica
 from serving.master.names import ReplicaName
 from serving.master.phases import ReplicaState, next_replica_state
 
@@ -156,7 +157,8 @@ def _alive(before: Replica, facts: Facts, limits: ReplicaLimits, now: float) -> 
     if report.state == "unhealthy":
         return _Seen(_S.UNHEALTHY, report.reason)
     if report.state != "ready":
-        return _timed(before, report.state, limits, now)
+        what = f"{report.state}: {report.reason}" if report.reason else report.state
+        return _timed(before, what, limits, now)
     known_ready = before.state is _S.READY and before.pid == report.pid
     if report.registered or known_ready:
         return _Seen(_S.READY)
@@ -178,3 +180,16 @@ def format_resources(actor: ActorRow) -> str:
 
 def has_ended(replica: Replica) -> bool:
     return replica.state in _ENDED
+
+
+def worth_keeping(rows: Mapping[ReplicaName, Replica], loops: Mapping[str, CrashLoop]) -> dict[ReplicaName, Replica]:
+    """Without what ended as it should; of what failed, the last one of a deployment whose crash loop goes on."""
+    kept = {name: row for name, row in rows.items() if row.present or row.state is not _S.FAILED}
+    kept = {name: row for name, row in kept.items() if not forgettable(row)}
+    for deployment in loops:
+        failed = [row for row in rows.values() if row.name.deployment == deployment and row.name not in kept]
+        failed = [row for row in failed if row.state is _S.FAILED]
+        if failed:
+            last = max(failed, key=lambda row: (row.since, row.name))
+            kept[last.name] = last
+    return kept

@@ -12,6 +12,7 @@ from serving.config import EtcdConfig, TlsConfig
 from serving.errors import NotSupported
 from serving.master.config import MasterConfig
 from serving.master.names import ReplicaName
+from serving.python_deployment.workers import worker_variables
 from serving.store.records import encode
 
 LIBRARY_PATH: Final = "LD_LIBRARY_PATH"
@@ -36,9 +37,16 @@ class PythonActorClass:
 
 _ACTORS: Final[Mapping[str, ActorClass | PythonActorClass]] = {
     "triton": ActorClass("CreateDeploymentActor", "DeploymentActor"),
+    "cpp": ActorClass("CreateDeploymentActor", "DeploymentActor"),
     "python": PythonActorClass("serving.python_deployment.actor", "PythonActor"),
+    "llm": PythonActorClass("serving.llm.actor", "LlmActor"),
+    "serve": PythonActorClass("serving.serve_deployment.actor", "ServeActor"),
     "proxy": ActorClass("CreateProxyActor", "ProxyActor"),
 }
+
+
+SPREAD: Final = "spread"  # of `Scheduling.strategy`
+PACK: Final = "pack"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,30 +63,62 @@ class Launch:
     env: Mapping[str, str] = field(default_factory=dict)
     max_restarts: int = 0
     log_file: Path | None = None
+    node_labels: Mapping[str, str] = field(default_factory=dict)
+    strategy: str = ""
+    near: str = ""  # of strategy "pack": the node that comes first
+    bundles: tuple[Mapping[str, float], ...] = ()  # of its group, its own first, as Ray names resources; none: no group
+    bundle_strategy: str = ""
 
 
-def build_launch(config: MasterConfig, order: pb.Placement, name: ReplicaName) -> Launch:
-    """Raises `NotSupported` for a kind of deployment that this version cannot start."""
+def build_launch(config: MasterConfig, order: pb.Placement, name: ReplicaName, *, near: str = "") -> Launch:
+    """`near` is the node on which most replicas of the deployment run.
+
+    Raises `NotSupported` for a kind of deployment that this version cannot start.
+    """
     spec = next(spec for spec in order.stored.spec.deployments if spec.name == name.deployment)
     kind = spec.WhichOneof("kind") or "nothing"
     if kind not in _ACTORS:
         raise NotSupported(f"deployment {spec.name}: this version starts {', '.join(_ACTORS)}, not `{kind}`")
     make = proxy_config if kind == "proxy" else replica_config
-    resources = dict(spec.resources.custom)
-    if spec.resources.accelerator_type:
-        resources[f"accelerator_type:{spec.resources.accelerator_type}"] = 0.001  # Ray's own way to pin the type
+    told = make(config, order, spec, name)
+    env = merged_env(config.replica_env, spec.env)
+    if isinstance(told, pb.ReplicaConfig) and spec.scheduling.bundles:
+        env |= worker_variables(told)
     return Launch(
         name=name,
         actor=_ACTORS[kind],
-        config_json=encode(make(config, order, spec, name)).decode(),
+        config_json=encode(told).decode(),
         num_cpus=spec.resources.cpus,
         num_gpus=spec.resources.gpus,
         memory_bytes=spec.resources.memory_bytes,
-        resources=resources,
-        env=merged_env(config.replica_env, spec.env),
+        resources=_custom(spec.resources),
+        env=env,
         max_restarts=spec.max_restarts,
         log_file=log_file(config, name),
+        node_labels=dict(spec.scheduling.node_labels),
+        strategy=spec.scheduling.strategy,
+        near=near if spec.scheduling.strategy == PACK else "",
+        bundles=_bundles(spec),
+        bundle_strategy=spec.scheduling.bundle_strategy,
     )
+
+
+def _custom(resources: pb.Resources) -> dict[str, float]:
+    custom = dict(resources.custom)
+    if resources.accelerator_type:
+        custom[f"accelerator_type:{resources.accelerator_type}"] = 0.001  # Ray's own way to pin the type
+    return custom
+
+
+def _bundles(spec: pb.DeploymentSpec) -> tuple[dict[str, float], ...]:
+    if not spec.scheduling.bundles:
+        return ()
+    return tuple(_bundle(resources) for resources in (spec.resources, *spec.scheduling.bundles))
+
+
+def _bundle(resources: pb.Resources) -> dict[str, float]:
+    named = {"CPU": resources.cpus, "GPU": resources.gpus, "memory": resources.memory_bytes}
+    return {name: amount for name, amount in {**named, **_custom(resources)}.items() if amount}
 
 
 def build_update(config: MasterConfig, order: pb.Placement, name: ReplicaName, revision: int) -> str:
@@ -91,6 +131,8 @@ def build_update(config: MasterConfig, order: pb.Placement, name: ReplicaName, r
     )
     if spec.HasField("python"):
         update.config = spec.python.config
+    elif spec.HasField("cpp"):
+        update.config = spec.cpp.config
     else:
         update.prepare_command.extend(prepare_command(config, spec.triton.repository))
         update.models.extend(spec.triton.models)
@@ -106,11 +148,21 @@ def merged_env(ours: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, 
 def replica_config(
     config: MasterConfig, order: pb.Placement, spec: pb.DeploymentSpec, name: ReplicaName
 ) -> pb.ReplicaConfig:
-    """The one argument of the deployment actor and of the Python actor."""
+    """The one argument of the deployment actor and of the Python, Serve and LLM actors."""
     result = pb.ReplicaConfig(**_common(config, order, spec, name))
     if spec.HasField("python"):
         result.python.CopyFrom(spec.python)
         result.cache_dir = config.cache_dir
+    elif spec.HasField("cpp"):
+        result.cpp.CopyFrom(spec.cpp)
+        result.prepare_command.extend(prepare_command(config, spec.cpp.repository, spec.cpp.code))
+    elif spec.HasField("llm"):
+        result.llm.CopyFrom(spec.llm)
+        result.cache_dir = config.cache_dir
+    elif spec.HasField("serve"):
+        result.serve.CopyFrom(spec.serve)
+        result.cache_dir = config.cache_dir
+        result.env.update(spec.env)
     else:
         result.triton.CopyFrom(spec.triton)
         result.prepare_command.extend(prepare_command(config, spec.triton.repository))
@@ -127,6 +179,7 @@ def proxy_config(
         **_common(config, order, spec, name),
         hold_s=spec.proxy.hold_s,
         max_message_bytes=spec.proxy.max_message_bytes,
+        busy_poll_us=spec.proxy.busy_poll_us,
     )
     if spec.proxy.HasField("policy"):
         result.policy.CopyFrom(spec.proxy.policy)
@@ -169,10 +222,13 @@ def log_file(config: MasterConfig, name: ReplicaName) -> Path | None:
     return config.log_file("replicas", name.app.namespace, name.app.name, name.deployment, f"{name.id}.log")
 
 
-def prepare_command(config: MasterConfig, artifact: pb.Artifact) -> list[str]:
-    """Run by the replica's process on its node: fetches the artifact and composes the backend directory."""
+def prepare_command(config: MasterConfig, repository: pb.Artifact, code: pb.Artifact | None = None) -> list[str]:
+    """Run by the replica's process on its node: fetches the artifacts and composes the backend directory."""
     command = [config.python, "-m", "serving.deployment.prepare"]
-    command += ["--uri", artifact.uri, "--digest", artifact.digest, "--size", str(artifact.size_bytes)]
+    for prefix, artifact in (("", repository), ("code-", code)):
+        if artifact is not None and artifact.uri:
+            command += [f"--{prefix}uri", artifact.uri, f"--{prefix}digest", artifact.digest]
+            command += [f"--{prefix}size", str(artifact.size_bytes)]
     return [*command, "--cache-dir", config.cache_dir]
 
 

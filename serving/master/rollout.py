@@ -23,6 +23,7 @@ from serving.master.model import (
 )
 from serving.master.names import ReplicaName
 from serving.master.phases import ReplicaState
+from serving.master.trial import TrialState, free_indexes, trial_steps
 from serving.store.keys import AppKey
 
 _S = ReplicaState
@@ -54,17 +55,20 @@ def steps(
     """What to do for one deployment. `replicas` are this deployment's, of this generation."""
     counted = [replica for replica in replicas if replica.state in _COMING | {_S.READY} and not replica.retired]
     groups = _group(goal, counted, now)
+    if goal.trial is not None:
+        yield from trial_steps(TrialState(app, generation, goal, goal.trial, replicas, counted), loop, now)
+        return
     leaving = 0
     known = not any(row.unheard for row in counted)  # else it may be one that serves: nobody leaves until that is known
-    if not goal.paused:
+    if not goal.stands:
         yield from _update(goal, counted, loop, now)
-    if known and not goal.paused:
+    if known and not goal.stands:
         yield from _retire_old(goal, groups)
         leaving = sum(1 for row in groups.old_coming if _hopeless(row))
-    if known:
+    if known and not goal.held:
         yield from _scale_in(goal, groups)
     revision = goal.revision
-    if goal.paused and groups.old:  # nothing of a new revision comes while it is paused
+    if goal.stands and groups.old:  # nothing of a new revision comes while it is paused
         revision = max(row.name.revision for row in (*groups.old_ready, *groups.old_coming))
     for index in _create(goal, groups, groups.old - leaving, replicas, revision, loop, now):
         yield CreateReplica(ReplicaName(app, generation, goal.deployment, revision, index))
@@ -133,7 +137,7 @@ def _scale_in(goal: Goal, groups: _Groups) -> Iterator[Action]:
     """
     why = f"{goal.replicas} replicas are wanted"
     surplus = groups.current - goal.replicas
-    if goal.paused:
+    if goal.stands:
         surplus += groups.old
         for row in groups.old_coming[: max(0, surplus)]:
             yield KillReplica(row.name, restart=False, why=why)
@@ -166,13 +170,6 @@ def _create(
     if old > 0 or loop is not None:
         at_a_time = 1 if loop is not None else goal.max_surge + goal.max_unavailable
         missing = min(missing, at_a_time - len(groups.current_coming) - len(groups.current_settling))
-    surge = 0 if goal.paused else goal.max_surge
+    surge = 0 if goal.stands else goal.max_surge
     missing = min(missing, goal.replicas + surge - groups.current - old)
-    taken = {row.name.index for row in replicas if row.name.revision == revision}
-    free: list[int] = []
-    index = 0
-    while len(free) < missing:
-        if index not in taken:
-            free.append(index)
-        index += 1
-    return free
+    return free_indexes(replicas, revision, missing)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Final
+from dataclasses import dataclass, field, replace
+from typing import Final, Protocol
 
 from serving._proto import records_pb2 as pb
-from serving.master.autoscaling import Autoscaler, Decision, Sample, ScalingPolicy
-from serving.master.model import Load, Replica, Report
+from serving.master.autoscaling import Autoscaler, Decision, Expected, Sample, ScalingPolicy
+from serving.master.custom_policy import Answer
+from serving.master.forecast import Pattern
+from serving.master.model import Load, Replica, Report, load_of
 from serving.master.names import ReplicaName
 from serving.master.phases import ReplicaState
 from serving.schedule import DAYS, ScheduledMinimum, minute_of_day
+from serving.sdk.scaling import ScalingLoad
 from serving.stamps import stamp
 
 _LOG: Final = logging.getLogger(__name__)
@@ -23,9 +27,19 @@ FRESH_S: Final = 3.0  # what a process said longer ago counts as nothing
 KEPT_DECISIONS: Final = 10
 _WINDOW_S: Final = 10.0
 _DOWN_DELAY_S: Final = 120.0
+_DAY_S: Final = 86_400.0
+_AHEAD_S: Final = 300.0
 
 _Process = tuple[str, int]  # a replica's id and the pid on its node
 Reports = Callable[[ReplicaName], Report | None]
+
+
+class AsksPolicies(Protocol):
+    """`serving.master.custom_policy.CustomPolicies`."""
+
+    def ask(self, deployment: str, record: pb.ScalingFunction, load: ScalingLoad) -> Answer | None: ...
+
+    def keep(self, deployments: Mapping[str, object]) -> None: ...
 
 
 @dataclass(slots=True)
@@ -34,6 +48,9 @@ class _Scaled:
 
     scaler: Autoscaler
     fronts: bool  # it is of proxies
+    pattern: Pattern | None = None  # where there is to be a forecast
+    ahead_s: float = 0.0
+    function: pb.ScalingFunction | None = None  # of the user's
     decisions: deque[Decision] = field(default_factory=lambda: deque(maxlen=KEPT_DECISIONS))
     last: Mapping[_Process, Load] = field(default_factory=dict)
     sampled_at: float = -math.inf
@@ -42,13 +59,23 @@ class _Scaled:
 class Scaling:
     """Belongs to one application. Times are monotonic seconds, but for those of decisions, which are unix seconds."""
 
-    def __init__(self) -> None:
+    def __init__(self, policies: AsksPolicies | None = None) -> None:
+        """`policies` asks functions of users; without it none is asked."""
+        self._policies = policies
         self._scaled: dict[str, _Scaled] = {}
         self._known: dict[str, pb.DeploymentStatus] = {}
+        self._patterns: dict[str, pb.LoadPattern] = {}
+        self.recalled = False
+        self.history_changed = False  # since `history` was asked for
 
     def restore(self, status: pb.ApplicationStatus | None) -> None:
         """What a master before this one had decided. Before the first `follow`."""
         self._known = {found.name: found for found in status.deployments} if status is not None else {}
+
+    def recall(self, history: pb.LoadHistory | None) -> None:
+        """What load masters before this one had seen, once that is known. Before it there are no forecasts."""
+        self._patterns = {found.deployment: found for found in history.patterns} if history is not None else {}
+        self.recalled = True
 
     def follow(self, order: pb.Placement, rows: Iterable[Replica]) -> None:
         """Takes over what the order says of autoscaling. `rows` are the replicas that there are."""
@@ -58,9 +85,59 @@ class Scaling:
         for name, spec in wanted.items():
             if name in self._scaled:
                 self._scaled[name].scaler.adopt(policy_of(spec))
-                continue
-            running = [row for row in rows if row.name.deployment == name and _counts(row, order.generation)]
-            self._scaled[name] = self._begin(spec, len(running))
+            else:
+                running = [row for row in rows if row.name.deployment == name and _counts(row, order.generation)]
+                self._scaled[name] = self._begin(spec, len(running))
+            self._foresee(self._scaled[name], spec)
+            asks = spec.autoscaling.HasField("policy")
+            self._scaled[name].function = spec.autoscaling.policy if asks else None
+        if self._policies is not None:
+            self._policies.keep({name: 1 for name, scaled in self._scaled.items() if scaled.function is not None})
+
+    def _foresee(self, scaled: _Scaled, spec: pb.DeploymentSpec) -> None:
+        if not spec.autoscaling.HasField("forecast") or not self.recalled:
+            scaled.pattern, scaled.scaler.expected = None, Expected()
+            return
+        wanted = spec.autoscaling.forecast
+        period_s, scaled.ahead_s = wanted.period_s or _DAY_S, wanted.ahead_s or _AHEAD_S
+        if scaled.pattern is None or scaled.pattern.period_s != period_s:
+            known = self._patterns.get(spec.name, pb.LoadPattern())
+            values = list(zip(known.ongoing, known.requests_per_s, known.cpu_cores, strict=False))
+            scaled.pattern = Pattern(period_s, values if known.period_s == period_s else [])
+
+    def _ask(self, name: str, scaled: _Scaled, unix_s: float) -> None:
+        """The answer is that to a load of some samples before: nothing waits for it."""
+        function = scaled.function
+        if function is None or self._policies is None:
+            return
+        args = json.loads(function.args) if function.args else {}
+        answer = self._policies.ask(name, function, replace(scaled.scaler.load(unix_s), args=args))
+        scaled.scaler.custom = None
+        if answer is not None and answer.problem:
+            scaled.scaler.custom = scaled.scaler.size, f"{function.entry}: {answer.problem}"
+        elif answer is not None:
+            scaled.scaler.custom = answer.size, f"{function.entry} asks for {answer.size:.3g}"
+
+    def history(self, order: pb.Placement) -> pb.LoadHistory:
+        """What forecasts are made of, to be stored."""
+        self.history_changed = False
+        made = pb.LoadHistory(
+            namespace=order.stored.spec.namespace,
+            name=order.stored.spec.name,
+            uid=order.stored.uid,
+            generation=order.generation,
+        )
+        for name, scaled in sorted(self._scaled.items()):
+            if scaled.pattern is not None:
+                ongoing, rate, cores = zip(*scaled.pattern.values, strict=True)
+                made.patterns.add(
+                    deployment=name,
+                    period_s=scaled.pattern.period_s,
+                    ongoing=ongoing,
+                    requests_per_s=rate,
+                    cpu_cores=cores,
+                )
+        return made
 
     def _begin(self, spec: pb.DeploymentSpec, running: int) -> _Scaled:
         """With the number that runs; where none does, with the size before, or the least, but at least one.
@@ -92,6 +169,10 @@ class Scaling:
                 decision = scaled.scaler.keep_within(now, unix_s)
             else:
                 scaled.scaler.observe(sample)
+                if scaled.pattern is not None:
+                    self.history_changed |= scaled.pattern.observe(sample, unix_s)
+                    scaled.scaler.expected = scaled.pattern.expected(unix_s, scaled.ahead_s)
+                self._ask(name, scaled, unix_s)
                 decision = scaled.scaler.decide(now, unix_s)
             if decision is not None:
                 scaled.decisions.append(decision)
@@ -124,6 +205,7 @@ def policy_of(spec: pb.DeploymentSpec) -> ScalingPolicy:
         max_step_up=wanted.max_step_up,
         max_step_down=wanted.max_step_down,
         schedule=tuple(_scheduled(entry) for entry in wanted.schedule),
+        custom=wanted.HasField("policy"),
     )
 
 
@@ -176,6 +258,4 @@ def _sample(scaled: _Scaled, rows: list[Replica], reports: Reports, waiting: int
 def _load_of(row: Replica, reports: Reports, now: float) -> Load | None:
     """What this process said lately; None for what it said too long ago, or what another one did."""
     report = reports(row.name)
-    if report is None or report.pid != row.pid or report.load is None or now - report.heard_at > FRESH_S:
-        return None
-    return report.load
+    return load_of(row, report) if report is not None and now - report.heard_at <= FRESH_S else None

@@ -106,7 +106,8 @@ def _phase(counts: list[_Count], situation: Situation) -> AppPhase:
     | every deployment has its replicas, all of the wanted revision   | READY    |
     | a deployment serves nothing, and starting it fails              | FAILED   |
     | a deployment serves nothing                                     | STARTING |
-    | a deployment's new replicas fail, or fewer serve than wanted    | DEGRADED |
+    | a deployment's new replicas fail, or fewer serve than wanted,   | DEGRADED |
+    | or its canary has failed                                        |          |
     | fewer serve than wanted, and no older revision does             | STARTING |
     | otherwise: an older revision is being replaced                  | UPDATING |
     """
@@ -118,7 +119,7 @@ def _phase(counts: list[_Count], situation: Situation) -> AppPhase:
         return AppPhase.FAILED
     if any(count.ready == 0 and count.goal.replicas for count in counts):
         return AppPhase.STARTING
-    if any(count.loop is not None or _short(count) for count in counts):
+    if any(count.loop is not None or count.goal.halted or _short(count) for count in counts):
         return AppPhase.DEGRADED
     if any(count.ready < count.goal.replicas for count in counts) and not any(map(_older_serves, counts)):
         return AppPhase.STARTING
@@ -189,7 +190,9 @@ def _reason(count: _Count) -> str:
         parts.append(f"{count.old_ready} of older revisions serve")
     if count.goal.paused and count.old_left:
         parts.append("the rollout is paused")
-    if count.loop is not None:
+    if count.goal.halted:
+        parts.append(count.goal.halted)
+    elif count.loop is not None:
         parts.append(f"{_times(count.loop.failures)} failed: {count.loop.reason}")
     else:
         parts += sorted({f"{row.id}: {row.reason}" for row in count.rows if row.state in _COMING and row.reason})
@@ -230,6 +233,9 @@ def _revision_serving(order: pb.Placement, counts: list[_Count]) -> tuple[str, b
     wanted = order.stored.revision
     if counts and all(count.current_ready > 0 or not count.goal.replicas for count in counts):
         return "RevisionServing", True, "Serving", f"revision {wanted} serves"
+    halted = "; ".join(f"{count.goal.deployment}: {count.goal.halted}" for count in counts if count.goal.halted)
+    if halted:
+        return "RevisionServing", False, "CanaryFailed", f"revision {wanted} serves no more: {halted}"
     told = "; ".join(f"{count.goal.deployment}: {count.loop.reason}" for count in counts if count.loop is not None)
     if told:
         return "RevisionServing", False, "StartFails", f"revision {wanted} does not start: {told}"

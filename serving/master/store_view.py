@@ -86,7 +86,8 @@ class EndpointView:
             except DataLoss as error:
                 _LOG.error("endpoint is damaged", extra={"key": kv.key, "error": error.message})
                 continue
-            self._facts[kv.key] = EndpointFact(endpoint.id, endpoint.generation, endpoint.pid, kv.lease)
+            replica = endpoint.replica or endpoint.id
+            self._facts[kv.key] = EndpointFact(replica, endpoint.generation, endpoint.pid, kv.lease)
 
 
 class SpecHistory:

@@ -23,6 +23,10 @@ _TEXTS = {
     "waited": "Requests that had to wait for an endpoint.",
     "ejections": "Endpoints that were left out.",
     "restored": "Endpoints that were taken back.",
+    "spared": "Calls of endpoints of another side of a traffic split.",
+    "shadows": "Copies of requests that were sent.",
+    "shadows_failed": "Copies that failed.",
+    "shadows_dropped": "Copies that were not sent.",
 }
 
 

@@ -66,12 +66,17 @@ class PythonActor:
     def _start(self, config_json: str) -> None:
         import ray.util
 
-        config = read_config(config_json)
+        config = self._read(config_json)
         self._drain_timeout_s = config.drain_timeout_s or DEFAULT_DRAIN_S
-        address = str(ray.util.get_node_ip_address())
-        self._replica = Replica(config, node_address=address, on_drained=self._end_if_terminated)
+        self._replica = self._made(config, str(ray.util.get_node_ip_address()))
         signal.signal(signal.SIGTERM, self._on_signal)
         self._replica.start()
+
+    def _read(self, config_json: str) -> pb.ReplicaConfig:
+        return read_config(config_json)
+
+    def _made(self, config: pb.ReplicaConfig, node_address: str) -> Replica:
+        return Replica(config, node_address=node_address, on_drained=self._end_if_terminated)
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         self._terminations += 1

@@ -14,12 +14,12 @@ _MAX_TEXT: Final = 2000  # characters of one error
 _MAX_STATUS: Final = 6 * 1024  # bytes: a status travels in headers, which clients bound at 8 KiB
 
 
-def at_edge(error: Exception, what: str) -> MeshError:
+def at_edge(error: Exception, what: str, log: logging.Logger | None = None) -> MeshError:
     """An error of `serving.errors` goes as it is; any other is a fault of ours, which is logged and not shown."""
     if isinstance(error, MeshError):
         return error
     name = secrets.token_hex(8)
-    _LOG.error("internal failure", exc_info=error, extra={"id": name, "where": what})
+    (log or _LOG).error("internal failure", exc_info=error, extra={"id": name, "where": what})
     return Internal(f"internal error, logged as {name}")
 
 

@@ -11,7 +11,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from serving._proto import records_pb2 as pb
-from serving.errors import Code, ResourceExhausted
+from serving.errors import SERVER_FAULTS, Code, ResourceExhausted
 from serving.observe import LATENCY_BUCKETS_S
 
 DEFAULT_REQUESTS: Final = 10_000
@@ -36,10 +36,12 @@ class Statistics:
     success: Tally = field(default_factory=Tally)
     fail: Tally = field(default_factory=Tally)
     last_ms: int = 0  # unix time of the last one
+    failed: int = 0  # by the server's fault
     buckets: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BUCKETS_S) + 1))
 
     def note(self, code: Code, seconds: float) -> None:
         self.last_ms = int(time.time() * 1000)
+        self.failed += code in SERVER_FAULTS
         (self.success if code is Code.OK else self.fail).add(seconds)
         self.buckets[bisect_left(LATENCY_BUCKETS_S, seconds)] += 1
 
@@ -47,7 +49,11 @@ class Statistics:
         """What the process has done since it began, for the autoscaler."""
         totals = list(accumulate(self.buckets))
         return pb.ReplicaLoad(
-            cpu_s=time.process_time(), requests=totals[-1], bounds_s=LATENCY_BUCKETS_S, within=totals[:-1]
+            cpu_s=time.process_time(),
+            requests=totals[-1],
+            bounds_s=LATENCY_BUCKETS_S,
+            within=totals[:-1],
+            failed=self.failed,
         )
 
 

@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Protocol
 
 from serving._proto import records_pb2 as pb
 from serving.errors import MeshError
@@ -26,13 +26,36 @@ from serving.timeouts import wait_for
 
 _LOG: Final = logging.getLogger(__name__)
 _MAX_DRAIN_S: Final = 24 * 3600.0
-# After the endpoint has left discovery, watchers need a moment to hear of it; until then requests are still taken.
-_LEAVE_S: Final = 0.3
 _ENDS: Final = ("draining", "drained")
+
+
+class Parts(Protocol):
+    """What a replica is made of once it comes up. Belongs to the loop that serves; see `Stack`."""
+
+    def describe(self, report: pb.ReplicaReport) -> None: ...
+
+    async def listen(self) -> pb.ReplicaReport: ...
+
+    async def reconfigure(self, text: str) -> None: ...
+
+    async def register(self, report: pb.ReplicaReport) -> None: ...
+
+    async def watch_health(self, tell: Callable[[str], None]) -> None: ...
+
+    async def withdraw(self) -> bool: ...
+
+    def refuse(self) -> None: ...
+
+    async def wait_idle(self, limit_s: float) -> bool: ...
+
+    async def close(self, left_s: Callable[[], float]) -> None: ...
 
 
 class Replica:
     """All methods may be called from any thread and answer at once, but for `stop`. Nothing raises."""
+
+    # After the endpoint has left discovery, watchers need a moment to hear of it; until then requests are still taken.
+    leave_s: ClassVar[float] = 0.3
 
     def __init__(self, config: pb.ReplicaConfig, *, node_address: str = "", on_drained: Callable[[], None]) -> None:
         """`on_drained` is called on the replica's thread when nothing runs any more."""
@@ -45,7 +68,7 @@ class Replica:
         self._drain_until: float | None = None
         self._loop = asyncio.new_event_loop()
         self._wake = asyncio.Event()  # of the loop: an update or a drain is asked for
-        self._stack: Stack | None = None
+        self._stack: Parts | None = None
         self._thread = threading.Thread(target=self._serve, name="replica", daemon=True)
 
     def start(self) -> None:
@@ -150,10 +173,7 @@ class Replica:
 
     async def _become_ready(self) -> None:
         config = self._config
-        keys = settings.log_keys(config, config.revision)
-        configure_logging(level=config.log_level, file=settings.log_file(config), style="json", **keys)  # type: ignore[arg-type]
-        logging.getLogger("grpc").setLevel(logging.INFO)  # below it, it tells of every loop
-        _LOG.info("replica starts", extra={"pid": os.getpid(), "cluster": config.cluster})
+        self._begin_log()
         began = time.monotonic()
         folders = await asyncio.to_thread(environment.prepare, config)
         environment.enter(folders)
@@ -168,12 +188,23 @@ class Replica:
         if update is not None:
             self._note_update(update, "")
         await stack.wait_healthy()
-        listening = await stack.listen()
+        await self._announce(stack, began)
+
+    async def _announce(self, parts: Parts, began: float) -> None:
+        """The last steps to readiness: listens, then says so in discovery."""
+        listening = await parts.listen()
         with self._lock:
             self._report.MergeFrom(listening)
-        await stack.register(self._report)
+        await parts.register(self._report)
         self._step("ready")
         _LOG.info("replica ready", extra={"address": self._report.address, "took_s": time.monotonic() - began})
+
+    def _begin_log(self) -> None:
+        config = self._config
+        keys = settings.log_keys(config, config.revision)
+        configure_logging(level=config.log_level, file=settings.log_file(config), style="json", **keys)  # type: ignore[arg-type]
+        logging.getLogger("grpc").setLevel(logging.INFO)  # below it, it tells of every loop
+        _LOG.info("replica starts", extra={"pid": os.getpid(), "cluster": config.cluster})
 
     async def _live(self) -> None:
         """Until it is to leave."""
@@ -191,7 +222,7 @@ class Replica:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
 
-    async def _apply(self, update: pb.ReplicaUpdate, stack: Stack) -> None:
+    async def _apply(self, update: pb.ReplicaUpdate, stack: Parts) -> None:
         failure = ""
         try:
             await stack.reconfigure(update.config)
@@ -246,7 +277,7 @@ class Replica:
         self._on_drained()
 
     async def _linger(self) -> None:
-        end = time.monotonic() + _LEAVE_S
+        end = time.monotonic() + self.leave_s
         while (left := min(end - time.monotonic(), self._left_s())) > 0:
             self._wake.clear()
             with contextlib.suppress(asyncio.TimeoutError):

@@ -41,7 +41,7 @@ class GrpcServer:
             if tls is None:
                 bound = self._server.add_insecure_port(address)
             else:
-                bound = self._server.add_secure_port(address, _credentials(tls))
+                bound = self._server.add_secure_port(address, server_credentials(tls))
         except RuntimeError as error:
             raise FailedPrecondition(f"cannot listen on {address}: {error}") from error
         await self._server.start()
@@ -57,7 +57,7 @@ class GrpcServer:
         await self._server.stop(limit_s)
 
 
-def _credentials(tls: TlsConfig) -> grpc.ServerCredentials:
+def server_credentials(tls: TlsConfig) -> grpc.ServerCredentials:
     """With `ca_file`, clients must present a certificate that it vouches for."""
     try:
         pair = (Path(tls.key_file).read_bytes(), Path(tls.cert_file).read_bytes())

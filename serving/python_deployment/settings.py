@@ -9,7 +9,6 @@ from typing import Any, Final
 from serving._proto import records_pb2 as pb
 from serving.config import EtcdConfig, TlsConfig
 from serving.errors import DataLoss, InvalidArgument
-from serving.python_deployment.codec import Signature
 from serving.store.records import decode
 from serving.types import ENDPOINT_READY, PROTOCOL_KSERVE_GRPC, ROLE_DIRECT
 
@@ -18,14 +17,14 @@ DEFAULT_DRAIN_S: Final = 30.0
 DEFAULT_LEASE_S: Final = 5
 
 
-def read_config(text: str) -> pb.ReplicaConfig:
-    """Raises `InvalidArgument`."""
+def read_config(text: str, kind: str = "python") -> pb.ReplicaConfig:
+    """Of a deployment of this kind. Raises `InvalidArgument`."""
     try:
         config = decode(pb.ReplicaConfig, text.encode())
     except DataLoss as error:
         raise InvalidArgument(f"this is no ReplicaConfig: {error.message}") from error
-    if not config.HasField("python"):
-        raise InvalidArgument("the ReplicaConfig has no `python`")
+    if not config.HasField(kind):
+        raise InvalidArgument(f"the ReplicaConfig has no `{kind}`")
     return config
 
 
@@ -87,17 +86,24 @@ def log_keys(config: pb.ReplicaConfig, revision: int) -> dict[str, object]:
     }
 
 
-def endpoint(config: pb.ReplicaConfig, report: pb.ReplicaReport, signature: Signature, node: str) -> pb.Endpoint:
+def endpoint(
+    config: pb.ReplicaConfig,
+    report: pb.ReplicaReport,
+    model: pb.ModelRecord,
+    node: str,
+    *,
+    protocol: str = PROTOCOL_KSERVE_GRPC,
+) -> pb.Endpoint:
     """The record of a ready replica at the address of its report."""
     return pb.Endpoint(
         id=config.id,
         address=report.address,
-        protocol=PROTOCOL_KSERVE_GRPC,
+        protocol=protocol,
         role=ROLE_DIRECT,
         namespace=config.namespace,
         application=config.application,
         deployment=config.deployment,
-        models=[pb.ModelRecord(name=signature.model, versions=[signature.version])],
+        models=[model],
         cluster=config.cluster,
         node=node,
         labels=dict(config.labels),

@@ -9,10 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from prometheus_client import Gauge
-
 from serving._proto import records_pb2 as pb
-from serving.discovery import Registrar
 from serving.errors import FailedPrecondition, MeshError
 from serving.observe import MetricsServer, new_registry
 from serving.python_deployment import settings
@@ -20,6 +17,7 @@ from serving.python_deployment.composition import Composition
 from serving.python_deployment.failure import described
 from serving.python_deployment.inference import Inference
 from serving.python_deployment.instruments import Instruments
+from serving.python_deployment.registration import Registration
 from serving.python_deployment.server import GrpcServer
 from serving.python_deployment.user_code import UserCode, construct
 from serving.python_deployment.user_loop import UserLoop
@@ -57,11 +55,7 @@ class Stack:
         self._inference: Inference | None = None
         self._server: GrpcServer | None = None
         self._metrics: MetricsServer | None = None
-        self._registrar: Registrar | None = None
-        registered = Gauge(
-            "mesh_replica_registered", "1 while the endpoint is in discovery", registry=self._metrics_registry
-        )
-        registered.set_function(lambda: int(self._registrar is not None and self._registrar.registered))
+        self._registration = Registration(config, self._metrics_registry)
 
     @property
     def user(self) -> UserCode:
@@ -73,10 +67,7 @@ class Stack:
         """From any thread."""
         report.in_flight = self._instruments.in_flight
         report.load.CopyFrom(self._instruments.statistics.load())
-        registrar = self._registrar
-        if registrar is not None:
-            report.lease = registrar.lease
-            report.registered = registrar.registered
+        self._registration.describe(report)
 
     # ------------------------------------------------------------------------------------------------ coming up
 
@@ -130,16 +121,9 @@ class Stack:
 
     async def register(self, report: pb.ReplicaReport) -> None:
         """The first time begins to register, then the record changes with the report."""
-        if not self._config.etcd.endpoints:
-            _LOG.warning("no etcd endpoint is configured: the replica is not in discovery")
-            return
-        record = settings.endpoint(self._config, report, self.user.signature, socket.gethostname())
-        if self._registrar is not None:
-            await self._registrar.update(record)
-            return
-        ttl_s = self._config.lease_ttl_s or settings.DEFAULT_LEASE_S
-        self._registrar = Registrar(settings.etcd_config(self._config.etcd), record, ttl_s=ttl_s)
-        await self._registrar.start()
+        signature = self.user.signature
+        model = pb.ModelRecord(name=signature.model, versions=[signature.version])
+        await self._registration.put(settings.endpoint(self._config, report, model, socket.gethostname()))
 
     # ------------------------------------------------------------------------------------------------ health
 
@@ -176,11 +160,7 @@ class Stack:
 
     async def withdraw(self) -> bool:
         """Leaves discovery; True when it was there, so that somebody may still be on the way."""
-        if self._registrar is None:
-            return False
-        listed = self._registrar.registered
-        await self._registrar.withdraw()
-        return listed
+        return await self._registration.withdraw()
 
     def refuse(self) -> None:
         """From now on requests are answered that the replica drains."""
@@ -207,8 +187,7 @@ class Stack:
         if self._server is not None:
             await self._end_answers(self._server, left_s)
         await self._composition.close()
-        if self._registrar is not None:
-            await self._registrar.close()
+        await self._registration.close()
         if self._metrics is not None:
             await self._metrics.close()
         self._user_loop.stop()

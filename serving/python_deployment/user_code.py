@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import importlib
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from typing import Any, Final
 from serving.errors import FailedPrecondition
 from serving.python_deployment.codec import Signature
 from serving.python_deployment.composition import Composition, current_composition
+from serving.python_deployment.entry import import_entry
 from serving.python_deployment.failure import described
 from serving.python_deployment.request import Request, Tensor, current_request
 from serving.python_deployment.user_loop import UserLoop, guarded
@@ -23,15 +23,7 @@ Deliver = Callable[[object], Awaitable[None]]
 
 def load_class(entry: str) -> type:
     """The class `module:Class`. Raises `FailedPrecondition` that says what is wrong with it."""
-    module_name, _, class_name = entry.partition(":")
-    try:
-        found: Any = importlib.import_module(module_name)
-    except Exception as error:
-        raise FailedPrecondition(f"importing {module_name} failed: {described(error)}") from error
-    for part in class_name.split("."):
-        found = getattr(found, part, None)
-        if found is None:
-            raise FailedPrecondition(f"the module {module_name} has no {class_name}")
+    found = import_entry(entry)
     if not inspect.isclass(found):
         raise FailedPrecondition(f"{entry} is a {type(found).__name__}, not a class")
     if not callable(getattr(found, "infer", None)):

@@ -9,19 +9,24 @@ from serving.routing.policy import RoutingPolicy
 from serving.routing.power_of_two import Candidate, LatencyTracker, PowerOfTwo, Rank, better, prefer_labels
 from serving.routing.rendezvous import RendezvousMember, rendezvous_best, rendezvous_order, stable_hash
 from serving.routing.retry_budget import RetryBudget, RetryBudgetConfig
+from serving.routing.traffic import NO_SIDES, Place, Sides, Traffic
 
 __all__ = [
+    "NO_SIDES",
     "Candidate",
     "LatencyTracker",
     "LeastLatency",
     "OutlierConfig",
     "OutlierDetector",
+    "Place",
     "PowerOfTwo",
     "Rank",
     "RendezvousMember",
     "RetryBudget",
     "RetryBudgetConfig",
     "RoutingPolicy",
+    "Sides",
+    "Traffic",
     "better",
     "prefer_labels",
     "rendezvous_best",

@@ -28,7 +28,8 @@ _SHORTEST: Final = 0.001  # of what must take time
 _SHORTEST_HEDGE: Final = 0.0001
 _MANY: Final = 1_000_000
 
-_HASH_KEY: Final = re.compile(r"(?!grpc-)(?!.*-bin\Z)[0-9a-z_.-]+")
+METADATA_NAME: Final = re.compile(r"(?!grpc-)(?!.*-bin\Z)[0-9a-z_.-]+")  # that holds text
+METADATA_RULE: Final = "a name of metadata with text: lower-case letters, digits and `_ . -`, neither grpc- nor -bin"
 
 _Limits = dict[str, tuple[float, float]]  # a pair of ints: the number must be whole
 _NUMBERS: Final[_Limits] = {
@@ -127,9 +128,8 @@ class RoutingPolicy:
                 raise _wrong("hash_key", f"means something only with choice {CONSISTENT_HASH}")
         elif not self.hash_key:
             raise _wrong("hash_key", f"is required with choice {CONSISTENT_HASH}: the name of the metadata to hash")
-        elif not _HASH_KEY.fullmatch(self.hash_key):
-            rule = "a name of metadata with text: lower-case letters, digits and `_ . -`, neither grpc- nor -bin"
-            raise _wrong("hash_key", f"must be {rule}, not {self.hash_key!r}")
+        elif not METADATA_NAME.fullmatch(self.hash_key):
+            raise _wrong("hash_key", f"must be {METADATA_RULE}, not {self.hash_key!r}")
 
 
 def _named(values: object, known: tuple[str, ...], path: str) -> dict[str, Any]:

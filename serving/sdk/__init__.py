@@ -9,21 +9,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from serving.sdk._artifacts import Artifact
+from serving.sdk._deployments import (
+    CppDeployment,
+    LlmDeployment,
+    ProxyDeployment,
+    PythonDeployment,
+    ServeDeployment,
+    TritonDeployment,
+)
 from serving.sdk._python_options import RuntimeEnv
+from serving.sdk._resource_options import Replicas, Resources
 from serving.sdk._rollout_options import Rollout
-from serving.sdk._scaling_options import Autoscaling, Schedule
+from serving.sdk._scaling_options import Autoscaling, Forecast, ScalingFunction, Schedule
+from serving.sdk._scheduling_options import Scheduling, SlowReplicas
+from serving.sdk._traffic_options import Canary, CanaryChecks, CanaryStep, Match, Shadow, TrafficSplit
 from serving.sdk._triton_options import RateLimiter, RateLimiterResource, ResponseCache
 from serving.sdk.connection import ClusterConfig, Connection, MeshConfig, load_mesh_config
 from serving.sdk.load import load_spec, parse_spec
-from serving.sdk.spec import (
-    Application,
-    Placement,
-    ProxyDeployment,
-    PythonDeployment,
-    Replicas,
-    Resources,
-    TritonDeployment,
-)
+from serving.sdk.scaling import ScalingLoad
+from serving.sdk.spec import Application, Placement
 
 if TYPE_CHECKING:
     from serving.discovery.client_config import ClientConfig, ClientStats
@@ -40,11 +44,18 @@ __all__ = [
     "Artifact",
     "AsyncMeshClient",
     "Autoscaling",
+    "Canary",
+    "CanaryChecks",
+    "CanaryStep",
     "ClientConfig",
     "ClientStats",
     "ClusterConfig",
     "Connection",
+    "CppDeployment",
     "DeployResult",
+    "Forecast",
+    "LlmDeployment",
+    "Match",
     "MeshClient",
     "MeshConfig",
     "ModelMetadata",
@@ -58,8 +69,15 @@ __all__ = [
     "ResponseCache",
     "Rollout",
     "RuntimeEnv",
+    "ScalingFunction",
+    "ScalingLoad",
     "Schedule",
+    "Scheduling",
+    "ServeDeployment",
+    "Shadow",
+    "SlowReplicas",
     "TensorMetadata",
+    "TrafficSplit",
     "TritonDeployment",
     "load_mesh_config",
     "load_spec",

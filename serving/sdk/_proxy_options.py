@@ -11,6 +11,7 @@ from google.protobuf.struct_pb2 import Struct
 from serving._proto import records_pb2 as pb
 from serving.routing import OutlierConfig, RetryBudgetConfig, RoutingPolicy
 from serving.routing.policy import CHOICES
+from serving.sdk._ingress_options import BUSY_POLL
 from serving.sdk._table import BYTES, SECONDS, Field, Kind, MapOf, Number, Record, Text, Whole, Word
 
 _DOCS: Final = {
@@ -53,6 +54,7 @@ PROXY: Final = Record(
         Field("policy", _POLICY, "How requests are sent to replicas; without it the defaults."),
         Field("hold", SECONDS, "How long requests wait while no replica takes new work; 0 is 30s.", default=0.0),
         Field("max_message_bytes", BYTES, "Largest message: 64Mi; 0 is 2 GiB - 1.", default=0),
+        BUSY_POLL,
     ),
 )
 
@@ -75,7 +77,9 @@ def _different(values: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str,
 
 def proxy_record(values: Mapping[str, Any]) -> pb.ProxyDeployment:
     """The record of what `PROXY` read."""
-    record = pb.ProxyDeployment(hold_s=values["hold"], max_message_bytes=values["max_message_bytes"])
+    record = pb.ProxyDeployment(
+        hold_s=values["hold"], max_message_bytes=values["max_message_bytes"], busy_poll_us=values["busy_poll_us"]
+    )
     policy = _given(values["policy"] or {})
     if policy:
         record.policy.CopyFrom(_struct(policy))

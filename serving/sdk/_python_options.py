@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any, Final
 
 from serving._proto import records_pb2 as pb
 from serving.sdk._artifacts import ARTIFACT, Artifact, artifact_record
-from serving.sdk._table import BYTES, AnyValue, Either, Field, ListOf, MapOf, PathText, Record, Text, Whole
+from serving.sdk._table import BYTES, AnyValue, Either, Field, ListOf, MapOf, PathText, Record, Text, Whole, json_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +22,7 @@ class RuntimeEnv:
     pip: tuple[str, ...] | list[str] = ()
 
 
-_RUNTIME_ENV: Final = Record(
+RUNTIME_ENV: Final = Record(
     "a runtime environment",
     (Field("pip", ListOf(Text()), "Requirements as pip takes them, installed once per node.", default=()),),
 )
@@ -48,7 +47,7 @@ PYTHON: Final = Record(
         Field("max_requests", Whole(), "Requests that run or wait in a replica; 0 is 10000.", default=0),
         Field("max_message_bytes", BYTES, "Largest message: 64Mi; 0 is 2 GiB - 1.", default=0),
         Field("threads", Whole(), "Threads for methods that are not async; 0 is 8.", default=0),
-        Field("runtime_env", _RUNTIME_ENV, "What must be installed.", default=_RUNTIME_ENV.defaults()),
+        Field("runtime_env", RUNTIME_ENV, "What must be installed.", default=RUNTIME_ENV.defaults()),
     ),
 )
 
@@ -57,8 +56,8 @@ def python_record(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact])
     """The record of what `PYTHON` read."""
     record = pb.PythonDeployment(
         entry=values["entry"],
-        args=_json(values["args"]),
-        config=_json(values["config"]),
+        args=json_text(values["args"]),
+        config=json_text(values["config"]),
         model=values["model"],
         max_requests=values["max_requests"],
         max_message_bytes=values["max_message_bytes"],
@@ -69,8 +68,3 @@ def python_record(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact])
     if values["runtime_env"]["pip"]:
         record.runtime_env.pip.extend(values["runtime_env"]["pip"])
     return record
-
-
-def _json(values: Mapping[str, Any]) -> str:
-    """As text, because a protobuf Struct would turn whole numbers into others."""
-    return json.dumps(values, sort_keys=True, ensure_ascii=False, allow_nan=False) if values else ""

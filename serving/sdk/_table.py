@@ -6,6 +6,7 @@ YAML file held and what an SDK object holds, so both mean the same.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Callable, Mapping
@@ -317,6 +318,11 @@ class Record:
         if self.one_of:
             made["oneOf"] = [{"required": [name]} for name in self.one_of]
         return made | ({"required": required} if required else {})
+
+
+def json_text(values: Mapping[str, Any]) -> str:
+    """As text for a record, because a protobuf Struct would turn whole numbers into others; "" for none."""
+    return json.dumps(values, sort_keys=True, ensure_ascii=False, allow_nan=False) if values else ""
 
 
 def describe(value: object) -> str:

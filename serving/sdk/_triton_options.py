@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from serving._proto import records_pb2 as pb
 from serving.sdk._artifacts import ARTIFACT, Artifact, artifact_record
+from serving.sdk._ingress_options import BUSY_POLL
 from serving.sdk._table import BYTES, Either, Field, ListOf, MapOf, PathText, Record, Text, Whole, Word
 from serving.validation import MODEL_CONTROLS, RATE_LIMITER_MODES, UPDATES
 
@@ -93,6 +94,7 @@ TRITON: Final = Record(
         Field("event_loops", Whole(), "Threads of the ingress; 0 lets the replica choose.", default=0),
         Field("max_message_bytes", BYTES, "Largest request: 64Mi; 0 is 2 GiB - 1.", default=0),
         Field("max_requests", Whole(), "Requests that run or wait in a replica; 0 is 10000.", default=0),
+        BUSY_POLL,
         Field("log_verbosity", Whole(), "Triton's verbose level, 0 is off.", default=0),
         Field(
             "model_control",
@@ -136,6 +138,7 @@ def triton_record(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact])
         event_loops=values["event_loops"],
         max_message_bytes=values["max_message_bytes"],
         max_requests=values["max_requests"],
+        busy_poll_us=values["busy_poll_us"],
         log_verbosity=values["log_verbosity"],
         # The default is left out, so that a spec that does not name it stays the revision that it is.
         model_control="" if values["model_control"] == "none" else values["model_control"],

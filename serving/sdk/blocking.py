@@ -243,6 +243,29 @@ class MeshClient:
             on_progress,
         )
 
+    def split(
+        self,
+        app: AppName,
+        name: str,
+        weights: Mapping[str, int],
+        *,
+        wait: bool = False,
+        timeout_s: float = DEPLOY_TIMEOUT_S,
+        author: str = "",
+        on_progress: Notify | None = None,
+    ) -> DeployResult:
+        """See `AsyncMeshClient.split`; `on_progress` is called on this thread."""
+        return self._with_progress(
+            lambda notify: self._client.split(
+                app, name, weights, wait=wait, timeout_s=timeout_s, author=author, on_progress=notify
+            ),
+            on_progress,
+        )
+
+    def promote_rollout(self, app: AppName, *, full: bool = False, timeout_s: float = CONTROL_TIMEOUT_S) -> bool:
+        """See `AsyncMeshClient.promote_rollout`."""
+        return self._wait(self._client.promote_rollout(app, full=full, timeout_s=timeout_s))
+
     def pause_rollout(self, app: AppName, *, timeout_s: float = CONTROL_TIMEOUT_S) -> bool:
         """See `AsyncMeshClient.pause_rollout`."""
         return self._wait(self._client.pause_rollout(app, timeout_s=timeout_s))

@@ -87,6 +87,24 @@ class PauseRolloutCall:
 
 
 @dataclass(frozen=True, slots=True)
+class PromoteRolloutCall:
+    app: AppKey
+    full: bool
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SplitCall:
+    app: AppKey
+    name: str
+    weights: Mapping[str, int]
+    wait: bool
+    timeout_s: float
+    author: str = ""
+    on_progress: Callable[[str], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class EndpointsCall:
     app: AppKey
     role: str
@@ -126,6 +144,8 @@ Call: TypeAlias = (
     | RollbackCall
     | ScaleCall
     | PauseRolloutCall
+    | PromoteRolloutCall
+    | SplitCall
     | EndpointsCall
     | InferCall
     | ModelMetadataCall

@@ -65,6 +65,8 @@ class AsyncMeshClient:
             calls.RollbackCall: self._deployer.rollback,
             calls.DeleteCall: self._deployer.delete,
             calls.PauseRolloutCall: self._deployer.pause,
+            calls.PromoteRolloutCall: self._deployer.promote,
+            calls.SplitCall: self._deployer.split,
             calls.ScaleCall: self._deployer.scale,
             calls.StatusCall: self._status,
             calls.ListCall: self._list,
@@ -193,6 +195,32 @@ class AsyncMeshClient:
     async def resume_rollout(self, app: AppName, *, timeout_s: float = CONTROL_TIMEOUT_S) -> bool:
         """Lets a paused rollout go on. False: it was not paused. Raises `NotFound`."""
         return await self._call(calls.PauseRolloutCall(app_key(app), False, timeout_s), bool)
+
+    async def promote_rollout(self, app: AppName, *, full: bool = False, timeout_s: float = CONTROL_TIMEOUT_S) -> bool:
+        """Lets the canaries of an application pass the step at which they are, or all (`full`). False: they do already.
+
+        Raises `NotFound`, and `FailedPrecondition` where no canary is under way, or it has failed.
+        """
+        return await self._call(calls.PromoteRolloutCall(app_key(app), full, timeout_s), bool)
+
+    async def split(
+        self,
+        app: AppName,
+        name: str,
+        weights: Mapping[str, int],
+        *,
+        wait: bool = False,
+        timeout_s: float = DEPLOY_TIMEOUT_S,
+        author: str = "",
+        on_progress: Notify | None = None,
+    ) -> DeployResult:
+        """Stores the current spec with other weights, by deployment, of the traffic split `name`.
+
+        Deployments that are not named keep theirs. Raises `NotFound`, and `SpecError` for weights that are not
+        possible. `wait` and other errors as with `deploy`.
+        """
+        call = calls.SplitCall(app_key(app), name, weights, wait, timeout_s, author, on_progress)
+        return await self._call(call, DeployResult)
 
     async def clusters(self, *, timeout_s: float = CONTROL_TIMEOUT_S) -> tuple[kpb.ClusterView, ...]:
         """The Ray clusters that the keeper knows."""

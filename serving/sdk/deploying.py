@@ -69,13 +69,21 @@ class Deployer:
         return await self._await_ready(key, response, call.wait, deadline, call.timeout_s, call.on_progress)
 
     async def scale(self, call: calls.ScaleCall) -> DeployResult:
-        """Stores the current spec with other numbers; one that was stored meanwhile is read again."""
+        return await self._change(call, lambda spec: _scaled(spec, call))
+
+    async def split(self, call: calls.SplitCall) -> DeployResult:
+        return await self._change(call, lambda spec: _split(spec, call))
+
+    async def _change(
+        self, call: calls.ScaleCall | calls.SplitCall, changed: Callable[[pb.ApplicationSpec], pb.ApplicationSpec]
+    ) -> DeployResult:
+        """Stores the current spec as `changed` makes it; one that was stored meanwhile is read again."""
         deadline = time.monotonic() + call.timeout_s
         name = kpb.ApplicationName(namespace=call.app.namespace, name=call.app.name)
         while True:
             view = await self._keepers.call("GetApplication", name, timeout_s=max(_left(deadline), 0.1))
             request = kpb.DeployRequest(
-                spec=_scaled(view.stored.spec, call), if_revision=view.stored.revision, author=call.author
+                spec=changed(view.stored.spec), if_revision=view.stored.revision, author=call.author
             )
             try:
                 response = await self._keepers.call("Deploy", request, timeout_s=max(_left(deadline), 0.1))
@@ -91,6 +99,20 @@ class Deployer:
         key = call.app
         request = kpb.PauseRolloutRequest(namespace=key.namespace, name=key.name, paused=call.paused)
         return bool((await self._keepers.call("PauseRollout", request, timeout_s=call.timeout_s)).changed)
+
+    async def promote(self, call: calls.PromoteRolloutCall) -> bool:
+        deadline = time.monotonic() + call.timeout_s
+        key = call.app
+        name = kpb.ApplicationName(namespace=key.namespace, name=key.name)
+        view = await self._keepers.call("GetApplication", name, timeout_s=call.timeout_s)
+        request = kpb.PromoteRolloutRequest(
+            namespace=key.namespace,
+            name=key.name,
+            revision=view.stored.revision,
+            steps=_steps_to_pass(key, view, full=call.full),
+        )
+        left_s = max(_left(deadline), 0.1)
+        return bool((await self._keepers.call("PromoteRollout", request, timeout_s=left_s)).changed)
 
     async def delete(self, call: calls.DeleteCall) -> None:
         deadline = time.monotonic() + call.timeout_s
@@ -214,6 +236,36 @@ def revision_before(key: AppKey, kept: Sequence[pb.StoredSpec]) -> int:
         if earlier.revision < below and earlier.spec != current.spec:
             return int(earlier.revision)
     raise NotFound(f"{key} has no revision before {below} with another specification")
+
+
+def _steps_to_pass(key: AppKey, view: kpb.ApplicationView, *, full: bool) -> int:
+    """Raises `FailedPrecondition` where there is no canary of the current revision to promote."""
+    canaries = [one for one in view.status.deployments if one.HasField("canary")]
+    if view.status.revision != view.stored.revision or not canaries:
+        raise FailedPrecondition(f"{key} has no canary of revision {view.stored.revision} under way")
+    for one in canaries:
+        if one.canary.phase == "failed":
+            raise FailedPrecondition(f"the canary of {key}/{one.name} has failed: {one.canary.reason}")
+    if full:
+        return max(one.canary.steps for one in canaries)
+    return min(one.canary.step for one in canaries)  # of several that are at different steps those that are behind
+
+
+def _split(spec: pb.ApplicationSpec, call: calls.SplitCall) -> pb.ApplicationSpec:
+    """Raises `NotFound`, and `SpecError` for weights that are not possible."""
+    changed = pb.ApplicationSpec()
+    changed.CopyFrom(spec)
+    found = next((one for one in changed.traffic if one.name == call.name), None)
+    if found is None:
+        known = ", ".join(one.name for one in spec.traffic) or "none"
+        raise NotFound(f"{call.app} has no traffic split {call.name} (it has: {known})")
+    for deployment, weight in call.weights.items():
+        side = next((one for one in found.sides if one.deployment == deployment), None)
+        if side is None:
+            side = found.sides.add(name=deployment, deployment=deployment)
+        side.weight = weight
+    validate_spec(changed)
+    return changed
 
 
 def _scaled(spec: pb.ApplicationSpec, call: calls.ScaleCall) -> pb.ApplicationSpec:

@@ -52,6 +52,7 @@ _RESPONSES: Final[dict[str, Any]] = {
     "ListRevisions": kpb.ListRevisionsResponse,
     "Rollback": kpb.DeployResponse,
     "PauseRollout": kpb.PauseRolloutResponse,
+    "PromoteRollout": kpb.PromoteRolloutResponse,
 }
 
 

@@ -9,24 +9,26 @@ from typing import Any, Final
 
 from serving.problems import Problem
 from serving.sdk._artifacts import Artifact, local_path
-from serving.sdk._python_options import RuntimeEnv
-from serving.sdk._rollout_options import Rollout
-from serving.sdk._scaling_options import Autoscaling, Schedule
-from serving.sdk._table import Reading
-from serving.sdk._triton_options import TRITON
-from serving.sdk._yaml import parse_document, read_text
-from serving.sdk.spec import (
-    TABLE,
-    Application,
+from serving.sdk._deployments import (
+    CppDeployment,
     Deployment,
-    Placement,
+    LlmDeployment,
     ProxyDeployment,
     PythonDeployment,
-    Replicas,
-    Resources,
+    ServeDeployment,
     TritonDeployment,
-    folder_of,
+    folders_of,
 )
+from serving.sdk._python_options import RuntimeEnv
+from serving.sdk._resource_options import Replicas, Resources
+from serving.sdk._rollout_options import Rollout
+from serving.sdk._scaling_options import autoscaling_of
+from serving.sdk._scheduling_options import SlowReplicas, scheduling_of
+from serving.sdk._table import Reading
+from serving.sdk._traffic_options import canary_of, traffic_of
+from serving.sdk._triton_options import TRITON
+from serving.sdk._yaml import parse_document, read_text
+from serving.sdk.spec import TABLE, Application, Placement
 from serving.spelling import closest_match
 from serving.validation import KINDS, spec_problems
 
@@ -46,23 +48,29 @@ def load_spec(path: str | os.PathLike[str]) -> Application:
 def _folder_problems(application: Application) -> Iterator[Problem]:
     """Repositories that are no folders here, and models that are not in theirs."""
     for index, deployment in enumerate(application.deployments):
-        path = f"deployments[{index}].{'triton' if isinstance(deployment, TritonDeployment) else 'python'}"
-        folder = folder_of(deployment)
-        if folder is None:
-            continue
-        if not Path(folder).is_dir():
-            field = "repository" if isinstance(deployment, TritonDeployment) else "code"
-            yield Problem(f"{path}.{field}", f"the folder {folder} does not exist")
-            continue
-        if not isinstance(deployment, TritonDeployment):
-            continue
-        known = sorted(entry.name for entry in Path(folder).iterdir() if entry.is_dir())
-        for number, name in enumerate(deployment.models):
-            if name not in known:
-                text = f"the repository has no model `{name}`"
-                yield Problem(
-                    f"{path}.models[{number}]", text, allowed=tuple(known), closest=closest_match(name, known)
-                )
+        path = f"deployments[{index}]"
+        for field, folder in folders_of(deployment):
+            if not Path(folder).is_dir():
+                yield Problem(f"{path}.{field}", f"the folder {folder} does not exist")
+            elif isinstance(deployment, TritonDeployment) and field == "triton.repository":
+                yield from _model_problems(f"{path}.triton", Path(folder), deployment.models)
+            elif isinstance(deployment, CppDeployment) and field == "cpp.code":
+                yield from _library_problems(f"{path}.cpp", Path(folder), deployment.library)
+
+
+def _model_problems(path: str, folder: Path, models: Iterable[str]) -> Iterator[Problem]:
+    known = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    for number, name in enumerate(models):
+        if name not in known:
+            text = f"the repository has no model `{name}`"
+            yield Problem(f"{path}.models[{number}]", text, allowed=tuple(known), closest=closest_match(name, known))
+
+
+def _library_problems(path: str, folder: Path, library: str) -> Iterator[Problem]:
+    if library and not (folder / library).is_file():
+        known = sorted(str(file.relative_to(folder)) for file in folder.rglob("*.so"))
+        text = f"the folder {folder} has no file `{library}`; build it first"
+        yield Problem(f"{path}.library", text, allowed=tuple(known), closest=closest_match(library, known))
 
 
 def parse_spec(text: str, *, source: str = "spec", base_dir: str | os.PathLike[str] = ".") -> Application:
@@ -123,6 +131,7 @@ def _application(values: Mapping[str, Any], folder: Path) -> Application:
         placement=Placement(**values["placement"]),
         deployments=tuple(_deployment(entry, folder) for entry in values["deployments"]),
         on_failed_rollout=values["on_failed_rollout"],
+        traffic=tuple(traffic_of(entry) for entry in values["traffic"]),
     )
 
 
@@ -132,8 +141,10 @@ def _deployment(values: Mapping[str, Any], folder: Path) -> Deployment:
         "name": values["name"],
         "resources": Resources(**values["resources"]),
         "replicas": Replicas(replicas) if isinstance(replicas, int) else Replicas(**replicas),
-        "rollout": Rollout(**values["rollout"]),
-        "autoscaling": _autoscaling(values["autoscaling"]),
+        "rollout": Rollout(**{**values["rollout"], "canary": canary_of(values["rollout"]["canary"])}),
+        "autoscaling": autoscaling_of(values["autoscaling"], _policy_code(values["autoscaling"], folder)),
+        "scheduling": scheduling_of(values["scheduling"]),
+        "replace_slow": SlowReplicas(**values["replace_slow"]),
         **{name: values[name] for name in ("env", "max_restarts", "start_timeout", "drain_timeout")},
     }
     if values["proxy"] is not None:
@@ -143,15 +154,24 @@ def _deployment(values: Mapping[str, Any], folder: Path) -> Deployment:
         python["code"] = _repository(python["code"], folder) or None
         python["runtime_env"] = RuntimeEnv(**python["runtime_env"])
         return PythonDeployment(**shared, **python)
+    if values["serve"] is not None:
+        served = dict(values["serve"])
+        served["code"] = _repository(served["code"], folder) or None
+        served["runtime_env"] = RuntimeEnv(**served["runtime_env"])
+        return ServeDeployment(**shared, **served)
+    if values["llm"] is not None:
+        return LlmDeployment(**shared, **{**values["llm"], "weights": _repository(values["llm"]["weights"], folder)})
+    if values["cpp"] is not None:
+        folders = {name: _repository(values["cpp"][name], folder) or None for name in ("code", "repository")}
+        return CppDeployment(**shared, **{**values["cpp"], **folders})
     triton = dict(values["triton"] or TRITON.defaults())
     triton["repository"] = _repository(triton["repository"], folder)
     return TritonDeployment(**shared, **triton)
 
 
-def _autoscaling(values: Mapping[str, Any] | None) -> Autoscaling | None:
-    if values is None:
-        return None
-    return Autoscaling(**{**values, "schedule": tuple(Schedule(**entry) for entry in values["schedule"])})
+def _policy_code(values: Mapping[str, Any] | None, folder: Path) -> str | Artifact | None:
+    policy = values["policy"] if values is not None else None
+    return _repository(policy["code"], folder) or None if policy is not None else None
 
 
 def _repository(value: str | Mapping[str, Any] | None, folder: Path) -> str | Artifact:

@@ -62,8 +62,8 @@ def _is_current(view: kpb.ApplicationView) -> bool:
 
 
 def _has_failed(view: kpb.ApplicationView, revision: int) -> bool:
-    """FAILED says so itself; while older replicas still serve, a failed replica of the new revision does."""
-    if view.phase == pb.FAILED:
+    """FAILED says so itself; while older replicas still serve, a failed replica or canary of the new revision does."""
+    if view.phase == pb.FAILED or any(one.canary.phase == "failed" for one in view.status.deployments):
         return True
     if view.phase not in (pb.DEGRADED, pb.UPDATING) or view.status.serving_revision >= revision:
         return False

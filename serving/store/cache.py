@@ -161,6 +161,10 @@ class PrefixCache:
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
 
+    def touch(self) -> None:
+        """Tells everybody who listens or subscribed to look again: what they show depends on something else, too."""
+        self._tell(frozenset())
+
     async def subscribe(self) -> AsyncGenerator[CacheUpdate, None]:
         """First everything that is known, then what changed since the last look, merged, until the cache is closed.
 

@@ -58,6 +58,16 @@ def status(key: AppKey) -> str:
     return app(key) + "status"
 
 
+def traffic(key: AppKey) -> str:
+    """How requests are shared among the application's endpoints; see docs/design/0013-traffic.md."""
+    return app(key) + "traffic"
+
+
+def load(key: AppKey) -> str:
+    """What the load of the application's deployments was, for forecasts."""
+    return app(key) + "load"
+
+
 def placements(cluster_name: str) -> str:
     return f"{PLACEMENTS}{cluster_name}/"
 

@@ -1,0 +1,173 @@
+"""An ASGI application on the event loop that calls, from `start` to `stop`, with uvicorn."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import ssl
+from collections.abc import Generator
+from typing import Any, Final
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from serving.config import TlsConfig
+from serving.errors import FailedPrecondition
+
+ABORT: Final = "mesh.abort"  # the ASGI extension whose `abort()` ends the connection at once
+_BACKLOG: Final = 4096
+_KEEP_ALIVE_S: Final = 75.0
+_HEAD_S: Final = 30.0  # from the connection, or the head's first byte, to its end
+_HEAD_BYTES: Final = 64 << 10
+_HEAD_TOO_LARGE: Final = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+)
+
+
+class HttpServer:
+    """Listens on one address. Signals are not its business."""
+
+    def __init__(self, application: Any, *, keep_alive_s: float = _KEEP_ALIVE_S) -> None:
+        self._application = application
+        self._keep_alive_s = keep_alive_s
+        self._server: _Server | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self, host: str, port: int, tls: TlsConfig | None = None) -> int:
+        """Returns the port when it takes connections. Raises `FailedPrecondition` when it cannot listen there."""
+        bound = _bind(host, port)
+        options: dict[str, Any] = {}
+        if tls is not None:
+            options = {"ssl_certfile": tls.cert_file, "ssl_keyfile": tls.key_file, "ssl_ca_certs": tls.ca_file or None}
+            options["ssl_cert_reqs"] = ssl.CERT_REQUIRED if tls.ca_file else ssl.CERT_NONE
+        config = uvicorn.Config(
+            self._application,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=int(self._keep_alive_s),
+            http=_Protocol,
+            **options,
+        )
+        try:
+            config.load()
+        except OSError as error:
+            bound.close()
+            files = " and ".join(filter(None, (tls.cert_file, tls.key_file, tls.ca_file))) if tls is not None else ""
+            raise FailedPrecondition(f"the TLS files {files} cannot be used: {error.strerror or error}") from error
+        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # its life is told by whom it is a part of
+        self._server = server = _Server(config)
+        self._task = task = asyncio.create_task(self._serve(server, bound), name="http-server")
+        started = asyncio.ensure_future(server.listens.wait())
+        try:
+            await asyncio.wait({task, started}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            started.cancel()
+        if not server.listens.is_set():
+            task.result()
+            raise FailedPrecondition(f"the HTTP server on {host}:{port} ended as it started")
+        return int(bound.getsockname()[1])
+
+    @staticmethod
+    async def _serve(server: uvicorn.Server, bound: socket.socket) -> None:
+        with contextlib.closing(bound):
+            try:
+                await server.serve(sockets=[bound])
+            except SystemExit as error:  # how uvicorn says that the application did not start
+                raise FailedPrecondition("the HTTP application did not start; see the log") from error
+
+    async def wait_ended(self) -> None:
+        """Returns when it does not serve any more, for whatever reason."""
+        if self._task is not None:
+            await asyncio.wait({self._task})
+
+    @property
+    def serving(self) -> bool:
+        """False before `start`, and once it has ended."""
+        return self._task is not None and not self._task.done()
+
+    async def stop(self, limit_s: float) -> None:
+        """Takes no connections, gives requests that run this long, then ends them. May be repeated."""
+        server, task = self._server, self._task
+        if server is None or task is None:
+            return
+        server.config.timeout_graceful_shutdown = limit_s  # type: ignore[assignment] # handed on to a wait
+        server.should_exit = True
+        await task
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # The protocol is named because asyncio turns Nagle off only then: an answer in two writes would take 40 ms more.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+        bound.listen(_BACKLOG)
+    except OSError as error:
+        bound.close()
+        raise FailedPrecondition(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
+    bound.setblocking(False)
+    return bound
+
+
+class _Protocol(HttpToolsProtocol):
+    """Bounds what comes before a request: the bytes of its head, and how long that takes.
+
+    And lets an application give up a client that takes nothing: a plain close waits until all is sent.
+    """
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._head_timer: asyncio.TimerHandle | None = None  # set while a head is awaited
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_head()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._head_timer is not None:
+            if self._head_bytes > _HEAD_BYTES:  # of what came before, so that a body in the same piece does not count
+                self.transport.write(_HEAD_TOO_LARGE)
+                self.transport.close()
+                return
+            self._head_bytes += len(data)
+        super().data_received(data)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["extensions"] = {ABORT: {"abort": self.transport.abort}}
+        if self._head_timer is None:  # not the first one of its connection
+            self._await_head()
+
+    def on_headers_complete(self) -> None:
+        self._end_head()
+        super().on_headers_complete()
+
+    def _await_head(self) -> None:
+        self._head_bytes = 0
+        self._head_timer = self.loop.call_later(_HEAD_S, self.transport.close)
+
+    def _end_head(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+
+class _Server(uvicorn.Server):
+    """Says when it listens, and leaves signals to the process that it is a part of."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listens = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listens.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield

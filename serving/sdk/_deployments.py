@@ -1,0 +1,189 @@
+"""The kinds of deployments that users write in Python. Frozen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from serving.routing import RoutingPolicy
+from serving.sdk._artifacts import Artifact
+from serving.sdk._python_options import RuntimeEnv
+from serving.sdk._resource_options import Replicas, Resources
+from serving.sdk._rollout_options import Rollout
+from serving.sdk._scaling_options import Autoscaling
+from serving.sdk._scheduling_options import Scheduling, SlowReplicas
+from serving.sdk._triton_options import RateLimiter, ResponseCache
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeploymentOptions:
+    """What every kind of deployment has, by keyword.
+
+    `resources` are those of one replica. `env` are its environment variables. Ray restarts it in place `max_restarts`
+    times, -1 is without end. One that is not ready within `start_timeout` has failed; running requests get
+    `drain_timeout` when one leaves. Timeouts are seconds or texts such as `"2m"`.
+    """
+
+    resources: Resources = field(default_factory=Resources)
+    replicas: Replicas | int = field(default_factory=Replicas)
+    env: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+    max_restarts: int = -1
+    start_timeout: float | str = 120.0
+    drain_timeout: float | str = 30.0
+    rollout: Rollout = field(default_factory=Rollout)
+    autoscaling: Autoscaling | None = None
+    scheduling: Scheduling = field(default_factory=Scheduling)
+    replace_slow: SlowReplicas = field(default_factory=SlowReplicas)
+
+
+@dataclass(frozen=True, slots=True)
+class TritonDeployment(DeploymentOptions):
+    """Replicas with an embedded Triton.
+
+    `repository` is a local folder in Triton's layout (packed and stored by `deploy`) or an `Artifact`. `models` names
+    those to load, empty is all. `backends` has settings by backend. `model_control` is `"explicit"` where clients may
+    load and unload models. `update` is `"replace"`, or `"in_place"`, so that running replicas load the models of a new
+    revision. `max_requests` bounds what runs and waits in one replica, `response_cache` keeps answers of models that
+    ask for it, `rate_limiter` heeds resources and priorities of instance groups. `busy_poll_us` is how long a thread of
+    the ingress polls for more before it sleeps. Timeouts are seconds or texts such as `"2m"`.
+    """
+
+    name: str
+    repository: str | os.PathLike[str] | Artifact
+    models: tuple[str, ...] = ()
+    backends: Mapping[str, Mapping[str, str | int | float | bool]] = field(default_factory=dict)
+    event_loops: int = 0
+    max_message_bytes: int | str = 0
+    max_requests: int = 0
+    busy_poll_us: int = 0
+    log_verbosity: int = 0
+    model_control: str = "none"
+    update: str = "replace"
+    response_cache: ResponseCache | None = None
+    rate_limiter: RateLimiter | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PythonDeployment(DeploymentOptions):
+    """Replicas of a class of yours (`serving.python_deployment` says what it looks like).
+
+    `entry` is `"module:Class"`. `code` is the local folder that holds the module (packed and stored by `deploy`) or an
+    `Artifact`; without it the module is installed where replicas run. `args` go to the constructor, `config` to
+    `reconfigure`; a revision that differs in `config` only reaches running replicas in place. Clients ask for `model`,
+    by default the deployment's name. `max_requests` bounds what runs and waits in one replica, `threads` run methods
+    that are not `async`.
+    """
+
+    name: str
+    entry: str
+    code: str | os.PathLike[str] | Artifact | None = None
+    args: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    model: str = ""
+    max_requests: int = 0
+    max_message_bytes: int | str = 0
+    threads: int = 0
+    runtime_env: RuntimeEnv = field(default_factory=RuntimeEnv)
+
+
+@dataclass(frozen=True, slots=True)
+class CppDeployment(DeploymentOptions):
+    """Replicas of a class of yours in C++ (`mesh/deployment.h` says what it looks like).
+
+    `library` is the shared library: a path in `code`, the local folder that holds it (packed and stored by `deploy`) or
+    an `Artifact`; without `code` an absolute path where replicas run. `repository` is a folder of models in Triton's
+    layout, or an `Artifact`, that it may call in its own process. `args` go to the constructor, `config` to
+    `Reconfigure`; a revision that differs in `config` only reaches running replicas in place. Clients ask for `model`,
+    by default the deployment's name. `max_requests` bounds what runs and waits in one replica, `threads` run requests.
+    `busy_poll_us` is how long a thread of the ingress polls for more before it sleeps.
+    """
+
+    name: str
+    library: str
+    code: str | os.PathLike[str] | Artifact | None = None
+    args: Mapping[str, Any] = field(default_factory=dict)
+    config: Mapping[str, Any] = field(default_factory=dict)
+    repository: str | os.PathLike[str] | Artifact | None = None
+    model: str = ""
+    max_requests: int = 0
+    max_message_bytes: int | str = 0
+    threads: int = 0
+    busy_poll_us: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LlmDeployment(DeploymentOptions):
+    """Replicas of a language model, each of which speaks OpenAI's HTTP protocol.
+
+    `weights` is a local folder with one .gguf, or with what the engine reads (packed and stored by `deploy`), or an
+    `Artifact`. Clients ask for `model`, by default the deployment's name. `engine` is `"openvino"` or `"vllm"`,
+    `options` are its own. `max_requests` and `max_waiting_tokens` bound what runs and waits in one replica.
+    """
+
+    name: str
+    weights: str | os.PathLike[str] | Artifact
+    model: str = ""
+    engine: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    max_requests: int = 0
+    max_waiting_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ServeDeployment(DeploymentOptions):
+    """An application of Ray Serve, deployed unchanged in the Serve instance of the Ray cluster.
+
+    `import_path` is `"module:app"`: an application, or a function that builds one from `args`. `code` is the local
+    folder that holds the module (packed and stored by `deploy`) or an `Artifact`; without it the module is installed in
+    the cluster. `grpc_servicer_functions` are those of its gRPC services. `resources` are those of the process that
+    watches it; what it needs itself is said in its code.
+    """
+
+    name: str
+    import_path: str
+    code: str | os.PathLike[str] | Artifact | None = None
+    args: Mapping[str, Any] = field(default_factory=dict)
+    runtime_env: RuntimeEnv = field(default_factory=RuntimeEnv)
+    grpc_servicer_functions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ProxyDeployment(DeploymentOptions):
+    """gRPC proxies that send requests to the replicas of the application's other deployments.
+
+    `policy` says how, as a `RoutingPolicy` or the values of one. While no replica takes new work, requests are held
+    for `hold`; 0 is 30 s. `max_message_bytes` bounds one message; 0 is 2 GiB - 1. `busy_poll_us` is how long the proxy
+    polls for more before it sleeps.
+    """
+
+    name: str
+    policy: RoutingPolicy | Mapping[str, Any] | None = None
+    hold: float | str = 0.0
+    max_message_bytes: int | str = 0
+    busy_poll_us: int = 0
+
+
+Deployment = TritonDeployment | PythonDeployment | CppDeployment | LlmDeployment | ServeDeployment | ProxyDeployment
+
+KINDS_OF: Final[Mapping[type[Deployment], str]] = {
+    TritonDeployment: "triton",
+    PythonDeployment: "python",
+    CppDeployment: "cpp",
+    LlmDeployment: "llm",
+    ServeDeployment: "serve",
+    ProxyDeployment: "proxy",
+}
+"""The word of the YAML file for each."""
+
+
+def folders_of(deployment: Deployment) -> Iterator[tuple[str, str | os.PathLike[str]]]:
+    """The local folders that have to be packed for a deployment, with the paths of their fields in it."""
+    kind = KINDS_OF[type(deployment)]
+    fields = [(f"{kind}.{name}", getattr(deployment, name, None)) for name in ("repository", "code", "weights")]
+    if deployment.autoscaling is not None and deployment.autoscaling.policy is not None:
+        fields.append(("autoscaling.policy.code", deployment.autoscaling.policy.code))
+    for path, folder in fields:
+        if folder and not isinstance(folder, Artifact):
+            yield path, folder

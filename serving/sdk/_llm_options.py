@@ -1,0 +1,40 @@
+"""What a language model is told in a spec: what users write, how it is read, and the record of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from serving._proto import records_pb2 as pb
+from serving.sdk._artifacts import ARTIFACT, Artifact, artifact_record
+from serving.sdk._table import AnyValue, Either, Field, MapOf, PathText, Record, Text, Whole, json_text
+
+LLM: Final = Record(
+    "llm",
+    (
+        Field(
+            "weights",
+            Either(ARTIFACT, PathText()),
+            "The folder of the model, relative to this file, or an artifact: one .gguf, or what the engine reads.",
+            required=True,
+        ),
+        Field("model", Text(), "The name by which clients ask for it; without it the deployment's.", default=""),
+        Field("engine", Text(), "openvino (CPUs) or vllm (GPUs).", default=""),
+        Field("options", MapOf(AnyValue()), "Of the engine, such as cache_mb or threads.", default={}),
+        Field("max_requests", Whole(), "Requests that run or wait in a replica; 0 is 256.", default=0),
+        Field("max_waiting_tokens", Whole(), "Tokens of prompts that wait in a replica; 0 is 262144.", default=0),
+    ),
+)
+
+
+def llm_record(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact]) -> pb.LlmDeployment:
+    """The record of what `LLM` read."""
+    return pb.LlmDeployment(
+        weights=artifact_record(values["weights"], artifacts) if values["weights"] else None,
+        model=values["model"],
+        engine=values["engine"],
+        options=json_text(values["options"]),
+        max_requests=values["max_requests"],
+        max_waiting_tokens=values["max_waiting_tokens"],
+    )

@@ -1,0 +1,48 @@
+"""What makes the `llm` part of a spec valid, and what of the mesh's own it cannot be combined with yet. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from serving._proto import records_pb2 as pb
+from serving.errors import InvalidArgument
+from serving.llm.openvino_config import OpenVinoOptions
+from serving.problems import Problem, check_whole, shown
+from serving.validation.python import MAX_REQUESTS, MODEL_NAME, json_object
+
+ENGINES: Final = ("openvino",)
+MAX_TOKENS: Final = 1 << 30
+
+
+def llm_problems(path: str, deployment: pb.DeploymentSpec) -> Iterator[Problem]:
+    """Everything but its artifact, which is like that of other kinds. `path` is the deployment's."""
+    llm = deployment.llm
+    owner, slash, name = llm.model.rpartition("/")  # as on the Hugging Face hub
+    if llm.model and not (MODEL_NAME.fullmatch(name) and (not slash or MODEL_NAME.fullmatch(owner))):
+        text = f"{shown(llm.model)} is not a name of a model (letters, digits, `_ . + -`, and one `/` between)"
+        yield Problem(f"{path}.llm.model", text)
+    if llm.engine == "vllm":
+        yield Problem(f"{path}.llm.engine", "`vllm` is not supported by this version", allowed=ENGINES)
+    elif llm.engine and llm.engine not in ENGINES:
+        yield Problem(f"{path}.llm.engine", f"{shown(llm.engine)} is not known", allowed=ENGINES)
+    yield from _options(f"{path}.llm.options", llm.options)
+    yield from check_whole(f"{path}.llm.max_requests", llm.max_requests, 0, MAX_REQUESTS, "; 0 is the default of 256")
+    tokens = llm.max_waiting_tokens
+    yield from check_whole(f"{path}.llm.max_waiting_tokens", tokens, 0, MAX_TOKENS, "; 0 is the default of 262144")
+    if deployment.rollout.HasField("canary"):
+        yield Problem(
+            f"{path}.rollout.canary",
+            "is not supported with `llm`: what shares requests between revisions does not speak OpenAI's protocol yet",
+        )
+
+
+def _options(path: str, text: str) -> Iterator[Problem]:
+    options = json_object(text)
+    if options is None:
+        yield Problem(path, "is not a JSON object")
+        return
+    try:
+        OpenVinoOptions.of(options)
+    except InvalidArgument as error:
+        yield Problem(path, error.message)

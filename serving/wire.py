@@ -1,0 +1,173 @@
+"""One HTTP request and its answer, on ASGI: bounds, error objects, events with back-pressure, clients that go away."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any, Final
+
+from starlette.types import Message, Receive, Scope, Send
+
+from serving.asgi import ABORT
+from serving.errors import Cancelled, MeshError
+from serving.openai import sse
+from serving.openai.errors import BodyTooLarge, InvalidRequest, error_object, retry_after_s, status_of
+from serving.openai.json_body import read_object
+from serving.timeouts import cancel_and_wait, wait_for
+
+_PAUSE_S: Final = 30.0  # between two pieces of a body
+_REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+class BodyTooSlow(InvalidRequest):
+    """Nothing came of a body for too long."""
+
+    http_status = 408
+
+    def __init__(self, pause_s: float) -> None:
+        super().__init__(f"nothing of the body came for {pause_s:g} s", error_code="request_timeout")
+
+
+class ClientGone(Cancelled):
+    """The client closed its connection, or took nothing of its answer for too long."""
+
+
+class Wire:
+    """`request_id` is the client's `x-request-id` where it sent a usable one."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, *, replica: str, write_timeout_s: float) -> None:
+        self._receive = receive
+        self._send = send
+        self._write_timeout_s = write_timeout_s
+        self._headers: dict[bytes, bytes] = dict(scope["headers"])
+        self._abort: Callable[[], None] | None = scope.get("extensions", {}).get(ABORT, {}).get("abort")
+        self.request_id = self._usable_id() or f"req_{secrets.token_hex(16)}"
+        self.status = 0  # of the answer, once its head is on its way
+        self._extra = [(b"x-request-id", self.request_id.encode())]
+        if replica:
+            self._extra.append((b"x-mesh-replica", replica.encode("latin-1", "replace")))
+
+    def header(self, name: bytes) -> str:
+        return self._headers.get(name, b"").decode("latin-1")
+
+    def add_header(self, name: str, value: str) -> None:
+        """To the answer; before it begins."""
+        self._extra.append((name.encode("latin-1"), value.encode("latin-1", "replace")))
+
+    @property
+    def trace_id(self) -> str | None:
+        """Of `traceparent` (https://www.w3.org/TR/trace-context/)."""
+        parts = self.header(b"traceparent").split("-")
+        return parts[1] if len(parts) == 4 else None
+
+    async def read_object(self, limit_bytes: int) -> dict[str, Any]:
+        """The JSON object of the body. Raises `InvalidRequest`, or `ClientGone` for one that is cut off."""
+        return read_object(await self.read_body(limit_bytes), limit_bytes=limit_bytes)
+
+    async def read_body(self, limit_bytes: int) -> bytes:
+        """Raises `BodyTooLarge`, `BodyTooSlow`, `InvalidRequest` for a compressed one, `ClientGone` for half of one."""
+        declared = self.header(b"content-length")
+        if declared.isdigit() and int(declared[:20]) > limit_bytes:
+            raise BodyTooLarge(limit_bytes)
+        if self.header(b"content-encoding") not in ("", "identity"):
+            raise InvalidRequest("compressed bodies are not taken; send it as it is", error_code="invalid_encoding")
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            try:
+                message = await wait_for(self._receive(), _PAUSE_S)
+            except asyncio.TimeoutError:
+                raise BodyTooSlow(_PAUSE_S) from None
+            if message["type"] == "http.disconnect":
+                raise ClientGone("the client went away while it sent its request")
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > limit_bytes:
+                raise BodyTooLarge(limit_bytes)
+            if not message.get("more_body", False):
+                return b"".join(parts)
+
+    async def unless_gone(self, work: Awaitable[None]) -> None:
+        """Runs it to its end. When the client goes away first, cancels it and raises `ClientGone`.
+
+        Only after the body was read.
+        """
+        running = asyncio.ensure_future(work)
+        gone = asyncio.ensure_future(self._gone())
+        try:
+            await asyncio.wait((running, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not running.done():
+                gone.result()
+                raise ClientGone("the client closed its connection")
+        finally:
+            await cancel_and_wait(running, gone)
+        await running
+
+    async def _gone(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def answer(self, status: int, value: Any, headers: Mapping[str, str] | None = None) -> None:
+        """Everything at once."""
+        await self.answer_bytes(status, sse.to_json(value), "application/json", headers)
+
+    async def answer_bytes(
+        self, status: int, data: bytes, media_type: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        more = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()]
+        await self._start(status, media_type, [(b"content-length", str(len(data)).encode()), *more])
+        await self._write(data, more=False)
+
+    async def refuse(self, error: MeshError) -> None:
+        """As the answer; or, where that has begun, as its last event, and then without `[DONE]`."""
+        if self.status:
+            await self._write(sse.event(error_object(error)), more=False)
+            return
+        after = retry_after_s(error)
+        await self.answer(status_of(error), error_object(error), {"retry-after": str(after)} if after else None)
+
+    async def begin(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """The head of an answer that somebody else has made; `send` and `end` follow."""
+        self.status = status
+        own = {name for name, _ in self._extra}
+        passed = [(name, value) for name, value in headers if name not in own]
+        await self._put({"type": "http.response.start", "status": status, "headers": [*passed, *self._extra]})
+
+    async def begin_events(self) -> None:
+        await self._start(200, sse.MEDIA_TYPE, [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")])
+
+    async def send(self, data: bytes) -> None:
+        """Waits while the client does not read. Raises `ClientGone` after `write_timeout_s` of that."""
+        if data:
+            await self._write(data, more=True)
+
+    async def end(self, data: bytes = b"") -> None:
+        await self._write(data, more=False)
+
+    async def _start(self, status: int, media_type: str, headers: list[tuple[bytes, bytes]]) -> None:
+        self.status = status
+        own = [(b"content-type", media_type.encode()), *headers, *self._extra]
+        await self._put({"type": "http.response.start", "status": status, "headers": own})
+
+    async def _write(self, data: bytes, *, more: bool) -> None:
+        await self._put({"type": "http.response.body", "body": data, "more_body": more})
+
+    async def _put(self, message: Message) -> None:
+        try:
+            await wait_for(self._send(message), self._write_timeout_s)
+        except asyncio.TimeoutError as error:
+            self.abort()
+            raise ClientGone(f"the client took nothing of its answer for {self._write_timeout_s:g} s") from error
+        except OSError as error:
+            raise ClientGone("the client went away") from error
+
+    def abort(self) -> None:
+        """Ends the connection at once, as far as the server can: the client sees that its answer is not whole."""
+        if self._abort is not None:
+            self._abort()
+
+    def _usable_id(self) -> str:
+        text = self.header(b"x-request-id")
+        return text if _REQUEST_ID.fullmatch(text) else ""
