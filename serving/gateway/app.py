@@ -1,0 +1,192 @@
+"""The gateway's HTTP interface: which requests there are, and what becomes of each."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from starlette.types import Receive, Scope, Send
+
+from serving.errors import InvalidArgument, NotFound, Unavailable
+from serving.gateway.catalog import Offer, is_ready
+from serving.gateway.follower import CatalogFollower
+from serving.gateway.forwarding import Forwarder, Request
+from serving.gateway.instruments import Instruments
+from serving.gateway.passing import Broken
+from serving.observe import get_logger, log_fields
+from serving.openai.errors import InvalidRequest
+from serving.openai.json_body import read_object
+from serving.openai.sse import to_json
+from serving.python_deployment.failure import at_edge
+from serving.wire import ClientGone, Wire
+
+_LOG: Final = get_logger(__name__)
+_STDLIB_LOG: Final = logging.getLogger(__name__)
+FORWARDED: Final = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
+_MODELS: Final = "/v1/models"
+_WRITE_TIMEOUT_S: Final = 60.0  # of a client that takes nothing of its answer
+_CLIENT_GONE: Final = 499
+# Of the client's headers replicas see these: nothing that authenticates it, or belongs to its connection.
+_PASSED: Final = frozenset({b"content-type", b"accept", b"traceparent", b"tracestate", b"user-agent"})
+
+
+_PARSED_APART: Final = 256 << 10  # bytes: larger bodies would keep the loop from other requests
+
+
+class _WrongMethod(InvalidRequest):
+    http_status = 405
+
+
+class _NoSuchModel(NotFound):
+    param = "model"
+    error_code = "model_not_found"
+
+
+class GatewayApp:
+    """An ASGI application. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        follower: CatalogFollower,
+        forwarder: Forwarder,
+        instruments: Instruments,
+        registry: CollectorRegistry,
+        *,
+        max_body_bytes: int,
+        max_requests: int,
+        created: int,
+    ) -> None:
+        """`created` is the unix time that models are said to be of."""
+        self.draining = False
+        self._follower = follower
+        self._forwarder = forwarder
+        self._instruments = instruments
+        self._registry = registry
+        self._max_body_bytes = max_body_bytes
+        self._max_requests = max_requests
+        self._running = 0
+        self._created = created
+        self._plain: dict[str, Callable[[Wire], Awaitable[None]]] = {
+            "/health": self._health,
+            "/metrics": self._metrics,
+            _MODELS: self._models,
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        wire = Wire(scope, receive, send, replica="", write_timeout_s=_WRITE_TIMEOUT_S)
+        call = _Call(scope["path"], scope["method"])
+        self._running += 1
+        self._instruments.in_flight.inc()
+        try:
+            with log_fields(request=wire.request_id, trace_id=wire.trace_id):
+                await self._answered(call, wire, scope)
+        except ClientGone:
+            self._instruments.cancelled.inc()
+        finally:
+            self._running -= 1
+            self._instruments.in_flight.dec()
+            path = call.path if call.path in FORWARDED or call.path in self._plain else "other"
+            self._instruments.requests.labels(path, call.model, str(wire.status or _CLIENT_GONE)).inc()
+
+    async def _answered(self, call: _Call, wire: Wire, scope: Scope) -> None:
+        try:
+            await self._route(call, wire, scope)
+        except ClientGone:
+            raise
+        except Broken as error:  # its beginning is sent: what is left is to break off, which the client sees
+            _LOG.warning("an answer is broken off", error=error.message)
+            wire.abort()
+        except Exception as error:  # noqa: BLE001 - the edge: it becomes an error object
+            await wire.refuse(at_edge(error, call.path, _STDLIB_LOG))
+
+    async def _route(self, call: _Call, wire: Wire, scope: Scope) -> None:
+        path = call.path
+        if path in FORWARDED:
+            call.want(wire, "POST")
+            await self._forward(call, wire, scope)
+        elif path in self._plain:
+            call.want(wire, "GET", "HEAD")
+            await self._plain[path](wire)
+        elif path.startswith(f"{_MODELS}/"):
+            call.want(wire, "GET", "HEAD")
+            await self._model(path.removeprefix(f"{_MODELS}/"), wire)
+        else:
+            raise NotFound(f"there is no {path} here")
+
+    async def _forward(self, call: _Call, wire: Wire, scope: Scope) -> None:
+        if self._running > self._max_requests:
+            raise Unavailable(f"this gateway is full: {self._max_requests} requests run (max_requests)")
+        data = await wire.read_body(self._max_body_bytes)
+        large = len(data) > _PARSED_APART
+        offer, data = await asyncio.to_thread(self._named, data) if large else self._named(data)
+        call.model = str(offer.key)
+        headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"] if key in _PASSED}
+        headers["x-request-id"] = wire.request_id
+        request = Request(offer.key, call.path, data, headers)
+        del data  # whoever sends it lets go of it when the answer begins
+        await wire.unless_gone(self._forwarder.forward(request, wire))
+
+    def _named(self, data: bytes) -> tuple[Offer, bytes]:
+        """Whom a body is for, and the body as a replica wants it: with the model's own name."""
+        body = read_object(data, limit_bytes=self._max_body_bytes)
+        name = body.get("model")
+        if not isinstance(name, str) or not name:
+            raise InvalidRequest("`model` is missing: the name of a model of /v1/models", param="model")
+        if not self._follower.synced:
+            raise Unavailable("the models are not known yet: etcd has not answered since this gateway started")
+        offer = self._find(name)
+        if offer.key.model != name:
+            data = to_json({**body, "model": offer.key.model})
+        return offer, data
+
+    def _find(self, name: str) -> Offer:
+        """Raises OpenAI's errors for what the catalog refuses."""
+        try:
+            return self._follower.catalog.find(name)
+        except NotFound as error:
+            raise _NoSuchModel(error.message) from error
+        except InvalidArgument as error:
+            raise InvalidRequest(error.message, param="model", error_code="ambiguous_model") from error
+
+    # ------------------------------------------------------------------------------------------------ answered here
+
+    async def _health(self, wire: Wire) -> None:
+        status = 503 if self.draining or not self._follower.synced else 200
+        state = "draining" if self.draining else "ready" if status == 200 else "starting"
+        await wire.answer(status, {"status": state, "discovery_stale": self._follower.stale})
+
+    async def _metrics(self, wire: Wire) -> None:
+        await wire.answer_bytes(200, await asyncio.to_thread(generate_latest, self._registry), CONTENT_TYPE_LATEST)
+
+    async def _models(self, wire: Wire) -> None:
+        offers = [offer for offer in self._follower.catalog.offers() if is_ready(offer)]
+        await wire.answer(200, {"object": "list", "data": [self._described(offer.name, offer) for offer in offers]})
+
+    async def _model(self, name: str, wire: Wire) -> None:
+        await wire.answer(200, self._described(name, self._find(name)))
+
+    def _described(self, name: str, offer: Offer) -> dict[str, Any]:
+        owner = f"{offer.key.namespace}/{offer.key.application}"
+        return {"id": name, "object": "model", "created": self._created, "owned_by": owner}
+
+
+@dataclass(slots=True)
+class _Call:
+    """One request. `model` is its name where that is known, for metrics: names that clients make up are not."""
+
+    path: str
+    method: str
+    model: str = ""
+
+    def want(self, wire: Wire, *methods: str) -> None:
+        if self.method not in methods:
+            wire.add_header("allow", ", ".join(methods))
+            text = f"{self.path} takes {methods[0]}, not {self.method}"
+            raise _WrongMethod(text, error_code="method_not_allowed")

@@ -1,0 +1,93 @@
+"""Which models there are, by which names, and who answers for each. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from serving._proto import records_pb2 as pb
+from serving.errors import InvalidArgument, NotFound
+from serving.spelling import closest_match
+from serving.types import ENDPOINT_READY, PROTOCOL_OPENAI_HTTP
+
+_SHOWN: Final = 10  # names in an error
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class ModelKey:
+    """A model as one application serves it. `str` is its full name, by which it can always be asked for."""
+
+    namespace: str
+    application: str
+    model: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.application}/{self.model}"
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """`endpoints` are ready and draining ones, in the order of their keys. `name` is the shortest unambiguous one."""
+
+    key: ModelKey
+    name: str
+    endpoints: tuple[pb.Endpoint, ...]
+
+
+class Catalog:
+    """The models at one moment. A client may name one by itself, as `application/model`, or in full."""
+
+    def __init__(self, endpoints: Iterable[pb.Endpoint] = (), namespaces: Collection[str] = ()) -> None:
+        """`namespaces` empty: all."""
+        members: dict[ModelKey, list[pb.Endpoint]] = {}
+        for endpoint in endpoints:
+            if endpoint.protocol != PROTOCOL_OPENAI_HTTP or (namespaces and endpoint.namespace not in namespaces):
+                continue
+            for model in endpoint.models:
+                key = ModelKey(endpoint.namespace, endpoint.application, model.name)
+                members.setdefault(key, []).append(endpoint)
+        self._by_name: dict[str, list[ModelKey]] = {}
+        for key in sorted(members):
+            for name in _names(key):
+                self._by_name.setdefault(name, []).append(key)
+        self._offers = {key: Offer(key, self._shortest(key), tuple(found)) for key, found in sorted(members.items())}
+
+    def offers(self) -> tuple[Offer, ...]:
+        """All of them, those without a ready endpoint too, by full name."""
+        return tuple(self._offers.values())
+
+    def find(self, name: str) -> Offer:
+        """Raises `NotFound` with the closest names, `InvalidArgument` where several applications serve that name."""
+        found = self._keys(name)
+        if len(found) == 1:
+            return self._offers[found[0]]
+        if found:
+            full = ", ".join(str(key) for key in found[:_SHOWN])
+            raise InvalidArgument(f"the model `{name}` is served by several applications; ask for one of {full}")
+        known = [offer.name for offer in self._offers.values()]
+        closest = closest_match(name, known)
+        hint = f"; did you mean `{closest}`?" if closest else ""
+        listed = f" (there are: {', '.join(known[:_SHOWN])}{', ...' if len(known) > _SHOWN else ''})" if known else ""
+        raise NotFound(f"the model `{name}` does not exist{hint}{listed}")
+
+    def get(self, key: ModelKey) -> Offer | None:
+        return self._offers.get(key)
+
+    def _keys(self, name: str) -> list[ModelKey]:
+        """A full name is nobody else's; then a model's own name, slashes and all, wins over an application's."""
+        keys = self._by_name.get(name, [])
+        full = [key for key in keys if str(key) == name]
+        return full or [key for key in keys if key.model == name] or keys
+
+    def _shortest(self, key: ModelKey) -> str:
+        return next(name for name in _names(key) if self._keys(name) == [key])
+
+
+def is_ready(offer: Offer) -> bool:
+    """True when somebody takes new work."""
+    return any(endpoint.state == ENDPOINT_READY for endpoint in offer.endpoints)
+
+
+def _names(key: ModelKey) -> tuple[str, str, str]:
+    return key.model, f"{key.application}/{key.model}", str(key)

@@ -1,0 +1,49 @@
+"""A gateway's configuration: frozen, units in names, read from JSON or YAML and from flags."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from serving.config import EtcdConfig, TlsConfig
+from serving.settings import build_settings, read_settings
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayConfig:
+    """Everything a gateway process is told.
+
+    `listen` is `host:port`, port 0 is any free one. `namespaces` are those whose models it offers; empty: all. With
+    `tls` it takes TLS only; `endpoint_tls` is what it shows to replicas that expect TLS. A request waits `hold_s` for a
+    replica of a model that has none. Larger bodies than `max_body_bytes` are refused (replicas take 8 MiB), and more
+    than `max_requests` at a time. A replica that sends nothing for `idle_timeout_s` has failed. When it is ended,
+    `/health` says so for `leave_s` before the first request is refused.
+    """
+
+    etcd: EtcdConfig
+    listen: str = "127.0.0.1:0"
+    namespaces: tuple[str, ...] = ()
+    tls: TlsConfig | None = None
+    endpoint_tls: TlsConfig | None = None
+    prefer_labels: dict[str, str] = field(default_factory=dict)
+    hold_s: float = 5.0
+    connect_timeout_s: float = 2.0
+    idle_timeout_s: float = 600.0
+    max_body_bytes: int = 8 << 20
+    max_requests: int = 4096
+    max_attempts: int = 3
+    leave_s: float = 1.0
+    drain_timeout_s: float = 30.0
+    log_file: str = ""
+    log_level: str = "info"
+
+
+def load(path: Path) -> GatewayConfig:
+    """Reads a JSON or YAML file. Raises `InvalidArgument` that names file and field."""
+    return from_mapping(read_settings(path), str(path))
+
+
+def from_mapping(values: Any, source: str) -> GatewayConfig:
+    """The configuration from plain values, as a file or flags give them. Raises `InvalidArgument`."""
+    return build_settings(GatewayConfig, values, source)

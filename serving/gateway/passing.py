@@ -1,0 +1,67 @@
+"""An answer on its way through: which of its headers pass, and what becomes of a stream that breaks off."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import aiohttp
+from multidict import CIMultiDictProxy
+
+from serving.errors import Internal
+from serving.openai import sse
+from serving.openai.errors import error_object
+from serving.wire import Wire
+
+# Of one connection only (RFC 9110, 7.6.1), said anew by whoever sends on, or of no client's concern.
+_NOT_FORWARDED: Final = frozenset(
+    {
+        *("connection", "keep-alive", "proxy-connection", "proxy-authenticate", "te", "trailer", "transfer-encoding"),
+        *("upgrade", "server", "date", "set-cookie", "alt-svc"),
+    }
+)
+_EVENTS: Final = "text/event-stream"
+_EVENT_END: Final = b"\n\n"
+
+
+class Broken(Internal):
+    """An answer ended in its middle. `told`: by an error event, so that nothing is left to do."""
+
+    def __init__(self, *, told: bool) -> None:
+        super().__init__("the replica broke off its answer")
+        self.told = told
+
+
+def forwarded_headers(headers: CIMultiDictProxy[str]) -> list[tuple[bytes, bytes]]:
+    """Those that clients may see, in lower case."""
+    named = {name.strip().lower() for text in headers.getall("connection", []) for name in text.split(",")}
+    return [
+        (name.lower().encode("latin-1"), value.encode("latin-1"))
+        for name, value in headers.items()
+        if name.lower() not in _NOT_FORWARDED and name.lower() not in named
+    ]
+
+
+async def pass_on(response: aiohttp.ClientResponse, wire: Wire) -> None:
+    """The whole body. Raises `Broken` when it ends too early.
+
+    Events are passed on whole, so that an error event can follow the last of them.
+    """
+    events = response.content_type == _EVENTS
+    rest = b""
+    try:
+        async for part in response.content.iter_any():
+            if not events:
+                await wire.send(part)
+                continue
+            rest += part
+            end = rest.rfind(_EVENT_END) + len(_EVENT_END)
+            if end >= len(_EVENT_END):
+                await wire.send(rest[:end])
+                rest = rest[end:]
+    except (aiohttp.ClientError, asyncio.TimeoutError) as error:
+        broken = Broken(told=events)
+        if events:
+            await wire.end(sse.event(error_object(broken)))
+        raise broken from error
+    await wire.end(rest)

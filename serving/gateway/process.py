@@ -1,0 +1,164 @@
+"""One gateway: what it is made of, and in which order that starts and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+import time
+from typing import Final
+
+import aiohttp
+from starlette.types import Receive, Scope, Send
+
+from serving.asgi import HttpServer
+from serving.errors import FailedPrecondition, InvalidArgument, Unavailable
+from serving.gateway.app import GatewayApp
+from serving.gateway.config import GatewayConfig
+from serving.gateway.follower import CatalogFollower
+from serving.gateway.forwarding import Forwarder
+from serving.gateway.instruments import Instruments
+from serving.gateway.probing import Prober
+from serving.gateway.upstreams import Upstreams
+from serving.observe import new_registry
+from serving.python_deployment.settings import joined
+from serving.store.client import EtcdClient
+from serving.timeouts import cancel_and_wait
+from serving.wire import Wire
+
+_LOG: Final = logging.getLogger(__name__)
+_WRITE_TIMEOUT_S: Final = 60.0
+_KEEP_ALIVE: Final = (
+    ((socket.SOL_SOCKET, socket.SO_KEEPALIVE), 1),
+    ((socket.IPPROTO_TCP, socket.TCP_KEEPIDLE), 5),
+    ((socket.IPPROTO_TCP, socket.TCP_KEEPINTVL), 2),
+    ((socket.IPPROTO_TCP, socket.TCP_KEEPCNT), 3),
+    ((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT), 10_000),
+)
+
+
+class Gateway:
+    """`start`, then `stop`. Belongs to one event loop."""
+
+    def __init__(self, config: GatewayConfig) -> None:
+        self._config = config
+        self._registry = new_registry()
+        self._instruments = Instruments(self._registry)
+        self._upstreams = Upstreams(config.prefer_labels)
+        self._store = EtcdClient(config.etcd)
+        self._follower = CatalogFollower(self._store, config.namespaces, self._upstreams.apply)
+        self._session: aiohttp.ClientSession | None = None
+        self._probing: asyncio.Task[None] | None = None
+        self.app: GatewayApp | None = None
+        self._server: HttpServer | None = None
+        self.address = ""
+
+    async def start(self) -> None:
+        """Returns when it takes requests. Raises `FailedPrecondition` when it cannot listen."""
+        config = self._config
+        host, port = _listen(config.listen)
+        self._server = HttpServer(_NotYet(self))
+        bound = await self._server.start(host, port, config.tls)  # first: a port that is taken ends it at once
+        self.address = joined(host, bound)
+        connector = aiohttp.TCPConnector(
+            limit=0, ttl_dns_cache=30, ssl=_client_context(config) or True, socket_factory=_watched_socket
+        )
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),  # a client's cookies are not another's
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=config.connect_timeout_s, sock_read=config.idle_timeout_s
+            ),
+            skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept"),
+        )
+        forwarder = Forwarder(
+            self._session,
+            self._follower,
+            self._upstreams,
+            self._instruments,
+            hold_s=config.hold_s,
+            max_attempts=config.max_attempts,
+        )
+        self._instruments.ejected.set_function(lambda: self._upstreams.ejected)
+        app = GatewayApp(
+            self._follower,
+            forwarder,
+            self._instruments,
+            self._registry,
+            max_body_bytes=config.max_body_bytes,
+            max_requests=config.max_requests,
+            created=int(time.time()),
+        )
+        await self._follower.start()
+        self._probing = asyncio.create_task(Prober(self._session, self._upstreams).run(), name="gateway-probes")
+        self.app = app
+        _LOG.info("gateway ready", extra={"address": self.address, "models": len(self._follower.catalog.offers())})
+
+    async def stop(self) -> None:
+        """Says that it leaves, then takes no more, and finishes what runs within the drain timeout; releases all."""
+        if self.app is not None:
+            self.app.draining = True
+            await asyncio.sleep(self._config.leave_s)  # so that who asks /health sends requests elsewhere
+        if self._server is not None:
+            await self._server.stop(self._config.drain_timeout_s)
+        if self._probing is not None:
+            await cancel_and_wait(self._probing)
+        if self._session is not None:
+            await self._session.close()
+        await self._follower.close()
+        await self._store.close()
+
+    async def wait_ended(self) -> None:
+        """Returns when a part of it has ended by itself, which is an error."""
+        if self._server is not None and self._probing is not None:
+            ended = asyncio.ensure_future(self._server.wait_ended())
+            await asyncio.wait({ended, self._probing}, return_when=asyncio.FIRST_COMPLETED)
+            ended.cancel()
+
+
+class _NotYet:
+    """Answers while the gateway begins: the port is taken, and the models are not known."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._gateway.app is not None:
+            await self._gateway.app(scope, receive, send)
+        elif scope["type"] == "http":
+            wire = Wire(scope, receive, send, replica="", write_timeout_s=_WRITE_TIMEOUT_S)
+            await wire.refuse(Unavailable("this gateway is starting"))
+
+
+def _watched_socket(address: aiohttp.AddrInfoType) -> socket.socket:
+    """A peer whose machine has gone is found out within some seconds."""
+    family, kind, protocol, _, _ = address
+    made = socket.socket(family, kind, protocol)
+    for option, value in _KEEP_ALIVE:
+        made.setsockopt(*option, value)
+    return made
+
+
+def _listen(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdigit():
+        raise InvalidArgument(f"listen: {text!r} is not host:port")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _client_context(config: GatewayConfig) -> ssl.SSLContext | None:
+    """What replicas that expect TLS are shown, and checked against."""
+    tls = config.endpoint_tls
+    if tls is None:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=tls.ca_file or None)
+        if tls.cert_file:
+            context.load_cert_chain(tls.cert_file, tls.key_file)
+    except OSError as error:
+        raise FailedPrecondition(
+            f"the TLS files of `endpoint_tls` cannot be read: {error.strerror or error}"
+        ) from error
+    return context

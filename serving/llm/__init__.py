@@ -1,0 +1,4 @@
+"""Language models as deployments: engines behind one interface, and their OpenAI server.
+
+Design: docs/design/0015-openai.md.
+"""

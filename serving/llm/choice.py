@@ -1,0 +1,109 @@
+"""One choice of an answer: from an engine's events to what is new in its text and its calls."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from serving.llm.engine import TextCodec, TokenEvent
+from serving.llm.text_stream import TextStream
+from serving.llm.tool_calls import CallPiece, TextPiece, ToolCallParser
+
+Finish = Literal["stop", "length", "tool_calls"]
+_UNKNOWN: Final = "\ufffd"
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredToken:
+    """A token with its log probability and those of its alternatives, likeliest first."""
+
+    text: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def data(self) -> list[int] | None:
+        """Its UTF-8; None where it is a part of a character."""
+        return utf8_of(self.text)
+
+
+def utf8_of(text: str) -> list[int] | None:
+    return None if _UNKNOWN in text else list(text.encode("utf-8"))
+
+
+@dataclass(frozen=True, slots=True)
+class ChoiceDelta:
+    """What is new. `finish` is in the last one."""
+
+    index: int
+    pieces: Sequence[TextPiece | CallPiece] = ()
+    scored: Sequence[ScoredToken] = ()
+    finish: Finish | None = None
+
+    @property
+    def empty(self) -> bool:
+        return not self.pieces and not self.scored and self.finish is None
+
+    @property
+    def text(self) -> str:
+        return "".join(piece.text for piece in self.pieces if isinstance(piece, TextPiece))
+
+
+class Choice:
+    """`push` events until `done`. `calls` finds calls of tools; with `single` the first one ends the choice."""
+
+    def __init__(
+        self,
+        index: int,
+        codec: TextCodec,
+        *,
+        stops: Sequence[str] = (),
+        calls: ToolCallParser | None = None,
+        single: bool = False,
+    ) -> None:
+        self.index = index
+        self.tokens = 0
+        self.done = False
+        self._codec = codec
+        self._stream = TextStream(codec.decode, stops)
+        self._calls = calls
+        self._single = single
+
+    def push(self, event: TokenEvent) -> ChoiceDelta:
+        """The last one has `finish`: the engine's, or `stop` because of a stop text or an only call."""
+        self.tokens += len(event.tokens)
+        text = self._stream.push(event.tokens)
+        finish: Finish | None = event.finish
+        if finish:
+            text += self._stream.finish()
+        if self._stream.stopped_by is not None:
+            finish = "stop"
+        pieces = self._cut(text)
+        if self._calls is not None and self._single and self._calls.calls:
+            pieces = [piece for piece in pieces if isinstance(piece, CallPiece) and piece.index == 0]
+            finish = "stop"
+        elif finish and self._calls is not None:
+            pieces += self._calls.finish()
+        if finish == "stop" and self._calls is not None and self._calls.calls:
+            finish = "tool_calls"
+        self.done = finish is not None
+        return ChoiceDelta(self.index, pieces, self._scored(event), finish)
+
+    def _cut(self, text: str) -> list[TextPiece | CallPiece]:
+        if self._calls is not None:
+            return self._calls.push(text)
+        return [TextPiece(text)] if text else []
+
+    def _scored(self, event: TokenEvent) -> list[ScoredToken]:
+        if not event.logprobs:
+            return []
+        tops: Sequence[Mapping[int, float]] = event.top_logprobs or [{}] * len(event.tokens)
+        return [
+            ScoredToken(self._codec.decode([token]), logprob, self._ranked(top))
+            for token, logprob, top in zip(event.tokens, event.logprobs, tops, strict=True)
+        ]
+
+    def _ranked(self, top: Mapping[int, float]) -> tuple[tuple[str, float], ...]:
+        ranked = sorted(top.items(), key=lambda item: -item[1])
+        return tuple((self._codec.decode([token]), logprob) for token, logprob in ranked)

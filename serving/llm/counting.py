@@ -1,0 +1,37 @@
+"""Counts the requests that run, around a replica's ASGI application: to know when it is idle."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+_COUNTED: Final = "/v1/"
+
+
+class Counted:
+    """POST below `/v1/` counts. Belongs to one event loop; any thread may read `in_flight`."""
+
+    def __init__(self, application: ASGIApp) -> None:
+        self._application = application
+        self.in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].startswith(_COUNTED):
+            await self._application(scope, receive, send)
+            return
+        self.in_flight += 1
+        self._idle.clear()
+        try:
+            await self._application(scope, receive, send)
+        finally:
+            self.in_flight -= 1
+            if not self.in_flight:
+                self._idle.set()
+
+    async def wait_idle(self) -> None:
+        """Returns when nothing runs."""
+        await self._idle.wait()

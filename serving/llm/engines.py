@@ -1,0 +1,23 @@
+"""Which engines there are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from serving.errors import InvalidArgument, NotSupported
+from serving.llm.engine import Engine
+from serving.llm.openvino_engine import OpenVinoEngine
+
+OPENVINO = "openvino"
+VLLM = "vllm"
+
+
+def make_engine(name: str, model: Path, options: Mapping[str, Any]) -> Engine:
+    """The engine over the model of a folder, not started yet. Raises `InvalidArgument` for options that are wrong."""
+    if name == OPENVINO:
+        return OpenVinoEngine(model, options)
+    if name == VLLM:
+        raise NotSupported("the engine `vllm` is not supported by this version; use `openvino`")
+    raise InvalidArgument(f"there is no engine `{name}`; there are {OPENVINO} and {VLLM}")

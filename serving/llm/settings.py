@@ -1,0 +1,25 @@
+"""What a replica of a language model reads from its `ReplicaConfig`, and the record that it registers. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from serving._proto import records_pb2 as pb
+from serving.llm.limits import DEFAULT_REQUESTS
+from serving.python_deployment import settings as common
+from serving.types import PROTOCOL_OPENAI_HTTP
+
+DEFAULT_ENGINE: Final = "openvino"
+
+
+def model_name(config: pb.ReplicaConfig) -> str:
+    """By which clients ask for it."""
+    return config.llm.model or config.deployment
+
+
+def endpoint(config: pb.ReplicaConfig, report: pb.ReplicaReport, node: str) -> pb.Endpoint:
+    """The record of a ready replica at the address of its report."""
+    model = pb.ModelRecord(name=model_name(config), versions=[str(report.revision)])
+    record = common.endpoint(config, report, model, node, protocol=PROTOCOL_OPENAI_HTTP)
+    record.load.max_concurrency = config.llm.max_requests or DEFAULT_REQUESTS
+    return record

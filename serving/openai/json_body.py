@@ -1,0 +1,110 @@
+"""From the bytes of a body to a JSON object, within bounds; what is wrong is named with its place."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any, Final
+
+from serving.openai.errors import BodyTooLarge, InvalidRequest
+
+MAX_DEPTH: Final = 64
+# A surrogate that is escaped. Most are halves of a pair; one alone has no UTF-8, so nothing could be answered with it.
+_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def read_object(data: bytes, *, limit_bytes: int, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
+    """The object that a body holds.
+
+    Raises `BodyTooLarge`, and `InvalidRequest` for what is not UTF-8, not JSON, no object, nested too deeply, has a key
+    twice, or a number that no JSON number can be (NaN, Infinity, 1e999).
+    """
+    if len(data) > limit_bytes:
+        raise BodyTooLarge(limit_bytes)
+    text = _decoded(data)
+    if not text.strip():
+        raise _invalid("the body is empty; a JSON object is wanted")
+    try:
+        value = json.loads(
+            text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant, parse_float=_finite
+        )
+    except InvalidRequest:
+        raise
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}"
+        raise _invalid(f"the body is not JSON: {error.msg.lower()} ({place})") from error
+    except ValueError as error:  # an integer of more digits than Python reads
+        raise _invalid("the body has a number with too many digits") from error
+    except RecursionError as error:
+        raise _too_deep(max_depth) from error
+    if not isinstance(value, dict):
+        raise _invalid(f"the body is {_kind(value)}; a JSON object is wanted")
+    if text.count("[") + text.count("{") > max_depth:
+        _check_depth(value, max_depth)
+    if _SURROGATE.search(text):
+        _check_surrogates(value)
+    return value
+
+
+def _decoded(data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise _invalid(f"the body is not UTF-8: {error.reason} at byte {error.start}") from error
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        seen: set[str] = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise _invalid(f"the key {json.dumps(name[:100])} stands twice in one object")
+            seen.add(name)
+    return made
+
+
+def _refuse_constant(name: str) -> float:
+    raise _invalid(f"the body is not JSON: {name} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if math.isinf(value):
+        raise _invalid(f"the number {text[:40]} is too large")
+    return value
+
+
+def _check_depth(value: Any, max_depth: int) -> None:
+    """Level by level, so that no depth can be too deep for the check itself."""
+    level: list[Any] = [value]
+    for _ in range(max_depth):
+        children = (child for node in level for child in (node.values() if isinstance(node, dict) else node))
+        level = [child for child in children if isinstance(child, dict | list)]
+        if not level:
+            return
+    raise _too_deep(max_depth)
+
+
+def _check_surrogates(value: Any) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise _invalid(
+            "the body escapes half of a surrogate pair (\\ud800 to \\udfff), which is no character"
+        ) from error
+
+
+def _too_deep(max_depth: int) -> InvalidRequest:
+    return _invalid(f"the body is nested deeper than {max_depth} levels")
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "null"
+    return {bool: "a boolean", int: "a number", float: "a number", str: "a text", list: "an array"}[type(value)]
+
+
+def _invalid(message: str) -> InvalidRequest:
+    return InvalidRequest(message, error_code="invalid_json")

@@ -1,0 +1,108 @@
+"""`POST /v1/responses`: what is answered at once, or told in events.
+
+Source: https://platform.openai.com/docs/api-reference/responses/object and responses-streaming.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from typing_extensions import TypedDict
+
+from serving.openai.chat_answers import TokenLogprob
+
+Status = Literal["in_progress", "completed", "incomplete"]
+
+
+class OutputText(TypedDict):
+    type: Literal["output_text"]
+    text: str
+    annotations: list[Any]
+    logprobs: list[TokenLogprob]
+
+
+class OutputMessage(TypedDict):
+    id: str
+    type: Literal["message"]
+    role: Literal["assistant"]
+    status: Status
+    content: list[OutputText]
+
+
+class OutputCall(TypedDict):
+    """`arguments` is JSON as the model wrote it; it may be cut where the answer was."""
+
+    id: str
+    type: Literal["function_call"]
+    status: Status
+    call_id: str
+    name: str
+    arguments: str
+
+
+class InputTokensDetails(TypedDict):
+    cached_tokens: int
+
+
+class OutputTokensDetails(TypedDict):
+    reasoning_tokens: int
+
+
+class ResponseUsage(TypedDict):
+    input_tokens: int
+    input_tokens_details: InputTokensDetails
+    output_tokens: int
+    output_tokens_details: OutputTokensDetails
+    total_tokens: int
+
+
+class IncompleteDetails(TypedDict):
+    reason: Literal["max_output_tokens"]
+
+
+class ResponseObject(TypedDict):
+    """Much of it repeats the request."""
+
+    id: str
+    object: Literal["response"]
+    created_at: int
+    status: Status
+    background: Literal[False]
+    error: None
+    incomplete_details: IncompleteDetails | None
+    instructions: str | None
+    max_output_tokens: int | None
+    metadata: dict[str, str]
+    model: str
+    output: list[OutputMessage | OutputCall]
+    parallel_tool_calls: bool
+    previous_response_id: None
+    service_tier: Literal["default"]
+    store: Literal[False]
+    temperature: float
+    text: dict[str, Any]
+    tool_choice: Any
+    tools: list[dict[str, Any]]
+    top_logprobs: int
+    top_p: float
+    truncation: Literal["disabled"]
+    usage: ResponseUsage | None
+    user: str | None
+
+
+class ResponseEvent(TypedDict, total=False):
+    """One event of a stream; which fields it has depends on `type`, such as `response.output_text.delta`."""
+
+    type: str
+    sequence_number: int
+    response: ResponseObject
+    output_index: int
+    content_index: int
+    item_id: str
+    item: OutputMessage | OutputCall
+    part: OutputText
+    delta: str
+    text: str
+    arguments: str
+    name: str
+    logprobs: list[TokenLogprob]
