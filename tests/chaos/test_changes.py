@@ -10,12 +10,23 @@ import os
 import random
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import pytest
 
-from serving import Application, MeshClient, ProxyDeployment, Replicas, Resources, TritonDeployment
+from serving import (
+    Application,
+    Canary,
+    CanaryChecks,
+    CanaryStep,
+    MeshClient,
+    ProxyDeployment,
+    Replicas,
+    Resources,
+    Rollout,
+    TritonDeployment,
+)
 from serving.errors import MeshError
 from tests.support.mesh import DIGITS, RunningMesh
 from tests.support.traffic import Traffic
@@ -39,6 +50,7 @@ class Changing:
     version: int = 1
     replicas: int = 2
     probes: int = 2
+    rollout: Rollout = field(default_factory=Rollout)
 
     def application(self) -> Application:
         small = Resources(cpus=0.1)
@@ -48,6 +60,7 @@ class Changing:
             resources=small,
             replicas=Replicas(self.replicas),
             env={"VERSION": str(self.version)},
+            rollout=self.rollout,
         )
         policy = {"probes": self.probes}
         return Application(NAME, [digits, ProxyDeployment("grpc", policy, resources=small, replicas=Replicas(2))])
@@ -73,6 +86,28 @@ class Changing:
         self.client.deploy(self.application())
         self.client.rollback(NAME, wait=True, timeout_s=PATIENCE_S)
         self.deploy()
+
+    def canary(self) -> None:
+        """To all requests, by steps that end by themselves."""
+        checks = CanaryChecks(min_requests=5)
+        self.rollout = Rollout(canary=Canary((CanaryStep(20, 0.5), CanaryStep(60, 0.5)), checks=checks))
+        self.update()
+        self.rollout = Rollout()
+
+    def canary_taken_back(self) -> None:
+        """Half of the requests go to the new revision when it is undone."""
+        self.rollout = Rollout(canary=Canary((CanaryStep(50),)))
+        self.version += 1
+        self.client.deploy(self.application())
+
+        def half() -> bool:
+            told = self.client.status(NAME).deployments
+            return any(one.canary.phase == "stepping" and one.canary.weight == 50 for one in told)
+
+        eventually(half, timeout_s=PATIENCE_S, what="half of the requests at the new revision")
+        self.client.rollback(NAME, wait=True, timeout_s=PATIENCE_S)
+        self.rollout = Rollout()
+        self.version -= 1
 
     def kill_replica(self) -> None:
         self._kill("direct", self.replicas)
@@ -104,7 +139,7 @@ class Changing:
         eventually(look, timeout_s=PATIENCE_S, what=f"{count} endpoints of role {role} without {without}")
 
     def kinds(self) -> list[Callable[[], None]]:
-        changes = [self.update, self.another_policy, self.scale, self.undo]
+        changes = [self.update, self.another_policy, self.scale, self.undo, self.canary, self.canary_taken_back]
         return [*changes, self.kill_replica, self.kill_proxy, self.restart_etcd, self.kill_keeper]
 
 

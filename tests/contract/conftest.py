@@ -17,6 +17,6 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
 
 @pytest.fixture
 def pair(servers: Pair) -> Iterator[Pair]:
-    """The servers, which must both be there before a test and after it."""
+    """The servers. Ours must be there after each test; `tritonserver` is started again where it had ended."""
     yield servers
     servers.must_live()

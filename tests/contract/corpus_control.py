@@ -130,7 +130,8 @@ def _dependents() -> Iterator[Case]:
     states = _state_of("control_chain", "control_part")
     yield one("unload a part", unload("control_part"), states, chain, part, SERVER_READY, load("control_part"), states)
     yield one("unload a chain", unload("control_chain"), states, part, load("control_chain"), states, chain)
-    yield one("unload a chain with its parts", unload("control_chain", unload_dependents=True), chain, part, states)
+    whole = unload("control_chain", unload_dependents=True)
+    yield one("unload a chain with its parts", whole, chain, part, states, SERVER_READY)
     yield one("load the chain and its parts", load("control_chain"), states, chain, part)
     yield one("unload a part with dependents", unload("control_part", unload_dependents=True), chain, part)
     yield one("everything as before", load("control_chain"), states, chain)
@@ -248,5 +249,6 @@ def _log() -> Iterator[Case]:
 
 
 def control_cases() -> Iterator[Case]:
-    for group in (_server, _repository, _overrides, _dependents, _traces, _log):
+    # Overrides come after what asks for readiness: tritonserver may say no for ever after them.
+    for group in (_server, _repository, _dependents, _overrides, _traces, _log):
         yield from group()

@@ -233,7 +233,7 @@ OTHER = (
         "calls that wait for a load",
         "at most 16, then RESOURCE_EXHAUSTED; one model at a time; dropped when the client goes away",
         "one thread for each, without end",
-        "each may hold whole model files, and Triton 2.51 crashes now and then when several models end at once",
+        "each may hold whole model files",
         "tests/integration/ingress/test_kserve_control.py",
     ),
     (

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import grpc
 from google.protobuf.message import Message
 from tritonclient.grpc import service_pb2 as pb
 
+from tests.contract.pairs import Pair
 from tests.integration.ingress.kserve_servers import KServeProcess
 from tests.support.waiting import eventually
 
 TIMEOUT_S = 60
+TRIES = 3
 Answers = tuple[object, ...]
 # What differs from run to run, whichever server it is.
 _OWN = ((re.compile(r"/tmp/folder\w+"), "<folder of the load>"),)
@@ -121,11 +123,28 @@ def _without_own(text: str) -> str:
     return text
 
 
-def differences(ours: KServeProcess, theirs: KServeProcess, case: Case) -> list[str]:
-    """The steps of a case whose outcomes differ; all are sent, one after the other to both."""
+def differences(pair: Pair, case: Case, before: Iterable[Case] = ()) -> list[str]:
+    """The steps of a case whose outcomes differ; all are sent, one after the other to both.
+
+    Where `tritonserver` ends, both start anew and are sent `before`, the cases that this one builds on, and then it.
+    """
+    for _ in range(TRIES):
+        if pair.restart_after_a_crash():
+            for earlier in before:
+                _compare(pair, earlier)
+        found, code = _compare(pair, case)
+        if not found or pair.theirs.survives(code):
+            break
+    return found
+
+
+def _compare(pair: Pair, case: Case) -> tuple[list[str], str]:
+    """The steps whose outcomes differ, and the code with which theirs ended the last one that it answered."""
     found = []
+    code = ""
     for number, step in enumerate(case.steps):
-        mine, other = send(ours, step), send(theirs, step)
+        mine, other = send(pair.ours, step), send(pair.theirs, step)
         if mine != other:
             found.append(f"step {number}, {step.method}:\n  here:  {mine}\n  there: {other}")
-    return found
+        code = other.code
+    return found, code

@@ -18,12 +18,15 @@ def _named(cases: list[Case]) -> list[Case]:
 
 @pytest.mark.parametrize("case", _named(list(infer_cases())), ids=lambda case: case.name)
 def test_inference(case: Case, pair: Pair) -> None:
-    found = differences(pair.ours, pair.theirs, case)
+    found = differences(pair, case)
     assert not found, "\n".join(found)
 
 
 # These build on each other: what one leaves behind is what the next one finds.
-@pytest.mark.parametrize("case", _named(list(control_cases())), ids=lambda case: case.name)
-def test_control(case: Case, pair: Pair) -> None:
-    found = differences(pair.ours, pair.theirs, case)
+_CONTROL = _named(list(control_cases()))
+
+
+@pytest.mark.parametrize("number", range(len(_CONTROL)), ids=lambda number: _CONTROL[number].name)
+def test_control(number: int, pair: Pair) -> None:
+    found = differences(pair, _CONTROL[number], before=_CONTROL[:number])
     assert not found, "\n".join(found)

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.mark.parametrize("difference", DIFFERENCES, ids=lambda difference: difference.what)
 def test_the_difference_is_there(difference: Difference, pair: Pair) -> None:
+    pair.restart_after_a_crash()
     ours, theirs = difference.probe(pair.ours), difference.probe(pair.theirs)
     assert ours != theirs, "the same by now: take it from the list"
     assert re.search(difference.ours, ours), ours

@@ -86,7 +86,7 @@ def cases() -> Iterator[Case]:
 
 @pytest.mark.parametrize("case", list(cases()), ids=lambda case: case.name)
 def test_same(case: Case, states: Pair) -> None:
-    found = differences(states.ours, states.theirs, case)
+    found = differences(states, case)
     assert not found, "\n".join(found)
 
 

@@ -195,5 +195,5 @@ def warm_cases() -> Iterator[Case]:
 
 @pytest.mark.parametrize("case", list(warm_cases()), ids=lambda case: case.name)
 def test_warm_up(case: Case, queues: Pair) -> None:
-    found = differences(queues.ours, queues.theirs, case)
+    found = differences(queues, case)
     assert not found, "\n".join(found)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tritonclient.grpc import service_pb2 as pb
 
 from tests.contract.corpus_infer import EDGES, model_of
-from tests.contract.exchange import infer, send, stream
+from tests.contract.exchange import differences, infer, one, stream
 from tests.contract.pairs import Pair
 from tests.integration.ingress.kserve_cases import elements
 
@@ -57,5 +57,5 @@ def requests(draw: st.DrawFn) -> pb.ModelInferRequest:
 @settings(max_examples=400, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(request=requests())
 def test_random_requests(request: pb.ModelInferRequest, pair: Pair) -> None:
-    for step in (infer(request), stream(request)):
-        assert send(pair.ours, step) == send(pair.theirs, step)
+    found = differences(pair, one("random", infer(request), stream(request)))
+    assert not found, "\n".join(found)

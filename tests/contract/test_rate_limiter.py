@@ -105,7 +105,7 @@ def cases() -> Iterator[Case]:
 
 @pytest.mark.parametrize("case", list(cases()), ids=lambda case: case.name)
 def test_same(case: Case, limited: Pair) -> None:
-    found = differences(limited.ours, limited.theirs, case)
+    found = differences(limited, case)
     assert not found, "\n".join(found)
 
 

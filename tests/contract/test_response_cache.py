@@ -154,13 +154,13 @@ def control_cases() -> Iterator[Case]:
 
 @pytest.mark.parametrize("case", list(cases()), ids=lambda case: case.name)
 def test_same(case: Case, cached: Pair) -> None:
-    found = differences(cached.ours, cached.theirs, case)
+    found = differences(cached, case)
     assert not found, "\n".join(found)
 
 
 @pytest.mark.parametrize("case", list(control_cases()), ids=lambda case: case.name)
 def test_same_when_models_change(case: Case, cached: Pair) -> None:
-    found = differences(cached.ours, cached.theirs, case)
+    found = differences(cached, case)
     assert not found, "\n".join(found)
 
 
@@ -207,7 +207,7 @@ def test_a_server_without_a_cache(tmp_path: Path) -> None:
     write_model(repository, "kept", same_tensors("FP32", "[-1]"), extra=CACHED)
     with start_pair(tmp_path, repository) as pair:
         case = one("", *[infer(numbers("kept", [1]))] * 3, _look("kept"), _config("kept"))
-        found = differences(pair.ours, pair.theirs, case)
+        found = differences(pair, case)
         assert not found, "\n".join(found)
         statistics = pair.ours.stub.ModelStatistics(pb.ModelStatisticsRequest(name="kept")).model_stats[0]
         assert statistics.execution_count == 3

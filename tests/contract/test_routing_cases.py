@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.json_format import ParseDict
 
+from serving._proto import records_pb2 as pb
 from serving.discovery.client_verdict import Fault, Next, judge, was_never_sent
 from serving.errors import Code, SpecError
 from serving.routing import (
@@ -22,6 +24,7 @@ from serving.routing import (
     RetryBudget,
     RetryBudgetConfig,
     RoutingPolicy,
+    Traffic,
     better,
     rendezvous_best,
     rendezvous_order,
@@ -186,3 +189,36 @@ def test_invalid_policy(case: dict[str, Any]) -> None:
         RoutingPolicy.from_dict(case["policy"])
     assert raised.value.field == case["field"]
     assert (case["field"] or "policy") in raised.value.message
+
+
+def _traffic(case: dict[str, Any]) -> Traffic:
+    return Traffic(ParseDict(split, pb.TrafficSplit()) for split in case["splits"])
+
+
+@cases("traffic")
+def test_sides_of_requests(case: dict[str, Any]) -> None:
+    traffic = _traffic(case)
+    for request in case["requests"]:
+        numbers = iter(request.get("draws", []))
+        metadata, target = request.get("metadata", {}), (request.get("deployment", ""), request["model"])
+        sides = traffic.sides(*target, lambda name: metadata.get(name, ""), lambda: next(numbers))  # noqa: B023
+        assert [list(side) for side in sides] == request["sides"], request
+        endpoints = [pb.Endpoint(deployment=deployment, revision=number) for deployment, number in case["endpoints"]]
+        assert [traffic.place(sides, endpoint) for endpoint in endpoints] == request["places"], request
+        if "shadow" in request:
+            assert traffic.shadow(*target, lambda: next(numbers)) == request["shadow"], request  # noqa: B023
+        assert list(numbers) == [], "every number is drawn"
+
+
+@cases("traffic")
+def test_sides_of_keys_and_sequences(case: dict[str, Any]) -> None:
+    traffic = _traffic(case)
+    for key, side in case.get("keys", []):
+        sides = traffic.sides("", "m", lambda name: key if name == "user" else "", _no_chance)  # noqa: B023
+        assert sides == (("ab", side),)
+    for sequence, side in case.get("sequences", []):
+        assert traffic.sides("", "m", lambda _: "", _no_chance, sequence=sequence) == (("ab", side),)
+
+
+def _no_chance() -> float:
+    raise AssertionError("chance decides nothing here")

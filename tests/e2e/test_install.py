@@ -62,9 +62,19 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def test_everything_is_there(installed: Path) -> None:
     package = installed / "serving"
-    for name in ("_lib/libmesh_actor.so", "_lib/backends/openvino/libtriton_openvino.so", "py.typed", "_native.pyi"):
+    for name in ("backends/deployment/libtriton_deployment.so", "sdk/include/mesh/deployment.h"):
+        assert (package / "_lib" / name).is_file()
+    assert (package / "_lib/sdk/lib/cmake/ServingMesh/ServingMeshConfig.cmake").is_file()
+    for name in (
+        "_lib/libmesh_actor.so",
+        "_lib/backends/openvino/libtriton_openvino.so",
+        "py.typed",
+        "_native.pyi",
+        "_genai.pyi",
+    ):
         assert (package / name).is_file(), f"{name} is missing in {sorted(map(str, package.rglob('*')))}"
     assert list(package.glob("_native.*.so"))
+    assert list(package.glob("_genai.*.so"))
     assert {path.name for path in (package / "_proto").glob("*_pb2.pyi")} == {
         "etcd_pb2.pyi",
         "keeper_pb2.pyi",

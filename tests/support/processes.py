@@ -18,7 +18,8 @@ def replica_pids(cluster: RayCluster) -> list[int]:
     """Processes in which a replica or a proxy lives. Ray's spare workers have the library too, and are none."""
     pids = cluster.pids()
     loaded = [pid for pid in pids if b"/libmesh_actor.so" in _read(pid, "maps")]
-    python = [pid for pid in pids if b"ray::PythonActor" in _read(pid, "cmdline")]
+    actors = (b"ray::PythonActor", b"ray::ServeActor")
+    python = [pid for pid in pids if any(name in _read(pid, "cmdline") for name in actors)]
     return [*(pid for pid in loaded if _ACTOR_THREADS & _threads(pid)), *python]
 
 

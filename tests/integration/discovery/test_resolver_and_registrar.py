@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import itertools
+import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 
@@ -21,7 +21,6 @@ from serving.store.records import decode, encode
 
 LONG_S = 90.0
 Own = Callable[[], EtcdCluster]
-_numbers = itertools.count(1)
 
 
 def endpoint(app: AppKey, endpoint_id: str = "net-r1-0", **fields: object) -> pb.Endpoint:
@@ -42,7 +41,8 @@ def endpoint(app: AppKey, endpoint_id: str = "net-r1-0", **fields: object) -> pb
 
 @pytest.fixture
 def app() -> AppKey:
-    return AppKey("default", f"app{next(_numbers)}")
+    """Of no other test, also not of those of another file, to which this module is another one."""
+    return AppKey("default", f"app-{uuid.uuid4().hex[:12]}")
 
 
 @asynccontextmanager

@@ -16,6 +16,10 @@ from serving._proto import keeper_pb2_grpc as rpc
 from serving.local.etcd import EtcdCluster
 from tests.support.moments import Moment, at_each, cut, ended, moments
 
+# As all callers of keepers have one: a call that reaches gRPC's server in the moment in which it stops may get no
+# answer from it, not even an end, as long as the process lives.
+CALL_S = 10.0
+
 
 def config_of(etcd: EtcdCluster) -> KeeperConfig:
     return KeeperConfig(etcd.config(), metrics_listen="127.0.0.1:0", stop_grace_s=0.05, adopt_grace_s=0.0)
@@ -40,11 +44,11 @@ async def test_a_keeper_can_be_ended_at_any_moment_of_its_calls(etcd: EtcdCluste
             stub = rpc.KeeperStub(channel)  # type: ignore[no-untyped-call]
 
             async def deploy() -> None:
-                await stub.Deploy(api.DeployRequest(spec=spec()))
-                await stub.DeleteApplication(name_of())
+                await stub.Deploy(api.DeployRequest(spec=spec()), timeout=CALL_S)
+                await stub.DeleteApplication(name_of(), timeout=CALL_S)
 
             async def watch() -> None:
-                async for _ in stub.WatchApplications(api.WatchApplicationsRequest()):
+                async for _ in stub.WatchApplications(api.WatchApplicationsRequest(), timeout=CALL_S):
                     continue
 
             async def use(work: object) -> None:

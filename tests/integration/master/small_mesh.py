@@ -101,7 +101,7 @@ def spec(app: AppKey, artifact: pb.Artifact, *, replicas: int = 1, cpus: float =
         resources=pb.Resources(cpus=cpus),
         replicas=pb.Replicas(min=replicas, max=replicas),
         max_restarts=-1,
-        drain_timeout_s=5.0,
+        drain_timeout_s=20.0,  # a drain ends when nothing runs; the machine may stand still meanwhile
         triton=pb.TritonDeployment(repository=artifact),
     )
     return pb.ApplicationSpec(namespace=app.namespace, name=app.name, deployments=[deployment])
@@ -114,7 +114,7 @@ def proxies(*, name: str = "grpc", replicas: int = 1, **policy: object) -> pb.De
         resources=pb.Resources(cpus=0.1),
         replicas=pb.Replicas(min=replicas, max=replicas),
         max_restarts=-1,
-        drain_timeout_s=5.0,
+        drain_timeout_s=20.0,  # a drain ends when nothing runs; the machine may stand still meanwhile
         proxy=pb.ProxyDeployment(),
     )
     if policy:

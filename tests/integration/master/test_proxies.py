@@ -66,6 +66,18 @@ async def test_proxies_answer_as_the_replicas_do(mesh: SmallMesh, keeper: Keeper
     assert (record.deployment, record.protocol, record.pid) == ("grpc", "kserve-grpc", row.pid)
 
 
+async def test_busy_polling_reaches_replica_and_proxy(mesh: SmallMesh, keeper: Keeper) -> None:
+    wanted = with_proxies(mesh, keeper)
+    wanted.deployments[0].triton.busy_poll_us = 100
+    wanted.deployments[1].proxy.busy_poll_us = 50
+    await keeper.place(wanted)
+    await keeper.wait_ready()
+    assert len(await classify(await proxy_address(keeper), IMAGES)) == len(IMAGES)
+    logs = mesh.directory / "logs" / "replicas" / keeper.app.namespace / keeper.app.name
+    for name, polls_us in (("digits", 100), ("grpc", 50)):
+        assert f'"busy_poll_us":{polls_us}' in (logs / name / f"{name}-r1-0.log").read_text()
+
+
 class Traffic:
     """Asks one request after the other while it is entered, and keeps what came of each."""
 

@@ -18,7 +18,8 @@ from serving.local.process import Process, log_tail
 from serving.store import keys
 from serving.store.keys import AppKey
 from serving.store.records import decode
-from tests.integration.master.small_mesh import CLUSTER, ROOT, Keeper, SmallMesh, classify, spec
+from tests.integration.master.asking import application, clients, packed_code, says
+from tests.integration.master.small_mesh import CLUSTER, ROOT, Keeper, SmallMesh, classify, spec, until
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
 SECOND = "127.0.0.2"
@@ -57,6 +58,7 @@ def second_node(wide: SmallMesh, tmp_path: Path) -> Iterator[Process]:
         "num_cpus": 2,
         "num_gpus": 0,
         "resources": {"second": 1},
+        "labels": {"zone": "b"},
         "object_store_memory": 100_000_000,
         "node_manager_port": 0,
         "dashboard_agent_listen_port": None,
@@ -106,6 +108,62 @@ async def test_each_replica_is_known_by_its_nodes_address(wide: SmallMesh) -> No
         assert found["there"].address.startswith(f"{SECOND}:")
         assert found["there"].metrics_address.startswith(f"{SECOND}:")
         assert len(await classify(found["there"].address, np.zeros((3, 64), np.float32))) == 3
+        await keeper.delete()
+        await keeper.wait_gone()
+    finally:
+        await client.close()
+
+
+@pytest.mark.usefixtures("second_node")
+async def test_replicas_are_on_the_nodes_that_the_spec_wants(wide: SmallMesh) -> None:
+    client = wide.client()
+    try:
+        keeper = Keeper(client, AppKey("default", "nodes"))
+        wanted = spec(keeper.app, wide.repository(), replicas=2)
+        wanted.deployments[0].scheduling.strategy = "spread"
+        there = wanted.deployments.add()
+        there.CopyFrom(wanted.deployments[0])
+        there.name = "there"
+        there.scheduling.strategy = "pack"
+        there.scheduling.node_labels["zone"] = "b"
+        await keeper.place(wanted)
+        status = await keeper.wait_ready()
+        nodes = {one.name: [replica.node for replica in one.replicas] for one in status.deployments}
+        assert len(set(nodes["digits"])) == 2, "spread"
+        assert len(set(nodes["there"])) == 1, "only one node has the label"
+        found = [endpoint for endpoint, _ in (await keeper.endpoints()).values() if endpoint.deployment == "there"]
+        assert all(endpoint.address.startswith(f"{SECOND}:") for endpoint in found)
+        wanted.deployments[1].replicas.min = wanted.deployments[1].replicas.max = 3
+        await keeper.place(wanted)
+        grown = await keeper.wait_ready()
+        assert {replica.node for replica in grown.deployments[1].replicas} == set(nodes["there"])
+        await keeper.delete()
+        await keeper.wait_gone()
+    finally:
+        await client.close()
+
+
+async def test_a_node_that_dies_under_traffic_fails_no_request(wide: SmallMesh, second_node: Process) -> None:
+    client = wide.client()
+    try:
+        keeper = Keeper(client, AppKey("default", "removed"))
+        wanted = says(packed_code(wide), 1, replicas=4)
+        wanted.scheduling.strategy = "spread"
+        await keeper.place(application(keeper, wanted))
+        before = await keeper.wait_ready()
+        lost = {one.id for one in before.deployments[0].replicas if one.address.startswith(f"{SECOND}:")}
+        assert 0 < len(lost) < 4
+        async with clients(keeper, workers=4) as asking:
+            await asking.since_now(50)
+            await asyncio.to_thread(second_node.kill)
+
+            async def replaced() -> bool:
+                ready = [one for one, _ in (await keeper.endpoints()).values() if one.state == "ready"]
+                return len(ready) == 4 and not any(one.address.startswith(f"{SECOND}:") for one in ready)
+
+            await until(replaced, timeout_s=180)
+            await asking.since_now(50)
+        assert not asking.failures
         await keeper.delete()
         await keeper.wait_gone()
     finally:

@@ -5,69 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
 from google.protobuf import json_format
 from proxy_harness import Proxy, infer, who
+from proxy_registry import Registry, ready
 from sdk_harness import Replica
 from tritonclient.grpc import service_pb2 as pb
 
 from serving._proto import records_pb2 as records
 from serving.local.etcd import EtcdCluster, start_etcd
-from serving.store import keys
-from serving.store.client import EtcdClient
-from serving.store.keys import AppKey
 from tests.support.waiting import eventually
 
 Replicas = Callable[..., list[Replica]]
 StartProxy = Callable[..., Proxy]
-
-
-class Registry:
-    """Writes endpoint records as replicas do, of an application that no other test uses."""
-
-    def __init__(self, etcd: EtcdCluster, name: str) -> None:
-        self.app = AppKey("default", name)
-        self._config = etcd.config()
-
-    async def put(self, replica: Replica, **changes: Any) -> None:
-        record = replica.endpoint(application=self.app.name, **changes)
-        client = EtcdClient(self._config)
-        try:
-            await client.put(
-                keys.endpoint(self.app, record.role, record.deployment, record.id),
-                json_format.MessageToJson(record).encode(),
-            )
-        finally:
-            await client.close()
-
-    async def delete(self, replica: Replica) -> None:
-        client = EtcdClient(self._config)
-        try:
-            await client.delete(keys.endpoint(self.app, "direct", "digits", replica.name))
-        finally:
-            await client.close()
-
-    async def proxies(self) -> list[str]:
-        """The records of proxies."""
-        client = EtcdClient(self._config)
-        try:
-            found = await client.get_prefix(keys.endpoints(self.app, "proxy"))
-        finally:
-            await client.close()
-        return [entry.value.decode() for entry in found.kvs]
-
-    def start(self, start_proxy: StartProxy, **changes: Any) -> Proxy:
-        etcd = {"endpoints": list(self._config.endpoints)}
-        return start_proxy(application=self.app.name, etcd=etcd, **changes)
-
-
-def ready(proxy: Proxy, count: int) -> None:
-    eventually(
-        lambda: proxy.metric('mesh_proxy_endpoints{state="ready"}') == count, timeout_s=90, what=f"{count} endpoints"
-    )
 
 
 async def test_endpoints_come_and_go(etcd: EtcdCluster, replicas: Replicas, start_proxy: StartProxy) -> None:

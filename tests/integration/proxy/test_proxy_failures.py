@@ -2,64 +2,21 @@
 
 from __future__ import annotations
 
-import threading
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import grpc
 import pytest
 from proxy_harness import Proxy, infer, who
+from proxy_load import traffic
 from sdk_harness import Replica
 
+from serving.local.ports import free_ports
 from tests.support.waiting import eventually
 
 Replicas = Callable[..., list[Replica]]
 StartProxy = Callable[..., Proxy]
 QUICK = {"outliers": {"base_s": 0.2, "max_s": 1.0}, "suspect_after_s": 0.3, "probe_timeout_s": 0.5}
-
-
-class Traffic:
-    """Threads that ask one request after the other."""
-
-    def __init__(self, proxy: Proxy) -> None:
-        self.answers: Counter[str] = Counter()
-        self.errors: list[str] = []
-        self._proxy = proxy
-        self._over = threading.Event()
-
-    def run(self) -> None:
-        while not self._over.is_set():
-            try:
-                name = who(self._proxy.stub.ModelInfer(infer(), timeout=100))
-            except grpc.RpcError as error:
-                self.errors.append(f"{error.code()}: {error.details()}")
-                self._over.wait(0.05)
-            else:
-                self.answers[name] += 1
-
-    def stop(self) -> None:
-        self._over.set()
-
-    def more(self, count: int, of: str) -> None:
-        """Waits for so many further answers of one replica."""
-        before = self.answers[of]
-        eventually(lambda: self.answers[of] >= before + count, timeout_s=90, what=f"{count} more of {of}")
-
-
-@contextmanager
-def traffic(proxy: Proxy, callers: int = 8) -> Iterator[Traffic]:
-    made = Traffic(proxy)
-    threads = [threading.Thread(target=made.run) for _ in range(callers)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield made
-    finally:
-        made.stop()
-        for thread in threads:
-            thread.join()
 
 
 def test_no_request_fails_when_one_of_two_is_killed(replicas: Replicas, start_proxy: StartProxy) -> None:
@@ -169,12 +126,10 @@ def test_a_slow_answer_is_asked_for_elsewhere_too(replicas: Replicas, start_prox
     assert [who(proxy.stub.ModelInfer(infer(), timeout=100)) for _ in range(5)] == ["one"] * 5
 
 
-def test_requests_wait_for_the_first_replica(replicas: Replicas, start_proxy: StartProxy) -> None:
+def test_requests_wait_for_the_first_replica(start_proxy: StartProxy) -> None:
     """Nobody listens yet: the request is held, within its deadline, and answered as soon as somebody does."""
-    (one,) = replicas("one")
-    port = int(one.address.rpartition(":")[2])
-    one.kill()
-    proxy = start_proxy(one.address, policy=QUICK)
+    (port,) = free_ports(1)  # which no client can be given meanwhile, not even the proxy that tries it
+    proxy = start_proxy(f"127.0.0.1:{port}", policy=QUICK)
     call = proxy.stub.ModelInfer.future(infer(), timeout=100)
     eventually(lambda: proxy.metric("mesh_proxy_attempts_total") >= 1, timeout_s=60, what="it was tried")
     again = Replica("again", port)

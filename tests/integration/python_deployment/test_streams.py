@@ -118,6 +118,7 @@ async def test_a_client_that_does_not_read_holds_the_generator_up(serve: Serve) 
     async with grpc.aio.insecure_channel(served.address) as channel:
         call = channel.stream_stream(METHOD, None, None)()
         await call.write(counting(10**9).SerializeToString())
+        await until(lambda: Counts.yielded > 0)
         last = -1
         while last != Counts.yielded:  # until it stands still
             last = Counts.yielded
@@ -151,7 +152,7 @@ async def test_a_drain_lets_a_stream_finish_and_then_ends_it(serve: Serve) -> No
     served = serve("Waits")
     message = service_pb2.ModelInferRequest(model_name="it")
     message.parameters["do"].string_param = "block"
-    message.parameters["s"].string_param = "0.5"
+    message.parameters["s"].string_param = "2"
     async with grpc.aio.insecure_channel(served.address) as channel:
         call = channel.stream_stream(METHOD, None, None)()
         await call.write(message.SerializeToString())
@@ -159,6 +160,6 @@ async def test_a_drain_lets_a_stream_finish_and_then_ends_it(serve: Serve) -> No
         served.replica.drain(20)
         answer = service_pb2.ModelStreamInferResponse.FromString(await call.read())
         assert (answer.error_message, len(answer.infer_response.outputs)) == ("", 1)
-        assert await asyncio.wait_for(call.code(), 10) is grpc.StatusCode.UNAVAILABLE
+        assert await asyncio.wait_for(call.code(), 20) is grpc.StatusCode.UNAVAILABLE
         assert "this replica is draining" in await call.details()
-    await asyncio.to_thread(served.wait_state, "drained", timeout_s=5)
+    await asyncio.to_thread(served.wait_state, "drained")

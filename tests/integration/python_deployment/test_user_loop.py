@@ -19,7 +19,7 @@ def loop() -> Iterator[UserLoop]:
     made.start()
     yield made
     made.stop()
-    made.join(5)
+    made.join(30)
     assert not made.alive
 
 
@@ -28,15 +28,15 @@ async def test_work_that_is_cancelled_before_its_first_step_has_ended(loop: User
 
     async def block() -> None:
         blocked.set()
-        gate.wait(10)
+        gate.wait(60)
 
     blocking = loop.run(block)
-    await asyncio.to_thread(blocked.wait, 10)
+    await asyncio.to_thread(blocked.wait, 30)
     never = loop.run(asyncio.Event().wait)
     never.cancel()  # both wait in the queue of the blocked loop
     gate.set()
     with pytest.raises(Cancelled):
-        await asyncio.wait_for(asyncio.shield(never.here()), 5)
+        await asyncio.wait_for(asyncio.shield(never.here()), 30)
     await blocking.result()
 
 
@@ -66,13 +66,13 @@ async def test_what_wants_to_end_the_process_fails_alone(loop: UserLoop, how: st
     beside = loop.run(lambda: asyncio.sleep(0.2, "beside"))
     failing = loop.run(lambda: getattr(exits, how)(3))
     with pytest.raises(RuntimeError, match="SystemExit: 3"):
-        await asyncio.wait_for(failing.result(), 5)
-    assert await asyncio.wait_for(beside.result(), 5) == "beside"
-    assert await asyncio.wait_for(loop.run(lambda: asyncio.sleep(0, "after")).result(), 5) == "after"
+        await asyncio.wait_for(failing.result(), 30)
+    assert await asyncio.wait_for(beside.result(), 30) == "beside"
+    assert await asyncio.wait_for(loop.run(lambda: asyncio.sleep(0, "after")).result(), 30) == "after"
     assert loop.alive
 
 
 def test_it_ends_twice(loop: UserLoop) -> None:
     loop.stop()
-    loop.join(5)
+    loop.join(30)
     loop.stop()

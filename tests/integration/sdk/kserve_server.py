@@ -9,6 +9,7 @@ cancelled, and what runs.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import sys
 from dataclasses import dataclass, field
@@ -36,6 +37,9 @@ class Counts:
     running: int = 0
     live: int = 0
     seen_ids: list[str] = field(default_factory=list)
+    copies: int = 0  # requests that say that they are one
+    digest: str = ""  # of the last request
+    left_s: float = -1.0  # of the last request's time; -1: it has no deadline
 
 
 class Service(rpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
@@ -60,6 +64,7 @@ class Service(rpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
         self.counts.infer += 1
         self.counts.running += 1
         self.counts.seen_ids.append(request.id)
+        self._note(request, context)
         try:
             return await self._infer(request, context)
         except asyncio.CancelledError:
@@ -67,6 +72,17 @@ class Service(rpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
             raise
         finally:
             self.counts.running -= 1
+
+    async def ModelStreamInfer(self, requests: Any, context: Any) -> Any:  # noqa: N802
+        async for request in requests:
+            self.counts.infer += 1
+            yield kserve.ModelStreamInferResponse(infer_response=await self._infer(request, context))
+
+    def _note(self, request: Any, context: Any) -> None:
+        self.counts.copies += dict(context.invocation_metadata()).get("mesh-shadow") == "1"
+        self.counts.digest = hashlib.sha256(request.SerializeToString(deterministic=True)).hexdigest()
+        left = context.time_remaining()
+        self.counts.left_s = -1.0 if left is None else left
 
     async def _infer(self, request: Any, context: Any) -> Any:
         wanted = self.behaviour

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,7 @@ class FixedView:
     endpoints: tuple[pb.Endpoint, ...]
     stale: bool = False
     stale_for_s: float = 0.0
+    splits: tuple[pb.TrafficSplit, ...] = ()
 
 
 class FixedSource:
@@ -112,7 +113,11 @@ class FixedSource:
         self._changed = asyncio.Event()
 
     def set(self, *endpoints: pb.Endpoint, stale: bool = False) -> None:
-        self.view = FixedView(endpoints, stale, 7.0 if stale else 0.0)
+        self.view = FixedView(endpoints, stale, 7.0 if stale else 0.0, self.view.splits)
+        self._changed.set()
+
+    def split(self, *splits: pb.TrafficSplit) -> None:
+        self.view = replace(self.view, splits=splits)
         self._changed.set()
 
     def refused(self, endpoint: pb.Endpoint) -> bool:

@@ -27,7 +27,7 @@ from serving.store.records import encode
 from tests.support.moments import Moment, at_each, ended, moments, turn_of
 
 LONG_S = 90.0
-PROMPT_S = 5.0
+PROMPT_S = 30.0
 
 
 @pytest.fixture(scope="module")

@@ -81,6 +81,14 @@ class FakeClient:
         self._mesh.asked.append(("scale", (key, deployment, values["least"], values["most"])))
         return self._mesh.result
 
+    async def split(self, key: AppKey, name: str, weights: dict[str, int], **_: Any) -> DeployResult:
+        self._mesh.asked.append(("split", (key, name, weights)))
+        return self._mesh.result
+
+    async def promote_rollout(self, key: AppKey, *, full: bool) -> bool:
+        self._mesh.asked.append(("promote", (key, full)))
+        return True
+
     async def pause_rollout(self, key: AppKey) -> bool:
         return await self._turn(key, True)
 

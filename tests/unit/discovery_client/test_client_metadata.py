@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from serving.discovery.client_metadata import prepared, value_of
+from serving.discovery.client_metadata import prepared
+from serving.discovery.client_peers import value_of
 from serving.errors import InvalidArgument
 
 

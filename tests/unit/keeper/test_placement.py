@@ -86,6 +86,54 @@ def test_accelerator_named_as_ray_s_resource() -> None:
     assert chosen(decide(spec(gpus=1, accelerator="L4"), None, [alive(cluster("east", [total]))], [])) == "east"
 
 
+def test_labels_of_nodes() -> None:
+    record = cluster("east", [resources(4), resources(8, gpus=1, accelerator="L4")])
+    record.nodes[0].labels["zone"], record.nodes[1].labels["zone"] = "a", "b"
+    east = alive(record)
+
+    def wanting(*, cpus: float = 1, replicas: int = 1, accelerator: str = "", **labels: str) -> pb.ApplicationSpec:
+        made = spec(cpus=cpus, replicas=replicas, accelerator=accelerator)
+        made.deployments[0].scheduling.node_labels.update(labels)
+        return made
+
+    assert chosen(decide(wanting(zone="a"), None, [simple("west", 8), east], [])) == "east"
+    assert reasons(decide(wanting(zone="c"), None, [east], [])) == {
+        "east": "needs a node with the label zone=c, the cluster has a, b"
+    }
+    assert reasons(decide(wanting(disk="fast"), None, [east], [])) == {
+        "east": "needs a node with the label disk=fast, the cluster has none"
+    }
+    assert reasons(decide(wanting(zone="a", accelerator="L4"), None, [east], [])) == {
+        "east": "needs a node with L4, zone=a, no single one has all of it"
+    }
+    assert reasons(decide(wanting(zone="a", cpus=6), None, [east], [])) == {
+        "east": "needs 6 CPUs on one node, the largest has 4 for the mesh (nodes with zone=a)"
+    }
+    assert reasons(decide(wanting(zone="a", replicas=5), None, [east], [])) == {
+        "east": "5 replicas of 1 CPU each are wanted, 4 fit (nodes with zone=a)"
+    }
+
+
+def test_bundles_are_counted() -> None:
+    east = alive(cluster("east", [resources(4), resources(4, gpus=1, accelerator="L4")]))
+
+    def wanting(strategy: str = "", *, replicas: int = 1, **bundle: float) -> pb.ApplicationSpec:
+        made = spec(cpus=2, replicas=replicas)
+        made.deployments[0].scheduling.bundles.add(**bundle)
+        made.deployments[0].scheduling.bundle_strategy = strategy
+        return made
+
+    assert chosen(decide(wanting(cpus=4), None, [east], [])) == "east"  # each finds a node
+    assert reasons(decide(wanting("strict_pack", cpus=4), None, [east], [])) == {
+        "east": "needs 6 CPUs on one node, the largest has 4 for the mesh"
+    }
+    assert reasons(decide(wanting(gpus=2), None, [east], [])) == {
+        "east": "deployment digits, bundle 0: needs 2 GPUs on one node, the largest has 1 for the mesh"
+    }
+    assert chosen(decide(wanting(gpus=1), None, [simple("west", 8), east], [])) == "east"
+    assert "east" in reasons(decide(wanting(replicas=2, gpus=1), None, [east], []))
+
+
 def test_allowed_clusters_and_labels() -> None:
     east = simple("east", 8, labels={"zone": "a"})
     west = simple("west", 8, labels={"zone": "b"})

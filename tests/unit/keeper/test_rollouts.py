@@ -9,7 +9,7 @@ from keeper.auto_rollback import FAILURES, NOTE, roll_back
 from keeper.changes import Change
 from keeper.picture import AppState
 from keeper.plan import plan
-from keeper.revisions import Request, mark_paused, store
+from keeper.revisions import Request, mark_paused, mark_promoted, store
 from serving._proto import records_pb2 as pb
 from serving.errors import FailedPrecondition
 from serving.store import keys
@@ -64,6 +64,23 @@ def test_the_revision_that_serves_is_stored_again_with_the_reason() -> None:
     assert keys.revision(KEY, 3) in change.puts
     assert change.expects[keys.spec(KEY)] == 10, "a deploy in between wins"
     assert [note.kind for note in change.notes] == ["rolled-back"]
+
+
+def test_a_failed_canary_is_rolled_back() -> None:
+    state = failing(failures=0)
+    assert state.status is not None
+    state.status.value.deployments[0].canary.phase = "stepping"
+    assert not rolled(state)
+    state.status.value.deployments[0].canary.phase = "failed"
+    assert state.spec is not None
+    state.spec.value.spec.deployments[0].replicas.min = state.spec.value.spec.deployments[0].replicas.max = 7
+    state.spec.value.spec.traffic.add(name="ab")
+    new = rolled(state).puts[keys.spec(KEY)]
+    assert isinstance(new, pb.StoredSpec)
+    expected = with_option(GOOD)
+    expected.deployments[0].replicas.min = expected.deployments[0].replicas.max = 7
+    expected.traffic.add(name="ab")
+    assert (new.revision, new.spec) == (3, expected), "what was changed meanwhile stays"
 
 
 @pytest.mark.parametrize(
@@ -145,3 +162,29 @@ def test_resuming_without_another_spec() -> None:
     resumed = found.change.puts[keys.spec(KEY)]
     assert isinstance(resumed, pb.StoredSpec)
     assert not resumed.paused
+
+
+def test_canaries_of_the_current_revision_are_promoted() -> None:
+    first = stored()
+    state = app(first, revisions=[first])
+    change = mark_promoted(state, 1, 2)
+    promoted = change.puts[keys.spec(KEY)]
+    assert isinstance(promoted, pb.StoredSpec)
+    assert (promoted.promoted, promoted.revision) == (2, 1)
+    after = app(promoted, decided=decision("east", first), orders=[order("east", first)])
+    assert not mark_promoted(after, 1, 2), "again is harmless"
+    assert not mark_promoted(after, 1, 1), "nothing is taken back"
+    (ordered,) = [
+        put
+        for put in plan(after, world(alive(cluster("east", [resources(8)])))).change.puts.values()
+        if isinstance(put, pb.Placement)
+    ]
+    assert ordered.stored.promoted == 2
+    with pytest.raises(FailedPrecondition, match="the current revision is 1, not 2"):
+        mark_promoted(state, 2, 1)
+    with pytest.raises(FailedPrecondition, match="is being deleted"):
+        mark_promoted(app(stored(deleting=True)), 1, 1)
+    wish = Request(BAD, uid="uid-a", now_s=1.0)
+    new = store(wish, after, after).change.puts[keys.spec(KEY)]
+    assert isinstance(new, pb.StoredSpec)
+    assert new.promoted == 0, "the next revision begins anew"

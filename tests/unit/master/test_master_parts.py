@@ -148,7 +148,7 @@ def test_a_launch_holds_all_that_the_spec_asks_for() -> None:
 
 
 def test_a_proxy_gets_its_policy_and_the_keys_of_the_replicas() -> None:
-    spec = pb.DeploymentSpec(name="grpc", proxy=pb.ProxyDeployment(hold_s=3), drain_timeout_s=7)
+    spec = pb.DeploymentSpec(name="grpc", proxy=pb.ProxyDeployment(hold_s=3, busy_poll_us=50), drain_timeout_s=7)
     spec.proxy.policy.update({"choice": "least_latency"})
     name = ReplicaName(APP, 4, "grpc", 2, 1)
     tls = TlsConfig(ca_file="ca", cert_file="cert", key_file="key")
@@ -157,6 +157,7 @@ def test_a_proxy_gets_its_policy_and_the_keys_of_the_replicas() -> None:
     assert launch.actor == ActorClass("CreateProxyActor", "ProxyActor")
     assert (config.id, config.deployment, config.generation, config.revision) == ("grpc-r2-1", "grpc", 4, 2)
     assert (config.hold_s, config.drain_timeout_s, config.policy["choice"]) == (3, 7, "least_latency")
+    assert config.busy_poll_us == 50
     assert (config.etcd.endpoints, config.etcd.tls.ca, config.etcd.user) == (["h:1"], "ca", "u")
     assert config.endpoint_tls == config.serving_tls == pb.TlsFiles(ca="ca", cert="cert", key="key")
     assert config.log_file == "/mesh/logs/replicas/default/digits/grpc/grpc-r2-1.log"

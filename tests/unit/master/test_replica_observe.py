@@ -33,6 +33,7 @@ def see(facts: Facts, before: Replica | None = None, now: float = 0.0) -> Replic
         ),
         (Facts(ALIVE), ReplicaState.STARTING, "its process starts"),
         (Facts(ALIVE, Report(7, "loading")), ReplicaState.STARTING, "loading"),
+        (Facts(ALIVE, Report(7, "loading", "pulls it")), ReplicaState.STARTING, "loading: pulls it"),
         (Facts(ALIVE, Report(6, "ready", registered=True)), ReplicaState.STARTING, "its process starts"),
         (Facts(ALIVE, Report(7, "ready")), ReplicaState.STARTING, "ready, not in discovery yet"),
         (READY, ReplicaState.READY, ""),

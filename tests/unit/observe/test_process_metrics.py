@@ -13,7 +13,7 @@ from serving.cluster_agent.model import ClusterFacts
 from serving.cluster_agent.record import cluster_record
 from serving.control import Controller, Done, Outcome
 from serving.discovery.client_config import ClientStats
-from serving.master.metrics import MasterCollector, MasterNumbers
+from serving.master.metrics import CanaryNumbers, MasterCollector, MasterNumbers
 from serving.master.model import ActorRow, ActorState, Replica
 from serving.master.names import ReplicaName
 from serving.master.phases import ReplicaState
@@ -36,7 +36,7 @@ def text_of(collector: MasterCollector | AgentCollector | ClientCollector) -> st
 
 def test_a_master_tells_states_restarts_and_revisions() -> None:
     rows = dict([replica(0, ReplicaState.READY, restarts=2), replica(1, ReplicaState.STARTING)])
-    numbers = MasterNumbers(rows, {"main": 2}, 1, 3, 2, 1, 4.5)
+    numbers = MasterNumbers(rows, {"main": 2}, 1, 3, 2, 1, 4.5, {"main": CanaryNumbers(0.05, 1, failed=False)})
     text = text_of(MasterCollector(lambda: numbers, namespace="default", application="digits"))
     app = 'application="digits",deployment="main",namespace="default"'
     for line in (
@@ -44,6 +44,9 @@ def test_a_master_tells_states_restarts_and_revisions() -> None:
         f'mesh_master_replicas{{{app},state="failed"}} 0.0',
         f"mesh_master_replica_restarts{{{app}}} 2.0",
         f"mesh_master_replicas_wanted{{{app}}} 2.0",
+        f"mesh_master_canary_share{{{app}}} 0.05",
+        f"mesh_master_canary_step{{{app}}} 1.0",
+        f"mesh_master_canary_failed{{{app}}} 0.0",
         'mesh_master_revision_wanted{application="digits",namespace="default"} 3.0',
         'mesh_master_revision_serving{application="digits",namespace="default"} 2.0',
         'mesh_master_store_away_seconds{application="digits",namespace="default"} 4.5',

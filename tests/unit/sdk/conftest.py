@@ -25,6 +25,7 @@ deployments:
       event_loops: 1
       max_message_bytes: 64Mi
       max_requests: 64
+      busy_poll_us: 100
       log_verbosity: 2
       model_control: explicit
       update: in_place

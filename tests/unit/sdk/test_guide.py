@@ -1,4 +1,4 @@
-"""docs/guides/spec.md, with routing.md for policies, names every field, and its example is a valid spec."""
+"""docs/guides/spec.md, with routing.md and traffic.md, names every field, and its example is a valid spec."""
 
 from __future__ import annotations
 
@@ -29,10 +29,14 @@ def test_example_is_a_valid_spec(tmp_path: Path) -> None:
     assert spec.deployments[0].triton.max_message_bytes == 64 * 2**20
     assert spec.deployments[0].resources.cpus == 0.25
     assert spec.deployments[1].python.entry == "reader:Reader"
-    assert spec.deployments[2].proxy.hold_s == 30
+    assert spec.deployments[2].cpp.library == "librecommend.so"
+    assert spec.deployments[3].llm.model == "tiny-chat"
+    assert spec.deployments[4].serve.import_path == "readability:app"
+    assert spec.deployments[5].proxy.hold_s == 30
 
 
 def test_every_field_is_shown() -> None:
-    shown = GUIDE + (ROOT / "docs" / "guides" / "routing.md").read_text()
+    others = (ROOT / "docs" / "guides" / name for name in ("routing.md", "traffic.md"))
+    shown = GUIDE + "".join(guide.read_text() for guide in others)
     missing = {name for name in field_names(application_schema()) if not re.search(rf"\b{name}\b", shown)}
     assert missing <= {"size_bytes"}, missing

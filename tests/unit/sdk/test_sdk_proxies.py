@@ -35,16 +35,17 @@ def test_yaml_and_python_say_the_same() -> None:
       policy: {choice: least_latency, outliers: {base_s: 0.5}, max_in_flight_per_endpoint: 64}
       hold: 10s
       max_message_bytes: 64Mi
+      busy_poll_us: 100
     replicas: 2
 """
     )
     read = parse_spec(text).to_spec()
-    options = {"hold": 10, "max_message_bytes": 64 * 2**20, "replicas": 2}
+    options = {"hold": 10, "max_message_bytes": 64 * 2**20, "busy_poll_us": 100, "replicas": 2}
     assert read == spec_of(ProxyDeployment("grpc", POLICY, **options))  # type: ignore[arg-type]
     assert read == spec_of(ProxyDeployment("grpc", RoutingPolicy.from_dict(POLICY), **options))  # type: ignore[arg-type]
     proxy = read.deployments[1].proxy
     assert MessageToDict(proxy.policy) == POLICY
-    assert (proxy.hold_s, proxy.max_message_bytes) == (10, 64 * 2**20)
+    assert (proxy.hold_s, proxy.max_message_bytes, proxy.busy_poll_us) == (10, 64 * 2**20, 100)
 
 
 def test_what_is_usual_is_not_stored() -> None:
@@ -76,8 +77,9 @@ def test_what_is_usual_is_not_stored() -> None:
         ),
         ("proxy: {hold: 2d}", "proxy.hold:"),
         ("proxy: {hold: 48h}", "proxy.hold: 172800 is out of range"),
+        ("proxy: {busy_poll_us: -5}", "proxy.busy_poll_us: -5 is out of range"),
         ("proxi: {}", "proxi: a deployment has no such field; did you mean `proxy`"),
-        ("env: {}", "deployments[1]: does not say what it is (allowed: triton, python, proxy)"),
+        ("env: {}", "deployments[1]: does not say what it is (allowed: triton, python, cpp, llm, serve, proxy)"),
         ("{proxy: {}, triton: {repository: .}}", "deployments[1]: says `triton` and `proxy`, but is one of them"),
     ],
 )

@@ -18,15 +18,26 @@ from serving.sdk import (
     Application,
     Artifact,
     Autoscaling,
+    Canary,
+    CanaryChecks,
+    CanaryStep,
+    Forecast,
+    Match,
     Placement,
     ProxyDeployment,
+    PythonDeployment,
     RateLimiter,
     RateLimiterResource,
     Replicas,
     Resources,
     ResponseCache,
     Rollout,
+    ScalingFunction,
     Schedule,
+    Scheduling,
+    Shadow,
+    SlowReplicas,
+    TrafficSplit,
     TritonDeployment,
     load_spec,
 )
@@ -57,6 +68,7 @@ def full_application(folder: Path) -> Application:
                 event_loops=1,
                 max_message_bytes="64Mi",
                 max_requests=64,
+                busy_poll_us=100,
                 log_verbosity=2,
                 model_control="explicit",
                 update="in_place",
@@ -113,6 +125,7 @@ def test_every_field_reaches_the_record(tmp_path: Path) -> None:
                 "event_loops": 1,
                 "max_message_bytes": str(64 << 20),
                 "max_requests": "64",
+                "busy_poll_us": 100,
                 "log_verbosity": 2,
                 "model_control": "explicit",
                 "update": "in_place",
@@ -133,10 +146,24 @@ def test_every_field_of_the_records_has_a_word_in_the_table(tmp_path: Path) -> N
     every = dict.fromkeys(("target_ongoing", "target_requests_per_s", "target_cpu", "target_p99"), 1.0)
     steps = dict.fromkeys(("up_delay", "max_step_up", "max_step_down"), 1)
     schedule = (Schedule("08:00", "20:00", 1, ("mon",)),)
-    scaled = dataclasses.replace(MODELS, autoscaling=Autoscaling(**every, **steps, schedule=schedule))  # type: ignore[arg-type]
+    asked = ScalingFunction("sizes:size", Artifact("file:///p.tar", DIGEST, 1), {"per_replica": 3})
+    options = Autoscaling(**every, **steps, schedule=schedule, forecast=Forecast("12h", "10m"), policy=asked)  # type: ignore[arg-type]
+    scaled = dataclasses.replace(MODELS, autoscaling=options)
     spec.deployments[0].MergeFrom(Application("a", [scaled]).to_spec().deployments[0])
-    options = ProxyDeployment("grpc", {"probes": 3}, hold=1, max_message_bytes=1)
-    proxy = Application("a", [MODELS, options]).to_spec().deployments[1].proxy
+    match = (Match("x-canary", "1"),)
+    canary = Canary((CanaryStep(5, 60), CanaryStep(50)), "user", match, CanaryChecks(0.01, 0.2, 1.5, 100))
+    where = Scheduling({"zone": "a"}, "spread")
+    tried = dataclasses.replace(MODELS, rollout=Rollout(canary=canary), scheduling=where, replace_slow=SlowReplicas(5))
+    spec.deployments[0].MergeFrom(Application("a", [tried]).to_spec().deployments[0])
+    own = Scheduling(bundles=[Resources()], bundle_strategy="spread")
+    coded = PythonDeployment("own", "own:Own", scheduling=own)
+    spec.deployments[0].scheduling.MergeFrom(Application("a", [coded]).to_spec().deployments[0].scheduling)
+    other = dataclasses.replace(MODELS, name="other")
+    to = (Match("x-side", "b", MODELS.name),)
+    split = TrafficSplit({MODELS.name: 1}, "digits", "ab", "user", to, Shadow("other", 10))
+    spec.traffic.extend(Application("a", [MODELS, other], traffic=(split,)).to_spec().traffic)
+    front = ProxyDeployment("grpc", {"probes": 3}, hold=1, max_message_bytes=1, busy_poll_us=1)
+    proxy = Application("a", [MODELS, front]).to_spec().deployments[1].proxy
     for message in (
         spec,
         spec.placement,
@@ -147,8 +174,16 @@ def test_every_field_of_the_records_has_a_word_in_the_table(tmp_path: Path) -> N
         triton.rate_limiter.resources[0],
         spec.deployments[0].resources,
         spec.deployments[0].rollout,
+        spec.deployments[0].rollout.canary,
+        spec.deployments[0].rollout.canary.checks,
+        spec.traffic[0].matches[0],
+        spec.traffic[0].shadow,
         spec.deployments[0].autoscaling,
         spec.deployments[0].autoscaling.schedule[0],
+        spec.deployments[0].autoscaling.forecast,
+        spec.deployments[0].autoscaling.policy,
+        spec.deployments[0].scheduling,
+        spec.deployments[0].replace_slow,
         proxy,
     ):
         others = {field.name for kinds in message.DESCRIPTOR.oneofs for field in kinds.fields}
@@ -246,6 +281,8 @@ def _limiter(name: str, count: int, device: int | None = None) -> RateLimiter:
         ({"event_loops": True}, "triton.event_loops", "expects a whole number"),
         ({"max_message_bytes": "2Gi"}, "triton.max_message_bytes", "out of range"),
         ({"max_requests": -1}, "triton.max_requests", "out of range"),
+        ({"busy_poll_us": 1001}, "triton.busy_poll_us", "out of range: 0 to 1000; in microseconds"),
+        ({"busy_poll_us": "1ms"}, "triton.busy_poll_us", "expects a whole number"),
         ({"log_verbosity": -1}, "triton.log_verbosity", "out of range"),
         ({"model_control": "poll"}, "triton.model_control", "not known"),
         ({"update": "inplace"}, "triton.update", "not known"),
@@ -321,7 +358,7 @@ def test_a_kind_that_is_not_there() -> None:
     spec.deployments[0].ClearField("triton")
     (problem,) = spec_problems(spec)
     assert problem.field == "deployments[0]"
-    assert problem.allowed == ("triton", "python", "proxy")
+    assert problem.allowed == ("triton", "python", "cpp", "llm", "serve", "proxy")
 
 
 def test_a_spec_too_large_for_the_store() -> None:
@@ -351,36 +388,3 @@ def test_any_value_in_any_field_is_answered_with_a_spec_error(value: Any) -> Non
             deployment = dataclasses.replace(MODELS, **{kind.__name__.lower(): made})
             with contextlib.suppress(SpecError):
                 Application("a", [deployment]).to_spec()
-
-
-@pytest.mark.parametrize(
-    ("autoscaling", "replicas", "says"),
-    [
-        (Autoscaling(), Replicas(1, 3), "names no target and no schedule"),
-        (Autoscaling(target_ongoing=1), Replicas(0, 3), "none at all needs autoscaling, proxies that hold requests"),
-        (Autoscaling(target_ongoing=-1), Replicas(1, 3), "target_ongoing: -1 is out of range"),
-        (Autoscaling(target_cpu=0.5, window="2h"), Replicas(1, 3), "window: 7200 is out of range"),
-        (Autoscaling(schedule=(Schedule("8", "20:00", 1),)), Replicas(1, 3), "`8` is not a time of day such as 08:30"),
-        (Autoscaling(schedule=(Schedule("08:00", "20:00", 4),)), Replicas(1, 3), "1 to 3 (replicas.max)"),
-        (Autoscaling(schedule=(Schedule("08:00", "20:00", 1, ("monday",)),)), Replicas(1, 3), "did you mean `mon`"),
-        (Autoscaling(target_ongoing=1), Replicas(2, 1), "1 is less than min (2)"),
-    ],
-)
-def test_wrong_autoscaling(autoscaling: Autoscaling, replicas: Replicas, says: str) -> None:
-    app = Application("digits", [dataclasses.replace(MODELS, autoscaling=autoscaling, replicas=replicas)])
-    with pytest.raises(SpecError) as caught:
-        app.to_spec()
-    assert says in str(caught.value)
-    assert "problems" not in str(caught.value)
-
-
-def test_none_at_all_behind_proxies() -> None:
-    scaled = dataclasses.replace(MODELS, autoscaling=Autoscaling(target_ongoing=1), replicas=Replicas(0, 3))
-    proxies = ProxyDeployment("grpc")
-    assert Application("digits", [scaled, proxies]).to_spec().deployments[0].replicas.min == 0
-    without = dataclasses.replace(proxies, autoscaling=Autoscaling(target_ongoing=1), replicas=Replicas(0, 3))
-    with pytest.raises(SpecError, match=r"deployments\[1\].replicas.min: 0 is out of range"):
-        Application("digits", [scaled, without]).to_spec()
-    by_rate = dataclasses.replace(proxies, autoscaling=Autoscaling(target_requests_per_s=1))
-    with pytest.raises(SpecError, match="of proxies goes by target_ongoing and target_cpu only"):
-        Application("digits", [scaled, by_rate]).to_spec()

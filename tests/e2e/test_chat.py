@@ -1,0 +1,95 @@
+"""A language model as a user deploys it: the example behind the gateway, asked by OpenAI's own client."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import openai
+import pytest
+
+from serving import LlmDeployment, MeshClient
+from serving.local.state import load_state
+from serving.sdk import load_spec
+from tests.support.callers import Callers
+from tests.support.mesh import ROOT, RunningMesh
+from tests.support.waiting import eventually
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+EXAMPLE = ROOT / "examples" / "chat" / "app.yaml"
+QUESTION: Any = [{"role": "user", "content": "What is the capital of Japan?"}]
+
+
+@pytest.fixture
+def chat(client: MeshClient) -> Iterator[MeshClient]:
+    client.deploy(load_spec(EXAMPLE), wait=True, timeout_s=180)
+    yield client
+    client.delete("chat", wait=True)
+
+
+def openai_client(mesh: RunningMesh, *, max_retries: int = 0) -> openai.OpenAI:
+    gateway = load_state(mesh.mesh_dir).gateway
+    return openai.OpenAI(base_url=f"http://{gateway}/v1", api_key="none", max_retries=max_retries, timeout=60)
+
+
+def ask(client: openai.OpenAI) -> str:
+    answer = client.chat.completions.create(model="tiny-chat", messages=QUESTION, temperature=0)
+    return answer.choices[0].message.content or ""
+
+
+class Asking(Callers):
+    """Threads that ask all the time, each with its own connection; `wrong` holds what went wrong."""
+
+    def __init__(self, mesh: RunningMesh, threads: int) -> None:
+        super().__init__(threads)
+        self._mesh = mesh
+        self.answers = 0
+        self.wrong: list[str] = []
+
+    def call(self, number: int) -> None:
+        client = openai_client(self._mesh)
+        while not self.over.is_set():
+            try:
+                text = ask(client)
+                wrong = "" if "Tokyo" in text else f"answered {text!r}"
+            except openai.OpenAIError as error:
+                wrong = f"{number}: {type(error).__name__}: {error}"
+            with self.lock:
+                self.answers += not wrong
+                self.wrong += [wrong] if wrong else []
+
+
+def test_the_example(mesh: RunningMesh, chat: MeshClient) -> None:
+    """Its answers, a killed replica, a killed gateway, a new revision under traffic."""
+    client = openai_client(mesh)
+    assert "Tokyo" in ask(client)
+    (endpoint,) = chat.endpoints("chat")
+    assert endpoint.protocol == "openai-http"
+    direct = openai.OpenAI(base_url=f"http://{endpoint.address}/v1", api_key="none", max_retries=0)
+    assert ask(direct) == ask(client)
+
+    os.kill(endpoint.pid, signal.SIGKILL)
+    eventually(
+        lambda: [one.pid for one in chat.endpoints("chat")] not in ([], [endpoint.pid]),
+        timeout_s=60,
+        what="the replica comes back",
+    )
+    assert "Tokyo" in ask(client)
+
+    killed = mesh.kill("gateway")
+    mesh.wait_replaced(killed)
+    assert "Tokyo" in ask(openai_client(mesh, max_retries=20))
+
+    with Asking(mesh, 3) as asking:
+        eventually(lambda: asking.answers > 20, timeout_s=60, what="traffic before the new revision")
+        spec = load_spec(EXAMPLE)
+        (deployment,) = spec.deployments
+        assert isinstance(deployment, LlmDeployment)
+        chat.deploy(replace(spec, deployments=[replace(deployment, max_requests=64)]), wait=True, timeout_s=180)
+        after = asking.answers
+        eventually(lambda: asking.answers > after + 20, timeout_s=60, what="traffic after it")
+    assert asking.wrong == []
+    assert [one.revision for one in chat.endpoints("chat")] == [2]

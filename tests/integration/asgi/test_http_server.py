@@ -1,0 +1,95 @@
+"""How uvicorn is run inside a process of the mesh."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+
+import httpx
+import pytest
+from starlette.types import Receive, Scope, Send
+
+from serving.asgi import HttpServer
+from serving.errors import FailedPrecondition
+
+
+class Slow:
+    """Answers in `parts`, one each 50 ms; counts the answers that were sent whole."""
+
+    def __init__(self, parts: int) -> None:
+        self.parts = parts
+        self.begun = asyncio.Event()
+        self.whole = 0
+        self.nodelay: list[int] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        await receive()
+        transport = getattr(send, "__self__").transport  # noqa: B009 - uvicorn's own; there is no other way to it
+        self.nodelay.append(transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(self.parts):
+            await send({"type": "http.response.body", "body": b"x", "more_body": True})
+            self.begun.set()
+            await asyncio.sleep(0.05)
+        await send({"type": "http.response.body", "body": b""})
+        self.whole += 1
+
+
+async def test_answers_leave_at_once() -> None:
+    """asyncio leaves Nagle's algorithm on for sockets whose protocol is not named."""
+    app = Slow(1)
+    server = HttpServer(app)
+    port = await server.start("127.0.0.1", 0)
+    async with httpx.AsyncClient() as client:
+        assert (await client.get(f"http://127.0.0.1:{port}/")).text == "x"
+    assert app.nodelay == [1]
+    await server.stop(1)
+
+
+async def test_what_runs_is_finished_within_the_limit() -> None:
+    app = Slow(10)
+    server = HttpServer(app)
+    port = await server.start("127.0.0.1", 0)
+    async with httpx.AsyncClient() as client:
+        asking = asyncio.create_task(client.get(f"http://127.0.0.1:{port}/"))
+        await app.begun.wait()
+        await server.stop(20)
+        assert (await asking).text == "x" * 10
+    assert app.whole == 1
+
+
+async def test_what_takes_longer_is_cut_off() -> None:
+    app = Slow(1000)
+    server = HttpServer(app)
+    port = await server.start("127.0.0.1", 0)
+    async with httpx.AsyncClient() as client:
+        asking = asyncio.create_task(client.get(f"http://127.0.0.1:{port}/"))
+        await app.begun.wait()
+        began = time.monotonic()
+        await server.stop(0.3)
+        assert 0.25 < time.monotonic() - began < 10
+        with pytest.raises(httpx.RemoteProtocolError):
+            await asking
+    assert app.whole == 0
+    await server.stop(0.3)
+
+
+async def test_a_port_that_is_taken_is_named() -> None:
+    first = HttpServer(Slow(1))
+    port = await first.start("127.0.0.1", 0)
+    with pytest.raises(FailedPrecondition, match=f"cannot listen on 127.0.0.1:{port}: Address already in use"):
+        await HttpServer(Slow(1)).start("127.0.0.1", port)
+    await first.stop(1)
+
+
+async def test_signals_stay_with_the_process() -> None:
+    import signal
+
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    server = HttpServer(Slow(1))
+    await server.start("127.0.0.1", 0)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    await server.stop(1)

@@ -1,0 +1,2 @@
+// A library like any other.
+int Answer() { return 42; }

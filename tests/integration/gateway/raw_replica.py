@@ -1,0 +1,85 @@
+"""Replicas made of a socket: they answer what a test says, down to the byte, and register in etcd as real ones do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from serving._proto import records_pb2 as pb
+from serving.config import EtcdConfig
+from serving.discovery import Registrar
+
+Answer = Callable[["RawReplica", bytes, asyncio.StreamWriter], Awaitable[None]]
+
+
+class RawReplica:
+    """`requests` are heads and bodies of what came, probes of /health aside."""
+
+    def __init__(self, name: str, answer: Answer) -> None:
+        self.name = name
+        self.requests: list[bytes] = []
+        self._answer = answer
+
+    async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = next(
+                    (int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if b"content-length" in line), 0
+                )
+                body = await reader.readexactly(length)
+                if head.startswith(b"GET /health"):
+                    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+                    continue
+                self.requests.append(head + body)
+                await self._answer(self, body, writer)
+                await writer.drain()
+        writer.close()
+
+
+@asynccontextmanager
+async def raw_replica(
+    etcd: EtcdConfig, name: str, answer: Answer, *, model: str, state: str = "ready"
+) -> AsyncIterator[RawReplica]:
+    """Listens and is in discovery as long as it is entered."""
+    replica = RawReplica(name, answer)
+    server = await asyncio.start_server(replica.handle, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()[:2]
+    record = pb.Endpoint(
+        id=name,
+        address=f"{host}:{port}",
+        protocol="openai-http",
+        role="direct",
+        namespace="default",
+        application="raw",
+        deployment="m",
+        models=[pb.ModelRecord(name=model)],
+        generation=1,
+        revision=1,
+        state=state,
+    )
+    registrar = Registrar(etcd, record)
+    await registrar.start()
+    await registrar.wait_registered(10)
+    try:
+        yield replica
+    finally:
+        await registrar.close()
+        server.close()
+
+
+def whole(status: str, body: bytes = b"{}", headers: bytes = b"") -> Answer:
+    """An answer with these headers (each with its line end)."""
+
+    async def answer(_replica: RawReplica, _body: bytes, writer: asyncio.StreamWriter) -> None:
+        head = b"HTTP/1.1 %s\r\ncontent-type: application/json\r\n%scontent-length: %d\r\n\r\n"
+        writer.write(head % (status.encode(), headers, len(body)) + body)
+
+    return answer
+
+
+async def reset(_replica: RawReplica, _body: bytes, writer: asyncio.StreamWriter) -> None:
+    """Breaks the connection instead of an answer."""
+    writer.transport.abort()

@@ -1,0 +1,77 @@
+"""Names of models at the edge: what clients may say, and what becomes of names that several applications use."""
+
+from __future__ import annotations
+
+import pytest
+
+from serving._proto import records_pb2 as pb
+from serving.errors import InvalidArgument, NotFound
+from serving.gateway.catalog import Catalog, ModelKey, is_ready
+from serving.types import PROTOCOL_KSERVE_GRPC, PROTOCOL_OPENAI_HTTP
+
+
+def endpoint(
+    model: str, *, app: str = "app", namespace: str = "default", protocol: str = PROTOCOL_OPENAI_HTTP, **fields: str
+) -> pb.Endpoint:
+    values = {"id": f"{app}-r1-0", "address": "127.0.0.1:1", "state": "ready", **fields}
+    return pb.Endpoint(
+        protocol=protocol, namespace=namespace, application=app, models=[pb.ModelRecord(name=model)], **values
+    )
+
+
+def test_a_model_is_known_by_each_of_its_names() -> None:
+    catalog = Catalog([endpoint("chat")])
+    key = ModelKey("default", "app", "chat")
+    assert [catalog.find(name).key for name in ("chat", "app/chat", "default/app/chat")] == [key] * 3
+    assert [offer.name for offer in catalog.offers()] == ["chat"]
+
+
+def test_replicas_of_one_application_are_one_offer() -> None:
+    catalog = Catalog([endpoint("chat", id="a"), endpoint("chat", id="b")])
+    assert [one.id for one in catalog.find("chat").endpoints] == ["a", "b"]
+
+
+def test_a_name_of_two_applications_must_be_said_in_full() -> None:
+    catalog = Catalog([endpoint("chat", app="one"), endpoint("chat", app="two")])
+    with pytest.raises(InvalidArgument, match=r"several applications; ask for one of default/one/chat, default/two"):
+        catalog.find("chat")
+    assert catalog.find("two/chat").key.application == "two"
+    assert [offer.name for offer in catalog.offers()] == ["one/chat", "two/chat"]
+
+
+def test_applications_of_one_name_in_two_namespaces() -> None:
+    catalog = Catalog([endpoint("chat", namespace="a"), endpoint("chat", namespace="b")])
+    assert [offer.name for offer in catalog.offers()] == ["a/app/chat", "b/app/chat"]
+    with pytest.raises(InvalidArgument):
+        catalog.find("app/chat")
+
+
+def test_a_models_own_slashes_win_over_an_applications_name() -> None:
+    catalog = Catalog([endpoint("meta/llama", app="hub"), endpoint("llama", app="meta")])
+    assert catalog.find("meta/llama").key == ModelKey("default", "hub", "meta/llama")
+    assert catalog.find("default/meta/llama").key == ModelKey("default", "meta", "llama")
+    for offer in catalog.offers():
+        assert catalog.find(offer.name) == offer
+
+
+def test_what_is_not_there() -> None:
+    catalog = Catalog([endpoint("tiny-chat"), endpoint("digits", protocol=PROTOCOL_KSERVE_GRPC)])
+    with pytest.raises(
+        NotFound, match=r"`tiny-chta` does not exist; did you mean `tiny-chat`\? \(there are: tiny-chat\)"
+    ):
+        catalog.find("tiny-chta")
+    with pytest.raises(NotFound):
+        catalog.find("digits")
+    with pytest.raises(NotFound, match=r"`x` does not exist$"):
+        Catalog().find("x")
+
+
+def test_only_the_namespaces_that_are_asked_for() -> None:
+    catalog = Catalog([endpoint("one", namespace="a"), endpoint("two", namespace="b")], namespaces=("b",))
+    assert [str(offer.key) for offer in catalog.offers()] == ["b/app/two"]
+
+
+def test_readiness() -> None:
+    leaving = endpoint("chat", state="draining")
+    assert not is_ready(Catalog([leaving]).find("chat"))
+    assert is_ready(Catalog([leaving, endpoint("chat", id="b")]).find("chat"))

@@ -1,0 +1,91 @@
+"""Which replica gets the next request."""
+
+from __future__ import annotations
+
+from collections import Counter
+from random import Random
+
+from serving.gateway.catalog import Catalog
+from serving.gateway.upstreams import Upstreams, upstream_key
+from tests.unit.gateway.test_catalog import endpoint
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def made(*ids: str, labels: dict[str, str] | None = None) -> tuple[Upstreams, Catalog, Clock]:
+    clock = Clock()
+    catalog = Catalog([endpoint("chat", id=name, address=f"127.0.0.1:{80 + at}") for at, name in enumerate(ids)])
+    upstreams = Upstreams(labels, chance=Random(7).random, monotonic=clock)
+    upstreams.apply(catalog)
+    return upstreams, catalog, clock
+
+
+def picked(upstreams: Upstreams, catalog: Catalog, count: int = 200) -> Counter[str]:
+    found = [upstreams.pick(catalog.find("chat")) for _ in range(count)]
+    return Counter(one.endpoint.id for one in found if one is not None)
+
+
+def test_the_less_busy_one_of_two() -> None:
+    upstreams, catalog, _ = made("a", "b")
+    offer = catalog.find("chat")
+    first = upstreams.pick(offer)
+    assert first is not None
+    with first.running():
+        assert set(picked(upstreams, catalog)) == {"a", "b"} - {first.endpoint.id}
+    assert set(picked(upstreams, catalog)) == {"a", "b"}
+
+
+def test_what_was_tried_is_not_picked_again() -> None:
+    upstreams, catalog, _ = made("a", "b")
+    offer = catalog.find("chat")
+    tried = {upstream_key(offer.endpoints[0])}
+    found = upstreams.pick(offer, tried)
+    assert found is not None
+    assert found.endpoint.id == "b"
+    assert upstreams.pick(offer, tried | {found.key}) is None
+
+
+def test_a_lost_one_is_out_until_a_probe_finds_it() -> None:
+    upstreams, catalog, clock = made("a", "b")
+    lost = next(one for one in upstreams.everyone() if one.endpoint.id == "a")
+    upstreams.lost(lost)
+    assert set(picked(upstreams, catalog)) == {"b"}
+    wait_s = upstreams.next_probe_in_s()
+    assert wait_s is not None
+    assert list(upstreams.due_probes()) == []
+    clock.now += wait_s
+    assert list(upstreams.due_probes()) == [lost]
+    upstreams.probed(lost, True)
+    assert set(picked(upstreams, catalog)) == {"a", "b"}
+    assert upstreams.next_probe_in_s() is None
+
+
+def test_the_last_one_is_asked_even_when_it_fails() -> None:
+    upstreams, catalog, _ = made("a")
+    upstreams.lost(upstreams.everyone()[0])
+    assert set(picked(upstreams, catalog)) == {"a"}
+
+
+def test_what_runs_is_remembered_when_the_record_changes_and_forgotten_when_it_moves() -> None:
+    upstreams, catalog, _ = made("a")
+    one = upstreams.pick(catalog.find("chat"))
+    assert one is not None
+    with one.running():
+        upstreams.apply(Catalog([endpoint("chat", id="a", address="127.0.0.1:80", state="draining")]))
+        assert [(known.in_flight, known.ready) for known in upstreams.everyone()] == [(1, False)]
+        upstreams.apply(Catalog([endpoint("chat", id="a", address="127.0.0.1:99")]))
+        assert [(known.in_flight, known.ready) for known in upstreams.everyone()] == [(0, True)]
+    assert one.in_flight == 0
+
+
+def test_a_draining_one_gets_nothing() -> None:
+    upstreams, _, _ = made("a")
+    leaving = Catalog([endpoint("chat", id="a", address="127.0.0.1:80", state="draining")])
+    upstreams.apply(leaving)
+    assert upstreams.pick(leaving.find("chat")) is None

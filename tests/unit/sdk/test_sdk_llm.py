@@ -1,0 +1,96 @@
+"""Language models in a spec: what YAML and Python say of them, and what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from serving import Application, LlmDeployment
+from serving.errors import SpecError
+from serving.sdk import Artifact, load_spec, parse_spec
+from serving.validation import spec_problems
+
+WEIGHTS = Artifact("file:///chat.tar", "sha256:" + "a" * 64)
+HEAD = """
+name: app
+deployments:
+  - name: chat
+"""
+FULL = f"""
+    llm:
+      weights: {{uri: "{WEIGHTS.uri}", digest: "{WEIGHTS.digest}"}}
+      model: org/tiny-chat
+      engine: openvino
+      options: {{cache_mb: 64, prefix_cache: true}}
+      max_requests: 32
+      max_waiting_tokens: 4096
+"""
+
+
+def test_yaml_and_python_say_the_same() -> None:
+    read = parse_spec(HEAD + FULL).to_spec()
+    made = LlmDeployment(
+        "chat",
+        WEIGHTS,
+        model="org/tiny-chat",
+        engine="openvino",
+        options={"cache_mb": 64, "prefix_cache": True},
+        max_requests=32,
+        max_waiting_tokens=4096,
+    )
+    assert read == Application("app", [made]).to_spec()
+    llm = read.deployments[0].llm
+    assert json.loads(llm.options) == {"cache_mb": 64, "prefix_cache": True}
+    assert (llm.weights.digest, llm.max_requests, llm.max_waiting_tokens) == (WEIGHTS.digest, 32, 4096)
+
+
+def test_what_is_usual_is_not_stored() -> None:
+    plain = Application("app", [LlmDeployment("chat", WEIGHTS)]).to_spec()
+    assert [field.name for field, _ in plain.deployments[0].llm.ListFields()] == ["weights"]
+
+
+def test_the_folder_is_relative_to_the_file_and_packed(tmp_path: Path) -> None:
+    file = tmp_path / "app.yaml"
+    file.write_text(HEAD + "    llm: {weights: ./model}\n")
+    with pytest.raises(SpecError, match=r"llm.weights: the folder .*/model does not exist"):
+        load_spec(file)
+    (tmp_path / "model").mkdir()
+    assert load_spec(file).local_folders() == ((tmp_path / "model").absolute(),)
+
+
+@pytest.mark.parametrize(
+    ("line", "wrong"),
+    [
+        ("llm: {}", "llm.weights"),
+        (f'llm: {{weights: {{uri: "{WEIGHTS.uri}", digest: "sha256:1"}}}}', "64 hexadecimal digits"),
+        ('llm: {weights: ./m, model: "a b"}', "is not a name of a model"),
+        ("llm: {weights: ./m, model: a//b}", "is not a name of a model"),
+        ("llm: {weights: ./m, model: default/app/chat}", "is not a name of a model"),
+        ("llm: {weights: ./m, engine: llamacpp}", r"llm.engine: `llamacpp` is not known .*openvino"),
+        ("llm: {weights: ./m, engine: vllm}", "llm.engine: `vllm` is not supported by this version"),
+        ("llm: {weights: ./m, options: {cache: 1}}", r"llm.options: .*no setting `cache`"),
+        ("llm: {weights: ./m, options: 3}", "llm.options"),
+        ("llm: {weights: ./m, max_requests: -1}", "llm.max_requests"),
+        ("llm: {weights: ./m, max_waiting_tokens: -1}", "llm.max_waiting_tokens"),
+        ("llm: {weights: ./m}\n    rollout: {canary: {steps: [{weight: 5}]}}", "rollout.canary: is not supported"),
+    ],
+)
+def test_what_is_refused(line: str, wrong: str) -> None:
+    with pytest.raises(SpecError, match=wrong):
+        parse_spec(HEAD + f"    {line}\n").to_spec()
+
+
+def test_weights_must_be_exact_once_they_are_packed() -> None:
+    spec = Application("app", [LlmDeployment("chat", "./somewhere")]).to_spec()
+    assert [problem.field for problem in spec_problems(spec)] == ["deployments[0].llm.weights.digest"]
+
+
+def test_grpc_proxies_do_not_reach_it() -> None:
+    both = (
+        HEAD
+        + f'    llm: {{weights: {{uri: "{WEIGHTS.uri}", digest: "{WEIGHTS.digest}"}}}}\n  - {{name: p, proxy: {{}}}}\n'
+    )
+    with pytest.raises(SpecError, match="gRPC proxies do not reach `serve` and `llm`"):
+        parse_spec(both).to_spec()
