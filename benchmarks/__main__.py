@@ -22,6 +22,8 @@ BENCHMARKS = {
     "proxy": ("benchmarks.proxy", "run"),
     "proxy_peers": ("benchmarks.proxy_peers", "run"),
     "mesh": ("benchmarks.mesh_timings", "run"),
+    "openai": ("benchmarks.openai_gateway", "run"),
+    "semantic_cache": ("benchmarks.semantic_cache", "run"),
     "updates": ("benchmarks.model_updates", "run"),
 }
 

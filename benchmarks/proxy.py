@@ -43,14 +43,15 @@ class Proxy:
 
 
 @contextlib.contextmanager
-def proxy_of(server: Server) -> Iterator[Proxy]:
+def proxy_of(server: Server, *, busy_poll_us: int = 0) -> Iterator[Proxy]:
     """A proxy in front of one replica. Raises `FailedPrecondition`."""
     folder = ROOT / "build" / "bench-proxy"
     folder.mkdir(parents=True, exist_ok=True)
     names = {"id": "bench-0", "namespace": "default", "application": "bench", "deployment": "grpc"}
-    (folder / "proxy.json").write_text(json.dumps({**names, "endpoints": [server.address]}))
+    config = {**names, "endpoints": [server.address], "busyPollUs": busy_poll_us}
+    (folder / "proxy.json").write_text(json.dumps(config))
     command = [str(built("proxy", "mesh_proxy")), str(folder / "proxy.json")]
-    with (folder / "proxy.log").open("wb") as log:
+    with (folder / "proxy.log").open("ab") as log:  # of all that run
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
     try:
         line = process.stdout.readline() if process.stdout else b""

@@ -3,7 +3,8 @@
 Behind each is one replica that gives back a tensor of 64 bytes: ours the identity model in the embedded Triton, Serve's
 a Python deployment. `apart`: the processes of a side that handle requests on one CPU, the load generator on the other.
 `shared`: all of them on both, as the scheduler likes. CPU is of the processes that handle requests, proxy and replica;
-Ray's other processes are not counted, and run beside both sides on any CPU.
+Ray's other processes are not counted, and run beside both sides on any CPU. One client also asks a proxy and a replica
+that poll before they sleep (`busy_poll_us`), in the same rounds.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ _ELEMENTS: Final = 16  # of FP32: 64 bytes
 _CONNECTIONS: Final = 4  # of mesh_load, at most; perf_analyzer has one for every six clients
 _QUICKER: Final = 4
 _CHAIN_ROUNDS: Final = 30_000
-_SIDES: Final = ("mesh", "serve")
+_POLLS_US: Final = 100
+_SIDES: Final = ("mesh", "polling", "serve")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +65,14 @@ class Peer:
 
 
 @contextlib.contextmanager
-def mesh_peer() -> Iterator[Peer]:
+def mesh_peer(busy_poll_us: int = 0) -> Iterator[Peer]:
     """Raises `FailedPrecondition`."""
     repository, backends = prepare(ROOT / "build" / "bench-ingress")
-    with running("mesh", repository, backends) as server, proxy_of(server) as proxy:
+    polls = f"--busy-poll-us={busy_poll_us}"
+    with (
+        running("mesh", repository, backends, polls) as server,
+        proxy_of(server, busy_poll_us=busy_poll_us) as proxy,
+    ):
         yield Peer(
             proxy.address,
             {1: 20_000, 16: 80_000},
@@ -144,29 +150,37 @@ def _measure(peer: Peer, case: Case, requests: int) -> Cell:
 
 def run(quick: bool, say: Say) -> str:
     lines = [
-        "| load generator | CPUs | clients | requests/s mesh | Serve | ratio | p50 mesh | Serve | ratio | p99 mesh | "
-        "Serve | ratio | CPU/request mesh (proxy + replica) | Serve | ratio |",
-        "|" + " --- |" * 15,
+        "| load generator | CPUs | clients | polls | requests/s mesh | Serve | ratio | p50 mesh | Serve | ratio | "
+        "p99 mesh | Serve | ratio | CPU/request mesh (proxy + replica) | Serve | ratio |",
+        "|" + " --- |" * 16,
     ]
     kept = []
-    with mesh_peer() as mesh, serve_peer() as serve:
-        peers = dict(zip(_SIDES, (mesh, serve), strict=True))
+    with mesh_peer() as mesh, mesh_peer(_POLLS_US) as polling, serve_peer() as serve:
+        peers = dict(zip(_SIDES, (mesh, polling, serve), strict=True))
         for peer in peers.values():
             check(peer)
         for case in (Case(*parts) for parts in itertools.product(GENERATORS, CLIENTS, PLACEMENTS)):
-            cells: dict[str, list[Cell]] = {side: [] for side in _SIDES}
-            for _ in range(1 if quick else 3):
-                for side, peer in peers.items():
-                    requests = peer.requests[case.clients] // (_QUICKER if quick else 1)
-                    cells[side].append(measure(peer, case, requests))
-            kept.append({**asdict(case), **{side: [asdict(cell) for cell in cells[side]] for side in _SIDES}})
-            lines.append(_row(case, *(median_cell(cells[side]) for side in _SIDES)))
-            say(lines[-1])
+            cells = _measure_case(case, peers, quick)
+            kept.append({**asdict(case), **{side: [asdict(cell) for cell in found] for side, found in cells.items()}})
+            for side in (side for side in _SIDES[:-1] if side in cells):
+                lines.append(_row(case, side, median_cell(cells[side]), median_cell(cells[_SIDES[-1]])))
+                say(lines[-1])
         chains = chain_p50_us(1 if quick else 3)
     if not quick:
         keep_results("proxy_peers", [*kept, {"chain_p50_us": chains}])
     said = ", ".join(f"{placement} {statistics.median(found):.0f} µs" for placement, found in chains.items())
     return "\n".join([*lines, "", f"A chain of three threads that only pass 200 bytes on, p50: {said}."])
+
+
+def _measure_case(case: Case, peers: dict[str, Peer], quick: bool) -> dict[str, list[Cell]]:
+    """By side, in turn. Raises `FailedPrecondition`, `DeadlineExceeded`."""
+    asked = {side: peer for side, peer in peers.items() if case.clients == 1 or side != "polling"}
+    cells: dict[str, list[Cell]] = {side: [] for side in asked}
+    for _ in range(1 if quick else 3):
+        for side, peer in asked.items():
+            requests = peer.requests[case.clients] // (_QUICKER if quick else 1)
+            cells[side].append(measure(peer, case, requests))
+    return cells
 
 
 def chain_p50_us(rounds: int) -> dict[str, list[float]]:
@@ -177,7 +191,7 @@ def chain_p50_us(rounds: int) -> dict[str, list[float]]:
     }
 
 
-def _row(case: Case, mesh: Cell, serve: Cell) -> str:
+def _row(case: Case, side: str, mesh: Cell, serve: Cell) -> str:
     def cpu(cell: Cell) -> float:
         return cell.proxy_cpu_us + cell.replica_cpu_us
 
@@ -186,6 +200,7 @@ def _row(case: Case, mesh: Cell, serve: Cell) -> str:
 
     return (
         f"| `{case.load_generator}` | {case.placement} | {case.clients} | "
+        f"{f'{_POLLS_US} µs' if side == 'polling' else '–'} | "
         f"{mesh.requests_per_s:,.0f} | {serve.requests_per_s:,.0f} | "
         f"**{mesh.requests_per_s / serve.requests_per_s:.1f}** | "
         f"{mesh.p50_us:,.0f} µs | {serve.p50_us:,.0f} µs | **{mesh.p50_us / serve.p50_us:.3f}** | "
