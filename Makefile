@@ -1,5 +1,5 @@
 # One command per task. `make demo` and `make test` set everything up by themselves.
-.PHONY: help setup demo test test-long lint format bench bench-ingress fuzz sanitize gpu-check clean
+.PHONY: help setup demo test test-long lint format bench bench-ingress bench-openai fuzz sanitize gpu-check chat-model clean
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 
@@ -10,8 +10,10 @@ help:
 	@echo 'make lint       ruff, mypy --strict, clang-format, clang-tidy'
 	@echo 'make bench      benchmarks against peers; table in benchmarks/README.md'
 	@echo 'make bench-ingress  only the direct ingress against tritonserver: gRPC, HTTP, memory, equal rates, streams'
+	@echo 'make bench-openai  the gateway beside the replica alone and LiteLLM'
 	@echo 'make fuzz       the readers of requests under libFuzzer, a minute each'
 	@echo 'make gpu-check  what only an NVIDIA GPU can show; says so where there is none'
+	@echo 'make chat-model  train examples/chat/model again (20 minutes, one thread) and count its right answers'
 	@echo 'make sanitize   C++ tests under AddressSanitizer and ThreadSanitizer, readers of requests under libFuzzer'
 	@echo 'make clean      remove what was built (not .venv)'
 
@@ -41,6 +43,9 @@ bench: setup
 bench-ingress: setup
 	@$(PYTHON) -m benchmarks ingress ingress_http ingress_shared_memory ingress_memory ingress_rates streams
 
+bench-openai: setup
+	@$(PYTHON) -m benchmarks openai
+
 fuzz: setup
 	@scripts/setup --lint
 	@scripts/fuzz
@@ -48,11 +53,14 @@ fuzz: setup
 gpu-check: setup
 	@scripts/gpu-check
 
+chat-model: setup
+	@scripts/chat-model
+
 sanitize: setup
 	@scripts/setup --lint
 	@scripts/sanitize
 
 clean:
-	rm -rf build serving/_lib serving/_native*.so serving/_proto/*_pb2* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build serving/_lib serving/_native*.so serving/_genai*.so serving/_proto/*_pb2* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 	rm -f .venv/.proto

@@ -37,7 +37,7 @@ class GenerateStubs(build_py):
 
 
 class CMakeBuild(build_ext):
-    """Builds libmesh_actor.so, the native module and the OpenVINO backend into the package."""
+    """Builds libmesh_actor.so, the native modules and the OpenVINO backend into the package."""
 
     def build_extension(self, ext: Extension) -> None:
         if ext.name != "serving._native":
@@ -72,7 +72,6 @@ setup(
     ext_modules=[Extension("serving._native", sources=[])],
     cmdclass={"build_ext": CMakeBuild, "build_py": GenerateStubs},
     install_requires=requirements("runtime.txt"),
-    # `cache` is for the semantic cache, a part that follows: nothing imports gptcache yet.
-    extras_require={"dev": requirements("dev.txt"), "cache": ["gptcache==0.1.44"]},
+    extras_require={"dev": requirements("dev.txt")},
     entry_points={"console_scripts": ["mesh=serving.cli:main"]},
 )

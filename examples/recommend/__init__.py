@@ -1,0 +1,1 @@
+"""A recommendation pipeline in C++: see README.md."""
