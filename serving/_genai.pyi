@@ -15,4 +15,5 @@ class GenAi:
         """Raises `RuntimeError` with what xgrammar cannot read; so do the others."""
 
     def check_grammar(self, text: str) -> None: ...
-    def check_schema(self, text: str) -> None: ...
+    def schema_grammar(self, text: str) -> str:
+        """The grammar (EBNF, rule `root`) of what a JSON schema allows, written on one line as `json.dumps` does."""

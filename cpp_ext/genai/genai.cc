@@ -1,7 +1,8 @@
-// serving._genai: two functions of OpenVINO GenAI that its Python module lacks, found by name in the loaded library.
+// serving._genai: functions of OpenVINO GenAI that its Python module lacks, found by name in the loaded library.
 //
 //  - `step` of a pipeline without the GIL: the module's own holds it, so that nothing else of the process runs.
-//  - xgrammar's readers of grammars, to tell what is wrong with one before a step fails of it.
+//  - xgrammar's readers of grammars, to tell what is wrong with one before a step fails of it, and to write a JSON schema
+//    as a grammar without free whitespace, which OpenVINO GenAI has no option for.
 #include <dlfcn.h>
 #include <pybind11/pybind11.h>
 
@@ -31,6 +32,7 @@ using FromRegex = Grammar (*)(Text, bool);
 using FromEbnf = Grammar (*)(Text, Text);
 using FromSchema = Grammar (*)(Text, bool, std::optional<int>, std::optional<std::pair<std::string, std::string>>, bool,
                                std::optional<int>, bool);
+using ToString = std::string (*)(const Grammar*);
 
 class GenAi {
  public:
@@ -45,6 +47,7 @@ class GenAi {
     from_schema_ = Find<FromSchema>(
         "_ZN8xgrammar7Grammar14FromJSONSchemaERKNSt7__cxx1112basic_stringIcSt11char_traitsIcESaIcEEEb"
         "St8optionalIiES9_ISt4pairIS6_S6_EEbSA_b");
+    to_string_ = Find<ToString>("_ZNK8xgrammar7Grammar8ToStringB5cxx11Ev");
   }
 
   void StepWithoutGil(ov::genai::ContinuousBatchingPipeline& pipeline) const {
@@ -61,9 +64,12 @@ class GenAi {
     const py::gil_scoped_release released;
     static_cast<void>(from_ebnf_(text, "root"));
   }
-  void CheckSchema(const std::string& text) const {
+  // All but the whitespace (the first `false`) as above: `{"a": 1, "b": [2]}` on one line, so that no model can fill what
+  // it may write with blanks for ever.
+  std::string SchemaGrammar(const std::string& text) const {
     const py::gil_scoped_release released;
-    static_cast<void>(from_schema_(text, true, std::nullopt, std::nullopt, true, std::nullopt, false));
+    const Grammar grammar = from_schema_(text, false, std::nullopt, std::nullopt, true, std::nullopt, false);
+    return to_string_(&grammar);
   }
 
  private:
@@ -79,12 +85,13 @@ class GenAi {
   FromRegex from_regex_;
   FromEbnf from_ebnf_;
   FromSchema from_schema_;
+  ToString to_string_;
 };
 
 }  // namespace
 
 PYBIND11_MODULE(_genai, module) {
-  module.doc() = "What OpenVINO GenAI's Python module lacks: steps without the GIL, and checks of grammars.";
+  module.doc() = "What OpenVINO GenAI's Python module lacks: steps without the GIL, checks of grammars, JSON on one line.";
   // pybind11 looks for another module's object only when it knows the type itself.
   using Pipeline = ov::genai::ContinuousBatchingPipeline;
   const py::class_<Pipeline, std::unique_ptr<Pipeline, py::nodelete>> known(module, "_Pipeline", py::module_local());
@@ -93,5 +100,5 @@ PYBIND11_MODULE(_genai, module) {
       .def("step", &GenAi::StepWithoutGil, py::arg("pipeline"))
       .def("check_regex", &GenAi::CheckRegex, py::arg("text"))
       .def("check_grammar", &GenAi::CheckGrammar, py::arg("text"))
-      .def("check_schema", &GenAi::CheckSchema, py::arg("text"));
+      .def("schema_grammar", &GenAi::SchemaGrammar, py::arg("text"));
 }

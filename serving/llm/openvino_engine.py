@@ -13,7 +13,7 @@ from serving.llm.engine import Capabilities, EngineLoad, Generation, GenerationR
 from serving.llm.generation_stream import GenerationStream
 from serving.llm.openvino_codec import OpenVinoCodec
 from serving.llm.openvino_config import OpenVinoOptions, find_model
-from serving.llm.openvino_guide import KnownGuides, check_guide, check_size
+from serving.llm.openvino_guide import GuideRefused, KnownGuides, check_guide, check_size
 from serving.llm.openvino_loop import EngineLoop, News
 from serving.llm.openvino_native import import_genai, load_native
 from serving.llm.openvino_pipeline import Pipeline
@@ -91,7 +91,7 @@ class OpenVinoEngine:
         """What would harm the process, or did harm a step: also of who did not ask `check`."""
         check_size(guide)
         if known := self._known.refusal(guide):
-            raise InvalidArgument(f"the engine cannot follow the guide: {known}")
+            raise GuideRefused(known)
 
     def _room_for(self, request: GenerationRequest) -> int:
         """How many tokens the answer may have. Raises `InvalidArgument` for a request that cannot be computed."""

@@ -22,13 +22,32 @@ _MOST_REPETITIONS: Final = 50_000
 _REPETITION: Final = re.compile(r"\{(\d{1,9})(?:,(\d{0,9}))?\}")
 
 
-def structured_output(genai: Any, guide: Guide) -> Any:
-    """The engine's form of a guide."""
+class GuideRefused(InvalidArgument):
+    """The engine cannot follow a guide, and why."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the engine cannot follow the guide: {why}")
+        self.why = why
+
+
+def structured_output(genai: Any, guide: Guide, native: Any) -> Any:
+    """The engine's form of a guide. With `native` (a `serving._genai.GenAi` or None), JSON is on one line.
+
+    A JSON schema allows any whitespace between two parts, and a small or a sampling model may write blanks until its
+    tokens are used up; the engine has no option against it, but follows a grammar without them. Raises `GuideRefused`
+    for a schema that it cannot follow.
+    """
     if guide.kind == "regex":
         return genai.StructuredOutputConfig(regex=guide.text)
     if guide.kind == "grammar":
         return genai.StructuredOutputConfig(grammar=guide.text)
-    return genai.StructuredOutputConfig(json_schema=guide.text or _ANY_OBJECT)
+    schema = guide.text or _ANY_OBJECT
+    if native is None:
+        return genai.StructuredOutputConfig(json_schema=schema)
+    try:
+        return genai.StructuredOutputConfig(grammar=native.schema_grammar(schema))
+    except RuntimeError as error:
+        raise GuideRefused(one_line(error)) from error
 
 
 def check_guide(guide: Guide, native: Any = None) -> None:
@@ -43,11 +62,11 @@ def check_guide(guide: Guide, native: Any = None) -> None:
     elif guide.kind in ("regex", "grammar") and not guide.text.strip():
         raise InvalidArgument(f"the {guide.kind} is empty")
     if native is not None and guide.kind != "json_object":
-        reads = {"json_schema": native.check_schema, "regex": native.check_regex, "grammar": native.check_grammar}
+        reads = {"json_schema": native.schema_grammar, "regex": native.check_regex, "grammar": native.check_grammar}
         try:
             reads[guide.kind](guide.text)
         except RuntimeError as error:
-            raise InvalidArgument(f"the engine cannot follow the guide: {one_line(error)}") from error
+            raise GuideRefused(one_line(error)) from error
 
 
 def check_size(guide: Guide) -> None:

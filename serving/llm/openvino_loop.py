@@ -20,7 +20,7 @@ from typing import Any, Literal
 from serving.errors import Internal, InvalidArgument, MeshError, Unavailable
 from serving.llm.engine import EngineLoad, FinishReason, TokenEvent
 from serving.llm.generation_stream import GenerationStream
-from serving.llm.openvino_guide import KnownGuides
+from serving.llm.openvino_guide import GuideRefused, KnownGuides
 from serving.llm.openvino_native import one_line
 from serving.llm.openvino_pipeline import Output, Pipeline
 
@@ -164,11 +164,19 @@ class EngineLoop:
             prompt, max_tokens, run.again = [*prompt, *run.told], max_tokens - len(run.told), 0
         try:
             run.handle = self._pipeline.add(prompt, request.sampling, max_tokens)
+        except GuideRefused as error:
+            self._refuse(run, error)
+            return False
         except (RuntimeError, ValueError, TypeError, OverflowError) as error:
             self._fail(run, InvalidArgument(f"the engine refuses the request: {one_line(error)}"))
             return False
         self._running[run] = None
         return True
+
+    def _refuse(self, run: _Run, error: GuideRefused) -> None:
+        if run.stream.request.sampling.guide is not None:
+            self._known.remember(run.stream.request.sampling.guide, error.why)
+        self._fail(run, error)
 
     def _step(self) -> None:
         try:
@@ -228,8 +236,7 @@ class EngineLoop:
             self.failure = f"the engine fails at each step: {one_line(error)}"
             return
         if guilty is not None and guilty.stream.request.sampling.guide is not None:
-            self._known.remember(guilty.stream.request.sampling.guide, one_line(error))
-            self._fail(guilty, InvalidArgument(f"the engine cannot follow the guide: {one_line(error)}"))
+            self._refuse(guilty, GuideRefused(one_line(error)))
         for run in runs:
             if run is not guilty:
                 self._start_again(run, why="" if guilty else "the engine failed while it computed the generation")

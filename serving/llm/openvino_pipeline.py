@@ -64,7 +64,7 @@ class Pipeline:
     def add(self, prompt: Sequence[int], sampling: Sampling, max_tokens: int) -> Any:
         """A handle. Raises `RuntimeError` or `ValueError` for parameters that the engine refuses."""
         self._requests += 1
-        config = generation_config(self._genai, sampling, max_tokens)
+        config = generation_config(self._genai, sampling, max_tokens, self._native)
         return self._pipeline.add_request(self._requests, self._tensor(prompt), config)
 
     def has_work(self) -> bool:
@@ -120,7 +120,7 @@ class Pipeline:
             raise RuntimeError("its cache of keys and values cannot hold one token")
 
 
-def generation_config(genai: Any, sampling: Sampling, max_tokens: int) -> Any:
+def generation_config(genai: Any, sampling: Sampling, max_tokens: int, native: Any) -> Any:
     config = genai.GenerationConfig()
     config.apply_chat_template = False
     config.max_new_tokens = max_tokens
@@ -142,7 +142,7 @@ def generation_config(genai: Any, sampling: Sampling, max_tokens: int) -> Any:
     else:
         config.do_sample = False
     if sampling.guide is not None:
-        config.structured_output_config = structured_output(genai, sampling.guide)
+        config.structured_output_config = structured_output(genai, sampling.guide, native)
     return config
 
 

@@ -51,6 +51,31 @@ async def test_answers_follow_their_guides() -> None:
         assert (await text_of(engine, guide=Guide("json_object"), max_tokens=200)).lstrip().startswith("{")
 
 
+async def test_json_is_written_on_one_line() -> None:
+    """Free whitespace would let a model of random weights write blanks until its tokens are used up."""
+    async with started() as engine:
+        for seed in range(8):
+            text = await text_of(engine, guide=ANIMAL, max_tokens=100, temperature=1.5, seed=seed)
+            assert text == json.dumps(json.loads(text))
+
+
+async def test_the_grammar_of_a_schema_is_one_that_the_engine_reads() -> None:
+    schemas: list[object] = [
+        {"type": "object", "additionalProperties": {"type": "integer"}, "minProperties": 1},
+        {"type": "array", "items": {"type": "string", "pattern": "[a-z]{2,3}"}, "maxItems": 3},
+        {"anyOf": [{"type": "string", "format": "date-time"}, {"const": 'é"x\n'}, {"type": "null"}]},
+        {"$defs": {"a.b": {"type": "string", "minLength": 2}}, "$ref": "#/$defs/a.b"},
+        {"$defs": {"t": {"type": "array", "items": {"$ref": "#/$defs/t"}}}, "$ref": "#/$defs/t"},
+        {"type": "number", "minimum": -3, "maximum": 12.5},
+        True,
+    ]
+    async with started() as engine:
+        for schema in schemas:
+            guide = Guide("json_schema", json.dumps(schema))
+            engine.check(guide)
+            assert await answer(engine, guide=guide, max_tokens=20, ignore_eos=False)
+
+
 @pytest.mark.parametrize("guide", POISON, ids=lambda guide: guide.text[:12])
 async def test_a_guide_that_breaks_steps_fails_alone(guide: Guide) -> None:
     async with started() as engine:
