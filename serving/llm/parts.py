@@ -18,7 +18,7 @@ from serving.llm.counting import Counted
 from serving.llm.engine import Engine, GenerationRequest, Sampling
 from serving.llm.engines import make_engine
 from serving.llm.instruments import LlmInstruments
-from serving.llm.limits import DEFAULT_REQUESTS, DEFAULT_WAITING_TOKENS, Limits
+from serving.llm.limits import DEFAULT_REQUESTS, DEFAULT_WAIT_S, DEFAULT_WAITING_TOKENS, Limits
 from serving.observe import MetricsServer, new_registry
 from serving.python_deployment import settings as common
 from serving.python_deployment.health_server import HealthServer
@@ -88,6 +88,7 @@ class LlmParts:
         limits = Limits(
             max_requests=config.llm.max_requests or DEFAULT_REQUESTS,
             max_waiting_tokens=config.llm.max_waiting_tokens or DEFAULT_WAITING_TOKENS,
+            max_wait_s=config.llm.max_wait_s or DEFAULT_WAIT_S,
         )
         application = build_app(
             engine,

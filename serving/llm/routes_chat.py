@@ -19,6 +19,7 @@ from serving.openai import sse
 from serving.openai.chat import UNDONE_CHAT, ChatCompletionRequest, read_chat
 from serving.openai.checked import ignored_fields
 from serving.openai.errors import InvalidRequest
+from serving.openai.service_tier import service_tier
 from serving.openai.usage import Usage, usage_of
 from serving.wire import Wire
 
@@ -28,7 +29,7 @@ async def chat(service: LlmService, wire: Wire, body: dict[str, Any]) -> None:
     service.check_model(request.model)
     for name, value in named_ignored(ignored_fields(request, body, UNDONE_CHAT)).items():
         wire.add_header(name, value)
-    with service.admission.enter(request.n or 1) as place:
+    with service.admission.enter(request.n or 1, service_tier(request.service_tier)) as place:
         asked = await prepare(service, request)
         place.wait_for(len(asked.prompt))
         if request.stream:
@@ -98,7 +99,9 @@ def chat_run(service: LlmService, request: ChatCompletionRequest, asked: Asked, 
         single = asked.forced or request.parallel_tool_calls is False
         choice = Choice(index, service.engine.codec, stops=request.stops, calls=calls, single=single)
         sampling = replace(asked.sampling, seed=seed)
-        parts.append((GenerationRequest(f"{name}-{index}", asked.prompt, sampling, request.priority or 0), choice))
+        parts.append(
+            (GenerationRequest(f"{name}-{index}", asked.prompt, sampling, place.priority(request.priority)), choice)
+        )
     return Run(service.engine, service.instruments, place, parts, guide_field=asked.guide_field)
 
 
@@ -107,7 +110,7 @@ def usage(asked: Asked, run: Run) -> Usage:
 
 
 async def _whole(service: LlmService, wire: Wire, request: ChatCompletionRequest, asked: Asked, place: Place) -> None:
-    head = service.head("chatcmpl-", request.model)
+    head = service.head("chatcmpl-", request.model, place.tier)
     answer = ChatAnswer(head, new_call_id, place.choices, logprobs=bool(request.logprobs))
     run = chat_run(service, request, asked, place, head.id)
     async with aclosing(run.deltas()) as deltas:
@@ -118,7 +121,7 @@ async def _whole(service: LlmService, wire: Wire, request: ChatCompletionRequest
 
 async def _stream(service: LlmService, wire: Wire, request: ChatCompletionRequest, asked: Asked, place: Place) -> None:
     """The head of the answer waits for the first token: what fails before it still gets a status of its own."""
-    head = service.head("chatcmpl-", request.model)
+    head = service.head("chatcmpl-", request.model, place.tier)
     chunks = ChatChunks(head, new_call_id, logprobs=bool(request.logprobs), include_usage=request.include_usage)
     run = chat_run(service, request, asked, place, head.id)
 

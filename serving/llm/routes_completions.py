@@ -16,6 +16,7 @@ from serving.llm.service import LlmService, named_ignored
 from serving.openai import sse
 from serving.openai.checked import ignored_fields
 from serving.openai.completions import DEFAULT_MAX_TOKENS, UNDONE_COMPLETIONS, CompletionRequest, read_completion
+from serving.openai.service_tier import service_tier
 from serving.openai.usage import usage_of
 from serving.wire import Wire
 
@@ -26,7 +27,7 @@ async def completions(service: LlmService, wire: Wire, body: dict[str, Any]) -> 
     for name, value in named_ignored(ignored_fields(request, body, UNDONE_COMPLETIONS)).items():
         wire.add_header(name, value)
     given = request.prompts
-    with service.admission.enter(len(given) * (request.n or 1)) as place:
+    with service.admission.enter(len(given) * (request.n or 1), service_tier(request.service_tier)) as place:
         prompts = [await service.prompts.prompt(prompt) for prompt in given]
         samplings = [_sampling(service, request, len(prompt)) for prompt in prompts]
         place.wait_for(sum(len(prompt) for prompt in prompts))
@@ -98,7 +99,7 @@ def _run(
         if sampling.seed is not None:
             sampling = replace(sampling, seed=sampling.seed + index % each)
         choice = Choice(index, service.engine.codec, stops=request.stops)
-        made = GenerationRequest(f"{name}-{index}", prompts[index // each], sampling, request.priority or 0)
+        made = GenerationRequest(f"{name}-{index}", prompts[index // each], sampling, place.priority(request.priority))
         parts.append((made, choice))
     guided = text_guide(request, request.response_format, service.capabilities)
     guide_field = guided[1] if guided else ""

@@ -14,6 +14,7 @@ from serving.llm.instruments import LlmInstruments
 from serving.llm.limits import Admission
 from serving.llm.prompts import Prompts
 from serving.openai.errors import ModelNotFound
+from serving.openai.service_tier import ServiceTier
 
 
 def _never() -> bool:
@@ -48,9 +49,9 @@ class LlmService:
         if name is not None and name not in self.names:
             raise ModelNotFound(name, self.model)
 
-    def head(self, prefix: str, model: str) -> AnswerHead:
+    def head(self, prefix: str, model: str, tier: ServiceTier = ServiceTier.DEFAULT) -> AnswerHead:
         """Of a new answer."""
-        return AnswerHead(new_id(prefix), int(time.time()), model, f"fp_{self.revision}")
+        return AnswerHead(new_id(prefix), int(time.time()), model, f"fp_{self.revision}", tier.value)
 
 
 def new_id(prefix: str) -> str:

@@ -105,5 +105,8 @@ def error_object(error: MeshError) -> ErrorAnswer:
 
 
 def retry_after_s(error: MeshError) -> int | None:
-    """What `Retry-After` says; None where trying again cannot help."""
+    """What `Retry-After` says; None where trying again cannot help. An error may say it itself (`retry_after_s`)."""
+    if hasattr(error, "retry_after_s"):
+        own: int | None = error.retry_after_s
+        return own
     return _RETRY_AFTER_S if isinstance(error, ResourceExhausted | Unavailable) else None

@@ -119,7 +119,8 @@ class LlmDeployment(DeploymentOptions):
 
     `weights` is a local folder with one .gguf, or with what the engine reads (packed and stored by `deploy`), or an
     `Artifact`. Clients ask for `model`, by default the deployment's name. `engine` is `"openvino"` or `"vllm"`,
-    `options` are its own. `max_requests` and `max_waiting_tokens` bound what runs and waits in one replica.
+    `options` are its own. `max_requests` and `max_waiting_tokens` bound what runs and waits in one replica; who
+    would wait longer than `max_wait` for a first token is refused.
     """
 
     name: str
@@ -129,6 +130,7 @@ class LlmDeployment(DeploymentOptions):
     options: Mapping[str, Any] = field(default_factory=dict)
     max_requests: int = 0
     max_waiting_tokens: int = 0
+    max_wait: float | str = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import Final
 from serving._proto import records_pb2 as pb
 from serving.errors import InvalidArgument
 from serving.llm.openvino_config import OpenVinoOptions
-from serving.problems import Problem, check_whole, shown
+from serving.problems import MAX_TIMEOUT_S, Problem, check_number, check_whole, shown
 from serving.validation.python import MAX_REQUESTS, MODEL_NAME, json_object
 
 ENGINES: Final = ("openvino",)
@@ -30,6 +30,7 @@ def llm_problems(path: str, deployment: pb.DeploymentSpec) -> Iterator[Problem]:
     yield from check_whole(f"{path}.llm.max_requests", llm.max_requests, 0, MAX_REQUESTS, "; 0 is the default of 256")
     tokens = llm.max_waiting_tokens
     yield from check_whole(f"{path}.llm.max_waiting_tokens", tokens, 0, MAX_TOKENS, "; 0 is the default of 262144")
+    yield from check_number(f"{path}.llm.max_wait", llm.max_wait_s, MAX_TIMEOUT_S, "seconds; 0 is the default of 60")
     if deployment.rollout.HasField("canary"):
         yield Problem(
             f"{path}.rollout.canary",

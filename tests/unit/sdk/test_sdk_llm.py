@@ -26,6 +26,7 @@ FULL = f"""
       options: {{cache_mb: 64, prefix_cache: true}}
       max_requests: 32
       max_waiting_tokens: 4096
+      max_wait: 90s
 """
 
 
@@ -39,11 +40,13 @@ def test_yaml_and_python_say_the_same() -> None:
         options={"cache_mb": 64, "prefix_cache": True},
         max_requests=32,
         max_waiting_tokens=4096,
+        max_wait=90,
     )
     assert read == Application("app", [made]).to_spec()
     llm = read.deployments[0].llm
     assert json.loads(llm.options) == {"cache_mb": 64, "prefix_cache": True}
     assert (llm.weights.digest, llm.max_requests, llm.max_waiting_tokens) == (WEIGHTS.digest, 32, 4096)
+    assert llm.max_wait_s == 90
 
 
 def test_what_is_usual_is_not_stored() -> None:
@@ -74,6 +77,8 @@ def test_the_folder_is_relative_to_the_file_and_packed(tmp_path: Path) -> None:
         ("llm: {weights: ./m, options: 3}", "llm.options"),
         ("llm: {weights: ./m, max_requests: -1}", "llm.max_requests"),
         ("llm: {weights: ./m, max_waiting_tokens: -1}", "llm.max_waiting_tokens"),
+        ("llm: {weights: ./m, max_wait: -1s}", "llm.max_wait"),
+        ("llm: {weights: ./m, max_wait: 1000000000}", r"llm.max_wait: .* out of range"),
         ("llm: {weights: ./m}\n    rollout: {canary: {steps: [{weight: 5}]}}", "rollout.canary: is not supported"),
     ],
 )
