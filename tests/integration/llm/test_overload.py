@@ -43,10 +43,10 @@ async def test_first_tokens_stay_in_bounds_at_more_than_the_capacity() -> None:
                         waits.append(await first_token_s(client, next(numbers)))
                     except openai.RateLimitError as error:
                         refused.append(int(error.response.headers["retry-after"]))
-                        await asyncio.sleep(0.05)  # a client that does not listen
+                        await asyncio.sleep(0.3)  # a client that does not listen
 
-            await asyncio.gather(*(asks_again_and_again(time.perf_counter() + 5) for _ in range(100)))
+            await asyncio.gather(*(asks_again_and_again(time.perf_counter() + 5) for _ in range(40)))
     assert refused, "the load was no load"
     assert min(refused) >= 1
-    # The estimate may be wrong by what is begun and not finished; without it, a hundred would wait their turn.
+    # The estimate may be wrong by what is begun and not finished; without it, forty would wait their turn.
     assert max(waits) < 3 * MAX_WAIT_S + 20 * max(alone), (sorted(waits)[-5:], alone, len(refused))
