@@ -17,18 +17,24 @@ MAX_INPUTS = 2048
 
 
 class EmbeddingRequest(RequestModel):
-    """`input`: one text, several, the tokens of one, or of several. `dimensions` shortens the vectors."""
+    """`input`: one text, several, the tokens of one, or of several. `dimensions` is what vectors are to have.
+
+    `truncate` is an extension, as Text Embeddings Inference has it: the end of a text that is too long is left out.
+    """
 
     model: Annotated[str, Field(min_length=1)]
     input: (
         Annotated[str, Field(min_length=1)]
-        | Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=MAX_INPUTS)]
+        | Annotated[
+            list[Annotated[str, Field(min_length=1)]], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)
+        ]
         | TokenIds
-        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_INPUTS)]
+        | Annotated[list[TokenIds], Field(min_length=1, max_length=MAX_INPUTS, fail_fast=True)]
     )
     dimensions: Annotated[int, Field(ge=1)] | None = None
-    encoding_format: Literal["float", "base64"] = "float"
+    encoding_format: Literal["float", "base64"] | None = None
     user: str | None = None
+    truncate: bool | None = None
 
     @property
     def inputs(self) -> list[str | list[int]]:
