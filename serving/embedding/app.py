@@ -51,8 +51,8 @@ def _check_dimensions(service: EmbeddingService, wanted: int | None) -> None:
     has = service.core.dimension
     if wanted is not None and wanted != has:
         raise InvalidRequest(
-            f"`dimensions`: the vectors of `{service.model}` have {has} dimensions; {wanted} are not supported, as parts of "
-            "its vectors need not mean anything. Leave `dimensions` out",
+            f"`dimensions`: the vectors of `{service.model}` have {has}; {wanted} are not supported: a part of a "
+            "vector need not mean anything. Leave `dimensions` out",
             param="dimensions",
             error_code="unsupported_value",
         )
