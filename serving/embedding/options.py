@@ -13,6 +13,8 @@ TOO_LONG: Final = (REFUSE, CUT)
 
 MIN_TOKENS: Final = 3  # [CLS], one of the text, [SEP]
 DEFAULT_BATCH_INPUTS: Final = 64
-DEFAULT_BATCH_TOKENS: Final = 4096  # of one inference with its padding: some 40 MB for MiniLM
+DEFAULT_BATCH_TOKENS: Final = (
+    512  # of one inference with its padding; more are not faster on CPUs, and others wait for them
+)
 DEFAULT_REQUESTS: Final = 1024
 DEFAULT_WAITING_TOKENS: Final = 262_144

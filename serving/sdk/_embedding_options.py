@@ -24,7 +24,7 @@ EMBEDDING: Final = Record(
         Field("too_long", Text(), "What becomes of a text with more: refuse or cut.", default=""),
         Field("threads", Whole(), "That compute; 0 is the CPUs that the process may use.", default=0),
         Field("max_batch_inputs", Whole(), "Texts that are computed together; 0 is 64.", default=0),
-        Field("max_batch_tokens", Whole(), "Their tokens; 0 is 4096.", default=0),
+        Field("max_batch_tokens", Whole(), "Their tokens; 0 is 512.", default=0),
         Field("max_requests", Whole(), "Requests that run or wait in a replica; 0 is 1024.", default=0),
         Field("max_waiting_tokens", Whole(), "Tokens of texts that wait in a replica; 0 is 262144.", default=0),
     ),

@@ -24,7 +24,6 @@ from serving.store.client import EtcdClient
 from serving.store.keys import AppKey
 from serving.store.records import decode
 from tests.support.llm_serving import EmbeddingProcess, embedding_config
-from tests.support.waiting import eventually
 
 StartReplica: TypeAlias = Callable[..., EmbeddingProcess]
 

@@ -19,9 +19,9 @@ def test_defaults() -> None:
     plain = config()
     options = settings.embedder_options(plain, None, usable_cpus=3)
     assert (options.folder, options.threads, options.int8, options.max_tokens) == (None, 3, True, None)
-    assert options.max_batch_tokens == 4096
+    assert options.max_batch_tokens == 512
     limits = settings.batch_limits(plain)
-    assert (limits.max_inputs, limits.max_tokens, limits.max_waiting_tokens) == (64, 4096, 262_144)
+    assert (limits.max_inputs, limits.max_tokens, limits.max_waiting_tokens) == (64, 512, 262_144)
     assert (settings.max_requests(plain), settings.model_name(plain), settings.cuts(plain)) == (1024, "e", False)
 
 
