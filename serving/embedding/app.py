@@ -28,7 +28,7 @@ _WRITTEN_HERE: Final = 16  # vectors; to write more keeps the loop from other re
 
 def build_app(service: EmbeddingService, registry: CollectorRegistry) -> FastAPI:
     """An ASGI application over a model whose life stays the caller's."""
-    return build_application(service, registry, _DESCRIBED, {PATH: embeddings}, on_shutdown=lambda: None)
+    return build_application(service, registry, _DESCRIBED, {PATH: embeddings})
 
 
 async def embeddings(service: EmbeddingService, wire: Wire, body: dict[str, Any]) -> None:

@@ -34,7 +34,7 @@ def build_application(
     described: Sequence[Described],
     handlers: Mapping[str, Handler[S]],
     *,
-    on_shutdown: Callable[[], None],
+    on_shutdown: Callable[[], None] = lambda: None,
 ) -> FastAPI:
     """With a path for each of `described`, whose handler has its name, and those that all models have.
 

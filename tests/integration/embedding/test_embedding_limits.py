@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+import grpc.aio
 import httpx
+import numpy as np
 import pytest
+from tritonclient.grpc import service_pb2
 
+from serving.python_deployment.server import GrpcServer
 from tests.support.embedding_server import EmbeddingServer
 from tests.support.held_embedder import BAD, HeldEmbedder
 from tests.support.waiting import eventually
@@ -136,3 +141,44 @@ def test_many_who_come_and_go_leave_nothing(pool: ThreadPoolExecutor) -> None:
         assert set(pool.map(come_and_go, range(60))) == {200}
         eventually(lambda: server.in_flight == 0, timeout_s=30, what="all places are given back")
         assert server.waiting_tokens == 0
+
+
+def message(text: str) -> bytes:
+    """A `ModelInferRequest`."""
+    request = service_pb2.ModelInferRequest(model_name="held")
+    tensor = request.inputs.add(name="text", datatype="BYTES", shape=[1])
+    tensor.contents.bytes_contents.append(text.encode())
+    return bytes(request.SerializeToString())
+
+
+async def test_both_protocols_share_the_places_and_the_queue() -> None:
+    """A gRPC call that is taken back leaves the queue; one more than there are places is refused."""
+    with EmbeddingServer(HeldEmbedder(), max_requests=3) as server:
+
+        async def eventually_here(look: Callable[[], bool], what: str) -> None:
+            await asyncio.to_thread(eventually, look, timeout_s=30, what=what)
+
+        async def start() -> tuple[GrpcServer, int]:
+            grpc_server = GrpcServer(server.service.inference)
+            return grpc_server, await grpc_server.start("127.0.0.1", 0, None)
+
+        first = asyncio.create_task(asyncio.to_thread(ask, server, "first"))
+        await eventually_here(server.embedder.began.is_set, "the first one is computed")
+        grpc_server, port = await asyncio.to_thread(lambda: server.call(start()))
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+            gone, stays = (infer(message(text), timeout=60) for text in ("gone", "stays"))
+            await eventually_here(lambda: server.waiting_tokens == 9, "both wait")
+            with pytest.raises(grpc.aio.AioRpcError, match=r"3 requests run or wait \(max_requests\)") as refused:
+                await infer(message("more"), timeout=60)
+            assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            assert (await asyncio.to_thread(ask, server, "more")).status_code == 429
+            gone.cancel()
+            await eventually_here(lambda: server.waiting_tokens == 5, "it has left the queue")
+            server.embedder.may_go.set()
+            answer = service_pb2.ModelInferResponse.FromString(await stays)
+            assert np.frombuffer(answer.raw_output_contents[0], dtype="<f4")[0] == 5
+        assert (await first).status_code == 200
+        assert [len(call) for call in server.embedder.calls] == [1, 1]
+        await asyncio.to_thread(lambda: server.call(grpc_server.stop(1.0)))
+        await eventually_here(lambda: server.in_flight == 0, "all places are given back")
