@@ -106,6 +106,7 @@ class Admission:
         limit = self.limits.max_requests
         if self.requests and self.requests + choices > limit:
             raise Full(f"{self.requests} generations run or wait, {choices} more would be above {limit} (max_requests)")
+        self.check_room(1, tier)  # before its prompt is turned into tokens, which takes time of its own
         place = Place(self, choices, tier)
         self.requests += choices
         try:

@@ -12,7 +12,7 @@ from serving.llm.engine import GenerationRequest, Guide, Sampling
 from serving.llm.limits import Place
 from serving.llm.run import Run
 from serving.llm.sampling import answer_budget, check_guide, check_kind, sampling_of, schema_guide, text_guide
-from serving.llm.service import LlmService, named_ignored, new_call_id
+from serving.llm.service import LlmService, new_call_id
 from serving.llm.tool_calls import ToolCallParser
 from serving.llm.tool_guide import call_schema, must_call
 from serving.openai import sse
@@ -21,6 +21,7 @@ from serving.openai.checked import ignored_fields
 from serving.openai.errors import InvalidRequest
 from serving.openai.service_tier import service_tier
 from serving.openai.usage import Usage, usage_of
+from serving.openai_http.service import named_ignored
 from serving.wire import Wire
 
 

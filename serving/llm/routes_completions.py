@@ -12,12 +12,13 @@ from serving.llm.engine import GenerationRequest, Guide, Sampling
 from serving.llm.limits import Place
 from serving.llm.run import Run
 from serving.llm.sampling import answer_budget, check_guide, sampling_of, text_guide
-from serving.llm.service import LlmService, named_ignored
+from serving.llm.service import LlmService
 from serving.openai import sse
 from serving.openai.checked import ignored_fields
 from serving.openai.completions import DEFAULT_MAX_TOKENS, UNDONE_COMPLETIONS, CompletionRequest, read_completion
 from serving.openai.service_tier import service_tier
 from serving.openai.usage import usage_of
+from serving.openai_http.service import named_ignored
 from serving.wire import Wire
 
 

@@ -10,7 +10,7 @@ from serving.llm.answers import AnswerHead
 from serving.llm.limits import Place
 from serving.llm.response_builder import ResponseBuilder
 from serving.llm.routes_chat import Asked, chat_run, prepare, usage
-from serving.llm.service import LlmService, named_ignored, new_id
+from serving.llm.service import LlmService, new_id
 from serving.openai import sse
 from serving.openai.chat import ChatCompletionRequest, check_tool_choice
 from serving.openai.checked import ignored_fields
@@ -39,6 +39,7 @@ from serving.openai.responses import (
 )
 from serving.openai.service_tier import service_tier
 from serving.openai.tools import Function, NamedFunction, NamedToolChoice, Tool, ToolChoice
+from serving.openai_http.service import named_ignored
 from serving.wire import Wire
 
 # Where a chat's field comes from, for errors.
