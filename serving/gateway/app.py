@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
@@ -20,10 +21,14 @@ from serving.gateway.instruments import Instruments
 from serving.gateway.passing import Broken
 from serving.gateway.resuming import RESUMED_PATHS
 from serving.observe import get_logger, log_fields
+from serving.openai.docs_page import docs_page
 from serving.openai.errors import InvalidRequest
 from serving.openai.json_body import read_object
+from serving.openai.openapi import document
+from serving.openai.operations import GATEWAY
 from serving.openai.sse import to_json
 from serving.python_deployment.failure import at_edge
+from serving.version import VERSION
 from serving.wire import TIMEOUT, ClientGone, Wire
 
 _LOG: Final = get_logger(__name__)
@@ -79,6 +84,8 @@ class GatewayApp:
             "/health": self._health,
             "/metrics": self._metrics,
             _MODELS: self._models,
+            "/openapi.json": self._openapi,
+            "/docs": self._docs,
         }
 
     def cut_off(self) -> None:
@@ -196,6 +203,12 @@ class GatewayApp:
         self._instruments.keep({str(offer.key) for offer in self._follower.catalog.offers()})
         await wire.answer_bytes(200, await asyncio.to_thread(generate_latest, self._registry), CONTENT_TYPE_LATEST)
 
+    async def _openapi(self, wire: Wire) -> None:
+        await wire.answer(200, _described())
+
+    async def _docs(self, wire: Wire) -> None:
+        await wire.answer_bytes(200, docs_page(_described()).encode(), "text/html; charset=utf-8")
+
     async def _models(self, wire: Wire) -> None:
         offers = [offer for offer in self._follower.catalog.offers() if is_ready(offer)]
         await wire.answer(200, {"object": "list", "data": [self._described(offer.name, offer) for offer in offers]})
@@ -206,6 +219,11 @@ class GatewayApp:
     def _described(self, name: str, offer: Offer) -> dict[str, Any]:
         owner = f"{offer.key.namespace}/{offer.key.application}"
         return {"id": name, "object": "model", "created": self._created, "owned_by": owner}
+
+
+@cache
+def _described() -> dict[str, Any]:
+    return document("OpenAI-compatible API of a mesh", VERSION, GATEWAY)
 
 
 @dataclass(slots=True)
