@@ -15,7 +15,7 @@ from serving.asgi import ABORT
 from serving.errors import Cancelled, DeadlineExceeded, MeshError
 from serving.openai import sse
 from serving.openai.errors import BodyTooLarge, InvalidRequest, error_object, retry_after_s, status_of
-from serving.openai.json_body import read_object
+from serving.openai.json_body import read_object_apart
 from serving.timeouts import cancel_and_wait, wait_for
 
 _EVENTS: Final = b"text/event-stream"
@@ -91,7 +91,7 @@ class Wire:
 
     async def read_object(self, limit_bytes: int) -> dict[str, Any]:
         """The JSON object of the body. Raises `InvalidRequest`, or `ClientGone` for one that is cut off."""
-        return read_object(await self.read_body(limit_bytes), limit_bytes=limit_bytes)
+        return await read_object_apart(await self.read_body(limit_bytes), limit_bytes=limit_bytes)
 
     async def read_body(self, limit_bytes: int) -> bytes:
         """Raises `BodyTooLarge`, `BodyTooSlow`, `InvalidRequest` for a compressed one, `ClientGone` for half of one."""

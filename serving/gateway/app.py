@@ -23,7 +23,7 @@ from serving.gateway.resuming import RESUMED_PATHS
 from serving.observe import get_logger, log_fields
 from serving.openai.docs_page import docs_page
 from serving.openai.errors import InvalidRequest
-from serving.openai.json_body import read_object
+from serving.openai.json_body import read_object_apart
 from serving.openai.openapi import document
 from serving.openai.operations import GATEWAY
 from serving.openai.sse import to_json
@@ -41,7 +41,6 @@ _CLIENT_GONE: Final = 499
 _PASSED: Final = frozenset({b"content-type", b"accept", b"traceparent", b"tracestate", b"user-agent"})
 _RESUME_STREAM: Final = b"x-mesh-resume-stream"
 _LEAST_S: Final = 0.001  # what a replica is told of a deadline
-_PARSED_APART: Final = 256 << 10  # bytes: larger bodies would keep the loop from other requests
 
 
 class _WrongMethod(InvalidRequest):
@@ -145,8 +144,7 @@ class GatewayApp:
         wire.time_left_s()  # a wrong one is refused before the body is read
         resumable = self._resumable(call.path, wire)
         data = await wire.read_body(self._max_body_bytes)
-        large = len(data) > _PARSED_APART
-        offer, data = await asyncio.to_thread(self._named, data) if large else self._named(data)
+        offer, data = self._named(data, await read_object_apart(data, limit_bytes=self._max_body_bytes))
         call.model = str(offer.key)
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"] if key in _PASSED}
         headers["x-request-id"] = wire.request_id
@@ -170,9 +168,8 @@ class GatewayApp:
             )
         return path in RESUMED_PATHS and (said == "true" if said else self._resume_streams)
 
-    def _named(self, data: bytes) -> tuple[Offer, bytes]:
+    def _named(self, data: bytes, body: dict[str, Any]) -> tuple[Offer, bytes]:
         """Whom a body is for, and the body as a replica wants it: with the model's own name."""
-        body = read_object(data, limit_bytes=self._max_body_bytes)
         name = body.get("model")
         if not isinstance(name, str) or not name:
             raise InvalidRequest("`model` is missing: the name of a model of /v1/models", param="model")
