@@ -38,6 +38,9 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         url = f"{gateway.url}/v1/models"
         eventually(lambda: httpx.get(url).json()["data"], timeout_s=30, what="the model at the gateway")
         yield Served(gateway, replica)
+        for process in (gateway, replica):
+            faults = [line for line in process.log().splitlines() if "internal failure" in line]
+            assert not faults, faults[0]
     finally:
         for process in (gateway, replica):
             if process is not None:
