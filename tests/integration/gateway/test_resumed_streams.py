@@ -36,6 +36,10 @@ REQUESTS: Any = {
     "random": (CHAT, {"messages": STORY, **LONG}),
 }
 HELD_EVENTS = 20
+STREAM = (
+    b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nx-mesh-resume: told\r\ntransfer-encoding: chunked\r\n\r\n"
+)
+STEP = b'data: {"n": 1}\n\n: mesh {"tokens":[5],"head":{"id":"a","created":1,"prompt":"b"}}\n\n'
 
 
 @pytest.fixture(scope="module")
@@ -163,16 +167,31 @@ async def test_a_request_says_whether_it_wants_that(
         assert wrong.status_code == 400
 
 
+async def test_a_replica_that_leaves_hands_its_streams_over(gateway: GatewayProcess, etcd: EtcdCluster) -> None:
+    """What its own drain timeout cuts off ends with an error event, but the answer may go on elsewhere."""
+
+    async def leaves(_replica: RawReplica, body: bytes, writer: asyncio.StreamWriter) -> None:
+        piece = STEP + b'data: {"error": {"code": "unavailable"}}\n\n'
+        if json.loads(body).get("mesh_resume"):
+            piece = b'data: {"n": 2}\n\n: mesh {"tokens":[6],"finish":"stop"}\n\ndata: [DONE]\n\n'
+        writer.write(STREAM + b"%x\r\n%s\r\n0\r\n\r\n" % (len(piece), piece))
+
+    async with AsyncExitStack() as stack:
+        for name in ("four", "five"):
+            await stack.enter_async_context(raw_replica(etcd.config(), name, leaves, model="leaving"))
+        await asyncio.sleep(0.3)  # as above
+        async with httpx.AsyncClient(timeout=30) as client:
+            answer = await client.post(gateway.url + CHAT, json={"model": "leaving"})
+    assert answer.text == 'data: {"n": 1}\n\ndata: {"n": 2}\n\ndata: [DONE]\n\n'
+
+
 async def test_a_stream_that_kills_replicas_does_not_go_round(gateway: GatewayProcess, etcd: EtcdCluster) -> None:
     """The second one breaks off without a new token, so no third one is asked."""
-    head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nx-mesh-resume: told\r\n"
-    head += b"transfer-encoding: chunked\r\n\r\n"
-    step = b'data: {"n": 1}\n\n: mesh {"tokens":[5],"head":{"id":"a","created":1,"prompt":"b"}}\n\n'
 
     async def dies(_replica: RawReplica, body: bytes, writer: asyncio.StreamWriter) -> None:
         begun = json.loads(body).get("mesh_resume")
-        piece = b"data: half an ev" if begun else step + b"data: half"
-        writer.write(head + b"%x\r\n%s\r\n" % (len(piece), piece))
+        piece = b"data: half an ev" if begun else STEP + b"data: half"
+        writer.write(STREAM + b"%x\r\n%s\r\n" % (len(piece), piece))
         await writer.drain()
         await asyncio.sleep(0.05)
         writer.transport.abort()
