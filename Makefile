@@ -61,6 +61,6 @@ sanitize: setup
 	@scripts/sanitize
 
 clean:
-	rm -rf build serving/_lib serving/_native*.so serving/_genai*.so serving/_proto/*_pb2* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build serving/_lib serving/_native*.so serving/_genai*.so serving/_prefix*.so serving/_proto/*_pb2* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 	rm -f .venv/.proto

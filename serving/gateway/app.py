@@ -13,7 +13,9 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import Receive, Scope, Send
 
 from serving.errors import InvalidArgument, NotFound, Unavailable
+from serving.gateway.balance import Balance
 from serving.gateway.catalog import Offer, is_ready
+from serving.gateway.demand import Demand
 from serving.gateway.follower import CatalogFollower
 from serving.gateway.forwarding import Forwarder, Request
 from serving.gateway.instruments import Instruments
@@ -23,6 +25,7 @@ from serving.openai.errors import InvalidRequest
 from serving.openai.json_body import read_object
 from serving.openai.sse import to_json
 from serving.python_deployment.failure import at_edge
+from serving.routing.llm_routing import SESSION_HEADER
 from serving.wire import ClientGone, Wire
 
 _LOG: Final = get_logger(__name__)
@@ -56,6 +59,7 @@ class GatewayApp:
         forwarder: Forwarder,
         instruments: Instruments,
         registry: CollectorRegistry,
+        balance: Balance,
         *,
         max_body_bytes: int,
         max_requests: int,
@@ -67,6 +71,7 @@ class GatewayApp:
         self._forwarder = forwarder
         self._instruments = instruments
         self._registry = registry
+        self._balance = balance
         self._max_body_bytes = max_body_bytes
         self._max_requests = max_requests
         self._running = 0
@@ -125,16 +130,19 @@ class GatewayApp:
             raise Unavailable(f"this gateway is full: {self._max_requests} requests run (max_requests)")
         data = await wire.read_body(self._max_body_bytes)
         large = len(data) > _PARSED_APART
-        offer, data = await asyncio.to_thread(self._named, data) if large else self._named(data)
+        session = wire.header(SESSION_HEADER.encode())
+        named = (call.path, session, data)
+        offer, data, demand = await asyncio.to_thread(self._named, *named) if large else self._named(*named)
+        del named
         call.model = str(offer.key)
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"] if key in _PASSED}
         headers["x-request-id"] = wire.request_id
-        request = Request(offer.key, call.path, data, headers)
+        request = Request(offer.key, call.path, data, headers, demand)
         del data  # whoever sends it lets go of it when the answer begins
         await wire.unless_gone(self._forwarder.forward(request, wire))
 
-    def _named(self, data: bytes) -> tuple[Offer, bytes]:
-        """Whom a body is for, and the body as a replica wants it: with the model's own name."""
+    def _named(self, path: str, session: str, data: bytes) -> tuple[Offer, bytes, Demand]:
+        """Whom a body is for, the body as a replica wants it (with the model's own name), and what it asks for."""
         body = read_object(data, limit_bytes=self._max_body_bytes)
         name = body.get("model")
         if not isinstance(name, str) or not name:
@@ -144,7 +152,7 @@ class GatewayApp:
         offer = self._find(name)
         if offer.key.model != name:
             data = to_json({**body, "model": offer.key.model})
-        return offer, data
+        return offer, data, self._balance.demand(offer, path, body, session)
 
     def _find(self, name: str) -> Offer:
         """Raises OpenAI's errors for what the catalog refuses."""

@@ -12,11 +12,14 @@ from typing import Final
 import aiohttp
 
 from serving.errors import MeshError, Unavailable
+from serving.gateway.balance import NO_DEMAND
 from serving.gateway.catalog import ModelKey
+from serving.gateway.demand import Demand
 from serving.gateway.follower import CatalogFollower
 from serving.gateway.instruments import Instruments
 from serving.gateway.passing import Broken, forwarded_headers, pass_on
 from serving.gateway.upstreams import Upstream, UpstreamKey, Upstreams
+from serving.gateway.work import Work
 from serving.timeouts import wait_for
 from serving.wire import Wire
 
@@ -32,12 +35,13 @@ _RESENT: Final = 1  # times that a request is sent again after a replica has had
 
 @dataclass(slots=True)
 class Request:
-    """What is sent on. `key` is the model; `headers` are those that replicas may see."""
+    """What is sent on. `key` is the model; `headers` are those that replicas may see; `demand` says where it fits."""
 
     key: ModelKey
     path: str
     body: bytes
     headers: dict[str, str]
+    demand: Demand = NO_DEMAND
     until: float = 0.0  # when it is not held any more
     tried: set[UpstreamKey] = field(default_factory=set)
     attempts: int = 0
@@ -81,10 +85,11 @@ class Forwarder:
         self._upstreams.budget(request.key).request()
         request.until = time.monotonic() + self._hold_s
         while True:
-            upstream = await self._pick(request)
+            work = await self._pick(request)
+            upstream = work.upstream
             request.tried.add(upstream.key)
             request.attempts += 1
-            failure = await self._attempt(request, upstream, wire)
+            failure = await self._attempt(request, work, wire)
             if failure is None:
                 return
             _LOG.warning("a replica did not answer", extra={"replica": str(upstream), "reason": failure.reason})
@@ -94,13 +99,13 @@ class Forwarder:
                 request.tried.discard(upstream.key)  # a connection may break without fault of the only replica
             self._instruments.retries.inc()
 
-    async def _pick(self, request: Request) -> Upstream:
-        """A replica; waits for one as long as requests are held. Raises `Unavailable`."""
+    async def _pick(self, request: Request) -> Work:
+        """The request on a replica; waits for one as long as requests are held. Raises `Unavailable`."""
         while True:
             offer = self._follower.catalog.get(request.key)
-            found = self._upstreams.pick(offer, request.tried) if offer is not None else None
-            if found is not None:
-                return found
+            found = self._upstreams.pick(offer, request.tried, request.demand) if offer is not None else None
+            if offer is not None and found is not None:
+                return self._upstreams.balance.work(found, offer, request.demand)
             left = request.until - time.monotonic()
             if left <= 0:
                 raise _nobody(request)
@@ -127,9 +132,10 @@ class Forwarder:
         )
         return may and self._has_another(request)
 
-    async def _attempt(self, request: Request, upstream: Upstream, wire: Wire) -> _Failure | None:
+    async def _attempt(self, request: Request, work: Work, wire: Wire) -> _Failure | None:
         """None when the client has been answered, else why it was not. Raises when that cannot be mended."""
-        with upstream.running():
+        upstream = work.upstream
+        with work:
             began = time.monotonic()
             try:
                 response = await self._session.post(
@@ -141,11 +147,11 @@ class Forwarder:
                 self._upstreams.lost(upstream)
                 return _Failure(f"{type(error).__name__}: {error}", sent=True)
             try:
-                refusal = await self._judged(request, upstream, response, time.monotonic() - began)
+                refusal = await self._judged(request, work, response, time.monotonic() - began)
                 if refusal is not None:
                     return refusal
                 request.body = b""  # it is not sent again, and the answer may take long
-                await self._pass_on(upstream, response, wire)
+                await self._pass_on(work, response, wire)
             finally:
                 if response.content.at_eof():
                     response.release()
@@ -163,10 +169,10 @@ class Forwarder:
         return _Failure(str(error))
 
     async def _judged(
-        self, request: Request, upstream: Upstream, response: aiohttp.ClientResponse, first_byte_s: float
+        self, request: Request, work: Work, response: aiohttp.ClientResponse, first_byte_s: float
     ) -> _Failure | None:
         """Notes what its status says of the replica; a failure when another replica is to be asked instead."""
-        status = response.status
+        upstream, status = work.upstream, response.status
         if status == _FULL:
             self._upstreams.full(upstream, _rest_s(response.headers))
         elif status >= _SERVER_FAULTS:
@@ -174,16 +180,19 @@ class Forwarder:
         else:
             self._upstreams.succeeded(upstream, first_byte_s if status < _CLIENT_FAULTS else None)
             self._instruments.first_byte.observe(first_byte_s)
+            if status < _CLIENT_FAULTS:
+                work.answered(response.headers)
         if status in (_FULL, _AWAY) and self._may_ask_another(request):
             await response.read()  # so that the connection can be used again
             return _Failure(f"it answered {status}")
         return None
 
-    async def _pass_on(self, upstream: Upstream, response: aiohttp.ClientResponse, wire: Wire) -> None:
+    async def _pass_on(self, work: Work, response: aiohttp.ClientResponse, wire: Wire) -> None:
         await wire.begin(response.status, forwarded_headers(response.headers))
         try:
-            await pass_on(response, wire)
+            await pass_on(response, wire, work.meter)
         except Broken as error:
+            upstream = work.upstream
             self._upstreams.lost(upstream)
             self._instruments.broken.inc()
             _LOG.warning("an answer broke off", extra={"replica": str(upstream), "reason": str(error.__cause__)})

@@ -113,7 +113,7 @@ async def _whole(service: LlmService, wire: Wire, request: ChatCompletionRequest
     async with aclosing(run.deltas()) as deltas:
         async for new in deltas:
             answer.add(new)
-    await wire.answer(200, answer.whole(usage(asked, run)))
+    await wire.answer(200, answer.whole(usage(asked, run)), run.token_headers())
 
 
 async def _stream(service: LlmService, wire: Wire, request: ChatCompletionRequest, asked: Asked, place: Place) -> None:
@@ -130,6 +130,6 @@ async def _stream(service: LlmService, wire: Wire, request: ChatCompletionReques
             data = encoded(new)
             if not wire.status:
                 data = b"".join(sse.event(chunk) for chunk in chunks.begin(place.choices)) + data
-                await wire.begin_events()
+                await wire.begin_events(run.token_headers())
             await wire.send(data)
     await wire.end(b"".join(sse.event(chunk) for chunk in chunks.end(usage(asked, run))) + sse.DONE)

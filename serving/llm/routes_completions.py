@@ -73,13 +73,13 @@ async def _answer(
             data = b"".join(sse.event(piece) for piece in answer.of(new))
             if not wire.status:
                 data = b"".join(sse.event(piece) for piece in answer.begin()) + data
-                await wire.begin_events()
+                await wire.begin_events(run.token_headers())
             await wire.send(data)
     usage = usage_of(sum(len(prompt) for prompt in prompts), run.completion_tokens, run.cached_tokens)
     if request.stream:
         await wire.end(b"".join(sse.event(piece) for piece in answer.end(usage)) + sse.DONE)
     else:
-        await wire.answer(200, answer.whole(usage))
+        await wire.answer(200, answer.whole(usage), run.token_headers())
 
 
 def _run(

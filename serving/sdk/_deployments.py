@@ -119,7 +119,8 @@ class LlmDeployment(DeploymentOptions):
 
     `weights` is a local folder with one .gguf, or with what the engine reads (packed and stored by `deploy`), or an
     `Artifact`. Clients ask for `model`, by default the deployment's name. `engine` is `"openvino"` or `"vllm"`,
-    `options` are its own. `max_requests` and `max_waiting_tokens` bound what runs and waits in one replica.
+    `options` are its own. `max_requests` and `max_waiting_tokens` bound what runs and waits in one replica. `routing`
+    says how gateways send requests to replicas: `{"choice": "least_tokens"}`, see docs/guides/llm.md.
     """
 
     name: str
@@ -129,6 +130,7 @@ class LlmDeployment(DeploymentOptions):
     options: Mapping[str, Any] = field(default_factory=dict)
     max_requests: int = 0
     max_waiting_tokens: int = 0
+    routing: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,12 @@ from serving._proto import records_pb2 as pb
 from serving.errors import InvalidArgument
 from serving.llm.openvino_config import OpenVinoOptions
 from serving.problems import Problem, check_whole, shown
+from serving.routing.llm_routing import LLM_CHOICES, SESSION_KEYS
 from serving.validation.python import MAX_REQUESTS, MODEL_NAME, json_object
 
 ENGINES: Final = ("openvino",)
 MAX_TOKENS: Final = 1 << 30
+MAX_ANSWER_WEIGHT: Final = 1000.0
 
 
 def llm_problems(path: str, deployment: pb.DeploymentSpec) -> Iterator[Problem]:
@@ -30,11 +32,25 @@ def llm_problems(path: str, deployment: pb.DeploymentSpec) -> Iterator[Problem]:
     yield from check_whole(f"{path}.llm.max_requests", llm.max_requests, 0, MAX_REQUESTS, "; 0 is the default of 256")
     tokens = llm.max_waiting_tokens
     yield from check_whole(f"{path}.llm.max_waiting_tokens", tokens, 0, MAX_TOKENS, "; 0 is the default of 262144")
+    yield from _routing(f"{path}.llm.routing", llm.routing)
     if deployment.rollout.HasField("canary"):
         yield Problem(
             f"{path}.rollout.canary",
             "is not supported with `llm`: what shares requests between revisions does not speak OpenAI's protocol yet",
         )
+
+
+def _routing(path: str, routing: pb.LlmRouting) -> Iterator[Problem]:
+    if routing.choice and routing.choice not in LLM_CHOICES:
+        yield Problem(f"{path}.choice", f"{shown(routing.choice)} is not known", allowed=LLM_CHOICES)
+    for index, key in enumerate(routing.session_keys):
+        if key not in SESSION_KEYS:
+            yield Problem(f"{path}.session_keys[{index}]", f"{shown(key)} is not known", allowed=SESSION_KEYS)
+    tokens = routing.overload_tokens
+    yield from check_whole(f"{path}.overload_tokens", tokens, 0, MAX_TOKENS, "; 0 is the default of 8192")
+    if not 0.0 <= routing.answer_weight <= MAX_ANSWER_WEIGHT:
+        text = f"must be a number from 0 to {MAX_ANSWER_WEIGHT:g}, not {routing.answer_weight!r}"
+        yield Problem(f"{path}.answer_weight", text)
 
 
 def _options(path: str, text: str) -> Iterator[Problem]:
