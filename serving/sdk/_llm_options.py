@@ -14,18 +14,16 @@ from serving.sdk._table import AnyValue, Either, Field, ListOf, MapOf, Number, P
 _ROUTING: Final = Record(
     "routing",
     (
-        Field("choice", Text(allowed=LLM_CHOICES), "How a gateway chooses a replica; without it prefix.", default=""),
+        Field("choice", Text(allowed=LLM_CHOICES), "How a gateway chooses a replica; without it prefix."),
         Field(
             "session_keys",
             ListOf(Text(allowed=SESSION_KEYS)),
             "Where a request says to which session it belongs; without it x-mesh-session and prompt_cache_key.",
-            default=[],
         ),
         Field(
             "overload_tokens",
             Whole(),
             "More than the least busy replica has: prefixes and sessions do not count then; 0 is 8192.",
-            default=0,
         ),
         Field("answer_weight", Number(), "Of a token of an expected answer, to one of a prompt; without it 1."),
     ),

@@ -68,7 +68,9 @@ TEST(PrefixIndex, AReplicaHoldsNoMoreThanItsCacheDoes) {
 
 TEST(PrefixIndex, WhatManyShareStays) {
   Index index(kPlenty);
-  for (const char letter : std::string("abcdefghijklmnop")) index.Insert(Of("sharedshared" + std::string(4, letter)), 1, 20);
+  for (const char letter : std::string("abcdefghijklmnop")) {
+    index.Insert(Of("sharedshared" + std::string(4, letter)), 1, 20);
+  }
   EXPECT_EQ(Found(index, "sharedshared"), (Wanted{{1, 12}}));
   EXPECT_EQ(Found(index, "sharedsharedpppp"), (Wanted{{1, 16}}));
   EXPECT_EQ(Found(index, "sharedsharedaaaa"), (Wanted{{1, 12}}));
