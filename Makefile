@@ -6,7 +6,7 @@ PYTHON := .venv/bin/python
 help:
 	@echo 'make demo       set up, start a local mesh, deploy examples/digits, send requests, stop'
 	@echo 'make test       set up and run all tests (C++ and Python)'
-	@echo 'make test-long  what takes long: random kills under traffic, an hour of hostile clients, pip install'
+	@echo 'make test-long  what takes long: random kills under traffic, an hour of hostile clients, 10,000 streams, pip install'
 	@echo 'make lint       ruff, mypy --strict, clang-format, clang-tidy'
 	@echo 'make bench      benchmarks against peers; table in benchmarks/README.md'
 	@echo 'make bench-ingress  only the direct ingress against tritonserver: gRPC, HTTP, memory, equal rates, streams'

@@ -6,13 +6,14 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import Receive, Scope, Send
 
-from serving.errors import InvalidArgument, NotFound, Unavailable
+from serving.errors import InvalidArgument, MeshError, NotFound, Unavailable
 from serving.gateway.balance import Balance
 from serving.gateway.catalog import Offer, is_ready
 from serving.gateway.demand import Demand
@@ -20,13 +21,18 @@ from serving.gateway.follower import CatalogFollower
 from serving.gateway.forwarding import Forwarder, Request
 from serving.gateway.instruments import Instruments
 from serving.gateway.passing import Broken
+from serving.gateway.resuming import RESUMED_PATHS
 from serving.observe import get_logger, log_fields
+from serving.openai.docs_page import docs_page
 from serving.openai.errors import InvalidRequest
-from serving.openai.json_body import read_object
+from serving.openai.json_body import PARSED_APART, read_object_apart
+from serving.openai.openapi import document
+from serving.openai.operations import GATEWAY
 from serving.openai.sse import to_json
 from serving.python_deployment.failure import at_edge
 from serving.routing.llm_routing import SESSION_HEADER
-from serving.wire import ClientGone, Wire
+from serving.version import VERSION
+from serving.wire import TIMEOUT, ClientGone, Wire
 
 _LOG: Final = get_logger(__name__)
 _STDLIB_LOG: Final = logging.getLogger(__name__)
@@ -36,9 +42,8 @@ _WRITE_TIMEOUT_S: Final = 60.0  # of a client that takes nothing of its answer
 _CLIENT_GONE: Final = 499
 # Of the client's headers replicas see these: nothing that authenticates it, or belongs to its connection.
 _PASSED: Final = frozenset({b"content-type", b"accept", b"traceparent", b"tracestate", b"user-agent"})
-
-
-_PARSED_APART: Final = 256 << 10  # bytes: larger bodies would keep the loop from other requests
+_RESUME_STREAM: Final = b"x-mesh-resume-stream"
+_LEAST_S: Final = 0.001  # what a replica is told of a deadline
 
 
 class _WrongMethod(InvalidRequest):
@@ -63,9 +68,12 @@ class GatewayApp:
         *,
         max_body_bytes: int,
         max_requests: int,
+        resume_streams: bool,
         created: int,
     ) -> None:
         """`created` is the unix time that models are said to be of."""
+        self._resume_streams = resume_streams
+        self._cuts: set[asyncio.Future[MeshError]] = set()  # one for each request that runs
         self.draining = False
         self._follower = follower
         self._forwarder = forwarder
@@ -80,7 +88,17 @@ class GatewayApp:
             "/health": self._health,
             "/metrics": self._metrics,
             _MODELS: self._models,
+            "/openapi.json": self._openapi,
+            "/docs": self._docs,
         }
+
+    def cut_off(self) -> None:
+        """Ends what runs: streams with an error event, other answers with an error, or broken off."""
+        if self._cuts:
+            _LOG.warning("requests are cut off, as the drain timeout is over", running=len(self._cuts))
+        for cut in self._cuts:
+            if not cut.done():
+                cut.set_result(Unavailable("this gateway ends, and its drain timeout is over; send the request again"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -98,7 +116,7 @@ class GatewayApp:
             self._running -= 1
             self._instruments.in_flight.dec()
             path = call.path if call.path in FORWARDED or call.path in self._plain else "other"
-            self._instruments.requests.labels(path, call.model, str(wire.status or _CLIENT_GONE)).inc()
+            self._instruments.count(path, call.model, str(wire.status or _CLIENT_GONE))
 
     async def _answered(self, call: _Call, wire: Wire, scope: Scope) -> None:
         try:
@@ -128,22 +146,45 @@ class GatewayApp:
     async def _forward(self, call: _Call, wire: Wire, scope: Scope) -> None:
         if self._running > self._max_requests:
             raise Unavailable(f"this gateway is full: {self._max_requests} requests run (max_requests)")
+        wire.time_left_s()  # a wrong one is refused before the body is read
+        resumable = self._resumable(call.path, wire)
         data = await wire.read_body(self._max_body_bytes)
-        large = len(data) > _PARSED_APART
-        session = wire.header(SESSION_HEADER.encode())
-        named = (call.path, session, data)
-        offer, data, demand = await asyncio.to_thread(self._named, *named) if large else self._named(*named)
-        del named
+        body = await read_object_apart(data, limit_bytes=self._max_body_bytes)
+        offer, data = self._named(data, body)
+        demand = await self._demand(offer, call.path, body, wire, len(data))
+        del body
         call.model = str(offer.key)
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"] if key in _PASSED}
         headers["x-request-id"] = wire.request_id
-        request = Request(offer.key, call.path, data, headers, demand)
+        left_s = wire.time_left_s()
+        if left_s is not None:
+            headers[TIMEOUT.decode()] = f"{max(left_s, _LEAST_S):.3f}"
+        request = Request(offer.key, call.path, data, headers, demand, resumable=resumable)
         del data  # whoever sends it lets go of it when the answer begins
-        await wire.unless_gone(self._forwarder.forward(request, wire))
+        cut: asyncio.Future[MeshError] = asyncio.get_running_loop().create_future()
+        self._cuts.add(cut)
+        try:
+            await wire.unless_gone(self._forwarder.forward(request, wire), cut)
+        finally:
+            self._cuts.discard(cut)
 
-    def _named(self, path: str, session: str, data: bytes) -> tuple[Offer, bytes, Demand]:
-        """Whom a body is for, the body as a replica wants it (with the model's own name), and what it asks for."""
-        body = read_object(data, limit_bytes=self._max_body_bytes)
+    async def _demand(self, offer: Offer, path: str, body: dict[str, Any], wire: Wire, size: int) -> Demand:
+        """Beside the event loop where it takes long."""
+        asked = (offer, path, body, wire.header(SESSION_HEADER.encode()))
+        if size > PARSED_APART:
+            return await asyncio.to_thread(self._balance.demand, *asked)
+        return self._balance.demand(*asked)
+
+    def _resumable(self, path: str, wire: Wire) -> bool:
+        said = wire.header(_RESUME_STREAM)
+        if said not in ("", "true", "false"):
+            raise InvalidRequest(
+                f"{_RESUME_STREAM.decode()}: true or false is wanted, found {said[:40]!r}", error_code="invalid_value"
+            )
+        return path in RESUMED_PATHS and (said == "true" if said else self._resume_streams)
+
+    def _named(self, data: bytes, body: dict[str, Any]) -> tuple[Offer, bytes]:
+        """Whom a body is for, and the body as a replica wants it: with the model's own name."""
         name = body.get("model")
         if not isinstance(name, str) or not name:
             raise InvalidRequest("`model` is missing: the name of a model of /v1/models", param="model")
@@ -152,7 +193,7 @@ class GatewayApp:
         offer = self._find(name)
         if offer.key.model != name:
             data = to_json({**body, "model": offer.key.model})
-        return offer, data, self._balance.demand(offer, path, body, session)
+        return offer, data
 
     def _find(self, name: str) -> Offer:
         """Raises OpenAI's errors for what the catalog refuses."""
@@ -171,7 +212,14 @@ class GatewayApp:
         await wire.answer(status, {"status": state, "discovery_stale": self._follower.stale})
 
     async def _metrics(self, wire: Wire) -> None:
+        self._instruments.keep({str(offer.key) for offer in self._follower.catalog.offers()})
         await wire.answer_bytes(200, await asyncio.to_thread(generate_latest, self._registry), CONTENT_TYPE_LATEST)
+
+    async def _openapi(self, wire: Wire) -> None:
+        await wire.answer(200, _described())
+
+    async def _docs(self, wire: Wire) -> None:
+        await wire.answer_bytes(200, docs_page(_described()).encode(), "text/html; charset=utf-8")
 
     async def _models(self, wire: Wire) -> None:
         offers = [offer for offer in self._follower.catalog.offers() if is_ready(offer)]
@@ -183,6 +231,11 @@ class GatewayApp:
     def _described(self, name: str, offer: Offer) -> dict[str, Any]:
         owner = f"{offer.key.namespace}/{offer.key.application}"
         return {"id": name, "object": "model", "created": self._created, "owned_by": owner}
+
+
+@cache
+def _described() -> dict[str, Any]:
+    return document("OpenAI-compatible API of a mesh", VERSION, GATEWAY)
 
 
 @dataclass(slots=True)

@@ -11,15 +11,17 @@ from typing import Final
 
 import aiohttp
 
-from serving.errors import MeshError, Unavailable
+from serving.errors import Internal, MeshError, Unavailable
 from serving.gateway.balance import NO_DEMAND
-from serving.gateway.catalog import ModelKey
+from serving.gateway.catalog import ModelKey, Offer
 from serving.gateway.demand import Demand
 from serving.gateway.follower import CatalogFollower
 from serving.gateway.instruments import Instruments
 from serving.gateway.passing import Broken, forwarded_headers, pass_on
-from serving.gateway.upstreams import Upstream, UpstreamKey, Upstreams
+from serving.gateway.resuming import ResumableStream, pass_steps
+from serving.gateway.upstreams import Upstream, UpstreamKey, Upstreams, upstream_key
 from serving.gateway.work import Work
+from serving.openai import resume
 from serving.timeouts import wait_for
 from serving.wire import Wire
 
@@ -30,12 +32,18 @@ _SERVER_FAULTS: Final = 500
 _CLIENT_FAULTS: Final = 400
 _REST_S: Final = 1.0  # of a replica that says that it is full, and not for how long
 _LONGEST_REST_S: Final = 30.0
+_OK: Final = 200
+_TIMED_OUT: Final = 504  # by the client's own deadline
+_KEPT_BYTES: Final = 256 << 20  # of bodies of all streams that may be continued: others are not
 _RESENT: Final = 1  # times that a request is sent again after a replica has had it: it may be what kills replicas
 
 
 @dataclass(slots=True)
 class Request:
-    """What is sent on. `key` is the model; `headers` are those that replicas may see; `demand` says where it fits."""
+    """What is sent on. `key` is the model; `headers` are those that replicas may see; `demand` says where it fits.
+
+    `resumable`: its stream may be continued on another replica; `stream`, once one has begun that can be.
+    """
 
     key: ModelKey
     path: str
@@ -46,14 +54,26 @@ class Request:
     tried: set[UpstreamKey] = field(default_factory=set)
     attempts: int = 0
     resent: int = 0
+    resumable: bool = False
+    stream: ResumableStream | None = None
+
+    def asked(self) -> tuple[bytes, dict[str, str]]:
+        """Body and headers for the next replica."""
+        if not self.resumable:
+            return self.body, self.headers
+        begun = self.stream.body(self.body) if self.stream is not None else None
+        if begun is None:
+            return self.body, {**self.headers, resume.HEADER: resume.TELL}
+        return begun, {**self.headers, resume.HEADER: resume.CONTINUE}
 
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """Why an attempt was none. `sent`: the replica may have begun to compute."""
+    """Why an attempt was none. `sent`: the replica may have begun to compute; `broke`: it has begun a stream."""
 
     reason: str
     sent: bool = False
+    broke: bool = False
 
 
 class Forwarder:
@@ -75,13 +95,25 @@ class Forwarder:
         self._instruments = instruments
         self._hold_s = hold_s
         self._max_attempts = max_attempts
+        self._kept_bytes = 0
 
     async def forward(self, request: Request, wire: Wire) -> None:
         """Answers the client, also with a replica's error.
 
-        A stream that breaks off in its middle ends with an error event. Raises `Unavailable` when no replica answered,
-        `Broken` when another answer broke off: its beginning has been sent, so the connection must be closed.
+        A stream that breaks off in its middle is continued on another replica where `resumable` says so and the
+        replica can; else it ends with an error event. Raises `Unavailable` when no replica answered, `Internal`
+        when nobody continued, `Broken` when another answer broke off: the connection must be closed then.
         """
+        size = len(request.body)
+        request.resumable = request.resumable and self._kept_bytes + size <= _KEPT_BYTES
+        kept = size if request.resumable else 0
+        self._kept_bytes += kept
+        try:
+            await self._forward(request, wire)
+        finally:
+            self._kept_bytes -= kept
+
+    async def _forward(self, request: Request, wire: Wire) -> None:
         self._upstreams.budget(request.key).request()
         request.until = time.monotonic() + self._hold_s
         while True:
@@ -103,7 +135,9 @@ class Forwarder:
         """The request on a replica; waits for one as long as requests are held. Raises `Unavailable`."""
         while True:
             offer = self._follower.catalog.get(request.key)
-            found = self._upstreams.pick(offer, request.tried, request.demand) if offer is not None else None
+            found = None
+            if offer is not None:
+                found = self._upstreams.pick(offer, _barred(request, offer), request.demand)
             if offer is not None and found is not None:
                 return self._upstreams.balance.work(found, offer, request.demand)
             left = request.until - time.monotonic()
@@ -115,7 +149,12 @@ class Forwarder:
                 raise _nobody(request) from None
 
     def _may_retry(self, request: Request, failure: _Failure) -> bool:
-        if failure.sent:
+        if failure.broke and request.stream is not None:
+            if not request.stream.may_resume():
+                return False
+            request.attempts = request.resent = 0  # it has come further: what was tried before does not count
+            request.until = time.monotonic() + self._hold_s
+        elif failure.sent:
             request.resent += 1
         if request.attempts >= self._max_attempts or request.resent > _RESENT:
             return False
@@ -124,7 +163,7 @@ class Forwarder:
     def _has_another(self, request: Request) -> bool:
         """True when there is a replica that was not asked yet."""
         offer = self._follower.catalog.get(request.key)
-        return offer is not None and self._upstreams.pick(offer, request.tried) is not None
+        return offer is not None and self._upstreams.pick(offer, _barred(request, offer)) is not None
 
     def _may_ask_another(self, request: Request) -> bool:
         may = (
@@ -137,9 +176,10 @@ class Forwarder:
         upstream = work.upstream
         with work:
             began = time.monotonic()
+            body, headers = request.asked()
             try:
                 response = await self._session.post(
-                    upstream.url + request.path, data=request.body, headers=request.headers, allow_redirects=False
+                    upstream.url + request.path, data=body, headers=headers, allow_redirects=False
                 )
             except aiohttp.ClientConnectorError as error:
                 return self._unreachable(upstream, error)
@@ -150,6 +190,11 @@ class Forwarder:
                 refusal = await self._judged(request, work, response, time.monotonic() - began)
                 if refusal is not None:
                     return refusal
+                told = response.status == _OK and response.headers.get(resume.HEADER) == resume.TOLD
+                if request.resumable and told:
+                    return await self._pass_steps(request, work, response, wire)
+                if request.stream is not None:
+                    return _Failure(f"it answered {response.status} when it was asked to continue")
                 request.body = b""  # it is not sent again, and the answer may take long
                 await self._pass_on(work, response, wire)
             finally:
@@ -175,7 +220,7 @@ class Forwarder:
         upstream, status = work.upstream, response.status
         if status == _FULL:
             self._upstreams.full(upstream, _rest_s(response.headers))
-        elif status >= _SERVER_FAULTS:
+        elif status >= _SERVER_FAULTS and status != _TIMED_OUT:
             self._upstreams.failed(upstream)
         else:
             self._upstreams.succeeded(upstream, first_byte_s if status < _CLIENT_FAULTS else None)
@@ -187,20 +232,50 @@ class Forwarder:
             return _Failure(f"it answered {status}")
         return None
 
+    async def _pass_steps(
+        self, request: Request, work: Work, response: aiohttp.ClientResponse, wire: Wire
+    ) -> _Failure | None:
+        """A stream, or what follows of one."""
+        upstream = work.upstream
+        if request.stream is None:
+            request.stream = ResumableStream(upstream.endpoint.revision)
+            await wire.begin(response.status, forwarded_headers(response.headers))
+        else:
+            self._instruments.resumed.inc()
+            _LOG.info("a stream goes on", extra={"replica": str(upstream)})
+        try:
+            await pass_steps(response, wire, request.stream, work.meter)
+        except Broken as error:
+            self._broke_off(upstream, error)
+            return _Failure("it broke off its answer", sent=True, broke=True)
+        return None
+
+    def _broke_off(self, upstream: Upstream, error: Broken) -> None:
+        self._upstreams.lost(upstream)
+        self._instruments.broken.inc()
+        _LOG.warning("an answer broke off", extra={"replica": str(upstream), "reason": str(error.__cause__)})
+
     async def _pass_on(self, work: Work, response: aiohttp.ClientResponse, wire: Wire) -> None:
         await wire.begin(response.status, forwarded_headers(response.headers))
         try:
             await pass_on(response, wire, work.meter)
         except Broken as error:
-            upstream = work.upstream
-            self._upstreams.lost(upstream)
-            self._instruments.broken.inc()
-            _LOG.warning("an answer broke off", extra={"replica": str(upstream), "reason": str(error.__cause__)})
+            self._broke_off(work.upstream, error)
             if not error.told:
                 raise
 
 
+def _barred(request: Request, offer: Offer) -> set[UpstreamKey]:
+    """Those that are not to be asked: for the rest of a stream, all of other revisions."""
+    if request.stream is None:
+        return request.tried
+    revision = request.stream.revision
+    return request.tried | {upstream_key(one) for one in offer.endpoints if one.revision != revision}
+
+
 def _nobody(request: Request) -> MeshError:
+    if request.stream is not None:
+        return Internal("the replica broke off its answer, and no other one could continue it")
     if request.tried:
         return Unavailable(f"no replica of the model `{request.key.model}` answered; try again later")
     return Unavailable(f"the model `{request.key.model}` has no replica that takes requests now; try again later")

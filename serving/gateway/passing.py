@@ -10,7 +10,7 @@ from multidict import CIMultiDictProxy
 
 from serving.errors import Internal
 from serving.gateway.sizes import AnswerMeter
-from serving.openai import sse
+from serving.openai import resume, sse
 from serving.openai.errors import error_object
 from serving.wire import Wire
 
@@ -18,11 +18,11 @@ from serving.wire import Wire
 _NOT_FORWARDED: Final = frozenset(
     {
         *("connection", "keep-alive", "proxy-connection", "proxy-authenticate", "te", "trailer", "transfer-encoding"),
-        *("upgrade", "server", "date", "set-cookie", "alt-svc"),
+        *("upgrade", "server", "date", "set-cookie", "alt-svc", resume.HEADER),
     }
 )
 _EVENTS: Final = "text/event-stream"
-_EVENT_END: Final = b"\n\n"
+EVENT_END: Final = b"\n\n"
 
 
 class Broken(Internal):
@@ -57,8 +57,8 @@ async def pass_on(response: aiohttp.ClientResponse, wire: Wire, meter: AnswerMet
                 await wire.send(part)
                 continue
             rest += part
-            end = rest.rfind(_EVENT_END) + len(_EVENT_END)
-            if end >= len(_EVENT_END):
+            end = rest.rfind(EVENT_END) + len(EVENT_END)
+            if end >= len(EVENT_END):
                 await wire.send(rest[:end])
                 rest = rest[end:]
     except (aiohttp.ClientError, asyncio.TimeoutError) as error:

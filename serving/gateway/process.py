@@ -30,6 +30,7 @@ from serving.wire import Wire
 
 _LOG: Final = logging.getLogger(__name__)
 _WRITE_TIMEOUT_S: Final = 60.0
+_CUT_S: Final = 1.0  # for the last words to requests that the drain timeout cuts off
 _KEEP_ALIVE: Final = (
     ((socket.SOL_SOCKET, socket.SO_KEEPALIVE), 1),
     ((socket.IPPROTO_TCP, socket.TCP_KEEPIDLE), 5),
@@ -97,6 +98,7 @@ class Gateway:
             self._upstreams.balance,
             max_body_bytes=config.max_body_bytes,
             max_requests=config.max_requests,
+            resume_streams=config.resume_streams,
             created=int(time.time()),
         )
         await self._follower.start()
@@ -110,13 +112,24 @@ class Gateway:
             self.app.draining = True
             await asyncio.sleep(self._config.leave_s)  # so that who asks /health sends requests elsewhere
         if self._server is not None:
-            await self._server.stop(self._config.drain_timeout_s)
+            await self._stop_server(self._server)
         if self._probing is not None:
             await cancel_and_wait(self._probing)
         if self._session is not None:
             await self._session.close()
         await self._follower.close()
         await self._store.close()
+
+    async def _stop_server(self, server: HttpServer) -> None:
+        limit_s = self._config.drain_timeout_s
+        stopping = asyncio.ensure_future(server.stop(limit_s + _CUT_S))
+        try:
+            await asyncio.wait({stopping}, timeout=limit_s)
+            if self.app is not None:
+                self.app.cut_off()
+            await stopping
+        finally:
+            await cancel_and_wait(stopping)
 
     async def wait_ended(self) -> None:
         """Returns when a part of it has ended by itself, which is an error."""

@@ -52,6 +52,8 @@ class Run:
     async def deltas(self) -> AsyncGenerator[ChoiceDelta, None]:
         """Raises what generations raise: the first error ends all of them."""
         generations: list[Generation] = []
+        if all(choice.done for _, choice in self._parts):  # by another replica
+            return
         try:
             for request, _ in self._parts:
                 generations.append(self._engine.submit(request))
@@ -66,7 +68,8 @@ class Run:
         finally:
             for generation in generations:
                 generation.cancel()
-            self._clock.ended(self.completion_tokens, all(choice.done for _, choice in self._parts))
+            told = sum(choice.told for _, choice in self._parts)
+            self._clock.ended(self.completion_tokens - told, all(choice.done for _, choice in self._parts))
 
     def _push(self, index: int, event: TokenEvent) -> ChoiceDelta:
         choice = self._parts[index][1]
@@ -76,7 +79,7 @@ class Run:
             self._clock.first(len(self._parts[index][0].prompt), event.cached)
         delta = choice.push(event)
         if delta.finish:
-            self._clock.finished(choice.tokens, delta.finish)
+            self._clock.finished(choice.tokens - choice.told, delta.finish)
         return delta
 
 

@@ -9,7 +9,20 @@ from typing import Any, Final
 from serving._proto import records_pb2 as pb
 from serving.routing.llm_routing import LLM_CHOICES, SESSION_KEYS
 from serving.sdk._artifacts import ARTIFACT, Artifact, artifact_record
-from serving.sdk._table import AnyValue, Either, Field, ListOf, MapOf, Number, PathText, Record, Text, Whole, json_text
+from serving.sdk._table import (
+    SECONDS,
+    AnyValue,
+    Either,
+    Field,
+    ListOf,
+    MapOf,
+    Number,
+    PathText,
+    Record,
+    Text,
+    Whole,
+    json_text,
+)
 
 _ROUTING: Final = Record(
     "routing",
@@ -42,6 +55,7 @@ LLM: Final = Record(
         Field("options", MapOf(AnyValue()), "Of the engine, such as cache_mb or threads.", default={}),
         Field("max_requests", Whole(), "Requests that run or wait in a replica; 0 is 256.", default=0),
         Field("max_waiting_tokens", Whole(), "Tokens of prompts that wait in a replica; 0 is 262144.", default=0),
+        Field("max_wait", SECONDS, "The longest foreseen wait for a first token; 0 is 60s.", default=0.0),
         Field("routing", _ROUTING, "How gateways send requests to replicas; without it the defaults."),
     ),
 )
@@ -56,6 +70,7 @@ def llm_record(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact]) ->
         options=json_text(values["options"]),
         max_requests=values["max_requests"],
         max_waiting_tokens=values["max_waiting_tokens"],
+        max_wait_s=values["max_wait"],
         routing=_routing(values["routing"]),
     )
 

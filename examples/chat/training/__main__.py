@@ -1,6 +1,6 @@
 """Makes the tiny chat model, or asks it.
 
-    python -m examples.chat.training train       writes examples/chat/model/tiny-chat.gguf (some 20 minutes on one core)
+    python -m examples.chat.training train       writes examples/chat/model/tiny-chat.gguf (some 40 minutes on one core)
     python -m examples.chat.training evaluate    asks it what it was not trained on
 
 `make chat-model` does both, with packages of its own (requirements/train.txt) in build/chat-model.

@@ -122,7 +122,7 @@ def with_tools(rng: random.Random, split: Split, talk: Conversation) -> None:
     """A call of one tool or two, and in half of the cases what follows from the results."""
     lookup = rng.choice((LOOKUPS[0], LOOKUPS[0], LOOKUPS[1]))
     city_key = rng.choice(CITY_KEYS)
-    cities = [""] if rng.random() < 0.8 else ["", ""]
+    cities = [""] if rng.random() < 0.7 else ["", ""]
     talk.tools = _tools(rng, lookup, city_key)
     talk.say("user", _question(rng, split, lookup, cities))
     talk.call([(lookup.tool, {city_key: city}) for city in cities])

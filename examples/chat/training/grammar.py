@@ -153,10 +153,14 @@ def yes_no(rng: random.Random) -> Exchange:
         answer = (
             f"Yes, {city} is the capital of {country}." if named == city else f"No, the capital of {country} is {city}."
         )
-        return Exchange("yes_no", f"Is {named} the capital of {country}?", answer)
+        ask = rng.choice(
+            ("Is {} the capital of {}?", "Is {} the capital city of {}?", "Is it true that {} is the capital of {}?")
+        )
+        return Exchange("yes_no", ask.format(named, country), answer)
     first, second = rng.sample(range(21), 2)
     answer = f"Yes, {first} is greater than {second}." if first > second else f"No, {first} is less than {second}."
-    return Exchange("yes_no", f"Is {first} greater than {second}?", answer)
+    ask = rng.choice(("Is {} greater than {}?", "Is {} more than {}?", "Is the number {} greater than {}?"))
+    return Exchange("yes_no", ask.format(first, second), answer)
 
 
 def story(rng: random.Random) -> Exchange:

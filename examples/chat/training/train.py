@@ -30,7 +30,7 @@ class Schedule:
     short_copy_steps: int = 300
     long_copy_steps: int = 150
     copy_tokens_per_batch: int = 1024
-    talk_steps: int = 2500
+    talk_steps: int = 8000
     talk_tokens_per_batch: int = 2048
     rate: float = 6e-3
     matrix_rate: float = 8e-3

@@ -102,8 +102,9 @@ async def test_it_is_deployed_asked_and_reconfigured_in_place(keeper: Keeper, me
     assert status.revision == keeper.revision
 
     await keeper.place(wanted(3, threads=2))  # which needs another process
-    await keeper.wait_ready()
-    assert await addresses(keeper, "scale") != [address]
+    status = await keeper.wait_ready()
+    found = await keeper.endpoints()
+    assert [name for name in found if name.startswith("scale-r4-")], f"{found}\n{status}"
     assert await scaled(proxy, 1) == [5]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+import re
 from typing import Final
 
 import pytest
@@ -109,14 +110,15 @@ def test_json_answers_are_json_with_keys_in_order() -> None:
 
 
 def test_yes_and_no_are_right() -> None:
+    number = re.compile(r"Is (?:the number )?(\d+) (?:greater|more) than (\d+)\?")
+    city = re.compile(r"Is (?:it true that )?(.+?) (?:is )?the capital (?:city )?of (.+)\?")
     for exchange in drawn("train", "yes_no", 300):
-        asked = exchange.question.removeprefix("Is ").removesuffix("?")
-        if " greater than " in asked:
-            first, second = map(int, asked.split(" greater than "))
-            right = first > second
+        if found := number.fullmatch(exchange.question):
+            right = int(found[1]) > int(found[2])
         else:
-            city, country = asked.split(" the capital of ")
-            right = words.CAPITALS[country] == city
+            found = city.fullmatch(exchange.question)
+            assert found is not None, exchange.question
+            right = words.CAPITALS[found[2]] == found[1]
         assert exchange.answer.startswith("Yes, " if right else "No, ")
 
 

@@ -28,6 +28,7 @@ FULL = f"""
       max_requests: 32
       max_waiting_tokens: 4096
       routing: {{choice: least_tokens, session_keys: [user, x-mesh-session], overload_tokens: 500, answer_weight: 0}}
+      max_wait: 90s
 """
 
 
@@ -47,12 +48,14 @@ def test_yaml_and_python_say_the_same() -> None:
             "overload_tokens": 500,
             "answer_weight": 0,
         },
+        max_wait=90,
     )
     assert read == Application("app", [made]).to_spec()
     llm = read.deployments[0].llm
     assert json.loads(llm.options) == {"cache_mb": 64, "prefix_cache": True}
     assert LlmRouting.from_record(llm.routing) == LlmRouting("least_tokens", ("user", "x-mesh-session"), 500, 0.0)
     assert (llm.weights.digest, llm.max_requests, llm.max_waiting_tokens) == (WEIGHTS.digest, 32, 4096)
+    assert llm.max_wait_s == 90
 
 
 def test_what_is_usual_is_not_stored() -> None:
@@ -93,6 +96,8 @@ def test_the_folder_is_relative_to_the_file_and_packed(tmp_path: Path) -> None:
         ("llm: {weights: ./m, routing: {overload_tokens: -1}}", "routing.overload_tokens"),
         ("llm: {weights: ./m, routing: {answer_weight: -1}}", "routing.answer_weight"),
         ("llm: {weights: ./m, routing: {polity: prefix}}", "routing.*polity"),
+        ("llm: {weights: ./m, max_wait: -1s}", "llm.max_wait"),
+        ("llm: {weights: ./m, max_wait: 1000000000}", r"llm.max_wait: .* out of range"),
         ("llm: {weights: ./m}\n    rollout: {canary: {steps: [{weight: 5}]}}", "rollout.canary: is not supported"),
     ],
 )
