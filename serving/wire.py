@@ -150,8 +150,8 @@ class Wire:
     async def answer_bytes(
         self, status: int, data: bytes, media_type: str, headers: Mapping[str, str] | None = None
     ) -> None:
-        more = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()]
-        await self._start(status, media_type, [(b"content-length", str(len(data)).encode()), *more])
+        length = (b"content-length", str(len(data)).encode())
+        await self._start(status, media_type, [length, *_encoded(headers)])
         await self._write(data, more=False)
 
     async def refuse(self, error: MeshError) -> None:
@@ -176,9 +176,10 @@ class Wire:
         self._events = any(name == b"content-type" and value.startswith(_EVENTS) for name, value in passed)
         await self._put({"type": "http.response.start", "status": status, "headers": [*passed, *self._extra]})
 
-    async def begin_events(self) -> None:
+    async def begin_events(self, headers: Mapping[str, str] | None = None) -> None:
         self._events = True
-        await self._start(200, sse.MEDIA_TYPE, [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")])
+        more = _encoded(headers)
+        await self._start(200, sse.MEDIA_TYPE, [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"), *more])
 
     async def send(self, data: bytes) -> None:
         """Waits while the client does not read. Raises `ClientGone` after `write_timeout_s` of that."""
@@ -213,3 +214,7 @@ class Wire:
     def _usable_id(self) -> str:
         text = self.header(b"x-request-id")
         return text if _REQUEST_ID.fullmatch(text) else ""
+
+
+def _encoded(headers: Mapping[str, str] | None) -> list[tuple[bytes, bytes]]:
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()]

@@ -14,7 +14,9 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import Receive, Scope, Send
 
 from serving.errors import InvalidArgument, MeshError, NotFound, Unavailable
+from serving.gateway.balance import Balance
 from serving.gateway.catalog import Offer, is_ready
+from serving.gateway.demand import Demand
 from serving.gateway.follower import CatalogFollower
 from serving.gateway.forwarding import Forwarder, Request
 from serving.gateway.instruments import Instruments
@@ -23,11 +25,12 @@ from serving.gateway.resuming import RESUMED_PATHS
 from serving.observe import get_logger, log_fields
 from serving.openai.docs_page import docs_page
 from serving.openai.errors import InvalidRequest
-from serving.openai.json_body import read_object_apart
+from serving.openai.json_body import PARSED_APART, read_object_apart
 from serving.openai.openapi import document
 from serving.openai.operations import GATEWAY
 from serving.openai.sse import to_json
 from serving.python_deployment.failure import at_edge
+from serving.routing.llm_routing import SESSION_HEADER
 from serving.version import VERSION
 from serving.wire import TIMEOUT, ClientGone, Wire
 
@@ -61,6 +64,7 @@ class GatewayApp:
         forwarder: Forwarder,
         instruments: Instruments,
         registry: CollectorRegistry,
+        balance: Balance,
         *,
         max_body_bytes: int,
         max_requests: int,
@@ -75,6 +79,7 @@ class GatewayApp:
         self._forwarder = forwarder
         self._instruments = instruments
         self._registry = registry
+        self._balance = balance
         self._max_body_bytes = max_body_bytes
         self._max_requests = max_requests
         self._running = 0
@@ -144,14 +149,17 @@ class GatewayApp:
         wire.time_left_s()  # a wrong one is refused before the body is read
         resumable = self._resumable(call.path, wire)
         data = await wire.read_body(self._max_body_bytes)
-        offer, data = self._named(data, await read_object_apart(data, limit_bytes=self._max_body_bytes))
+        body = await read_object_apart(data, limit_bytes=self._max_body_bytes)
+        offer, data = self._named(data, body)
+        demand = await self._demand(offer, call.path, body, wire, len(data))
+        del body
         call.model = str(offer.key)
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"] if key in _PASSED}
         headers["x-request-id"] = wire.request_id
         left_s = wire.time_left_s()
         if left_s is not None:
             headers[TIMEOUT.decode()] = f"{max(left_s, _LEAST_S):.3f}"
-        request = Request(offer.key, call.path, data, headers, resumable=resumable)
+        request = Request(offer.key, call.path, data, headers, demand, resumable=resumable)
         del data  # whoever sends it lets go of it when the answer begins
         cut: asyncio.Future[MeshError] = asyncio.get_running_loop().create_future()
         self._cuts.add(cut)
@@ -159,6 +167,13 @@ class GatewayApp:
             await wire.unless_gone(self._forwarder.forward(request, wire), cut)
         finally:
             self._cuts.discard(cut)
+
+    async def _demand(self, offer: Offer, path: str, body: dict[str, Any], wire: Wire, size: int) -> Demand:
+        """Beside the event loop where it takes long."""
+        asked = (offer, path, body, wire.header(SESSION_HEADER.encode()))
+        if size > PARSED_APART:
+            return await asyncio.to_thread(self._balance.demand, *asked)
+        return self._balance.demand(*asked)
 
     def _resumable(self, path: str, wire: Wire) -> bool:
         said = wire.header(_RESUME_STREAM)

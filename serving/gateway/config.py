@@ -21,7 +21,8 @@ class GatewayConfig:
     `tls` it takes TLS only; `endpoint_tls` is what it shows to replicas that expect TLS. A request waits `hold_s` for a
     replica of a model that has none. Larger bodies than `max_body_bytes` are refused (replicas take 8 MiB), and more
     than `max_requests` at a time. A replica that sends nothing for `idle_timeout_s` has failed. When it is ended,
-    `/health` says so for `leave_s` before the first request is refused.
+    `/health` says so for `leave_s` before the first request is refused. What is known of prompts in replicas' caches
+    takes `prefix_index_bytes` at most.
     """
 
     etcd: EtcdConfig
@@ -36,6 +37,7 @@ class GatewayConfig:
     max_body_bytes: int = 8 << 20
     max_requests: int = 4096
     max_attempts: int = 3
+    prefix_index_bytes: int = 64 << 20
     resume_streams: bool = False
     leave_s: float = 1.0
     drain_timeout_s: float = 30.0

@@ -12,12 +12,15 @@ from typing import Final
 import aiohttp
 
 from serving.errors import Internal, MeshError, Unavailable
+from serving.gateway.balance import NO_DEMAND
 from serving.gateway.catalog import ModelKey, Offer
+from serving.gateway.demand import Demand
 from serving.gateway.follower import CatalogFollower
 from serving.gateway.instruments import Instruments
 from serving.gateway.passing import Broken, forwarded_headers, pass_on
 from serving.gateway.resuming import ResumableStream, pass_steps
 from serving.gateway.upstreams import Upstream, UpstreamKey, Upstreams, upstream_key
+from serving.gateway.work import Work
 from serving.openai import resume
 from serving.timeouts import wait_for
 from serving.wire import Wire
@@ -37,7 +40,7 @@ _RESENT: Final = 1  # times that a request is sent again after a replica has had
 
 @dataclass(slots=True)
 class Request:
-    """What is sent on. `key` is the model; `headers` are those that replicas may see.
+    """What is sent on. `key` is the model; `headers` are those that replicas may see; `demand` says where it fits.
 
     `resumable`: its stream may be continued on another replica; `stream`, once one has begun that can be.
     """
@@ -46,6 +49,7 @@ class Request:
     path: str
     body: bytes
     headers: dict[str, str]
+    demand: Demand = NO_DEMAND
     until: float = 0.0  # when it is not held any more
     tried: set[UpstreamKey] = field(default_factory=set)
     attempts: int = 0
@@ -113,10 +117,11 @@ class Forwarder:
         self._upstreams.budget(request.key).request()
         request.until = time.monotonic() + self._hold_s
         while True:
-            upstream = await self._pick(request)
+            work = await self._pick(request)
+            upstream = work.upstream
             request.tried.add(upstream.key)
             request.attempts += 1
-            failure = await self._attempt(request, upstream, wire)
+            failure = await self._attempt(request, work, wire)
             if failure is None:
                 return
             _LOG.warning("a replica did not answer", extra={"replica": str(upstream), "reason": failure.reason})
@@ -126,13 +131,15 @@ class Forwarder:
                 request.tried.discard(upstream.key)  # a connection may break without fault of the only replica
             self._instruments.retries.inc()
 
-    async def _pick(self, request: Request) -> Upstream:
-        """A replica; waits for one as long as requests are held. Raises `Unavailable`."""
+    async def _pick(self, request: Request) -> Work:
+        """The request on a replica; waits for one as long as requests are held. Raises `Unavailable`."""
         while True:
             offer = self._follower.catalog.get(request.key)
-            found = self._upstreams.pick(offer, _barred(request, offer)) if offer is not None else None
-            if found is not None:
-                return found
+            found = None
+            if offer is not None:
+                found = self._upstreams.pick(offer, _barred(request, offer), request.demand)
+            if offer is not None and found is not None:
+                return self._upstreams.balance.work(found, offer, request.demand)
             left = request.until - time.monotonic()
             if left <= 0:
                 raise _nobody(request)
@@ -164,9 +171,10 @@ class Forwarder:
         )
         return may and self._has_another(request)
 
-    async def _attempt(self, request: Request, upstream: Upstream, wire: Wire) -> _Failure | None:
+    async def _attempt(self, request: Request, work: Work, wire: Wire) -> _Failure | None:
         """None when the client has been answered, else why it was not. Raises when that cannot be mended."""
-        with upstream.running():
+        upstream = work.upstream
+        with work:
             began = time.monotonic()
             body, headers = request.asked()
             try:
@@ -179,16 +187,16 @@ class Forwarder:
                 self._upstreams.lost(upstream)
                 return _Failure(f"{type(error).__name__}: {error}", sent=True)
             try:
-                refusal = await self._judged(request, upstream, response, time.monotonic() - began)
+                refusal = await self._judged(request, work, response, time.monotonic() - began)
                 if refusal is not None:
                     return refusal
                 told = response.status == _OK and response.headers.get(resume.HEADER) == resume.TOLD
                 if request.resumable and told:
-                    return await self._pass_steps(request, upstream, response, wire)
+                    return await self._pass_steps(request, work, response, wire)
                 if request.stream is not None:
                     return _Failure(f"it answered {response.status} when it was asked to continue")
                 request.body = b""  # it is not sent again, and the answer may take long
-                await self._pass_on(upstream, response, wire)
+                await self._pass_on(work, response, wire)
             finally:
                 if response.content.at_eof():
                     response.release()
@@ -206,10 +214,10 @@ class Forwarder:
         return _Failure(str(error))
 
     async def _judged(
-        self, request: Request, upstream: Upstream, response: aiohttp.ClientResponse, first_byte_s: float
+        self, request: Request, work: Work, response: aiohttp.ClientResponse, first_byte_s: float
     ) -> _Failure | None:
         """Notes what its status says of the replica; a failure when another replica is to be asked instead."""
-        status = response.status
+        upstream, status = work.upstream, response.status
         if status == _FULL:
             self._upstreams.full(upstream, _rest_s(response.headers))
         elif status >= _SERVER_FAULTS and status != _TIMED_OUT:
@@ -217,15 +225,18 @@ class Forwarder:
         else:
             self._upstreams.succeeded(upstream, first_byte_s if status < _CLIENT_FAULTS else None)
             self._instruments.first_byte.observe(first_byte_s)
+            if status < _CLIENT_FAULTS:
+                work.answered(response.headers)
         if status in (_FULL, _AWAY) and self._may_ask_another(request):
             await response.read()  # so that the connection can be used again
             return _Failure(f"it answered {status}")
         return None
 
     async def _pass_steps(
-        self, request: Request, upstream: Upstream, response: aiohttp.ClientResponse, wire: Wire
+        self, request: Request, work: Work, response: aiohttp.ClientResponse, wire: Wire
     ) -> _Failure | None:
         """A stream, or what follows of one."""
+        upstream = work.upstream
         if request.stream is None:
             request.stream = ResumableStream(upstream.endpoint.revision)
             await wire.begin(response.status, forwarded_headers(response.headers))
@@ -233,7 +244,7 @@ class Forwarder:
             self._instruments.resumed.inc()
             _LOG.info("a stream goes on", extra={"replica": str(upstream)})
         try:
-            await pass_steps(response, wire, request.stream)
+            await pass_steps(response, wire, request.stream, work.meter)
         except Broken as error:
             self._broke_off(upstream, error)
             return _Failure("it broke off its answer", sent=True, broke=True)
@@ -244,12 +255,12 @@ class Forwarder:
         self._instruments.broken.inc()
         _LOG.warning("an answer broke off", extra={"replica": str(upstream), "reason": str(error.__cause__)})
 
-    async def _pass_on(self, upstream: Upstream, response: aiohttp.ClientResponse, wire: Wire) -> None:
+    async def _pass_on(self, work: Work, response: aiohttp.ClientResponse, wire: Wire) -> None:
         await wire.begin(response.status, forwarded_headers(response.headers))
         try:
-            await pass_on(response, wire)
+            await pass_on(response, wire, work.meter)
         except Broken as error:
-            self._broke_off(upstream, error)
+            self._broke_off(work.upstream, error)
             if not error.told:
                 raise
 

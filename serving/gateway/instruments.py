@@ -30,6 +30,15 @@ class Instruments:
         self.cancelled = Counter("mesh_gateway_cancelled", "Requests whose clients went away.", registry=registry)
         self.ejected = Gauge("mesh_gateway_ejected", "Replicas that are out because they failed.", registry=registry)
         self.broken = Counter("mesh_gateway_broken", "Answers that broke off in their middle.", registry=registry)
+        self.routed = Counter(
+            "mesh_gateway_routed",
+            "Requests by why they went to their replica: session, prefix, load.",
+            ["why"],
+            registry=registry,
+        )
+        self.index_bytes = Gauge(
+            "mesh_gateway_prefix_index_bytes", "Memory of what is known of prompts in caches.", registry=registry
+        )
         self.resumed = Counter("mesh_gateway_resumed", "Streams that went on at another replica.", registry=registry)
         self.first_byte = Histogram(
             "mesh_gateway_first_byte_seconds",

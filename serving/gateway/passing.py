@@ -9,6 +9,7 @@ import aiohttp
 from multidict import CIMultiDictProxy
 
 from serving.errors import Internal
+from serving.gateway.sizes import AnswerMeter
 from serving.openai import resume, sse
 from serving.openai.errors import error_object
 from serving.wire import Wire
@@ -42,8 +43,8 @@ def forwarded_headers(headers: CIMultiDictProxy[str]) -> list[tuple[bytes, bytes
     ]
 
 
-async def pass_on(response: aiohttp.ClientResponse, wire: Wire) -> None:
-    """The whole body. Raises `Broken` when it ends too early.
+async def pass_on(response: aiohttp.ClientResponse, wire: Wire, meter: AnswerMeter) -> None:
+    """The whole body, which `meter` sees. Raises `Broken` when it ends too early.
 
     Events are passed on whole, so that an error event can follow the last of them.
     """
@@ -51,6 +52,7 @@ async def pass_on(response: aiohttp.ClientResponse, wire: Wire) -> None:
     rest = b""
     try:
         async for part in response.content.iter_any():
+            meter.add(part)
             if not events:
                 await wire.send(part)
                 continue

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from serving.asgi import HttpServer
 from serving.errors import FailedPrecondition, InvalidArgument, Unavailable
 from serving.gateway.app import GatewayApp
+from serving.gateway.balance import Balance
 from serving.gateway.config import GatewayConfig
 from serving.gateway.follower import CatalogFollower
 from serving.gateway.forwarding import Forwarder
@@ -46,7 +47,7 @@ class Gateway:
         self._config = config
         self._registry = new_registry()
         self._instruments = Instruments(self._registry)
-        self._upstreams = Upstreams(config.prefer_labels)
+        self._upstreams = Upstreams(config.prefer_labels, balance=self._balance())
         self._store = EtcdClient(config.etcd)
         self._follower = CatalogFollower(self._store, config.namespaces, self._upstreams.apply)
         self._session: aiohttp.ClientSession | None = None
@@ -54,6 +55,12 @@ class Gateway:
         self.app: GatewayApp | None = None
         self._server: HttpServer | None = None
         self.address = ""
+
+    def _balance(self) -> Balance:
+        balance = Balance(self._config.prefix_index_bytes)
+        balance.routed = lambda why: self._instruments.routed.labels(why).inc()
+        self._instruments.index_bytes.set_function(lambda: balance.index_bytes)
+        return balance
 
     async def start(self) -> None:
         """Returns when it takes requests. Raises `FailedPrecondition` when it cannot listen."""
@@ -88,6 +95,7 @@ class Gateway:
             forwarder,
             self._instruments,
             self._registry,
+            self._upstreams.balance,
             max_body_bytes=config.max_body_bytes,
             max_requests=config.max_requests,
             resume_streams=config.resume_streams,

@@ -13,6 +13,7 @@ from typing import Any, Final
 import aiohttp
 
 from serving.gateway.passing import EVENT_END, Broken
+from serving.gateway.sizes import AnswerMeter
 from serving.openai.resume import COMMENT, continued_body
 from serving.openai.sse import DONE
 from serving.wire import Wire
@@ -85,10 +86,14 @@ class ResumableStream:
         return continued_body(asked, {**self._head, "tokens": self._tokens.tolist(), "finish": self._finish})
 
 
-async def pass_steps(response: aiohttp.ClientResponse, wire: Wire, stream: ResumableStream) -> None:
-    """The whole body, each step when all of it is there. Raises `Broken` when it ends too early, between two steps."""
+async def pass_steps(response: aiohttp.ClientResponse, wire: Wire, stream: ResumableStream, meter: AnswerMeter) -> None:
+    """The whole body, which `meter` sees, each step when all of it is there.
+
+    Raises `Broken` when it ends too early, between two steps.
+    """
     try:
         async for part in response.content.iter_any():
+            meter.add(part)
             await wire.send(stream.feed(part))
     except (aiohttp.ClientError, asyncio.TimeoutError) as error:
         raise Broken(told=False) from error

@@ -154,6 +154,7 @@ class OpenVinoEngine:
             guides=frozenset(("json_object", "json_schema", "regex", "grammar")),
             chat=self._codec.has_chat_template,
             prefix_cache=self._options.prefix_cache,
+            cache_tokens=pipeline.cache_tokens,
             resumes=True,
         )
         tell(f"ready: {context} tokens of context, a cache for {pipeline.cache_tokens}")

@@ -130,7 +130,7 @@ async def _whole(service: LlmService, wire: Wire, request: ChatCompletionRequest
     async with aclosing(run.deltas()) as deltas:
         async for new in deltas:
             answer.add(new)
-    await wire.answer(200, answer.whole(usage(asked, run)))
+    await wire.answer(200, answer.whole(usage(asked, run)), run.token_headers())
 
 
 async def _stream(
@@ -156,7 +156,7 @@ async def _stream(
             if not wire.status:
                 begin = () if resuming.resumed else chunks.begin(place.choices)
                 data = b"".join(sse.event(chunk) for chunk in begin) + data
-                await wire.begin_events()
+                await wire.begin_events(run.token_headers())
             await wire.send(data)
     if not wire.status:  # all but the end was told elsewhere
         await wire.begin_events()

@@ -82,7 +82,7 @@ async def _answer(
             if not wire.status:
                 begin = () if resuming.resumed else answer.begin()
                 data = b"".join(sse.event(piece) for piece in begin) + data
-                await wire.begin_events()
+                await wire.begin_events(run.token_headers())
             await wire.send(data)
     usage = usage_of(sum(len(prompt) for prompt in prompts), run.completion_tokens, run.cached_tokens)
     if request.stream:
@@ -90,7 +90,7 @@ async def _answer(
             await wire.begin_events()
         await wire.end(b"".join(sse.event(piece) for piece in answer.end(usage)) + sse.DONE)
     else:
-        await wire.answer(200, answer.whole(usage))
+        await wire.answer(200, answer.whole(usage), run.token_headers())
 
 
 def _run(

@@ -72,13 +72,13 @@ async def _answer(
             events = [*begin, *builder.add(new)]
             if request.stream:
                 if not wire.status:
-                    await wire.begin_events()
+                    await wire.begin_events(run.token_headers())
                 await wire.send(_encoded(events))
     events = list(builder.end(usage(asked, run)))
     if request.stream:
         await wire.end(_encoded(events))
     else:
-        await wire.answer(200, builder.response)
+        await wire.answer(200, builder.response, run.token_headers())
 
 
 def _encoded(events: Iterable[ResponseEvent]) -> bytes:

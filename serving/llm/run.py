@@ -11,6 +11,7 @@ from serving.llm.engine import Engine, Generation, GenerationRequest, TokenEvent
 from serving.llm.instruments import LlmInstruments
 from serving.llm.limits import Place
 from serving.openai.errors import InvalidRequest
+from serving.openai.tokens_headers import token_headers
 from serving.timeouts import cancel_and_wait
 
 
@@ -42,6 +43,11 @@ class Run:
     def cached_tokens(self) -> int:
         """Of the prompt that was cached best: choices of one prompt find what the first one left."""
         return max(self._cached.values(), default=-1)
+
+    def token_headers(self) -> dict[str, str]:
+        """What the answer's head says of the prompts; once the first token is there."""
+        prompts = {id(request.prompt): len(request.prompt) for request, _ in self._parts}  # choices share theirs
+        return token_headers(sum(prompts.values()), self.cached_tokens)
 
     async def deltas(self) -> AsyncGenerator[ChoiceDelta, None]:
         """Raises what generations raise: the first error ends all of them."""
