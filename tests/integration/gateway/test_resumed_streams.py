@@ -20,7 +20,7 @@ from tests.support.waiting import eventually
 
 CHAT = "/v1/chat/completions"
 STORY: Any = [{"role": "user", "content": "Tell a story about a red fox."}]
-LONG: Any = {"max_tokens": 1000, "ignore_eos": True}
+LONG: Any = {"max_tokens": 600, "ignore_eos": True}
 CALL: Any = {
     "type": "function",
     "function": {
