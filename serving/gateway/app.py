@@ -12,11 +12,16 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import Receive, Scope, Send
 
+from serving._proto import records_pb2 as pb
+from serving.access.estimate import answer_tokens, prompt_tokens
 from serving.errors import InvalidArgument, NotFound, Unavailable
 from serving.gateway.catalog import Offer, is_ready
 from serving.gateway.follower import CatalogFollower
 from serving.gateway.forwarding import Forwarder, Request
 from serving.gateway.instruments import Instruments
+from serving.gateway.keys.gate import Gate
+from serving.gateway.keys.refusals import ModelNotAllowed
+from serving.gateway.keys.usage import REQUEST_HEADERS
 from serving.gateway.passing import Broken
 from serving.observe import get_logger, log_fields
 from serving.openai.errors import InvalidRequest
@@ -29,6 +34,7 @@ _LOG: Final = get_logger(__name__)
 _STDLIB_LOG: Final = logging.getLogger(__name__)
 FORWARDED: Final = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
 _MODELS: Final = "/v1/models"
+_PROTECTED: Final = "/v1/"  # who is asked for a key, where keys are needed
 _WRITE_TIMEOUT_S: Final = 60.0  # of a client that takes nothing of its answer
 _CLIENT_GONE: Final = 499
 # Of the client's headers replicas see these: nothing that authenticates it, or belongs to its connection.
@@ -60,8 +66,9 @@ class GatewayApp:
         max_body_bytes: int,
         max_requests: int,
         created: int,
+        gate: Gate | None = None,
     ) -> None:
-        """`created` is the unix time that models are said to be of."""
+        """`created` is the unix time that models are said to be of. Without `gate` nobody needs a key."""
         self.draining = False
         self._follower = follower
         self._forwarder = forwarder
@@ -71,7 +78,8 @@ class GatewayApp:
         self._max_requests = max_requests
         self._running = 0
         self._created = created
-        self._plain: dict[str, Callable[[Wire], Awaitable[None]]] = {
+        self._gate = gate
+        self._plain: dict[str, Callable[[_Call, Wire], Awaitable[None]]] = {
             "/health": self._health,
             "/metrics": self._metrics,
             _MODELS: self._models,
@@ -108,15 +116,17 @@ class GatewayApp:
 
     async def _route(self, call: _Call, wire: Wire, scope: Scope) -> None:
         path = call.path
+        if self._gate is not None and path.startswith(_PROTECTED):
+            call.key = self._gate.holder(scope["headers"])
         if path in FORWARDED:
             call.want(wire, "POST")
             await self._forward(call, wire, scope)
         elif path in self._plain:
             call.want(wire, "GET", "HEAD")
-            await self._plain[path](wire)
+            await self._plain[path](call, wire)
         elif path.startswith(f"{_MODELS}/"):
             call.want(wire, "GET", "HEAD")
-            await self._model(path.removeprefix(f"{_MODELS}/"), wire)
+            await self._model(call, path.removeprefix(f"{_MODELS}/"), wire)
         else:
             raise NotFound(f"there is no {path} here")
 
@@ -125,15 +135,25 @@ class GatewayApp:
             raise Unavailable(f"this gateway is full: {self._max_requests} requests run (max_requests)")
         data = await wire.read_body(self._max_body_bytes)
         large = len(data) > _PARSED_APART
-        offer, data = await asyncio.to_thread(self._named, data) if large else self._named(data)
-        call.model = str(offer.key)
+        asked = await asyncio.to_thread(self._named, data, call.path) if large else self._named(data, call.path)
+        del data
+        call.model = str(asked.offer.key)
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"] if key in _PASSED}
         headers["x-request-id"] = wire.request_id
-        request = Request(offer.key, call.path, data, headers)
-        del data  # whoever sends it lets go of it when the answer begins
-        await wire.unless_gone(self._forwarder.forward(request, wire))
+        request = Request(asked.offer.key, call.path, asked.body, headers)
+        answer = asked.answer_tokens
+        del asked  # whoever sends the body lets go of it when the answer begins
+        if self._gate is None or call.key is None:
+            await wire.unless_gone(self._forwarder.forward(request, wire))
+            return
+        self._gate.check(call.key, request.key)
+        prompt = prompt_tokens(len(request.body))
+        async with self._gate.admitted(call.key, wire, prompt_tokens=prompt, answer_tokens=answer) as usage:
+            request.usage = usage
+            request.headers.update(REQUEST_HEADERS)
+            await wire.unless_gone(self._forwarder.forward(request, wire))
 
-    def _named(self, data: bytes) -> tuple[Offer, bytes]:
+    def _named(self, data: bytes, path: str) -> _Asked:
         """Whom a body is for, and the body as a replica wants it: with the model's own name."""
         body = read_object(data, limit_bytes=self._max_body_bytes)
         name = body.get("model")
@@ -144,7 +164,7 @@ class GatewayApp:
         offer = self._find(name)
         if offer.key.model != name:
             data = to_json({**body, "model": offer.key.model})
-        return offer, data
+        return _Asked(offer, data, answer_tokens(body, path))
 
     def _find(self, name: str) -> Offer:
         """Raises OpenAI's errors for what the catalog refuses."""
@@ -157,24 +177,39 @@ class GatewayApp:
 
     # ------------------------------------------------------------------------------------------------ answered here
 
-    async def _health(self, wire: Wire) -> None:
+    async def _health(self, _call: _Call, wire: Wire) -> None:
         status = 503 if self.draining or not self._follower.synced else 200
         state = "draining" if self.draining else "ready" if status == 200 else "starting"
         await wire.answer(status, {"status": state, "discovery_stale": self._follower.stale})
 
-    async def _metrics(self, wire: Wire) -> None:
+    async def _metrics(self, _call: _Call, wire: Wire) -> None:
         await wire.answer_bytes(200, await asyncio.to_thread(generate_latest, self._registry), CONTENT_TYPE_LATEST)
 
-    async def _models(self, wire: Wire) -> None:
-        offers = [offer for offer in self._follower.catalog.offers() if is_ready(offer)]
+    async def _models(self, call: _Call, wire: Wire) -> None:
+        offers = [offer for offer in self._follower.catalog.offers() if is_ready(offer) and self._may_see(call, offer)]
         await wire.answer(200, {"object": "list", "data": [self._described(offer.name, offer) for offer in offers]})
 
-    async def _model(self, name: str, wire: Wire) -> None:
-        await wire.answer(200, self._described(name, self._find(name)))
+    async def _model(self, call: _Call, name: str, wire: Wire) -> None:
+        offer = self._find(name)
+        if not self._may_see(call, offer):
+            raise ModelNotAllowed(name)
+        await wire.answer(200, self._described(name, offer))
+
+    def _may_see(self, call: _Call, offer: Offer) -> bool:
+        return self._gate is None or call.key is None or self._gate.may_ask(call.key, offer.key)
 
     def _described(self, name: str, offer: Offer) -> dict[str, Any]:
         owner = f"{offer.key.namespace}/{offer.key.application}"
         return {"id": name, "object": "model", "created": self._created, "owned_by": owner}
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """`answer_tokens`: how many may be answered, as far as the request says."""
+
+    offer: Offer
+    body: bytes
+    answer_tokens: int
 
 
 @dataclass(slots=True)
@@ -184,6 +219,7 @@ class _Call:
     path: str
     method: str
     model: str = ""
+    key: pb.ApiKey | None = None
 
     def want(self, wire: Wire, *methods: str) -> None:
         if self.method not in methods:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ class GatewayConfig:
     `tls` it takes TLS only; `endpoint_tls` is what it shows to replicas that expect TLS. A request waits `hold_s` for a
     replica of a model that has none. Larger bodies than `max_body_bytes` are refused (replicas take 8 MiB), and more
     than `max_requests` at a time. A replica that sends nothing for `idle_timeout_s` has failed. When it is ended,
-    `/health` says so for `leave_s` before the first request is refused.
+    `/health` says so for `leave_s` before the first request is refused. `require_keys`: whoever asks needs an API key;
+    None: where it listens on more than loopback.
     """
 
     etcd: EtcdConfig
@@ -33,10 +35,26 @@ class GatewayConfig:
     max_body_bytes: int = 8 << 20
     max_requests: int = 4096
     max_attempts: int = 3
+    require_keys: bool | None = None
     leave_s: float = 1.0
     drain_timeout_s: float = 30.0
     log_file: str = ""
     log_level: str = "info"
+
+    @property
+    def keys_required(self) -> bool:
+        """What `require_keys` comes to."""
+        if self.require_keys is not None:
+            return self.require_keys
+        return not is_loopback(self.listen.rpartition(":")[0].removeprefix("[").removesuffix("]"))
+
+
+def is_loopback(host: str) -> bool:
+    """Of an address; of names only `localhost` is known."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def load(path: Path) -> GatewayConfig:

@@ -15,6 +15,7 @@ from serving.errors import MeshError, Unavailable
 from serving.gateway.catalog import ModelKey
 from serving.gateway.follower import CatalogFollower
 from serving.gateway.instruments import Instruments
+from serving.gateway.keys.usage import UsageReader
 from serving.gateway.passing import Broken, forwarded_headers, pass_on
 from serving.gateway.upstreams import Upstream, UpstreamKey, Upstreams
 from serving.timeouts import wait_for
@@ -32,12 +33,13 @@ _RESENT: Final = 1  # times that a request is sent again after a replica has had
 
 @dataclass(slots=True)
 class Request:
-    """What is sent on. `key` is the model; `headers` are those that replicas may see."""
+    """What is sent on. `key` is the model; `headers` are those that replicas may see; `usage` reads the answer."""
 
     key: ModelKey
     path: str
     body: bytes
     headers: dict[str, str]
+    usage: UsageReader | None = None
     until: float = 0.0  # when it is not held any more
     tried: set[UpstreamKey] = field(default_factory=set)
     attempts: int = 0
@@ -145,7 +147,7 @@ class Forwarder:
                 if refusal is not None:
                     return refusal
                 request.body = b""  # it is not sent again, and the answer may take long
-                await self._pass_on(upstream, response, wire)
+                await self._pass_on(request, upstream, response, wire)
             finally:
                 if response.content.at_eof():
                     response.release()
@@ -179,10 +181,14 @@ class Forwarder:
             return _Failure(f"it answered {status}")
         return None
 
-    async def _pass_on(self, upstream: Upstream, response: aiohttp.ClientResponse, wire: Wire) -> None:
+    async def _pass_on(
+        self, request: Request, upstream: Upstream, response: aiohttp.ClientResponse, wire: Wire
+    ) -> None:
+        if request.usage is not None:
+            request.usage.begin(response.status, response.headers)
         await wire.begin(response.status, forwarded_headers(response.headers))
         try:
-            await pass_on(response, wire)
+            await pass_on(response, wire, request.usage)
         except Broken as error:
             self._upstreams.lost(upstream)
             self._instruments.broken.inc()

@@ -9,7 +9,8 @@ import aiohttp
 from multidict import CIMultiDictProxy
 
 from serving.errors import Internal
-from serving.openai import sse
+from serving.gateway.keys.usage import UsageReader
+from serving.openai import sse, usage_report
 from serving.openai.errors import error_object
 from serving.wire import Wire
 
@@ -17,7 +18,7 @@ from serving.wire import Wire
 _NOT_FORWARDED: Final = frozenset(
     {
         *("connection", "keep-alive", "proxy-connection", "proxy-authenticate", "te", "trailer", "transfer-encoding"),
-        *("upgrade", "server", "date", "set-cookie", "alt-svc"),
+        *("upgrade", "server", "date", "set-cookie", "alt-svc", usage_report.HEADER),
     }
 )
 _EVENTS: Final = "text/event-stream"
@@ -42,8 +43,8 @@ def forwarded_headers(headers: CIMultiDictProxy[str]) -> list[tuple[bytes, bytes
     ]
 
 
-async def pass_on(response: aiohttp.ClientResponse, wire: Wire) -> None:
-    """The whole body. Raises `Broken` when it ends too early.
+async def pass_on(response: aiohttp.ClientResponse, wire: Wire, usage: UsageReader | None = None) -> None:
+    """The whole body, which `usage` reads on its way. Raises `Broken` when it ends too early.
 
     Events are passed on whole, so that an error event can follow the last of them.
     """
@@ -52,12 +53,14 @@ async def pass_on(response: aiohttp.ClientResponse, wire: Wire) -> None:
     try:
         async for part in response.content.iter_any():
             if not events:
+                if usage is not None:
+                    usage.body(part)
                 await wire.send(part)
                 continue
             rest += part
             end = rest.rfind(_EVENT_END) + len(_EVENT_END)
             if end >= len(_EVENT_END):
-                await wire.send(rest[:end])
+                await wire.send(rest[:end] if usage is None else usage.events(rest[:end]))
                 rest = rest[end:]
     except (aiohttp.ClientError, asyncio.TimeoutError) as error:
         broken = Broken(told=events)
