@@ -36,11 +36,10 @@ def version_of(entry: KeyValue) -> int:
 class KeyDirectory:
     """Follows the keys from `start` to `close`. Belongs to one event loop."""
 
-    def __init__(self, client: EtcdClient, on_change: Listener | None = None) -> None:
-        """`on_change` gets the ids of changed keys, on the loop."""
+    def __init__(self, client: EtcdClient) -> None:
         self.cache = PrefixCache(client, keys.API_KEYS, grace_s=_FOR_EVER_S, prefer=prefer_later)
         self._known: dict[str, pb.ApiKey] = {}
-        self._on_change = on_change
+        self._listeners: list[Listener] = []
         self.cache.listen(self._on_update)
 
     async def start(self) -> None:
@@ -54,6 +53,10 @@ class KeyDirectory:
     async def close(self) -> None:
         await self.cache.close()
 
+    def listen(self, listener: Listener) -> None:
+        """Calls it with the ids of changed keys, on the loop."""
+        self._listeners.append(listener)
+
     @property
     def synced(self) -> bool:
         """False until the first picture: nobody is known because nothing is."""
@@ -63,6 +66,11 @@ class KeyDirectory:
         """None also for one that was deleted."""
         found = self._known.get(key_id)
         return None if found is None or found.HasField("deleted_at") else found
+
+    def is_deleted(self, key_id: str) -> bool:
+        """True only where its tombstone says so: that a key is not there proves nothing."""
+        found = self._known.get(key_id)
+        return found is not None and found.HasField("deleted_at")
 
     def all(self) -> tuple[pb.ApiKey, ...]:
         """Tombstones included, by id."""
@@ -79,5 +87,5 @@ class KeyDirectory:
                 self._known[key_id] = decode(pb.ApiKey, entry.value)
             except DataLoss as error:  # the last good record stays
                 _LOG.error("a key's record is damaged", extra={"key_id": key_id, "error": error.message})
-        if changed and self._on_change is not None:
-            self._on_change(changed)
+        for listener in self._listeners if changed else ():
+            listener(changed)

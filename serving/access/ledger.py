@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Final
 
 from serving._proto import records_pb2 as pb
+from serving.access.directory import KeyDirectory
 from serving.access.meter import Counter, Meter, Reservation
 from serving.access.presence import Presence
 from serving.access.settling import Settlement, farewell, may_go, record_of, settle
@@ -52,14 +53,14 @@ class Ledger:
         config: EtcdConfig,
         client: EtcdClient,
         record: pb.GatewayRecord,
-        limits_of: Callable[[str], pb.KeyLimits | None],
+        directory: KeyDirectory,
         *,
         clock: Clock | None = None,
     ) -> None:
-        """`limits_of` answers None for a key that is deleted."""
+        """`directory` is its owner's to start and close; what changes there goes to `keys_changed`."""
         self.gateway = record.id
         self._client = client
-        self._limits_of = limits_of
+        self._directory = directory
         self._clock = clock or SystemClock()
         self._presence = Presence(config, client, record)
         self._view = ShareView(client, self.gateway, self._peer_wrote)
@@ -104,17 +105,18 @@ class Ledger:
             found = self._meters[key.id] = Meter(key.id, key.limits, self._clock.now())
         return found
 
-    def limits_changed(self, key_id: str) -> None:
-        """The key's record has changed. Takes over its limits; forgets a key that is gone."""
-        limits, meter = self._limits_of(key_id), self._meters.get(key_id)
-        if limits is None:
-            self._meters.pop(key_id, None)
-            self._synced_at.pop(key_id, None)
-            self._short.pop(key_id, None)
-        elif meter is not None:
-            meter.set_limits(limits, self._clock.now())
-        if meter is not None or self._view.of(key_id):
-            self.controller.wake(key_id)
+    def keys_changed(self, key_ids: frozenset[str]) -> None:
+        """Takes over the limits of these keys; forgets those that are gone."""
+        for key_id in key_ids:
+            key, meter = self._directory.get(key_id), self._meters.get(key_id)
+            if key is None:
+                self._meters.pop(key_id, None)
+                self._synced_at.pop(key_id, None)
+                self._short.pop(key_id, None)
+            elif meter is not None:
+                meter.set_limits(key.limits, self._clock.now())
+            if meter is not None or self._view.of(key_id):
+                self.controller.wake(key_id)
 
     async def reserve(self, meter: Meter, tokens: int) -> Reservation:
         """Places of one request, waited for a moment where others may give some back. Raises `LimitReached`."""
@@ -185,14 +187,12 @@ class Ledger:
 
     async def _reconcile(self, key_id: str) -> Outcome:
         gone = self._gone_of(key_id)
-        limits = self._limits_of(key_id)
-        if limits is None:
-            return await self._forget(key_id, gone)
-        meter = self._meters.get(key_id)
-        if meter is None:
-            if not gone:
-                return Done()
-            meter = self._meters[key_id] = Meter(key_id, limits, self._clock.now())
+        key = self._directory.get(key_id)
+        if key is None:
+            return await self._forget(key_id, gone) if self._directory.is_deleted(key_id) else Done()
+        if key_id not in self._meters and not gone:
+            return Done()
+        meter = self.meter(key)
         meter.roll(self._clock.now())
         settlement = settle(meter, self.gateway, self._view.of(key_id), self._view.living, gone)
         if settlement.worth or any(counter.need for counter in meter.counters.values()):

@@ -8,6 +8,7 @@ from typing import Any
 
 from serving.llm.answers import ChatAnswer, ChatChunks
 from serving.llm.choice import Choice, ChoiceDelta
+from serving.llm.cost import add_usage_header, usage_comment
 from serving.llm.engine import GenerationRequest, Guide, Sampling
 from serving.llm.limits import Place
 from serving.llm.run import Run
@@ -117,7 +118,9 @@ async def _whole(service: LlmService, wire: Wire, request: ChatCompletionRequest
     async with aclosing(run.deltas()) as deltas:
         async for new in deltas:
             answer.add(new)
-    await wire.answer(200, answer.whole(usage(asked, run)))
+    cost = usage(asked, run)
+    add_usage_header(wire, cost)
+    await wire.answer(200, answer.whole(cost))
 
 
 async def _stream(service: LlmService, wire: Wire, request: ChatCompletionRequest, asked: Asked, place: Place) -> None:
@@ -136,4 +139,6 @@ async def _stream(service: LlmService, wire: Wire, request: ChatCompletionReques
                 data = b"".join(sse.event(chunk) for chunk in chunks.begin(place.choices)) + data
                 await wire.begin_events()
             await wire.send(data)
-    await wire.end(b"".join(sse.event(chunk) for chunk in chunks.end(usage(asked, run))) + sse.DONE)
+    cost = usage(asked, run)
+    last = b"".join(sse.event(chunk) for chunk in chunks.end(cost))
+    await wire.end(last + usage_comment(wire, cost) + sse.DONE)

@@ -8,6 +8,7 @@ from typing import Any
 
 from serving.llm.choice import Choice
 from serving.llm.completion_answers import CompletionAnswer
+from serving.llm.cost import add_usage_header, usage_comment
 from serving.llm.engine import GenerationRequest, Guide, Sampling
 from serving.llm.limits import Place
 from serving.llm.run import Run
@@ -79,8 +80,10 @@ async def _answer(
             await wire.send(data)
     usage = usage_of(sum(len(prompt) for prompt in prompts), run.completion_tokens, run.cached_tokens)
     if request.stream:
-        await wire.end(b"".join(sse.event(piece) for piece in answer.end(usage)) + sse.DONE)
+        last = b"".join(sse.event(piece) for piece in answer.end(usage))
+        await wire.end(last + usage_comment(wire, usage) + sse.DONE)
     else:
+        add_usage_header(wire, usage)
         await wire.answer(200, answer.whole(usage))
 
 

@@ -40,7 +40,7 @@ def without_comment(events: bytes) -> tuple[bytes, bytes]:
 
 
 def tokens_in(text: bytes) -> int | None:
-    """Of a `usage` object, in chats' or responses' words; None for what is none. Looks at the object `text` begins with."""
+    """Of the `usage` object with which `text` begins, in chats' or responses' words; None for what is none."""
     try:
         usage, _ = json.JSONDecoder().raw_decode(text.decode("utf-8", "replace"))
     except ValueError:

@@ -27,8 +27,9 @@ class GatewayKeys:
     def __init__(self, config: EtcdConfig, store: EtcdClient, registry: CollectorRegistry) -> None:
         host = _NOT_IN_NAMES.sub("-", socket.gethostname().lower()).strip("-")[:32] or "gateway"
         self._record = pb.GatewayRecord(id=f"{host}-{os.getpid()}-{secrets.token_hex(3)}", pid=os.getpid())
-        self._directory = KeyDirectory(store, self._keys_changed)
-        self._ledger = Ledger(config, store, self._record, self._limits_of)
+        self._directory = KeyDirectory(store)
+        self._ledger = Ledger(config, store, self._record, self._directory)
+        self._directory.listen(self._ledger.keys_changed)
         self.gate = Gate(self._directory, self._ledger, registry)
         ControllerCollector(registry).add(self._ledger.controller)
 
@@ -42,11 +43,3 @@ class GatewayKeys:
         """After the last request."""
         await self._ledger.close()
         await self._directory.close()
-
-    def _limits_of(self, key_id: str) -> pb.KeyLimits | None:
-        key = self._directory.get(key_id)
-        return None if key is None else key.limits
-
-    def _keys_changed(self, key_ids: frozenset[str]) -> None:
-        for key_id in key_ids:
-            self._ledger.limits_changed(key_id)

@@ -67,7 +67,5 @@ class UsageReader:
 def _last_usage(data: bytes) -> int | None:
     if b'"usage"' not in data:
         return None
-    found = None
-    for found in _USAGE.finditer(data):
-        pass
-    return None if found is None else tokens_in(data[found.end() :])
+    places = [found.end() for found in _USAGE.finditer(data)]
+    return tokens_in(data[places[-1] :]) if places else None
