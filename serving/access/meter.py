@@ -11,7 +11,7 @@ from serving.access.shares import Own, Share
 from serving.access.windows import COUNTS_TOKENS, PERIODS, Period, Window, window_of
 
 _AHEAD_S: Final = 10.0  # of demand, that is held ahead of a budget
-_DEMAND_S: Final = 60.0  # in which demand is measured
+_DEMAND_S: Final = 60.0  # in which demand is measured: the minutes of the key
 
 
 @dataclass(slots=True)
@@ -33,7 +33,8 @@ class Counter:
     free: int | None = None  # of the window, when it was last seen; None: never
     hopeless_until: float = 0.0
     changed: bool = False  # its limit, since it was written
-    _minute: int = 0
+    _minute: int = -1
+    _elapsed: float = 0.0  # of that minute
     _asked: int = 0
     _asked_before: int = 0
     _largest: int = 1
@@ -46,7 +47,8 @@ class Counter:
             self.used, self.granted = 0, self.next
             self.free = self.limit if self.period.is_budget else None
             self.hopeless_until = 0.0
-        minute = math.floor(now / _DEMAND_S)
+        current = window_of(Period.MINUTE, now, key_id)
+        minute, self._elapsed = current.number, 1 - (current.ends_at - now) / _DEMAND_S
         if minute != self._minute:
             self._asked_before = self._asked if minute == self._minute + 1 else 0
             self._asked, self._minute = (self.used if self.period is Period.HELD else 0), minute
@@ -67,8 +69,11 @@ class Counter:
 
     @property
     def demand(self) -> int:
-        """Of a minute; at most the limit."""
-        return min(self.limit, max(self._asked, self._asked_before))
+        """Of the last minute, as a sliding window tells it; at most the limit."""
+        before = math.ceil(self._asked_before * (1 - self._elapsed))
+        if self.period is Period.HELD:
+            return min(self.limit, max(self._asked, before))
+        return min(self.limit, self._asked + before)
 
     def room(self, *, away: bool, gateways: int) -> int:
         """What may be taken now. `away`: etcd does not answer, and `gateways` were there when it did."""

@@ -32,7 +32,7 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """Another gateway's share. One that does not live uses no more than it was granted, and nothing later."""
+    """Another gateway's share. Of one that does not live it counts until it is removed, but for places held."""
 
     name: str
     share: Share
@@ -67,15 +67,12 @@ def claim(peer: Peer, window: int, period: Period) -> int:
         return share.granted if peer.lives else 0
     if share.window == window:
         return share.granted
-    following = share.next if peer.lives else 0
-    return following if share.window < window else max(share.granted, following)
+    return share.next if share.window < window else max(share.granted, share.next)
 
 
-def _later_claim(peer: Peer, window: int) -> int:
-    """The most that may count because of this peer in any window after `window`."""
-    if not peer.lives:
-        return peer.share.granted if peer.share.window > window else 0
-    return max(peer.share.granted, peer.share.next) if peer.share.window > window else peer.share.next
+def _later_claim(share: Share, window: int) -> int:
+    """The most that may count because of this share in any window after `window`."""
+    return max(share.granted, share.next) if share.window > window else share.next
 
 
 def fair_split(limit: int, wants: Mapping[str, int]) -> dict[str, int]:
@@ -112,7 +109,7 @@ def make_plan(limit: int, period: Period, window: int, own: Own, peers: Iterable
     granted = max(own.used, min(max(own.used + own.need, fair), free))
     later = 0
     if period is not Period.HELD:
-        later = max(0, min(fair, limit - sum(_later_claim(peer, window) for peer in others)))
+        later = max(0, min(fair, limit - sum(_later_claim(peer.share, window) for peer in others)))
     spare = sum(max(0, claims[name] - max(_used(share, window, period), split[name])) for name, share in living.items())
     missing = own.used + own.need > granted
     share = Share(window, granted, later, own.wanted, own.used, own.largest)
@@ -160,8 +157,7 @@ def worth_writing(
     """False for differences that change nothing for others, so that a busy key is not written with each request."""
     if before is None:
         return after.granted > 0 or after.wanted > 0
-    known = Peer("", before)
-    granted, following = claim(known, after.window, period), _later_claim(known, after.window)
+    granted, following = claim(Peer("", before), after.window, period), _later_claim(before, after.window)
     if waiting and (after.granted > granted or after.wanted != before.wanted):
         return True
     if after.granted > granted or after.next != following:
