@@ -125,9 +125,9 @@ class Ledger:
         refusing = meter.refusing(tokens)
         if refusing is None:
             return meter.reserve(tokens)
-        amount = tokens if refusing.counts_tokens else 1
-        if amount > refusing.limit:
-            raise LimitReached(refusing, amount, too_large=True)
+        never = next((one for one in meter.counters.values() if one.counts_tokens and tokens > one.limit), None)
+        if never is not None:
+            raise LimitReached(never, tokens, too_large=True)
         if not self.away and refusing.hopeless_until <= self._clock.monotonic():
             refusing = await self._wait(meter, tokens, refusing)
         if refusing is not None and self.away:

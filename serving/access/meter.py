@@ -11,7 +11,8 @@ from serving.access.shares import Own, Share
 from serving.access.windows import COUNTS_TOKENS, PERIODS, Period, Window, window_of
 
 _AHEAD_S: Final = 10.0  # of demand, that is held ahead of a budget
-_DEMAND_S: Final = 60.0  # in which demand is measured: the minutes of the key
+_DEMAND_S: Final = 60.0
+_MEMORY_S: Final = 10.0  # in which most of what was asked for is forgotten
 
 
 @dataclass(slots=True)
@@ -33,11 +34,9 @@ class Counter:
     free: int | None = None  # of the window, when it was last seen; None: never
     hopeless_until: float = 0.0
     changed: bool = False  # its limit, since it was written
-    _minute: int = -1
-    _elapsed: float = 0.0  # of that minute
-    _asked: int = 0
-    _asked_before: int = 0
-    _largest: int = 1
+    _recent: float = 0.0  # what was asked for, forgotten as time passes; of places held: the peak
+    _recent_at: float = 0.0
+    _largest: float = 1.0
 
     def roll(self, now: float, key_id: str) -> None:
         """Begins a new window when it is time. A clock that steps back by less than a window changes nothing."""
@@ -47,20 +46,17 @@ class Counter:
             self.used, self.granted = 0, self.next
             self.free = self.limit if self.period.is_budget else None
             self.hopeless_until = 0.0
-        current = window_of(Period.MINUTE, now, key_id)
-        minute, self._elapsed = current.number, 1 - (current.ends_at - now) / _DEMAND_S
-        if minute != self._minute:
-            self._asked_before = self._asked if minute == self._minute + 1 else 0
-            self._asked, self._minute = (self.used if self.period is Period.HELD else 0), minute
-            self._largest = max(1, self._largest // 2)
+        kept = math.exp(-max(0.0, now - self._recent_at) / _MEMORY_S)
+        self._recent, self._recent_at = self._recent * kept, now
+        self._largest = max(1.0, self._largest * kept)
 
     def asked(self, amount: int) -> None:
-        """Demand, be it met or not."""
+        """Demand, be it met or not. After `roll`."""
         if self.period is Period.HELD:
-            self._asked = max(self._asked, self.used + amount)
+            self._recent = max(self._recent, float(self.used + amount))
         else:
-            self._asked = min(self.limit, self._asked + amount)
-        self._largest = max(self._largest, min(amount, self.limit))
+            self._recent += amount
+        self._largest = max(self._largest, float(min(amount, self.limit)))
 
     @property
     def counts_tokens(self) -> bool:
@@ -69,11 +65,9 @@ class Counter:
 
     @property
     def demand(self) -> int:
-        """Of the last minute, as a sliding window tells it; at most the limit."""
-        before = math.ceil(self._asked_before * (1 - self._elapsed))
-        if self.period is Period.HELD:
-            return min(self.limit, max(self._asked, before))
-        return min(self.limit, self._asked + before)
+        """Of a minute, as the last seconds tell it; at most the limit."""
+        scale = 1.0 if self.period is Period.HELD else _DEMAND_S / _MEMORY_S
+        return min(self.limit, round(self._recent * scale))
 
     def room(self, *, away: bool, gateways: int) -> int:
         """What may be taken now. `away`: etcd does not answer, and `gateways` were there when it did."""
@@ -90,7 +84,7 @@ class Counter:
         if wanted and abs(wanted - before) <= max(1, self.limit // 8):
             wanted = max(1, before)
         ahead = math.ceil(self.demand * _AHEAD_S / _DEMAND_S)
-        return Own(gateway, self.used, self.need, wanted, self._largest, ahead)
+        return Own(gateway, self.used, self.need, wanted, math.ceil(self._largest), ahead)
 
     def yield_to(self, plan: Share) -> None:
         """Uses no more than the plan from now on, before it is written."""

@@ -94,9 +94,10 @@ class Gateway:
             created=int(time.time()),
             gate=self._keys.gate if self._keys is not None else None,
         )
-        await self._follower.start()
+        following = [self._follower.start()]
         if self._keys is not None:
-            await self._keys.start(self.address)
+            following.append(self._keys.start(self.address))
+        await asyncio.gather(*following)
         self._probing = asyncio.create_task(Prober(self._session, self._upstreams).run(), name="gateway-probes")
         self.app = app
         _LOG.info("gateway ready", extra={"address": self.address, "models": len(self._follower.catalog.offers())})

@@ -43,7 +43,7 @@ class ApiKey:
     """A key as it is stored, without its secret, which nobody has but its holder.
 
     `models` are patterns of names, empty: all; `namespaces` empty: all. `used` is what is used of the budgets' current
-    windows, by limit: as far as gateways have written it, which they do some tokens at a time.
+    windows, by limit, with the little that gateways hold ahead: what is left of a budget is the rest.
     """
 
     id: str
@@ -74,7 +74,7 @@ class ApiKey:
             author=key.author,
             created_at=_moment(key.created_at),
             expires_at=_moment(key.expires_at) if key.HasField("expires_at") else None,
-            used={one.limit: one.used for one in view.used},
+            used={one.limit: one.granted for one in view.used},
         )
 
 

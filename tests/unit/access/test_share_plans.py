@@ -236,7 +236,7 @@ LIMITS = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(LIMITS, ACTIONS)
 def test_no_order_of_events_uses_more_than_a_limit(limits: pb.KeyLimits, actions: list[tuple[str, int, int]]) -> None:
     world = World(limits)
@@ -282,7 +282,7 @@ def test_all_of_a_limit_can_be_used(gateways: int) -> None:
             world.end_write(other)
     first, second = world.used.values()  # who was asked a minute ago is thought to be asked again, less and less
     assert first == 30
-    assert 20 <= second <= 30
+    assert 24 <= second <= 30
 
 
 def test_a_budget_outlives_every_gateway() -> None:
@@ -294,11 +294,12 @@ def test_a_budget_outlives_every_gateway() -> None:
             world.request(gateway, 40)
         (world.kill if round_number % 2 else world.leave)(gateway)
         world.now += 61
-    assert sum(world.used.values()) == 800
+    (day,) = [key for key in world.used if key[0] == "tokens_per_day"]
+    assert world.used[day] == 800
     world.start()
     for _ in range(20):
         world.request(world.pick(0), 40)
-    assert 800 < sum(world.used.values()) <= 1000
+    assert 800 < world.used[day] <= 1000
     assert set(world.stored) == {world.pick(0).name}  # those that are gone are folded into it
 
 
