@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from serving._proto import records_pb2 as pb
 from serving.access.estimate import answer_tokens, prompt_tokens
 from serving.errors import InvalidArgument, NotFound, Unavailable
-from serving.gateway.catalog import Offer, is_ready
+from serving.gateway.catalog import ModelKey, Offer, is_ready
 from serving.gateway.follower import CatalogFollower
 from serving.gateway.forwarding import Forwarder, Request
 from serving.gateway.instruments import Instruments
@@ -135,7 +135,7 @@ class GatewayApp:
             raise Unavailable(f"this gateway is full: {self._max_requests} requests run (max_requests)")
         data = await wire.read_body(self._max_body_bytes)
         large = len(data) > _PARSED_APART
-        asked = await asyncio.to_thread(self._named, data, call.path) if large else self._named(data, call.path)
+        asked = await asyncio.to_thread(self._named, data, call) if large else self._named(data, call)
         del data
         call.model = str(asked.offer.key)
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"] if key in _PASSED}
@@ -153,7 +153,7 @@ class GatewayApp:
             request.headers.update(REQUEST_HEADERS)
             await wire.unless_gone(self._forwarder.forward(request, wire))
 
-    def _named(self, data: bytes, path: str) -> _Asked:
+    def _named(self, data: bytes, call: _Call) -> _Asked:
         """Whom a body is for, and the body as a replica wants it: with the model's own name."""
         body = read_object(data, limit_bytes=self._max_body_bytes)
         name = body.get("model")
@@ -161,15 +161,15 @@ class GatewayApp:
             raise InvalidRequest("`model` is missing: the name of a model of /v1/models", param="model")
         if not self._follower.synced:
             raise Unavailable("the models are not known yet: etcd has not answered since this gateway started")
-        offer = self._find(name)
+        offer = self._find(name, call)
         if offer.key.model != name:
             data = to_json({**body, "model": offer.key.model})
-        return _Asked(offer, data, answer_tokens(body, path))
+        return _Asked(offer, data, answer_tokens(body, call.path))
 
-    def _find(self, name: str) -> Offer:
-        """Raises OpenAI's errors for what the catalog refuses."""
+    def _find(self, name: str, call: _Call) -> Offer:
+        """Raises OpenAI's errors for what the catalog refuses; they name no model that the key may not ask."""
         try:
-            return self._follower.catalog.find(name)
+            return self._follower.catalog.find(name, lambda key: self._may_ask(call, key))
         except NotFound as error:
             raise _NoSuchModel(error.message) from error
         except InvalidArgument as error:
@@ -186,17 +186,19 @@ class GatewayApp:
         await wire.answer_bytes(200, await asyncio.to_thread(generate_latest, self._registry), CONTENT_TYPE_LATEST)
 
     async def _models(self, call: _Call, wire: Wire) -> None:
-        offers = [offer for offer in self._follower.catalog.offers() if is_ready(offer) and self._may_see(call, offer)]
+        offers = [
+            offer for offer in self._follower.catalog.offers() if is_ready(offer) and self._may_ask(call, offer.key)
+        ]
         await wire.answer(200, {"object": "list", "data": [self._described(offer.name, offer) for offer in offers]})
 
     async def _model(self, call: _Call, name: str, wire: Wire) -> None:
-        offer = self._find(name)
-        if not self._may_see(call, offer):
+        offer = self._find(name, call)
+        if not self._may_ask(call, offer.key):
             raise ModelNotAllowed(name)
         await wire.answer(200, self._described(name, offer))
 
-    def _may_see(self, call: _Call, offer: Offer) -> bool:
-        return self._gate is None or call.key is None or self._gate.may_ask(call.key, offer.key)
+    def _may_ask(self, call: _Call, model: ModelKey) -> bool:
+        return self._gate is None or call.key is None or self._gate.may_ask(call.key, model)
 
     def _described(self, name: str, offer: Offer) -> dict[str, Any]:
         owner = f"{offer.key.namespace}/{offer.key.application}"

@@ -195,6 +195,10 @@ async def test_models_of_a_key(gateways: list[GatewayProcess], mesh: AsyncMeshCl
         with pytest.raises(openai.PermissionDeniedError) as refused:
             await wrong
         assert (refused.value.code, refused.value.param) == ("model_not_allowed", "model")
+    with pytest.raises(openai.NotFoundError) as unknown:
+        await ask(some, model="m")
+    assert MODEL in unknown.value.message
+    assert OTHER not in unknown.value.message  # nothing is told of models that it may not ask
     elsewhere = client_of(gateway, (await made(mesh, gateways, namespaces=["elsewhere"])).text)
     assert [model.id async for model in elsewhere.models.list()] == []
     with pytest.raises(openai.PermissionDeniedError):
