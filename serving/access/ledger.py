@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 from collections.abc import Collection
 from typing import Final
@@ -28,6 +29,7 @@ _WORKERS: Final = 8
 _ATTEMPTS: Final = 8  # of one write, against others that write of the same key
 _CONFLICT_PAUSE_S: Final = 0.005
 _WAIT_S: Final = 0.5  # of a request, for room that others give back
+_SILENCE_S: Final = 2.0  # of etcd, until it counts as away
 _HOPELESS_S: Final = 1.0  # for which nobody is asked again, unless somebody writes
 _LOOK_S: Final = 1.0  # at a key in use
 _TIDY_S: Final = 5.0
@@ -142,7 +144,7 @@ class Ledger:
         meter.waits(tokens, sign=1)
         self.controller.wake(meter.key_id)
         try:
-            while (left := began + _WAIT_S - self._clock.monotonic()) > 0:
+            while (left := began + self._patience_s(meter, began) - self._clock.monotonic()) > 0:
                 try:
                     await wait_for(self._changed.setdefault(meter.key_id, asyncio.Event()).wait(), left)
                 except asyncio.TimeoutError:
@@ -154,10 +156,17 @@ class Ledger:
                 refusing = found
         finally:
             meter.waits(tokens, sign=-1)
-        if self._synced_at.get(meter.key_id, -1.0) < began:
-            return self._refusing_away(meter, tokens)  # etcd has not answered in time
+        if not self._asked_since(meter, began):
+            return self._refusing_away(meter, tokens)
         refusing.hopeless_until = self._clock.monotonic() + _HOPELESS_S
         return meter.refusing(tokens)
+
+    def _patience_s(self, meter: Meter, began: float) -> float:
+        """Longer before etcd has answered: whoever takes it for away may use more than the limit."""
+        return _WAIT_S if self._asked_since(meter, began) else _SILENCE_S
+
+    def _asked_since(self, meter: Meter, began: float) -> bool:
+        return self._synced_at.get(meter.key_id, -math.inf) >= began
 
     def _refusing_away(self, meter: Meter, tokens: int) -> Counter | None:
         return meter.refusing(tokens, away=True, gateways=len(self._view.living))
