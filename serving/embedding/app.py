@@ -13,22 +13,20 @@ from serving.embedding.embedder import Vectors
 from serving.embedding.inputs import InputRefused
 from serving.embedding.service import Embedded, EmbeddingService
 from serving.openai.checked import checked, ignored_fields
-from serving.openai.embeddings import Embedding, EmbeddingList, EmbeddingRequest, EmbeddingUsage
+from serving.openai.embeddings import Embedding, EmbeddingRequest, EmbeddingUsage
 from serving.openai.errors import InvalidRequest
+from serving.openai.operations import EMBEDDINGS
 from serving.openai.sse import to_json
 from serving.openai_http.application import build_application
-from serving.openai_http.openapi import Described
 from serving.openai_http.service import check_model, named_ignored
 from serving.wire import Wire
 
-PATH: Final = "/v1/embeddings"
-_DESCRIBED: Final = (Described(PATH, "embeddings", "The vectors of texts", EmbeddingRequest, EmbeddingList),)
 _WRITTEN_HERE: Final = 16  # vectors; to write more keeps the loop from other requests
 
 
 def build_app(service: EmbeddingService, registry: CollectorRegistry) -> FastAPI:
     """An ASGI application over a model whose life stays the caller's."""
-    return build_application(service, registry, _DESCRIBED, {PATH: embeddings})
+    return build_application(service, registry, [EMBEDDINGS], {EMBEDDINGS.path: embeddings})
 
 
 async def embeddings(service: EmbeddingService, wire: Wire, body: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
@@ -14,8 +15,10 @@ from starlette.types import Receive, Scope, Send
 
 from serving._proto import records_pb2 as pb
 from serving.access.estimate import answer_tokens, prompt_tokens
-from serving.errors import InvalidArgument, NotFound, Unavailable
+from serving.errors import InvalidArgument, MeshError, NotFound, Unavailable
+from serving.gateway.balance import Balance
 from serving.gateway.catalog import ModelKey, Offer, is_ready
+from serving.gateway.demand import Demand
 from serving.gateway.follower import CatalogFollower
 from serving.gateway.forwarding import Forwarder, Request
 from serving.gateway.instruments import Instruments
@@ -23,12 +26,18 @@ from serving.gateway.keys.gate import Gate
 from serving.gateway.keys.refusals import ModelNotAllowed
 from serving.gateway.keys.usage import REQUEST_HEADERS
 from serving.gateway.passing import Broken
+from serving.gateway.resuming import RESUMED_PATHS
 from serving.observe import get_logger, log_fields
+from serving.openai.docs_page import docs_page
 from serving.openai.errors import InvalidRequest
-from serving.openai.json_body import read_object
+from serving.openai.json_body import PARSED_APART, read_object_apart
+from serving.openai.openapi import document
+from serving.openai.operations import GATEWAY
 from serving.openai.sse import to_json
 from serving.python_deployment.failure import at_edge
-from serving.wire import ClientGone, Wire
+from serving.routing.llm_routing import SESSION_HEADER
+from serving.version import VERSION
+from serving.wire import TIMEOUT, ClientGone, Wire
 
 _LOG: Final = get_logger(__name__)
 _STDLIB_LOG: Final = logging.getLogger(__name__)
@@ -39,9 +48,8 @@ _WRITE_TIMEOUT_S: Final = 60.0  # of a client that takes nothing of its answer
 _CLIENT_GONE: Final = 499
 # Of the client's headers replicas see these: nothing that authenticates it, or belongs to its connection.
 _PASSED: Final = frozenset({b"content-type", b"accept", b"traceparent", b"tracestate", b"user-agent"})
-
-
-_PARSED_APART: Final = 256 << 10  # bytes: larger bodies would keep the loop from other requests
+_RESUME_STREAM: Final = b"x-mesh-resume-stream"
+_LEAST_S: Final = 0.001  # what a replica is told of a deadline
 
 
 class _WrongMethod(InvalidRequest):
@@ -62,18 +70,23 @@ class GatewayApp:
         forwarder: Forwarder,
         instruments: Instruments,
         registry: CollectorRegistry,
+        balance: Balance,
         *,
         max_body_bytes: int,
         max_requests: int,
+        resume_streams: bool,
         created: int,
         gate: Gate | None = None,
     ) -> None:
         """`created` is the unix time that models are said to be of. Without `gate` nobody needs a key."""
+        self._resume_streams = resume_streams
+        self._cuts: set[asyncio.Future[MeshError]] = set()  # one for each request that runs
         self.draining = False
         self._follower = follower
         self._forwarder = forwarder
         self._instruments = instruments
         self._registry = registry
+        self._balance = balance
         self._max_body_bytes = max_body_bytes
         self._max_requests = max_requests
         self._running = 0
@@ -83,7 +96,17 @@ class GatewayApp:
             "/health": self._health,
             "/metrics": self._metrics,
             _MODELS: self._models,
+            "/openapi.json": self._openapi,
+            "/docs": self._docs,
         }
+
+    def cut_off(self) -> None:
+        """Ends what runs: streams with an error event, other answers with an error, or broken off."""
+        if self._cuts:
+            _LOG.warning("requests are cut off, as the drain timeout is over", running=len(self._cuts))
+        for cut in self._cuts:
+            if not cut.done():
+                cut.set_result(Unavailable("this gateway ends, and its drain timeout is over; send the request again"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -101,7 +124,7 @@ class GatewayApp:
             self._running -= 1
             self._instruments.in_flight.dec()
             path = call.path if call.path in FORWARDED or call.path in self._plain else "other"
-            self._instruments.requests.labels(path, call.model, str(wire.status or _CLIENT_GONE)).inc()
+            self._instruments.count(path, call.model, str(wire.status or _CLIENT_GONE))
 
     async def _answered(self, call: _Call, wire: Wire, scope: Scope) -> None:
         try:
@@ -133,29 +156,58 @@ class GatewayApp:
     async def _forward(self, call: _Call, wire: Wire, scope: Scope) -> None:
         if self._running > self._max_requests:
             raise Unavailable(f"this gateway is full: {self._max_requests} requests run (max_requests)")
+        wire.time_left_s()  # a wrong one is refused before the body is read
+        resumable = self._resumable(call.path, wire)
         data = await wire.read_body(self._max_body_bytes)
-        large = len(data) > _PARSED_APART
-        asked = await asyncio.to_thread(self._named, data, call) if large else self._named(data, call)
-        del data
-        call.model = str(asked.offer.key)
+        body = await read_object_apart(data, limit_bytes=self._max_body_bytes)
+        offer, data = self._named(data, body, call)
+        demand = await self._demand(offer, call.path, body, wire, len(data))
+        del body
+        call.model = str(offer.key)
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"] if key in _PASSED}
         headers["x-request-id"] = wire.request_id
-        request = Request(asked.offer.key, call.path, asked.body, headers)
-        answer = asked.answer_tokens
-        del asked  # whoever sends the body lets go of it when the answer begins
+        left_s = wire.time_left_s()
+        if left_s is not None:
+            headers[TIMEOUT.decode()] = f"{max(left_s, _LEAST_S):.3f}"
+        request = Request(offer.key, call.path, data, headers, demand, resumable=resumable)
+        del data  # whoever sends it lets go of it when the answer begins
         if self._gate is None or call.key is None:
-            await wire.unless_gone(self._forwarder.forward(request, wire))
+            await self._run(request, wire)
             return
         self._gate.check(call.key, request.key)
         prompt = prompt_tokens(len(request.body))
+        answer = answer_tokens(demand.answer_tokens, demand.choices)
         async with self._gate.admitted(call.key, wire, prompt_tokens=prompt, answer_tokens=answer) as usage:
             request.usage = usage
             request.headers.update(REQUEST_HEADERS)
-            await wire.unless_gone(self._forwarder.forward(request, wire))
+            await self._run(request, wire)
 
-    def _named(self, data: bytes, call: _Call) -> _Asked:
+    async def _run(self, request: Request, wire: Wire) -> None:
+        """Until it is answered, the client has gone, its time is over, or it is cut off."""
+        cut: asyncio.Future[MeshError] = asyncio.get_running_loop().create_future()
+        self._cuts.add(cut)
+        try:
+            await wire.unless_gone(self._forwarder.forward(request, wire), cut)
+        finally:
+            self._cuts.discard(cut)
+
+    async def _demand(self, offer: Offer, path: str, body: dict[str, Any], wire: Wire, size: int) -> Demand:
+        """Beside the event loop where it takes long."""
+        asked = (offer, path, body, wire.header(SESSION_HEADER.encode()))
+        if size > PARSED_APART:
+            return await asyncio.to_thread(self._balance.demand, *asked)
+        return self._balance.demand(*asked)
+
+    def _resumable(self, path: str, wire: Wire) -> bool:
+        said = wire.header(_RESUME_STREAM)
+        if said not in ("", "true", "false"):
+            raise InvalidRequest(
+                f"{_RESUME_STREAM.decode()}: true or false is wanted, found {said[:40]!r}", error_code="invalid_value"
+            )
+        return path in RESUMED_PATHS and (said == "true" if said else self._resume_streams)
+
+    def _named(self, data: bytes, body: dict[str, Any], call: _Call) -> tuple[Offer, bytes]:
         """Whom a body is for, and the body as a replica wants it: with the model's own name."""
-        body = read_object(data, limit_bytes=self._max_body_bytes)
         name = body.get("model")
         if not isinstance(name, str) or not name:
             raise InvalidRequest("`model` is missing: the name of a model of /v1/models", param="model")
@@ -164,7 +216,7 @@ class GatewayApp:
         offer = self._find(name, call)
         if offer.key.model != name:
             data = to_json({**body, "model": offer.key.model})
-        return _Asked(offer, data, answer_tokens(body, call.path))
+        return offer, data
 
     def _find(self, name: str, call: _Call) -> Offer:
         """Raises OpenAI's errors for what the catalog refuses; they name no model that the key may not ask."""
@@ -183,12 +235,18 @@ class GatewayApp:
         await wire.answer(status, {"status": state, "discovery_stale": self._follower.stale})
 
     async def _metrics(self, _call: _Call, wire: Wire) -> None:
+        self._instruments.keep({str(offer.key) for offer in self._follower.catalog.offers()})
         await wire.answer_bytes(200, await asyncio.to_thread(generate_latest, self._registry), CONTENT_TYPE_LATEST)
 
+    async def _openapi(self, _call: _Call, wire: Wire) -> None:
+        await wire.answer(200, _described())
+
+    async def _docs(self, _call: _Call, wire: Wire) -> None:
+        await wire.answer_bytes(200, docs_page(_described()).encode(), "text/html; charset=utf-8")
+
     async def _models(self, call: _Call, wire: Wire) -> None:
-        offers = [
-            offer for offer in self._follower.catalog.offers() if is_ready(offer) and self._may_ask(call, offer.key)
-        ]
+        known = self._follower.catalog.offers()
+        offers = [offer for offer in known if is_ready(offer) and self._may_ask(call, offer.key)]
         await wire.answer(200, {"object": "list", "data": [self._described(offer.name, offer) for offer in offers]})
 
     async def _model(self, call: _Call, name: str, wire: Wire) -> None:
@@ -205,13 +263,9 @@ class GatewayApp:
         return {"id": name, "object": "model", "created": self._created, "owned_by": owner}
 
 
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """`answer_tokens`: how many may be answered, as far as the request says."""
-
-    offer: Offer
-    body: bytes
-    answer_tokens: int
+@cache
+def _described() -> dict[str, Any]:
+    return document("OpenAI-compatible API of a mesh", VERSION, GATEWAY)
 
 
 @dataclass(slots=True)

@@ -11,13 +11,18 @@ from typing import Final
 
 import aiohttp
 
-from serving.errors import MeshError, Unavailable
-from serving.gateway.catalog import ModelKey
+from serving.errors import Internal, MeshError, Unavailable
+from serving.gateway.balance import NO_DEMAND
+from serving.gateway.catalog import ModelKey, Offer
+from serving.gateway.demand import Demand
 from serving.gateway.follower import CatalogFollower
 from serving.gateway.instruments import Instruments
 from serving.gateway.keys.usage import UsageReader
 from serving.gateway.passing import Broken, forwarded_headers, pass_on
-from serving.gateway.upstreams import Upstream, UpstreamKey, Upstreams
+from serving.gateway.resuming import ResumableStream, pass_steps
+from serving.gateway.upstreams import Upstream, UpstreamKey, Upstreams, upstream_key
+from serving.gateway.work import Work
+from serving.openai import resume
 from serving.timeouts import wait_for
 from serving.wire import Wire
 
@@ -28,30 +33,50 @@ _SERVER_FAULTS: Final = 500
 _CLIENT_FAULTS: Final = 400
 _REST_S: Final = 1.0  # of a replica that says that it is full, and not for how long
 _LONGEST_REST_S: Final = 30.0
+_OK: Final = 200
+_TIMED_OUT: Final = 504  # by the client's own deadline
+_KEPT_BYTES: Final = 256 << 20  # of bodies of all streams that may be continued: others are not
 _RESENT: Final = 1  # times that a request is sent again after a replica has had it: it may be what kills replicas
 
 
 @dataclass(slots=True)
 class Request:
-    """What is sent on. `key` is the model; `headers` are those that replicas may see; `usage` reads the answer."""
+    """What is sent on. `key` is the model; `headers` are those that replicas may see; `demand` says where it fits.
+
+    `usage` reads the answer. `resumable`: its stream may be continued on another replica; `stream`, once one has begun
+    that can be.
+    """
 
     key: ModelKey
     path: str
     body: bytes
     headers: dict[str, str]
+    demand: Demand = NO_DEMAND
     usage: UsageReader | None = None
     until: float = 0.0  # when it is not held any more
     tried: set[UpstreamKey] = field(default_factory=set)
     attempts: int = 0
     resent: int = 0
+    resumable: bool = False
+    stream: ResumableStream | None = None
+
+    def asked(self) -> tuple[bytes, dict[str, str]]:
+        """Body and headers for the next replica."""
+        if not self.resumable:
+            return self.body, self.headers
+        begun = self.stream.body(self.body) if self.stream is not None else None
+        if begun is None:
+            return self.body, {**self.headers, resume.HEADER: resume.TELL}
+        return begun, {**self.headers, resume.HEADER: resume.CONTINUE}
 
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """Why an attempt was none. `sent`: the replica may have begun to compute."""
+    """Why an attempt was none. `sent`: the replica may have begun to compute; `broke`: it has begun a stream."""
 
     reason: str
     sent: bool = False
+    broke: bool = False
 
 
 class Forwarder:
@@ -73,20 +98,33 @@ class Forwarder:
         self._instruments = instruments
         self._hold_s = hold_s
         self._max_attempts = max_attempts
+        self._kept_bytes = 0
 
     async def forward(self, request: Request, wire: Wire) -> None:
         """Answers the client, also with a replica's error.
 
-        A stream that breaks off in its middle ends with an error event. Raises `Unavailable` when no replica answered,
-        `Broken` when another answer broke off: its beginning has been sent, so the connection must be closed.
+        A stream that breaks off in its middle is continued on another replica where `resumable` says so and the
+        replica can; else it ends with an error event. Raises `Unavailable` when no replica answered, `Internal`
+        when nobody continued, `Broken` when another answer broke off: the connection must be closed then.
         """
+        size = len(request.body)
+        request.resumable = request.resumable and self._kept_bytes + size <= _KEPT_BYTES
+        kept = size if request.resumable else 0
+        self._kept_bytes += kept
+        try:
+            await self._forward(request, wire)
+        finally:
+            self._kept_bytes -= kept
+
+    async def _forward(self, request: Request, wire: Wire) -> None:
         self._upstreams.budget(request.key).request()
         request.until = time.monotonic() + self._hold_s
         while True:
-            upstream = await self._pick(request)
+            work = await self._pick(request)
+            upstream = work.upstream
             request.tried.add(upstream.key)
             request.attempts += 1
-            failure = await self._attempt(request, upstream, wire)
+            failure = await self._attempt(request, work, wire)
             if failure is None:
                 return
             _LOG.warning("a replica did not answer", extra={"replica": str(upstream), "reason": failure.reason})
@@ -96,13 +134,15 @@ class Forwarder:
                 request.tried.discard(upstream.key)  # a connection may break without fault of the only replica
             self._instruments.retries.inc()
 
-    async def _pick(self, request: Request) -> Upstream:
-        """A replica; waits for one as long as requests are held. Raises `Unavailable`."""
+    async def _pick(self, request: Request) -> Work:
+        """The request on a replica; waits for one as long as requests are held. Raises `Unavailable`."""
         while True:
             offer = self._follower.catalog.get(request.key)
-            found = self._upstreams.pick(offer, request.tried) if offer is not None else None
-            if found is not None:
-                return found
+            found = None
+            if offer is not None:
+                found = self._upstreams.pick(offer, _barred(request, offer), request.demand)
+            if offer is not None and found is not None:
+                return self._upstreams.balance.work(found, offer, request.demand)
             left = request.until - time.monotonic()
             if left <= 0:
                 raise _nobody(request)
@@ -112,7 +152,12 @@ class Forwarder:
                 raise _nobody(request) from None
 
     def _may_retry(self, request: Request, failure: _Failure) -> bool:
-        if failure.sent:
+        if failure.broke and request.stream is not None:
+            if not request.stream.may_resume():
+                return False
+            request.attempts = request.resent = 0  # it has come further: what was tried before does not count
+            request.until = time.monotonic() + self._hold_s
+        elif failure.sent:
             request.resent += 1
         if request.attempts >= self._max_attempts or request.resent > _RESENT:
             return False
@@ -121,7 +166,7 @@ class Forwarder:
     def _has_another(self, request: Request) -> bool:
         """True when there is a replica that was not asked yet."""
         offer = self._follower.catalog.get(request.key)
-        return offer is not None and self._upstreams.pick(offer, request.tried) is not None
+        return offer is not None and self._upstreams.pick(offer, _barred(request, offer)) is not None
 
     def _may_ask_another(self, request: Request) -> bool:
         may = (
@@ -129,13 +174,15 @@ class Forwarder:
         )
         return may and self._has_another(request)
 
-    async def _attempt(self, request: Request, upstream: Upstream, wire: Wire) -> _Failure | None:
+    async def _attempt(self, request: Request, work: Work, wire: Wire) -> _Failure | None:
         """None when the client has been answered, else why it was not. Raises when that cannot be mended."""
-        with upstream.running():
+        upstream = work.upstream
+        with work:
             began = time.monotonic()
+            body, headers = request.asked()
             try:
                 response = await self._session.post(
-                    upstream.url + request.path, data=request.body, headers=request.headers, allow_redirects=False
+                    upstream.url + request.path, data=body, headers=headers, allow_redirects=False
                 )
             except aiohttp.ClientConnectorError as error:
                 return self._unreachable(upstream, error)
@@ -143,11 +190,18 @@ class Forwarder:
                 self._upstreams.lost(upstream)
                 return _Failure(f"{type(error).__name__}: {error}", sent=True)
             try:
-                refusal = await self._judged(request, upstream, response, time.monotonic() - began)
+                refusal = await self._judged(request, work, response, time.monotonic() - began)
                 if refusal is not None:
                     return refusal
+                if request.usage is not None:
+                    request.usage.begin(response.status, response.headers)
+                told = response.status == _OK and response.headers.get(resume.HEADER) == resume.TOLD
+                if request.resumable and told:
+                    return await self._pass_steps(request, work, response, wire)
+                if request.stream is not None:
+                    return _Failure(f"it answered {response.status} when it was asked to continue")
                 request.body = b""  # it is not sent again, and the answer may take long
-                await self._pass_on(request, upstream, response, wire)
+                await self._pass_on(request, work, response, wire)
             finally:
                 if response.content.at_eof():
                     response.release()
@@ -165,39 +219,68 @@ class Forwarder:
         return _Failure(str(error))
 
     async def _judged(
-        self, request: Request, upstream: Upstream, response: aiohttp.ClientResponse, first_byte_s: float
+        self, request: Request, work: Work, response: aiohttp.ClientResponse, first_byte_s: float
     ) -> _Failure | None:
         """Notes what its status says of the replica; a failure when another replica is to be asked instead."""
-        status = response.status
+        upstream, status = work.upstream, response.status
         if status == _FULL:
             self._upstreams.full(upstream, _rest_s(response.headers))
-        elif status >= _SERVER_FAULTS:
+        elif status >= _SERVER_FAULTS and status != _TIMED_OUT:
             self._upstreams.failed(upstream)
         else:
             self._upstreams.succeeded(upstream, first_byte_s if status < _CLIENT_FAULTS else None)
             self._instruments.first_byte.observe(first_byte_s)
+            if status < _CLIENT_FAULTS:
+                work.answered(response.headers)
         if status in (_FULL, _AWAY) and self._may_ask_another(request):
             await response.read()  # so that the connection can be used again
             return _Failure(f"it answered {status}")
         return None
 
-    async def _pass_on(
-        self, request: Request, upstream: Upstream, response: aiohttp.ClientResponse, wire: Wire
-    ) -> None:
-        if request.usage is not None:
-            request.usage.begin(response.status, response.headers)
+    async def _pass_steps(
+        self, request: Request, work: Work, response: aiohttp.ClientResponse, wire: Wire
+    ) -> _Failure | None:
+        """A stream, or what follows of one."""
+        upstream = work.upstream
+        if request.stream is None:
+            request.stream = ResumableStream(upstream.endpoint.revision)
+            await wire.begin(response.status, forwarded_headers(response.headers))
+        else:
+            self._instruments.resumed.inc()
+            _LOG.info("a stream goes on", extra={"replica": str(upstream)})
+        try:
+            await pass_steps(response, wire, request.stream, work.meter, request.usage)
+        except Broken as error:
+            self._broke_off(upstream, error)
+            return _Failure("it broke off its answer", sent=True, broke=True)
+        return None
+
+    def _broke_off(self, upstream: Upstream, error: Broken) -> None:
+        self._upstreams.lost(upstream)
+        self._instruments.broken.inc()
+        _LOG.warning("an answer broke off", extra={"replica": str(upstream), "reason": str(error.__cause__)})
+
+    async def _pass_on(self, request: Request, work: Work, response: aiohttp.ClientResponse, wire: Wire) -> None:
         await wire.begin(response.status, forwarded_headers(response.headers))
         try:
-            await pass_on(response, wire, request.usage)
+            await pass_on(response, wire, work.meter, request.usage)
         except Broken as error:
-            self._upstreams.lost(upstream)
-            self._instruments.broken.inc()
-            _LOG.warning("an answer broke off", extra={"replica": str(upstream), "reason": str(error.__cause__)})
+            self._broke_off(work.upstream, error)
             if not error.told:
                 raise
 
 
+def _barred(request: Request, offer: Offer) -> set[UpstreamKey]:
+    """Those that are not to be asked: for the rest of a stream, all of other revisions."""
+    if request.stream is None:
+        return request.tried
+    revision = request.stream.revision
+    return request.tried | {upstream_key(one) for one in offer.endpoints if one.revision != revision}
+
+
 def _nobody(request: Request) -> MeshError:
+    if request.stream is not None:
+        return Internal("the replica broke off its answer, and no other one could continue it")
     if request.tried:
         return Unavailable(f"no replica of the model `{request.key.model}` answered; try again later")
     return Unavailable(f"the model `{request.key.model}` has no replica that takes requests now; try again later")

@@ -10,13 +10,13 @@ from prometheus_client import CollectorRegistry
 from serving.llm.engine import Engine
 from serving.llm.instruments import LlmInstruments
 from serving.llm.limits import Admission, Limits
-from serving.llm.openapi import described_routes
 from serving.llm.prompts import Prompts
 from serving.llm.routes_chat import chat
 from serving.llm.routes_completions import completions
 from serving.llm.routes_responses import responses
 from serving.llm.routes_tokens import detokenize, tokenize
 from serving.llm.service import LlmService
+from serving.openai.operations import LANGUAGE_MODEL
 from serving.openai_http.application import build_application
 from serving.openai_http.exchange import Handler
 
@@ -59,4 +59,4 @@ def build_app(
         replica=replica,
         draining=draining,
     )
-    return build_application(service, registry, described_routes(), _HANDLERS, on_shutdown=service.prompts.close)
+    return build_application(service, registry, LANGUAGE_MODEL, _HANDLERS, on_shutdown=service.prompts.close)

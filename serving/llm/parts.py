@@ -115,7 +115,9 @@ class LlmParts:
 
     async def register(self, report: pb.ReplicaReport) -> None:
         """The first time begins to register, then the record changes with the report."""
-        await self._registration.put(settings.endpoint(self._config, report, socket.gethostname()))
+        assert self._engine is not None
+        record = settings.endpoint(self._config, report, socket.gethostname(), self._engine.capabilities)
+        await self._registration.put(record)
 
     async def reconfigure(self, _text: str) -> None:
         raise FailedPrecondition("a language model is not changed in place: another revision replaces it")

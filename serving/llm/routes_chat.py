@@ -11,6 +11,7 @@ from serving.llm.choice import Choice, ChoiceDelta
 from serving.llm.cost import add_usage_header, usage_comment
 from serving.llm.engine import GenerationRequest, Guide, Sampling
 from serving.llm.limits import Place
+from serving.llm.resuming import Resuming, take_begun
 from serving.llm.run import Run
 from serving.llm.sampling import answer_budget, check_guide, check_kind, sampling_of, schema_guide, text_guide
 from serving.llm.service import LlmService, new_call_id
@@ -27,15 +28,18 @@ from serving.wire import Wire
 
 
 async def chat(service: LlmService, wire: Wire, body: dict[str, Any]) -> None:
+    begun = take_begun(wire, body)
     request = read_chat(body)
     service.check_model(request.model)
     for name, value in named_ignored(ignored_fields(request, body, UNDONE_CHAT)).items():
         wire.add_header(name, value)
     with service.admission.enter(request.n or 1, service_tier(request.service_tier)) as place:
         asked = await prepare(service, request)
-        place.wait_for(len(asked.prompt))
+        one = bool(request.stream) and place.choices == 1
+        resuming = Resuming(service, wire, begun, prompt=asked.prompt, sampling=asked.sampling, one_stream=one)
+        place.wait_for(len(asked.prompt) + len(resuming.told))
         if request.stream:
-            await _stream(service, wire, request, asked, place)
+            await _stream(service, wire, request, asked, place, resuming)
         else:
             await _whole(service, wire, request, asked, place)
 
@@ -92,8 +96,16 @@ def _guide(service: LlmService, request: ChatCompletionRequest) -> tuple[Guide |
     return text
 
 
-def chat_run(service: LlmService, request: ChatCompletionRequest, asked: Asked, place: Place, name: str) -> Run:
+def chat_run(
+    service: LlmService,
+    request: ChatCompletionRequest,
+    asked: Asked,
+    place: Place,
+    name: str,
+    resuming: Resuming | None = None,
+) -> Run:
     """A generation for each choice; seeds of their own, so that they differ."""
+    told = resuming.told if resuming is not None else ()
     parts = []
     for index in range(place.choices):
         seed = None if asked.sampling.seed is None else asked.sampling.seed + index
@@ -101,9 +113,10 @@ def chat_run(service: LlmService, request: ChatCompletionRequest, asked: Asked, 
         single = asked.forced or request.parallel_tool_calls is False
         choice = Choice(index, service.engine.codec, stops=request.stops, calls=calls, single=single)
         sampling = replace(asked.sampling, seed=seed)
-        parts.append(
-            (GenerationRequest(f"{name}-{index}", asked.prompt, sampling, place.priority(request.priority)), choice)
-        )
+        if resuming is not None:
+            resuming.begin(choice)
+        made = GenerationRequest(f"{name}-{index}", asked.prompt, sampling, place.priority(request.priority), told)
+        parts.append((made, choice))
     return Run(service.engine, service.instruments, place, parts, guide_field=asked.guide_field)
 
 
@@ -120,25 +133,36 @@ async def _whole(service: LlmService, wire: Wire, request: ChatCompletionRequest
             answer.add(new)
     cost = usage(asked, run)
     add_usage_header(wire, cost)
-    await wire.answer(200, answer.whole(cost))
+    await wire.answer(200, answer.whole(cost), run.token_headers())
 
 
-async def _stream(service: LlmService, wire: Wire, request: ChatCompletionRequest, asked: Asked, place: Place) -> None:
+async def _stream(
+    service: LlmService,
+    wire: Wire,
+    request: ChatCompletionRequest,
+    asked: Asked,
+    place: Place,
+    resuming: Resuming,
+) -> None:
     """The head of the answer waits for the first token: what fails before it still gets a status of its own."""
-    head = service.head("chatcmpl-", request.model, place.tier)
+    head = resuming.head(service.head("chatcmpl-", request.model, place.tier))
     chunks = ChatChunks(head, new_call_id, logprobs=bool(request.logprobs), include_usage=request.include_usage)
-    run = chat_run(service, request, asked, place, head.id)
+    run = chat_run(service, request, asked, place, head.id, resuming)
+    resuming.announce(wire)
 
     def encoded(new: ChoiceDelta) -> bytes:
         return b"".join(sse.event(chunk) for chunk in chunks.of(new))
 
     async with aclosing(run.deltas()) as deltas:
         async for new in deltas:
-            data = encoded(new)
+            data = encoded(new) + resuming.mark(head, new)
             if not wire.status:
-                data = b"".join(sse.event(chunk) for chunk in chunks.begin(place.choices)) + data
-                await wire.begin_events()
+                begin = () if resuming.resumed else chunks.begin(place.choices)
+                data = b"".join(sse.event(chunk) for chunk in begin) + data
+                await wire.begin_events(run.token_headers())
             await wire.send(data)
+    if not wire.status:  # all but the end was told elsewhere
+        await wire.begin_events()
     cost = usage(asked, run)
     last = b"".join(sse.event(chunk) for chunk in chunks.end(cost))
     await wire.end(last + usage_comment(wire, cost) + sse.DONE)

@@ -73,7 +73,7 @@ async def _answer(
             events = [*begin, *builder.add(new)]
             if request.stream:
                 if not wire.status:
-                    await wire.begin_events()
+                    await wire.begin_events(run.token_headers())
                 await wire.send(_encoded(events))
     cost = usage(asked, run)
     events = list(builder.end(cost))
@@ -81,7 +81,7 @@ async def _answer(
         await wire.end(_encoded(events) + usage_comment(wire, cost))
     else:
         add_usage_header(wire, cost)
-        await wire.answer(200, builder.response)
+        await wire.answer(200, builder.response, run.token_headers())
 
 
 def _encoded(events: Iterable[ResponseEvent]) -> bytes:

@@ -53,14 +53,12 @@ class InvalidRequest(InvalidArgument):
 
 
 class BodyTooLarge(InvalidRequest):
-    """The body has more bytes than are taken."""
+    """The body has more bytes, or other things, than are taken."""
 
     http_status = 413
 
-    def __init__(self, limit_bytes: int) -> None:
-        super().__init__(
-            f"the body is larger than the {limit_bytes} bytes that are taken", error_code="request_too_large"
-        )
+    def __init__(self, limit: int, what: str = "bytes") -> None:
+        super().__init__(f"the body has more than the {limit} {what} that are taken", error_code="request_too_large")
 
 
 class ContextLengthExceeded(InvalidRequest):

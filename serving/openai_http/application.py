@@ -9,13 +9,15 @@ from typing import Any, Final
 from fastapi import FastAPI, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import HTMLResponse, JSONResponse
 
 from serving.errors import MeshError, NotFound, Unavailable
+from serving.openai.docs_page import docs_page
 from serving.openai.errors import InvalidRequest, ModelNotFound, error_object, retry_after_s, status_of
 from serving.openai.models import model_list, model_object
+from serving.openai.openapi import Operation, document
+from serving.openai.operations import OPERATIONAL
 from serving.openai_http.exchange import Exchange, Handler, S
-from serving.openai_http.openapi import Described, document
 from serving.openai_http.service import ModelService
 
 _PATHS: Final = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
@@ -31,7 +33,7 @@ class _WrongModel(NotFound):
 def build_application(
     service: S,
     registry: CollectorRegistry,
-    described: Sequence[Described],
+    described: Sequence[Operation],
     handlers: Mapping[str, Handler[S]],
     *,
     on_shutdown: Callable[[], None] = lambda: None,
@@ -46,44 +48,43 @@ def build_application(
         yield
         on_shutdown()
 
-    app = FastAPI(title=f"{service.model}: OpenAI-compatible API", version=service.revision, lifespan=lifespan)
+    app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
     for one in described:
         _add(app, service, one, handlers[one.path])
     app.add_exception_handler(HTTPException, _no_route(service, [one.path for one in described]))
-    app.openapi = lambda: document(app, described)  # type: ignore[method-assign]
+    _add_document(
+        app, document(f"{service.model}: OpenAI-compatible API", service.revision, [*described, *OPERATIONAL])
+    )
     _add_models(app, service)
     _add_operations(app, service, registry)
     return app
 
 
-def _add(app: FastAPI, service: S, described: Described, handle: Handler[S]) -> None:
-    method = described.method
-
+def _add(app: FastAPI, service: S, operation: Operation, handle: Handler[S]) -> None:
     async def endpoint(_: Request) -> Response:
-        return Exchange(service, method, handle)
+        return Exchange(service, operation.name, handle)
 
-    app.add_api_route(
-        described.path,
-        endpoint,
-        methods=["POST"],
-        summary=described.summary,
-        operation_id=method.replace(".", "_"),
-        openapi_extra=described.extra,
-        response_model=None,
-        responses=described.responses,
-    )
+    app.add_api_route(operation.path, endpoint, methods=["POST"], response_model=None)
+
+
+def _add_document(app: FastAPI, described: dict[str, Any]) -> None:
+    app.openapi = lambda: described  # type: ignore[method-assign]
+
+    @app.get("/docs", response_model=None)
+    async def docs() -> Response:
+        return HTMLResponse(docs_page(described))
 
 
 def _add_models(app: FastAPI, service: ModelService) -> None:
     def told(name: str) -> Any:
         return model_object(name, created=service.created, context_tokens=service.context_tokens)
 
-    @app.get("/v1/models", summary="The models that are served here", response_model=None)
+    @app.get("/v1/models", response_model=None)
     async def models() -> Response:
         return JSONResponse(model_list([told(name) for name in service.names]))
 
-    @app.get("/v1/models/{model:path}", summary="One model", response_model=None)
+    @app.get("/v1/models/{model:path}", response_model=None)
     async def model(model: str) -> Response:
         if model not in service.names:
             return _refused(ModelNotFound(model, service.model))
@@ -91,7 +92,7 @@ def _add_models(app: FastAPI, service: ModelService) -> None:
 
 
 def _add_operations(app: FastAPI, service: ModelService, registry: CollectorRegistry) -> None:
-    @app.get("/health", summary="200 while requests are taken, 503 with the reason otherwise", response_model=None)
+    @app.get("/health", response_model=None)
     async def health() -> Response:
         if service.failure:
             return _refused(Unavailable(service.failure))
@@ -99,7 +100,7 @@ def _add_operations(app: FastAPI, service: ModelService, registry: CollectorRegi
             return _refused(Unavailable("this replica is draining"))
         return JSONResponse({"status": "ok"})
 
-    @app.get("/metrics", summary="Numbers in Prometheus' text format", response_model=None)
+    @app.get("/metrics", response_model=None)
     async def metrics() -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 

@@ -62,5 +62,6 @@ class Exchange(Response, Generic[S]):
         service = self._service
         if service.draining():
             raise Unavailable("this replica is draining; send the request to another one")
+        wire.time_left_s()  # a wrong one is refused before the body is read
         body = await wire.read_object(service.max_body_bytes)
         await wire.unless_gone(self._handle(service, wire, body))

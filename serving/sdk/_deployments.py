@@ -120,7 +120,8 @@ class LlmDeployment(DeploymentOptions):
     `weights` is a local folder with one .gguf, or with what the engine reads (packed and stored by `deploy`), or an
     `Artifact`. Clients ask for `model`, by default the deployment's name. `engine` is `"openvino"` or `"vllm"`,
     `options` are its own. `max_requests` and `max_waiting_tokens` bound what runs and waits in one replica; who
-    would wait longer than `max_wait` for a first token is refused.
+    would wait longer than `max_wait` for a first token is refused. `routing` says how gateways send requests to
+    replicas: `{"choice": "least_tokens"}`, see docs/guides/llm.md.
     """
 
     name: str
@@ -131,6 +132,7 @@ class LlmDeployment(DeploymentOptions):
     max_requests: int = 0
     max_waiting_tokens: int = 0
     max_wait: float | str = 0.0
+    routing: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

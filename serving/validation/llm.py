@@ -9,11 +9,13 @@ from serving._proto import records_pb2 as pb
 from serving.errors import InvalidArgument
 from serving.llm.openvino_config import OpenVinoOptions
 from serving.problems import MAX_TIMEOUT_S, Problem, check_number, check_whole, shown
+from serving.routing.llm_routing import LLM_CHOICES, SESSION_KEYS
 from serving.validation.python import MAX_REQUESTS, MODEL_NAME, json_object
 
 ENGINES: Final = ("openvino",)
 OPENAI_KINDS: Final = ("llm", "embedding")
 MAX_TOKENS: Final = 1 << 30
+MAX_ANSWER_WEIGHT: Final = 1000.0
 
 
 def llm_problems(path: str, deployment: pb.DeploymentSpec) -> Iterator[Problem]:
@@ -29,6 +31,7 @@ def llm_problems(path: str, deployment: pb.DeploymentSpec) -> Iterator[Problem]:
     tokens = llm.max_waiting_tokens
     yield from check_whole(f"{path}.llm.max_waiting_tokens", tokens, 0, MAX_TOKENS, "; 0 is the default of 262144")
     yield from check_number(f"{path}.llm.max_wait", llm.max_wait_s, MAX_TIMEOUT_S, "seconds; 0 is the default of 60")
+    yield from _routing(f"{path}.llm.routing", llm.routing)
     yield from no_canary(path, "llm", deployment)
 
 
@@ -61,6 +64,19 @@ def openai_model_problems(spec: pb.ApplicationSpec) -> Iterator[Problem]:
         if other != kind:
             text = f"{shown(model)} is the name of a model of deployments[{where}], which is `{other}`"
             yield Problem(f"deployments[{index}].{kind}.model", text)
+
+
+def _routing(path: str, routing: pb.LlmRouting) -> Iterator[Problem]:
+    if routing.choice and routing.choice not in LLM_CHOICES:
+        yield Problem(f"{path}.choice", f"{shown(routing.choice)} is not known", allowed=LLM_CHOICES)
+    for index, key in enumerate(routing.session_keys):
+        if key not in SESSION_KEYS:
+            yield Problem(f"{path}.session_keys[{index}]", f"{shown(key)} is not known", allowed=SESSION_KEYS)
+    tokens = routing.overload_tokens
+    yield from check_whole(f"{path}.overload_tokens", tokens, 0, MAX_TOKENS, "; 0 is the default of 8192")
+    if not 0.0 <= routing.answer_weight <= MAX_ANSWER_WEIGHT:
+        text = f"must be a number from 0 to {MAX_ANSWER_WEIGHT:g}, not {routing.answer_weight!r}"
+        yield Problem(f"{path}.answer_weight", text)
 
 
 def _options(path: str, text: str) -> Iterator[Problem]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Final
 
+from serving.errors import DeadlineExceeded
 from serving.openai.usage_report import HEADER, REPORT, tokens_in, without_comment
 from serving.wire import ClientGone
 
@@ -49,10 +50,10 @@ class UsageReader:
 
     @contextmanager
     def until_gone(self) -> Iterator[None]:
-        """A client that goes away before its answer begins pays for its prompt, which may have been computed."""
+        """Who goes away, or whose time is over, before the answer begins pays for a prompt that may be computed."""
         try:
             yield
-        except ClientGone:
+        except (ClientGone, DeadlineExceeded):
             self._begun = True
             raise
 

@@ -23,6 +23,7 @@ from serving.store import keys
 from serving.store.client import EtcdClient
 from serving.store.keys import AppKey
 from serving.store.records import decode
+from serving.types import ROLE_DIRECT
 from tests.support.llm_serving import EmbeddingProcess, embedding_config
 
 StartReplica: TypeAlias = Callable[..., EmbeddingProcess]
@@ -43,13 +44,16 @@ def start(tmp_path: Path) -> Iterator[StartReplica]:
 
 
 def endpoints(etcd: EtcdCluster, application: str) -> list[pb.Endpoint]:
+    """Of its replicas."""
+
     async def read() -> list[pb.Endpoint]:
         client = EtcdClient(etcd.config())
         try:
             found = await client.get_prefix(keys.endpoints(AppKey("default", application)))
         finally:
             await client.close()
-        return [decode(pb.Endpoint, kv.value) for kv in found.kvs]
+        records = [decode(pb.Endpoint, kv.value) for kv in found.kvs]
+        return [one for one in records if one.role == ROLE_DIRECT]  # a proxy of the application is another test's
 
     return asyncio.run(read())
 

@@ -55,25 +55,9 @@ def test_what_a_key_may_ask(models: list[str], namespaces: list[str], may: bool)
     assert Gate.may_ask(pb.ApiKey(models=models, namespaces=namespaces), MODEL) is may
 
 
-@pytest.mark.parametrize(
-    ("body", "tokens"),
-    [
-        ({"max_tokens": 5}, 5),
-        ({"max_completion_tokens": 7, "max_tokens": 5, "n": 3}, 21),
-        ({"max_output_tokens": 0}, 0),
-        ({}, 256),
-        ({"max_tokens": "5", "n": -1}, 256),
-        ({"max_tokens": True, "n": 10**30}, 256),
-        ({"max_tokens": 2**31, "n": 2**31}, 2**31),
-    ],
-)
-def test_what_an_answer_may_cost(body: dict[str, object], tokens: int) -> None:
-    assert answer_tokens(body, "/v1/chat/completions") == tokens
-
-
-def test_what_a_prompt_may_cost() -> None:
+def test_what_a_request_may_cost() -> None:
     assert [prompt_tokens(size) for size in (0, 1, 4, 5, 4000)] == [1, 1, 1, 2, 1000]
-    assert answer_tokens({"max_tokens": 9}, "/v1/embeddings") == 0
+    assert [answer_tokens(limit, choices) for limit, choices in ((5, 1), (7, 3), (None, 2), (0, 1))] == [5, 21, 512, 0]
 
 
 def entry(version: int) -> KeyValue:

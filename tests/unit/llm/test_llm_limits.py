@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from hypothesis import given
@@ -86,26 +88,27 @@ class _Clock:
         return self.now
 
 
-def _busy(limits: Limits, tokens_per_s: int = 100) -> tuple[Admission, _Clock]:
-    """One whose prompts of 100 tokens began one after the other for some seconds, and where 1,000 tokens wait."""
+@contextmanager
+def busy(limits: Limits) -> Iterator[Admission]:
+    """One whose prompts of 100 tokens began one after the other, one each second, and where 1,000 tokens wait."""
     clock = _Clock()
     admission = Admission(limits, clock)
     for _ in range(20):
         with admission.enter(1) as place:
             place.wait_for(100)
-            clock.now += 100 / tokens_per_s
+            clock.now += 1
             place.begun()
-    admission.enter(1).__enter__().wait_for(1000)
-    return admission, clock
+    with admission.enter(1) as place:
+        place.wait_for(1000)
+        yield admission
 
 
 def test_who_would_wait_too_long_is_told_when_to_come_back() -> None:
-    admission, _ = _busy(Limits(max_wait_s=8))
-    with admission.enter(1) as place, pytest.raises(Full, match=r"in about 10 s.*above 8 s .max_wait_s") as caught:
-        place.wait_for(1)
+    words = r"in about 10 s.*above 8 s .max_wait_s"
+    with busy(Limits(max_wait_s=8)) as full, pytest.raises(Full, match=words) as caught, full.enter(1):
+        pytest.fail("it was let in")
     assert retry_after_s(caught.value) == 2
-    admission, _ = _busy(Limits(max_wait_s=12))
-    with admission.enter(1) as place:
+    with busy(Limits(max_wait_s=12)) as admission, admission.enter(1) as place:
         place.wait_for(1)
 
 
@@ -121,13 +124,13 @@ def test_what_can_wait_is_refused_first(tier: str, waits: int) -> None:
 
 
 def test_the_urgent_do_not_wait_for_others() -> None:
-    admission, _ = _busy(Limits(max_wait_s=8))  # 1,000 tokens of the default tier wait
-    with admission.enter(1, ServiceTier.PRIORITY) as place:
-        place.wait_for(900)
-        assert place.priority(None) < 0
-        assert place.priority(5) == 5
-    with admission.enter(1, ServiceTier.FLEX) as place, pytest.raises(Full):
-        place.wait_for(1)
+    with busy(Limits(max_wait_s=8)) as admission:  # whose tokens that wait are of the default tier
+        with admission.enter(1, ServiceTier.PRIORITY) as place:
+            place.wait_for(900)
+            assert place.priority(None) < 0
+            assert place.priority(5) == 5
+        with pytest.raises(Full), admission.enter(1, ServiceTier.FLEX):
+            pytest.fail("it was let in")
 
 
 def test_a_pace_follows_what_happens_now() -> None:
