@@ -8,6 +8,7 @@ import os
 import socket
 import uuid
 
+from keeper.api_keys import ApiKeys
 from keeper.applications import Applications
 from keeper.changes import Note
 from keeper.config import KeeperConfig
@@ -47,7 +48,8 @@ class Keeper:
         self._restorer = Restorer(self._client, self.mirror, clock, self.events, self.id)
         applications = Applications(self._client, self.mirror, self._reconciler.world, clock)
         watchers = Watchers(self.mirror, lambda: self._reconciler.world().liveness_by_name(), config.max_watchers)
-        self._server = Server(config, KeeperService(applications, watchers, self.mirror, clock))
+        self._keys = ApiKeys(self._client, clock)
+        self._server = Server(config, KeeperService(applications, watchers, self.mirror, clock, self._keys))
         self._page: Page | None = None
         self._election: Election | None = None
         self.leads = False
@@ -82,6 +84,7 @@ class Keeper:
                 ("verifier", self.mirror.run_verifier()),
                 ("restorer", self._restorer.run()),
                 ("election", self._stand()),
+                ("keys", self._keys.run()),
             )
         ]
         try:

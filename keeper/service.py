@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from keeper import views
 from keeper.answers import Context, abort, answer, as_mesh_error
+from keeper.api_keys import ApiKeys
 from keeper.applications import Applications, app_key
 from keeper.mirror import Mirror
 from keeper.watchers import Watchers
@@ -27,11 +28,14 @@ STALE_METADATA = "mesh-stale-s"  # trailing metadata of answers from memory: sec
 class KeeperService(rpc.KeeperServicer):
     """Every live keeper answers; only the leader decides."""
 
-    def __init__(self, applications: Applications, watchers: Watchers, mirror: Mirror, clock: Clock) -> None:
+    def __init__(
+        self, applications: Applications, watchers: Watchers, mirror: Mirror, clock: Clock, api_keys: ApiKeys
+    ) -> None:
         self._applications = applications
         self._watchers = watchers
         self._mirror = mirror
         self._clock = clock
+        self._api_keys = api_keys
 
     async def Deploy(self, request: api.DeployRequest, context: Context[Any, Any]) -> api.DeployResponse:
         return await self._answer(context, "Deploy", lambda: self._applications.deploy(request))
@@ -94,6 +98,21 @@ class KeeperService(rpc.KeeperServicer):
             return views.clusters(self._mirror.picture, self._mirror.book, self._clock.now())
 
         return await self._answer(context, "ListClusters", work)
+
+    async def CreateKey(self, request: api.CreateKeyRequest, context: Context[Any, Any]) -> api.KeyView:
+        return await self._answer(context, "CreateKey", lambda: self._api_keys.create(request))
+
+    async def GetKey(self, request: api.KeyId, context: Context[Any, Any]) -> api.KeyView:
+        return await self._answer(context, "GetKey", lambda: self._api_keys.get(request))
+
+    async def ListKeys(self, request: api.ListKeysRequest, context: Context[Any, Any]) -> api.ListKeysResponse:
+        return await self._answer(context, "ListKeys", lambda: self._api_keys.list(request))
+
+    async def UpdateKey(self, request: api.UpdateKeyRequest, context: Context[Any, Any]) -> api.KeyView:
+        return await self._answer(context, "UpdateKey", lambda: self._api_keys.update(request))
+
+    async def DeleteKey(self, request: api.KeyId, context: Context[Any, Any]) -> api.DeleteKeyResponse:
+        return await self._answer(context, "DeleteKey", lambda: self._api_keys.delete(request))
 
     async def WatchApplications(
         self, request: api.WatchApplicationsRequest, context: Context[Any, Any]

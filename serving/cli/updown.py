@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 @click.option(
     "--gateway-port", type=click.IntRange(1, 65535), help="Port of the OpenAI gateway.  [default: any free one]"
 )
+@click.option("--require-keys", is_flag=True, help="Clients of the gateway need an API key (`mesh keys create`).")
 @click.option("--detach", is_flag=True, help="Return when it is ready; `mesh down` ends it.")
 @click.option("--start-timeout", type=click.FloatRange(1.0), default=180.0, show_default=True, help="Seconds.")
 def up(
@@ -50,6 +51,7 @@ def up(
     gpus: int | None,
     config_file: Path | None,
     gateway_port: int | None,
+    require_keys: bool,
     detach: bool,
     start_timeout: float,
 ) -> None:
@@ -71,6 +73,7 @@ def up(
         gpus_per_cluster=gpus,
         config_file=config_file.resolve() if config_file else None,
         gateway_port=gateway_port or 0,
+        require_keys=require_keys,
         start_timeout_s=start_timeout,
     )
     if detach:
@@ -101,7 +104,7 @@ def down(settings: Settings) -> None:
 def _refuse_local_options(config_file: Path) -> None:
     """What the file says, or what only own clusters have, must not be given beside it and then be passed over."""
     context = click.get_current_context()
-    for name in ("clusters", "keepers", "cpus", "gpus", "gateway_port"):
+    for name in ("clusters", "keepers", "cpus", "gpus", "gateway_port", "require_keys"):
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise InvalidArgument(
                 f"--{name.replace('_', '-')} is for a mesh with its own clusters; {config_file} says what it is here"

@@ -13,13 +13,18 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import Receive, Scope, Send
 
+from serving._proto import records_pb2 as pb
+from serving.access.estimate import answer_tokens, prompt_tokens
 from serving.errors import InvalidArgument, MeshError, NotFound, Unavailable
 from serving.gateway.balance import Balance
-from serving.gateway.catalog import Offer, is_ready
+from serving.gateway.catalog import ModelKey, Offer, is_ready
 from serving.gateway.demand import Demand
 from serving.gateway.follower import CatalogFollower
 from serving.gateway.forwarding import Forwarder, Request
 from serving.gateway.instruments import Instruments
+from serving.gateway.keys.gate import Gate
+from serving.gateway.keys.refusals import ModelNotAllowed
+from serving.gateway.keys.usage import REQUEST_HEADERS
 from serving.gateway.passing import Broken
 from serving.gateway.resuming import RESUMED_PATHS
 from serving.observe import get_logger, log_fields
@@ -38,6 +43,7 @@ _LOG: Final = get_logger(__name__)
 _STDLIB_LOG: Final = logging.getLogger(__name__)
 FORWARDED: Final = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
 _MODELS: Final = "/v1/models"
+_PROTECTED: Final = "/v1/"  # who is asked for a key, where keys are needed
 _WRITE_TIMEOUT_S: Final = 60.0  # of a client that takes nothing of its answer
 _CLIENT_GONE: Final = 499
 # Of the client's headers replicas see these: nothing that authenticates it, or belongs to its connection.
@@ -70,8 +76,9 @@ class GatewayApp:
         max_requests: int,
         resume_streams: bool,
         created: int,
+        gate: Gate | None = None,
     ) -> None:
-        """`created` is the unix time that models are said to be of."""
+        """`created` is the unix time that models are said to be of. Without `gate` nobody needs a key."""
         self._resume_streams = resume_streams
         self._cuts: set[asyncio.Future[MeshError]] = set()  # one for each request that runs
         self.draining = False
@@ -84,7 +91,8 @@ class GatewayApp:
         self._max_requests = max_requests
         self._running = 0
         self._created = created
-        self._plain: dict[str, Callable[[Wire], Awaitable[None]]] = {
+        self._gate = gate
+        self._plain: dict[str, Callable[[_Call, Wire], Awaitable[None]]] = {
             "/health": self._health,
             "/metrics": self._metrics,
             _MODELS: self._models,
@@ -131,15 +139,17 @@ class GatewayApp:
 
     async def _route(self, call: _Call, wire: Wire, scope: Scope) -> None:
         path = call.path
+        if self._gate is not None and path.startswith(_PROTECTED):
+            call.key = self._gate.holder(scope["headers"])
         if path in FORWARDED:
             call.want(wire, "POST")
             await self._forward(call, wire, scope)
         elif path in self._plain:
             call.want(wire, "GET", "HEAD")
-            await self._plain[path](wire)
+            await self._plain[path](call, wire)
         elif path.startswith(f"{_MODELS}/"):
             call.want(wire, "GET", "HEAD")
-            await self._model(path.removeprefix(f"{_MODELS}/"), wire)
+            await self._model(call, path.removeprefix(f"{_MODELS}/"), wire)
         else:
             raise NotFound(f"there is no {path} here")
 
@@ -150,7 +160,7 @@ class GatewayApp:
         resumable = self._resumable(call.path, wire)
         data = await wire.read_body(self._max_body_bytes)
         body = await read_object_apart(data, limit_bytes=self._max_body_bytes)
-        offer, data = self._named(data, body)
+        offer, data = self._named(data, body, call)
         demand = await self._demand(offer, call.path, body, wire, len(data))
         del body
         call.model = str(offer.key)
@@ -161,6 +171,19 @@ class GatewayApp:
             headers[TIMEOUT.decode()] = f"{max(left_s, _LEAST_S):.3f}"
         request = Request(offer.key, call.path, data, headers, demand, resumable=resumable)
         del data  # whoever sends it lets go of it when the answer begins
+        if self._gate is None or call.key is None:
+            await self._run(request, wire)
+            return
+        self._gate.check(call.key, request.key)
+        prompt = prompt_tokens(len(request.body))
+        answer = answer_tokens(demand.answer_tokens, demand.choices)
+        async with self._gate.admitted(call.key, wire, prompt_tokens=prompt, answer_tokens=answer) as usage:
+            request.usage = usage
+            request.headers.update(REQUEST_HEADERS)
+            await self._run(request, wire)
+
+    async def _run(self, request: Request, wire: Wire) -> None:
+        """Until it is answered, the client has gone, its time is over, or it is cut off."""
         cut: asyncio.Future[MeshError] = asyncio.get_running_loop().create_future()
         self._cuts.add(cut)
         try:
@@ -183,22 +206,22 @@ class GatewayApp:
             )
         return path in RESUMED_PATHS and (said == "true" if said else self._resume_streams)
 
-    def _named(self, data: bytes, body: dict[str, Any]) -> tuple[Offer, bytes]:
+    def _named(self, data: bytes, body: dict[str, Any], call: _Call) -> tuple[Offer, bytes]:
         """Whom a body is for, and the body as a replica wants it: with the model's own name."""
         name = body.get("model")
         if not isinstance(name, str) or not name:
             raise InvalidRequest("`model` is missing: the name of a model of /v1/models", param="model")
         if not self._follower.synced:
             raise Unavailable("the models are not known yet: etcd has not answered since this gateway started")
-        offer = self._find(name)
+        offer = self._find(name, call)
         if offer.key.model != name:
             data = to_json({**body, "model": offer.key.model})
         return offer, data
 
-    def _find(self, name: str) -> Offer:
-        """Raises OpenAI's errors for what the catalog refuses."""
+    def _find(self, name: str, call: _Call) -> Offer:
+        """Raises OpenAI's errors for what the catalog refuses; they name no model that the key may not ask."""
         try:
-            return self._follower.catalog.find(name)
+            return self._follower.catalog.find(name, lambda key: self._may_ask(call, key))
         except NotFound as error:
             raise _NoSuchModel(error.message) from error
         except InvalidArgument as error:
@@ -206,27 +229,34 @@ class GatewayApp:
 
     # ------------------------------------------------------------------------------------------------ answered here
 
-    async def _health(self, wire: Wire) -> None:
+    async def _health(self, _call: _Call, wire: Wire) -> None:
         status = 503 if self.draining or not self._follower.synced else 200
         state = "draining" if self.draining else "ready" if status == 200 else "starting"
         await wire.answer(status, {"status": state, "discovery_stale": self._follower.stale})
 
-    async def _metrics(self, wire: Wire) -> None:
+    async def _metrics(self, _call: _Call, wire: Wire) -> None:
         self._instruments.keep({str(offer.key) for offer in self._follower.catalog.offers()})
         await wire.answer_bytes(200, await asyncio.to_thread(generate_latest, self._registry), CONTENT_TYPE_LATEST)
 
-    async def _openapi(self, wire: Wire) -> None:
+    async def _openapi(self, _call: _Call, wire: Wire) -> None:
         await wire.answer(200, _document())
 
-    async def _docs(self, wire: Wire) -> None:
+    async def _docs(self, _call: _Call, wire: Wire) -> None:
         await wire.answer_bytes(200, docs_page(_document()).encode(), "text/html; charset=utf-8")
 
-    async def _models(self, wire: Wire) -> None:
-        offers = [offer for offer in self._follower.catalog.offers() if is_ready(offer)]
+    async def _models(self, call: _Call, wire: Wire) -> None:
+        known = self._follower.catalog.offers()
+        offers = [offer for offer in known if is_ready(offer) and self._may_ask(call, offer.key)]
         await wire.answer(200, {"object": "list", "data": [self._described(offer.name, offer) for offer in offers]})
 
-    async def _model(self, name: str, wire: Wire) -> None:
-        await wire.answer(200, self._described(name, self._find(name)))
+    async def _model(self, call: _Call, name: str, wire: Wire) -> None:
+        offer = self._find(name, call)
+        if not self._may_ask(call, offer.key):
+            raise ModelNotAllowed(name)
+        await wire.answer(200, self._described(name, offer))
+
+    def _may_ask(self, call: _Call, model: ModelKey) -> bool:
+        return self._gate is None or call.key is None or self._gate.may_ask(call.key, model)
 
     def _described(self, name: str, offer: Offer) -> dict[str, Any]:
         owner = f"{offer.key.namespace}/{offer.key.application}"
@@ -245,6 +275,7 @@ class _Call:
     path: str
     method: str
     model: str = ""
+    key: pb.ApiKey | None = None
 
     def want(self, wire: Wire, *methods: str) -> None:
         if self.method not in methods:

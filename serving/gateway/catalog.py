@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -65,15 +65,19 @@ class Catalog:
         """All of them, those without a ready endpoint too, by full name."""
         return tuple(self._offers.values())
 
-    def find(self, name: str) -> Offer:
-        """Raises `NotFound` with the closest names, `InvalidArgument` where several applications serve that name."""
-        found = self._keys(name)
+    def find(self, name: str, allowed: Callable[[ModelKey], bool] = lambda _: True) -> Offer:
+        """Raises `NotFound` with the closest names, `InvalidArgument` where several applications serve that name.
+
+        Models that are not `allowed` count, and are named, only where nothing else has that name.
+        """
+        served = self._keys(name)
+        found = [key for key in served if allowed(key)] or served[:1]
         if len(found) == 1:
             return self._offers[found[0]]
         if found:
             full = ", ".join(str(key) for key in found[:_SHOWN])
             raise InvalidArgument(f"the model `{name}` is served by several applications; ask for one of {full}")
-        known = [offer.name for offer in self._offers.values()]
+        known = [offer.name for offer in self._offers.values() if allowed(offer.key)]
         closest = closest_match(name, known)
         hint = f"; did you mean `{closest}`?" if closest else ""
         listed = f" (there are: {', '.join(known[:_SHOWN])}{', ...' if len(known) > _SHOWN else ''})" if known else ""

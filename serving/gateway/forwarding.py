@@ -17,6 +17,7 @@ from serving.gateway.catalog import ModelKey, Offer
 from serving.gateway.demand import Demand
 from serving.gateway.follower import CatalogFollower
 from serving.gateway.instruments import Instruments
+from serving.gateway.keys.usage import UsageReader
 from serving.gateway.passing import Broken, forwarded_headers, pass_on
 from serving.gateway.resuming import ResumableStream, pass_steps
 from serving.gateway.upstreams import Upstream, UpstreamKey, Upstreams, upstream_key
@@ -42,7 +43,8 @@ _RESENT: Final = 1  # times that a request is sent again after a replica has had
 class Request:
     """What is sent on. `key` is the model; `headers` are those that replicas may see; `demand` says where it fits.
 
-    `resumable`: its stream may be continued on another replica; `stream`, once one has begun that can be.
+    `usage` reads the answer. `resumable`: its stream may be continued on another replica; `stream`, once one has begun
+    that can be.
     """
 
     key: ModelKey
@@ -50,6 +52,7 @@ class Request:
     body: bytes
     headers: dict[str, str]
     demand: Demand = NO_DEMAND
+    usage: UsageReader | None = None
     until: float = 0.0  # when it is not held any more
     tried: set[UpstreamKey] = field(default_factory=set)
     attempts: int = 0
@@ -190,13 +193,15 @@ class Forwarder:
                 refusal = await self._judged(request, work, response, time.monotonic() - began)
                 if refusal is not None:
                     return refusal
+                if request.usage is not None:
+                    request.usage.begin(response.status, response.headers)
                 told = response.status == _OK and response.headers.get(resume.HEADER) == resume.TOLD
                 if request.resumable and told:
                     return await self._pass_steps(request, work, response, wire)
                 if request.stream is not None:
                     return _Failure(f"it answered {response.status} when it was asked to continue")
                 request.body = b""  # it is not sent again, and the answer may take long
-                await self._pass_on(work, response, wire)
+                await self._pass_on(request, work, response, wire)
             finally:
                 if response.content.at_eof():
                     response.release()
@@ -244,7 +249,7 @@ class Forwarder:
             self._instruments.resumed.inc()
             _LOG.info("a stream goes on", extra={"replica": str(upstream)})
         try:
-            await pass_steps(response, wire, request.stream, work.meter)
+            await pass_steps(response, wire, request.stream, work.meter, request.usage)
         except Broken as error:
             self._broke_off(upstream, error)
             return _Failure("it broke off its answer", sent=True, broke=True)
@@ -255,10 +260,10 @@ class Forwarder:
         self._instruments.broken.inc()
         _LOG.warning("an answer broke off", extra={"replica": str(upstream), "reason": str(error.__cause__)})
 
-    async def _pass_on(self, work: Work, response: aiohttp.ClientResponse, wire: Wire) -> None:
+    async def _pass_on(self, request: Request, work: Work, response: aiohttp.ClientResponse, wire: Wire) -> None:
         await wire.begin(response.status, forwarded_headers(response.headers))
         try:
-            await pass_on(response, wire, work.meter)
+            await pass_on(response, wire, work.meter, request.usage)
         except Broken as error:
             self._broke_off(work.upstream, error)
             if not error.told:

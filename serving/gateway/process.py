@@ -20,6 +20,7 @@ from serving.gateway.config import GatewayConfig
 from serving.gateway.follower import CatalogFollower
 from serving.gateway.forwarding import Forwarder
 from serving.gateway.instruments import Instruments
+from serving.gateway.keys.parts import GatewayKeys
 from serving.gateway.probing import Prober
 from serving.gateway.upstreams import Upstreams
 from serving.observe import new_registry
@@ -50,6 +51,7 @@ class Gateway:
         self._upstreams = Upstreams(config.prefer_labels, balance=self._balance())
         self._store = EtcdClient(config.etcd)
         self._follower = CatalogFollower(self._store, config.namespaces, self._upstreams.apply)
+        self._keys = GatewayKeys(config.etcd, self._store, self._registry) if config.keys_required else None
         self._session: aiohttp.ClientSession | None = None
         self._probing: asyncio.Task[None] | None = None
         self.app: GatewayApp | None = None
@@ -100,8 +102,12 @@ class Gateway:
             max_requests=config.max_requests,
             resume_streams=config.resume_streams,
             created=int(time.time()),
+            gate=self._keys.gate if self._keys is not None else None,
         )
-        await self._follower.start()
+        following = [self._follower.start()]
+        if self._keys is not None:
+            following.append(self._keys.start(self.address))
+        await asyncio.gather(*following)
         self._probing = asyncio.create_task(Prober(self._session, self._upstreams).run(), name="gateway-probes")
         self.app = app
         _LOG.info("gateway ready", extra={"address": self.address, "models": len(self._follower.catalog.offers())})
@@ -117,6 +123,8 @@ class Gateway:
             await cancel_and_wait(self._probing)
         if self._session is not None:
             await self._session.close()
+        if self._keys is not None:
+            await self._keys.close()
         await self._follower.close()
         await self._store.close()
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from serving.llm.answers import AnswerHead
+from serving.llm.cost import add_usage_header, usage_comment
 from serving.llm.limits import Place
 from serving.llm.response_builder import ResponseBuilder
 from serving.llm.routes_chat import Asked, chat_run, prepare, usage
@@ -76,10 +77,12 @@ async def _answer(
                 if not wire.status:
                     await wire.begin_events(run.token_headers())
                 await wire.send(_encoded(events))
-    events = list(builder.end(usage(asked, run)))
+    cost = usage(asked, run)
+    events = list(builder.end(cost))
     if request.stream:
-        await wire.end(_encoded(events))
+        await wire.end(_encoded(events) + usage_comment(wire, cost))
     else:
+        add_usage_header(wire, cost)
         await wire.answer(200, builder.response, run.token_headers())
 
 

@@ -20,6 +20,7 @@ class UpOptions:
 
     `cpus_per_cluster` is what Ray is told to hand out, not a limit of the machine; 0: the number of its cores. So is
     `gpus_per_cluster`; None: as many as the driver lists. `gateway_port` 0: any free one.
+    `require_keys`: whoever asks the gateway needs an API key.
     """
 
     mesh_dir: Path
@@ -29,6 +30,7 @@ class UpOptions:
     gpus_per_cluster: int | None = None
     config_file: Path | None = None
     gateway_port: int = 0
+    require_keys: bool = False
     start_timeout_s: float = 180.0
 
     def validate(self) -> None:

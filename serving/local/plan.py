@@ -34,7 +34,10 @@ class ClusterPlan:
 
 @dataclass(frozen=True, slots=True)
 class MeshPlan:
-    """Everything that keepers, agents and the gateway are started with. `gateway` is its host:port; empty: none."""
+    """Everything that keepers, agents and the gateway are started with.
+
+    `gateway` is its host:port; empty: none. `require_keys`: it asks clients for API keys.
+    """
 
     mesh_dir: Path
     etcd: EtcdConfig
@@ -44,6 +47,7 @@ class MeshPlan:
     client_tls: TlsConfig | None = None
     name: str = DEFAULT_MESH
     gateway: str = ""
+    require_keys: bool = False
 
     def etcd_section(self) -> dict[str, Any]:
         """As `mesh.json` and the processes' configuration files hold it."""
@@ -56,7 +60,14 @@ class MeshPlan:
         return section
 
 
-def local_plan(mesh_dir: Path, etcd: EtcdConfig, clusters: Mapping[str, RayCluster], *, gateway_port: int) -> MeshPlan:
+def local_plan(
+    mesh_dir: Path,
+    etcd: EtcdConfig,
+    clusters: Mapping[str, RayCluster],
+    *,
+    gateway_port: int,
+    require_keys: bool = False,
+) -> MeshPlan:
     """Own etcd, own Ray clusters and a gateway, all on loopback."""
     artifacts = mesh_dir / "artifacts"
     artifacts.mkdir(mode=0o700, exist_ok=True)
@@ -70,6 +81,7 @@ def local_plan(mesh_dir: Path, etcd: EtcdConfig, clusters: Mapping[str, RayClust
         ),
         name=local_name(mesh_dir),
         gateway=f"{LOOPBACK}:{gateway_port or free_ports(1)[0]}",
+        require_keys=require_keys,
     )
 
 

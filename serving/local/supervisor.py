@@ -134,7 +134,13 @@ class Supervisor:
             gpus = self._options.gpus()
             with ThreadPoolExecutor(len(names)) as pool:
                 list(pool.map(lambda name: self._start_ray(name, gpus, stop), names))
-            plan = local_plan(self._dir, self._etcd.config(), self._ray, gateway_port=self._options.gateway_port)
+            plan = local_plan(
+                self._dir,
+                self._etcd.config(),
+                self._ray,
+                gateway_port=self._options.gateway_port,
+                require_keys=self._options.require_keys,
+            )
         self._state = MeshState(
             mesh_dir=self._dir,
             phase="starting",

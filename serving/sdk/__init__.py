@@ -32,6 +32,7 @@ from serving.sdk.spec import Application, Placement
 
 if TYPE_CHECKING:
     from serving.discovery.client_config import ClientConfig, ClientStats
+    from serving.sdk.api_keys import ApiKey, CreatedKey, KeyLimits
     from serving.sdk.blocking import MeshClient
     from serving.sdk.client import AsyncMeshClient
     from serving.sdk.status import AppEvent, AppStatus, DeployResult, ModelMetadata, TensorMetadata
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BF16",
+    "ApiKey",
     "AppEvent",
     "AppStatus",
     "Application",
@@ -53,9 +55,11 @@ __all__ = [
     "ClusterConfig",
     "Connection",
     "CppDeployment",
+    "CreatedKey",
     "DeployResult",
     "EmbeddingDeployment",
     "Forecast",
+    "KeyLimits",
     "LlmDeployment",
     "Match",
     "MeshClient",
@@ -88,12 +92,15 @@ __all__ = [
 
 _LAZY = {
     "BF16": "serving.sdk.tensors",
+    "ApiKey": "serving.sdk.api_keys",
     "AppEvent": "serving.sdk.status",
     "AppStatus": "serving.sdk.status",
     "AsyncMeshClient": "serving.sdk.client",
     "ClientConfig": "serving.discovery.client_config",
     "ClientStats": "serving.discovery.client_config",
+    "CreatedKey": "serving.sdk.api_keys",
     "DeployResult": "serving.sdk.status",
+    "KeyLimits": "serving.sdk.api_keys",
     "MeshClient": "serving.sdk.blocking",
     "ModelMetadata": "serving.sdk.status",
     "TensorMetadata": "serving.sdk.status",

@@ -13,6 +13,7 @@ from serving.discovery.client_config import ClientConfig
 from serving.errors import Internal, InvalidArgument
 from serving.routing import Rank
 from serving.sdk import calls
+from serving.sdk.api_keys import AsyncApiKeys
 from serving.sdk.connection import Connection
 from serving.sdk.deploying import Deployer, Notify
 from serving.sdk.inference import InferenceClients
@@ -60,6 +61,7 @@ class AsyncMeshClient:
         self._keepers = Keepers(self._store, self.connection.tls)
         self._deployer = Deployer(self._keepers, self.connection.artifacts)
         self._inference = InferenceClients(self._store, self.connection.tls, client_config, rank)
+        self.keys = AsyncApiKeys(self._keepers)
         self._handlers: dict[type, Callable[[Any], Awaitable[Any]]] = {
             calls.DeployCall: self._deployer.deploy,
             calls.RollbackCall: self._deployer.rollback,

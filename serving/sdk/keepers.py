@@ -53,6 +53,11 @@ _RESPONSES: Final[dict[str, Any]] = {
     "Rollback": kpb.DeployResponse,
     "PauseRollout": kpb.PauseRolloutResponse,
     "PromoteRollout": kpb.PromoteRolloutResponse,
+    "CreateKey": kpb.KeyView,
+    "GetKey": kpb.KeyView,
+    "ListKeys": kpb.ListKeysResponse,
+    "UpdateKey": kpb.KeyView,
+    "DeleteKey": kpb.DeleteKeyResponse,
 }
 
 

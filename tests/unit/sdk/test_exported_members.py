@@ -15,6 +15,7 @@ from serving.sdk import AsyncMeshClient, MeshClient
 
 PUBLIC = {
     "Application",
+    "ApiKey",
     "AppEvent",
     "AppStatus",
     "Artifact",
@@ -29,9 +30,11 @@ PUBLIC = {
     "ClusterConfig",
     "Connection",
     "CppDeployment",
+    "CreatedKey",
     "DeployResult",
     "EmbeddingDeployment",
     "Forecast",
+    "KeyLimits",
     "LlmDeployment",
     "Match",
     "MeshClient",
