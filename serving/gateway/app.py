@@ -12,12 +12,15 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import Receive, Scope, Send
 
-from serving.errors import InvalidArgument, NotFound, Unavailable
-from serving.gateway.catalog import Offer, is_ready
+from serving.errors import NotFound, Unavailable
+from serving.gateway.asked import SESSION_HEADER, Asked, asked, leads_to, session_of
+from serving.gateway.catalog import Catalog, ModelKey, Offer, is_ready
 from serving.gateway.follower import CatalogFollower
 from serving.gateway.forwarding import Forwarder, Request
 from serving.gateway.instruments import Instruments
 from serving.gateway.passing import Broken
+from serving.gateway.route_follower import RouteFollower
+from serving.gateway.routed import RouteForwarder
 from serving.observe import get_logger, log_fields
 from serving.openai.errors import InvalidRequest
 from serving.openai.json_body import read_object
@@ -42,18 +45,15 @@ class _WrongMethod(InvalidRequest):
     http_status = 405
 
 
-class _NoSuchModel(NotFound):
-    param = "model"
-    error_code = "model_not_found"
-
-
 class GatewayApp:
     """An ASGI application. Belongs to one event loop."""
 
     def __init__(
         self,
         follower: CatalogFollower,
+        routes: RouteFollower,
         forwarder: Forwarder,
+        routed: RouteForwarder,
         instruments: Instruments,
         registry: CollectorRegistry,
         *,
@@ -64,7 +64,9 @@ class GatewayApp:
         """`created` is the unix time that models are said to be of."""
         self.draining = False
         self._follower = follower
+        self._routes = routes
         self._forwarder = forwarder
+        self._routed = routed
         self._instruments = instruments
         self._registry = registry
         self._max_body_bytes = max_body_bytes
@@ -125,40 +127,43 @@ class GatewayApp:
             raise Unavailable(f"this gateway is full: {self._max_requests} requests run (max_requests)")
         data = await wire.read_body(self._max_body_bytes)
         large = len(data) > _PARSED_APART
-        offer, data = await asyncio.to_thread(self._named, data) if large else self._named(data)
-        call.model = str(offer.key)
+        session = wire.header(SESSION_HEADER)
+        found, data = await asyncio.to_thread(self._named, data, session) if large else self._named(data, session)
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"] if key in _PASSED}
         headers["x-request-id"] = wire.request_id
-        request = Request(offer.key, call.path, data, headers)
+        request = Request(found.keys[0], call.path, data, headers, named=found.keys[0].model)
         del data  # whoever sends it lets go of it when the answer begins
-        await wire.unless_gone(self._forwarder.forward(request, wire))
+        if found.route:
+            sending = self._routed.forward(found, request, self._rename, wire)
+        else:
+            sending = self._forwarder.forward(request, wire)
+        try:
+            await wire.unless_gone(sending)
+        finally:
+            call.model = str(request.key)
 
-    def _named(self, data: bytes) -> tuple[Offer, bytes]:
-        """Whom a body is for, and the body as a replica wants it: with the model's own name."""
+    def _named(self, data: bytes, session: str) -> tuple[Asked, bytes]:
+        """Whom a body is for, and the body as the first of them wants it: with the model's own name."""
         body = read_object(data, limit_bytes=self._max_body_bytes)
         name = body.get("model")
         if not isinstance(name, str) or not name:
             raise InvalidRequest("`model` is missing: the name of a model of /v1/models", param="model")
-        if not self._follower.synced:
-            raise Unavailable("the models are not known yet: etcd has not answered since this gateway started")
-        offer = self._find(name)
-        if offer.key.model != name:
-            data = to_json({**body, "model": offer.key.model})
-        return offer, data
+        found = asked(name, self._known(), self._routes.routes, session_of(session, body))
+        own = found.keys[0].model
+        if own != name:
+            data = to_json({**body, "model": own})
+        return found, data
 
-    def _find(self, name: str) -> Offer:
-        """Raises OpenAI's errors for what the catalog refuses."""
-        try:
-            return self._follower.catalog.find(name)
-        except NotFound as error:
-            raise _NoSuchModel(error.message) from error
-        except InvalidArgument as error:
-            raise InvalidRequest(error.message, param="model", error_code="ambiguous_model") from error
+    def _known(self) -> Catalog:
+        """Raises `Unavailable` while nothing is known."""
+        if not (self._follower.synced and self._routes.synced):
+            raise Unavailable("the models are not known yet: etcd has not answered since this gateway started")
+        return self._follower.catalog
 
     # ------------------------------------------------------------------------------------------------ answered here
 
     async def _health(self, wire: Wire) -> None:
-        status = 503 if self.draining or not self._follower.synced else 200
+        status = 503 if self.draining or not (self._follower.synced and self._routes.synced) else 200
         state = "draining" if self.draining else "ready" if status == 200 else "starting"
         await wire.answer(status, {"status": state, "discovery_stale": self._follower.stale})
 
@@ -166,15 +171,37 @@ class GatewayApp:
         await wire.answer_bytes(200, await asyncio.to_thread(generate_latest, self._registry), CONTENT_TYPE_LATEST)
 
     async def _models(self, wire: Wire) -> None:
-        offers = [offer for offer in self._follower.catalog.offers() if is_ready(offer)]
-        await wire.answer(200, {"object": "list", "data": [self._described(offer.name, offer) for offer in offers]})
+        catalog, routes = self._follower.catalog, self._routes.routes
+        offers = [offer for offer in catalog.offers() if is_ready(offer)]
+        listed = [self._described(str(offer.key) if offer.name in routes else offer.name, offer) for offer in offers]
+        leading = ((name, leads_to(route, catalog)) for name, route in routes.items())
+        listed += [self._described(name, offer, route=True) for name, offer in leading if offer is not None]
+        await wire.answer(200, {"object": "list", "data": listed})
 
     async def _model(self, name: str, wire: Wire) -> None:
-        await wire.answer(200, self._described(name, self._find(name)))
+        catalog, route = self._known(), self._routes.routes.get(name)
+        key = asked(name, catalog, {}, "").keys[0] if route is None else None
+        offer = catalog.get(key) if key is not None else leads_to(route, catalog) if route is not None else None
+        if offer is None:
+            raise Unavailable(f"no model of the route `{name}` has a replica that takes requests now")
+        await wire.answer(200, self._described(name, offer, route=route is not None))
 
-    def _described(self, name: str, offer: Offer) -> dict[str, Any]:
+    def _described(self, name: str, offer: Offer, *, route: bool = False) -> dict[str, Any]:
         owner = f"{offer.key.namespace}/{offer.key.application}"
-        return {"id": name, "object": "model", "created": self._created, "owned_by": owner}
+        described = {"id": name, "object": "model", "created": self._created, "owned_by": owner}
+        return described | ({"root": str(offer.key)} if route else {})
+
+    async def _rename(self, request: Request, key: ModelKey) -> None:
+        """The body of a request that goes to another model than the one that it names."""
+        if request.named != key.model:
+            large = len(request.body) > _PARSED_APART
+            body, own = request.body, key.model
+            request.body = await asyncio.to_thread(_renamed, body, own) if large else _renamed(body, own)
+            request.named = key.model
+
+
+def _renamed(data: bytes, model: str) -> bytes:
+    return to_json({**read_object(data, limit_bytes=len(data)), "model": model})
 
 
 @dataclass(slots=True)

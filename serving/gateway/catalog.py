@@ -9,7 +9,7 @@ from typing import Final
 from serving._proto import records_pb2 as pb
 from serving.errors import InvalidArgument, NotFound
 from serving.spelling import closest_match
-from serving.types import ENDPOINT_READY, PROTOCOL_OPENAI_HTTP
+from serving.types import ENDPOINT_READY, PROTOCOL_OPENAI_HTTP, split_model_name
 
 _SHOWN: Final = 10  # names in an error
 
@@ -24,6 +24,12 @@ class ModelKey:
 
     def __str__(self) -> str:
         return f"{self.namespace}/{self.application}/{self.model}"
+
+    @classmethod
+    def parse(cls, full: str) -> ModelKey | None:
+        """None for what is no full name."""
+        parts = split_model_name(full)
+        return cls(*parts) if parts is not None else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from serving._proto import records_pb2 as pb
 from serving.discovery.view import EndpointDecoder, current, prefer_newer
@@ -18,6 +18,17 @@ from serving.store.keys import AppKey
 
 _LOG: Final = logging.getLogger(__name__)
 _FIRST_VIEW_S: Final = 5.0
+
+
+class Following(Protocol):
+    """A catalog that is kept up to date: what forwarding needs to know of who follows it."""
+
+    @property
+    def catalog(self) -> Catalog: ...
+
+    async def wait_change(self) -> None: ...
+
+    def refused(self, endpoint: pb.Endpoint) -> bool: ...
 
 
 class CatalogFollower:

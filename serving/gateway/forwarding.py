@@ -13,7 +13,7 @@ import aiohttp
 
 from serving.errors import MeshError, Unavailable
 from serving.gateway.catalog import ModelKey
-from serving.gateway.follower import CatalogFollower
+from serving.gateway.follower import Following
 from serving.gateway.instruments import Instruments
 from serving.gateway.passing import Broken, forwarded_headers, pass_on
 from serving.gateway.upstreams import Upstream, UpstreamKey, Upstreams
@@ -21,6 +21,7 @@ from serving.timeouts import wait_for
 from serving.wire import Wire
 
 _LOG: Final = logging.getLogger(__name__)
+ANSWERED_BY: Final = "x-mesh-model"  # the full name of the model that answered
 _FULL: Final = 429
 _AWAY: Final = 503  # the replica leaves, or its engine has failed
 _SERVER_FAULTS: Final = 500
@@ -32,7 +33,10 @@ _RESENT: Final = 1  # times that a request is sent again after a replica has had
 
 @dataclass(slots=True)
 class Request:
-    """What is sent on. `key` is the model; `headers` are those that replicas may see."""
+    """What is sent on. `key` is the model; `headers` are those that replicas may see.
+
+    With `spare` another model waits to be asked: what this one's replicas cannot answer is not the client's to see.
+    """
 
     key: ModelKey
     path: str
@@ -42,6 +46,16 @@ class Request:
     tried: set[UpstreamKey] = field(default_factory=set)
     attempts: int = 0
     resent: int = 0
+    spare: bool = False
+    named: str = ""  # the model's own name in the body
+
+
+class TargetLeft(Unavailable):
+    """No replica of a model answered, and another model may be asked. `full`: because they have no room."""
+
+    def __init__(self, error: MeshError, *, full: bool) -> None:
+        super().__init__(error.message)
+        self.full = full
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +64,7 @@ class _Failure:
 
     reason: str
     sent: bool = False
+    full: bool = False
 
 
 class Forwarder:
@@ -58,7 +73,7 @@ class Forwarder:
     def __init__(
         self,
         session: aiohttp.ClientSession,
-        follower: CatalogFollower,
+        follower: Following,
         upstreams: Upstreams,
         instruments: Instruments,
         *,
@@ -77,9 +92,10 @@ class Forwarder:
 
         A stream that breaks off in its middle ends with an error event. Raises `Unavailable` when no replica answered,
         `Broken` when another answer broke off: its beginning has been sent, so the connection must be closed.
+        `TargetLeft` instead of the former, and of answers that say that a replica is full or leaves, with `spare`.
         """
         self._upstreams.budget(request.key).request()
-        request.until = time.monotonic() + self._hold_s
+        request.until = time.monotonic() + (0.0 if request.spare else self._hold_s)
         while True:
             upstream = await self._pick(request)
             request.tried.add(upstream.key)
@@ -89,7 +105,7 @@ class Forwarder:
                 return
             _LOG.warning("a replica did not answer", extra={"replica": str(upstream), "reason": failure.reason})
             if not self._may_retry(request, failure):
-                raise _nobody(request)
+                raise _nobody(request, full=failure.full)
             if failure.sent and not self._has_another(request):
                 request.tried.discard(upstream.key)  # a connection may break without fault of the only replica
             self._instruments.retries.inc()
@@ -112,8 +128,12 @@ class Forwarder:
     def _may_retry(self, request: Request, failure: _Failure) -> bool:
         if failure.sent:
             request.resent += 1
+        if request.resent > _RESENT:
+            request.spare = False  # nor by replicas of another model
         if request.attempts >= self._max_attempts or request.resent > _RESENT:
             return False
+        if request.spare and not self._has_another(request):
+            return False  # nothing is paid for asking another model
         return self._upstreams.budget(request.key).try_spend(time.monotonic())
 
     def _has_another(self, request: Request) -> bool:
@@ -145,7 +165,7 @@ class Forwarder:
                 if refusal is not None:
                     return refusal
                 request.body = b""  # it is not sent again, and the answer may take long
-                await self._pass_on(upstream, response, wire)
+                await self._pass_on(request.key, upstream, response, wire)
             finally:
                 if response.content.at_eof():
                     response.release()
@@ -174,12 +194,13 @@ class Forwarder:
         else:
             self._upstreams.succeeded(upstream, first_byte_s if status < _CLIENT_FAULTS else None)
             self._instruments.first_byte.observe(first_byte_s)
-        if status in (_FULL, _AWAY) and self._may_ask_another(request):
+        if status in (_FULL, _AWAY) and (request.spare or self._may_ask_another(request)):
             await response.read()  # so that the connection can be used again
-            return _Failure(f"it answered {status}")
+            return _Failure(f"it answered {status}", full=status == _FULL)
         return None
 
-    async def _pass_on(self, upstream: Upstream, response: aiohttp.ClientResponse, wire: Wire) -> None:
+    async def _pass_on(self, key: ModelKey, upstream: Upstream, response: aiohttp.ClientResponse, wire: Wire) -> None:
+        wire.add_header(ANSWERED_BY, str(key))
         await wire.begin(response.status, forwarded_headers(response.headers))
         try:
             await pass_on(response, wire)
@@ -191,10 +212,12 @@ class Forwarder:
                 raise
 
 
-def _nobody(request: Request) -> MeshError:
+def _nobody(request: Request, *, full: bool = False) -> MeshError:
     if request.tried:
-        return Unavailable(f"no replica of the model `{request.key.model}` answered; try again later")
-    return Unavailable(f"the model `{request.key.model}` has no replica that takes requests now; try again later")
+        error = Unavailable(f"no replica of the model `{request.key.model}` answered; try again later")
+    else:
+        error = Unavailable(f"the model `{request.key.model}` has no replica that takes requests now; try again later")
+    return TargetLeft(error, full=full) if request.spare else error
 
 
 def _rest_s(headers: Mapping[str, str]) -> float:

@@ -28,3 +28,15 @@ class Instruments:
             registry=registry,
             buckets=LATENCY_BUCKETS_S,
         )
+        self.route_requests = Counter(
+            "mesh_gateway_route_requests",
+            "Requests to a route, by the model that answered.",
+            ["route", "model"],
+            registry=registry,
+        )
+        self.route_fallbacks = Counter(
+            "mesh_gateway_route_fallbacks",
+            "Times that a route went on to its next model: this one was absent, full, or failed.",
+            ["route", "model", "reason"],
+            registry=registry,
+        )

@@ -20,6 +20,8 @@ from serving.gateway.follower import CatalogFollower
 from serving.gateway.forwarding import Forwarder
 from serving.gateway.instruments import Instruments
 from serving.gateway.probing import Prober
+from serving.gateway.route_follower import RouteFollower
+from serving.gateway.routed import RouteForwarder
 from serving.gateway.upstreams import Upstreams
 from serving.observe import new_registry
 from serving.python_deployment.settings import joined
@@ -48,6 +50,7 @@ class Gateway:
         self._upstreams = Upstreams(config.prefer_labels)
         self._store = EtcdClient(config.etcd)
         self._follower = CatalogFollower(self._store, config.namespaces, self._upstreams.apply)
+        self._routes = RouteFollower(self._store)
         self._session: aiohttp.ClientSession | None = None
         self._probing: asyncio.Task[None] | None = None
         self.app: GatewayApp | None = None
@@ -84,14 +87,16 @@ class Gateway:
         self._instruments.ejected.set_function(lambda: self._upstreams.ejected)
         app = GatewayApp(
             self._follower,
+            self._routes,
             forwarder,
+            RouteForwarder(forwarder, self._follower, self._upstreams, self._instruments, hold_s=config.hold_s),
             self._instruments,
             self._registry,
             max_body_bytes=config.max_body_bytes,
             max_requests=config.max_requests,
             created=int(time.time()),
         )
-        await self._follower.start()
+        await asyncio.gather(self._follower.start(), self._routes.start())
         self._probing = asyncio.create_task(Prober(self._session, self._upstreams).run(), name="gateway-probes")
         self.app = app
         _LOG.info("gateway ready", extra={"address": self.address, "models": len(self._follower.catalog.offers())})
@@ -108,6 +113,7 @@ class Gateway:
         if self._session is not None:
             await self._session.close()
         await self._follower.close()
+        await self._routes.close()
         await self._store.close()
 
     async def wait_ended(self) -> None:

@@ -116,6 +116,12 @@ class Upstreams:
                     return found
         return None
 
+    def has_room(self, offer: Offer) -> bool:
+        """True when one of its replicas works, and has not said that it is full."""
+        now = self._monotonic()
+        working, _ = self._route(offer)
+        return working.pick_among(lambda one: one.rests_until <= now, now) is not None
+
     def budget(self, model: ModelKey) -> RetryBudget:
         """What pays for the retries of a model's requests; a new one for a model that is not in the catalog."""
         return self._budgets.get(model) or RetryBudget()

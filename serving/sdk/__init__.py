@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from serving.discovery.client_config import ClientConfig, ClientStats
     from serving.sdk.blocking import MeshClient
     from serving.sdk.client import AsyncMeshClient
+    from serving.sdk.routes import Route, RoutedModel, RouteStatus, load_routes
     from serving.sdk.status import AppEvent, AppStatus, DeployResult, ModelMetadata, TensorMetadata
     from serving.sdk.tensors import BF16
 
@@ -68,6 +69,9 @@ __all__ = [
     "Resources",
     "ResponseCache",
     "Rollout",
+    "Route",
+    "RouteStatus",
+    "RoutedModel",
     "RuntimeEnv",
     "ScalingFunction",
     "ScalingLoad",
@@ -80,6 +84,7 @@ __all__ = [
     "TrafficSplit",
     "TritonDeployment",
     "load_mesh_config",
+    "load_routes",
     "load_spec",
     "parse_spec",
 ]
@@ -94,7 +99,11 @@ _LAZY = {
     "DeployResult": "serving.sdk.status",
     "MeshClient": "serving.sdk.blocking",
     "ModelMetadata": "serving.sdk.status",
+    "Route": "serving.sdk.routes",
+    "RouteStatus": "serving.sdk.routes",
+    "RoutedModel": "serving.sdk.routes",
     "TensorMetadata": "serving.sdk.status",
+    "load_routes": "serving.sdk.routes",
 }
 
 

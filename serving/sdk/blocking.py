@@ -17,13 +17,8 @@ from serving.discovery.client_config import ClientConfig, ClientStats
 from serving.errors import FailedPrecondition
 from serving.routing import Rank
 from serving.sdk import calls
-from serving.sdk.client import (
-    CONTROL_TIMEOUT_S,
-    DEPLOY_TIMEOUT_S,
-    INFER_TIMEOUT_S,
-    AppName,
-    AsyncMeshClient,
-)
+from serving.sdk.blocking_routes import BlockingRoutes
+from serving.sdk.client import CONTROL_TIMEOUT_S, DEPLOY_TIMEOUT_S, INFER_TIMEOUT_S, AppName, AsyncMeshClient
 from serving.sdk.connection import Connection
 from serving.sdk.spec import Application
 from serving.sdk.status import AppEvent, AppStatus, DeployResult, ModelMetadata
@@ -104,6 +99,7 @@ class MeshClient:
         self._loop: _Loop | None = None
         self._closed = False
         self._running: set[asyncio.Task[Any] | None] = set()  # of the loop's thread
+        self.routes = BlockingRoutes(self._client.routes, self._wait)
 
     @property
     def connection(self) -> Connection:

@@ -14,6 +14,7 @@ APPS = ROOT + "apps/"
 PLACEMENTS = ROOT + "placements/"
 ENDPOINTS = ROOT + "endpoints/"
 DELETED = ROOT + "deleted/"
+ROUTES = ROOT + "routes/"
 KEEPER_ELECTION = ROOT + "election/keeper/"
 
 
@@ -74,6 +75,11 @@ def placements(cluster_name: str) -> str:
 
 def placement(cluster_name: str, key: AppKey) -> str:
     return f"{placements(cluster_name)}{key.namespace}/{key.name}"
+
+
+def route(name: str) -> str:
+    """Which models answer for a name at the gateways; see docs/design/0019-routes.md."""
+    return f"{ROUTES}{name}"
 
 
 def deleted(key: AppKey, uid: str) -> str:

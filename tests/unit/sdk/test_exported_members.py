@@ -44,6 +44,9 @@ PUBLIC = {
     "Replicas",
     "Resources",
     "ResponseCache",
+    "Route",
+    "RouteStatus",
+    "RoutedModel",
     "RuntimeEnv",
     "Rollout",
     "ScalingFunction",
@@ -57,6 +60,7 @@ PUBLIC = {
     "TrafficSplit",
     "TritonDeployment",
     "load_mesh_config",
+    "load_routes",
     "load_spec",
     "parse_spec",
 }
