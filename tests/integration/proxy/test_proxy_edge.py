@@ -134,7 +134,15 @@ async def test_applications_come_go_and_split(etcd: EtcdCluster, replicas: Repli
     known(proxy, "default/two/digits")
     assert who(proxy.stub.ModelInfer(infer("two/digits"), timeout=60)) == "c"
     await two.delete(c)
-    eventually(lambda: who(proxy.stub.ModelInfer(infer("digits"), timeout=60)) == "a", timeout_s=60, what="one is left")
+
+    def alone() -> bool:
+        try:
+            return who(proxy.stub.ModelInfer(infer("digits"), timeout=60)) == "a"
+        except grpc.RpcError as error:
+            assert error.code() is grpc.StatusCode.INVALID_ARGUMENT  # both are still known
+            return False
+
+    eventually(alone, timeout_s=60, what="one is left")
 
 
 async def test_one_application_that_has_nobody_holds_up_no_other(
