@@ -129,6 +129,8 @@ class Routes:
 
     async def _all(self) -> tuple[dict[str, pb.RouteRecord], float]:
         """By name; as they were known last while the store is away."""
+        if self._cache.synced and self._cache.stale:  # it would not answer before the client gives this keeper up
+            return readable_routes(self._cache.entries().values()), max(0.001, self._cache.stale_for_s)
         try:
             snapshot = await self._client.get_prefix(keys.ROUTES)
         except StoreUnavailable:

@@ -18,6 +18,8 @@ from serving.gateway.catalog import Catalog, ModelKey, Offer, is_ready
 from serving.gateway.follower import CatalogFollower
 from serving.gateway.forwarding import Forwarder, Request
 from serving.gateway.instruments import Instruments
+from serving.gateway.kserve_rest import PREFIX as KSERVE
+from serving.gateway.kserve_rest import KserveRest
 from serving.gateway.passing import Broken
 from serving.gateway.route_follower import RouteFollower
 from serving.gateway.routed import RouteForwarder
@@ -54,6 +56,7 @@ class GatewayApp:
         routes: RouteFollower,
         forwarder: Forwarder,
         routed: RouteForwarder,
+        kserve: KserveRest,
         instruments: Instruments,
         registry: CollectorRegistry,
         *,
@@ -67,6 +70,7 @@ class GatewayApp:
         self._routes = routes
         self._forwarder = forwarder
         self._routed = routed
+        self._kserve = kserve
         self._instruments = instruments
         self._registry = registry
         self._max_body_bytes = max_body_bytes
@@ -94,7 +98,8 @@ class GatewayApp:
         finally:
             self._running -= 1
             self._instruments.in_flight.dec()
-            path = call.path if call.path in FORWARDED or call.path in self._plain else "other"
+            known = call.path in FORWARDED or call.path in self._plain or call.path == KSERVE
+            path = call.path if known else "other"
             self._instruments.requests.labels(path, call.model, str(wire.status or _CLIENT_GONE)).inc()
 
     async def _answered(self, call: _Call, wire: Wire, scope: Scope) -> None:
@@ -110,7 +115,9 @@ class GatewayApp:
 
     async def _route(self, call: _Call, wire: Wire, scope: Scope) -> None:
         path = call.path
-        if path in FORWARDED:
+        if path == KSERVE or path.startswith(f"{KSERVE}/"):
+            await self._answer_kserve(call, wire, scope)
+        elif path in FORWARDED:
             call.want(wire, "POST")
             await self._forward(call, wire, scope)
         elif path in self._plain:
@@ -122,9 +129,19 @@ class GatewayApp:
         else:
             raise NotFound(f"there is no {path} here")
 
+    async def _answer_kserve(self, call: _Call, wire: Wire, scope: Scope) -> None:
+        path, call.path = call.path, KSERVE  # for metrics: names of models are in it
+        leaving = Unavailable("this gateway is draining") if self.draining else None
+        call.model = await self._kserve.answer(path, wire, scope, refuse=leaving or self._full())
+
+    def _full(self) -> Unavailable | None:
+        if self._running <= self._max_requests:
+            return None
+        return Unavailable(f"this gateway is full: {self._max_requests} requests run (max_requests)")
+
     async def _forward(self, call: _Call, wire: Wire, scope: Scope) -> None:
-        if self._running > self._max_requests:
-            raise Unavailable(f"this gateway is full: {self._max_requests} requests run (max_requests)")
+        if (full := self._full()) is not None:
+            raise full
         data = await wire.read_body(self._max_body_bytes)
         large = len(data) > _PARSED_APART
         session = wire.header(SESSION_HEADER)

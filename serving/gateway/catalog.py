@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from serving._proto import records_pb2 as pb
 from serving.errors import InvalidArgument, NotFound
 from serving.spelling import closest_match
-from serving.types import ENDPOINT_READY, PROTOCOL_OPENAI_HTTP, split_model_name
+from serving.types import (
+    ENDPOINT_READY,
+    PROTOCOL_KSERVE_GRPC,
+    PROTOCOL_OPENAI_HTTP,
+    ROLE_DIRECT,
+    split_model_name,
+)
 
 _SHOWN: Final = 10  # names in an error
 
@@ -41,14 +47,28 @@ class Offer:
     endpoints: tuple[pb.Endpoint, ...]
 
 
+def speaks_openai(endpoint: pb.Endpoint) -> bool:
+    return endpoint.protocol == PROTOCOL_OPENAI_HTTP
+
+
+def speaks_kserve_rest(endpoint: pb.Endpoint) -> bool:
+    """KServe v2 over HTTP, on the address of its gRPC."""
+    return endpoint.rest and endpoint.protocol == PROTOCOL_KSERVE_GRPC and endpoint.role == ROLE_DIRECT
+
+
 class Catalog:
     """The models at one moment. A client may name one by itself, as `application/model`, or in full."""
 
-    def __init__(self, endpoints: Iterable[pb.Endpoint] = (), namespaces: Collection[str] = ()) -> None:
-        """`namespaces` empty: all."""
+    def __init__(
+        self,
+        endpoints: Iterable[pb.Endpoint] = (),
+        namespaces: Collection[str] = (),
+        usable: Callable[[pb.Endpoint], bool] = speaks_openai,
+    ) -> None:
+        """`namespaces` empty: all. `usable` says whose models these are."""
         members: dict[ModelKey, list[pb.Endpoint]] = {}
         for endpoint in endpoints:
-            if endpoint.protocol != PROTOCOL_OPENAI_HTTP or (namespaces and endpoint.namespace not in namespaces):
+            if not usable(endpoint) or (namespaces and endpoint.namespace not in namespaces):
                 continue
             for model in endpoint.models:
                 key = ModelKey(endpoint.namespace, endpoint.application, model.name)

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import aiohttp
+from yarl import URL
 
 from serving.errors import MeshError, Unavailable
 from serving.gateway.catalog import ModelKey
@@ -48,6 +49,8 @@ class Request:
     resent: int = 0
     spare: bool = False
     named: str = ""  # the model's own name in the body
+    method: str = "POST"
+    faults_from: int = _SERVER_FAULTS  # answers with such a status, or a higher one, count against the replica
 
 
 class TargetLeft(Unavailable):
@@ -152,8 +155,12 @@ class Forwarder:
         with upstream.running():
             began = time.monotonic()
             try:
-                response = await self._session.post(
-                    upstream.url + request.path, data=request.body, headers=request.headers, allow_redirects=False
+                response = await self._session.request(
+                    request.method,
+                    URL(upstream.url + request.path, encoded=True),
+                    data=request.body or None,
+                    headers=request.headers,
+                    allow_redirects=False,
                 )
             except aiohttp.ClientConnectorError as error:
                 return self._unreachable(upstream, error)
@@ -189,7 +196,7 @@ class Forwarder:
         status = response.status
         if status == _FULL:
             self._upstreams.full(upstream, _rest_s(response.headers))
-        elif status >= _SERVER_FAULTS:
+        elif status >= request.faults_from:
             self._upstreams.failed(upstream)
         else:
             self._upstreams.succeeded(upstream, first_byte_s if status < _CLIENT_FAULTS else None)
