@@ -1,16 +1,17 @@
 # One command per task. `make demo` and `make test` set everything up by themselves.
-.PHONY: help setup demo test test-long lint format bench bench-ingress bench-openai fuzz sanitize gpu-check chat-model clean
+.PHONY: help setup demo test test-long lint format bench bench-ingress bench-openai bench-prefix fuzz sanitize gpu-check chat-model clean
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 
 help:
 	@echo 'make demo       set up, start a local mesh, deploy examples/digits, send requests, stop'
 	@echo 'make test       set up and run all tests (C++ and Python)'
-	@echo 'make test-long  what takes long: random kills under traffic, an hour of hostile clients, pip install'
+	@echo 'make test-long  what takes long: random kills under traffic, an hour of hostile clients, 10,000 streams, pip install'
 	@echo 'make lint       ruff, mypy --strict, clang-format, clang-tidy'
 	@echo 'make bench      benchmarks against peers; table in benchmarks/README.md'
 	@echo 'make bench-ingress  only the direct ingress against tritonserver: gRPC, HTTP, memory, equal rates, streams'
 	@echo 'make bench-openai  the gateway beside the replica alone and LiteLLM'
+	@echo 'make bench-prefix  four replicas: prompts to whom knows how they begin, beside one after the other'
 	@echo 'make fuzz       the readers of requests under libFuzzer, a minute each'
 	@echo 'make gpu-check  what only an NVIDIA GPU can show; says so where there is none'
 	@echo 'make chat-model  train examples/chat/model again (20 minutes, one thread) and count its right answers'
@@ -46,6 +47,9 @@ bench-ingress: setup
 bench-openai: setup
 	@$(PYTHON) -m benchmarks openai
 
+bench-prefix: setup
+	@$(PYTHON) -m benchmarks prefix
+
 fuzz: setup
 	@scripts/setup --lint
 	@scripts/fuzz
@@ -61,6 +65,6 @@ sanitize: setup
 	@scripts/sanitize
 
 clean:
-	rm -rf build serving/_lib serving/_native*.so serving/_genai*.so serving/_proto/*_pb2* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build serving/_lib serving/_native*.so serving/_genai*.so serving/_prefix*.so serving/_proto/*_pb2* .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 	rm -f .venv/.proto

@@ -23,6 +23,7 @@ BENCHMARKS = {
     "proxy_peers": ("benchmarks.proxy_peers", "run"),
     "mesh": ("benchmarks.mesh_timings", "run"),
     "openai": ("benchmarks.openai_gateway", "run"),
+    "prefix": ("benchmarks.prefix_routing", "run"),
     "semantic_cache": ("benchmarks.semantic_cache", "run"),
     "updates": ("benchmarks.model_updates", "run"),
 }

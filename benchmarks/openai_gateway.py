@@ -7,30 +7,23 @@ engine, which shares the CPUs with everything else. CPU is of the hop's own proc
 from __future__ import annotations
 
 import contextlib
-import json
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from benchmarks import litellm_peer
+from benchmarks.llm_parts import gateway_file, is_registered, program, replica_file, wait_line
 from benchmarks.openai_load import run_answers, run_streams
 from benchmarks.processes import cpu_s
 from benchmarks.results import keep_results, median_cell
 from benchmarks.servers import ROOT
 from serving._proto import records_pb2 as pb
-from serving.deployment.artifact_archive import pack
-from serving.errors import FailedPrecondition
 from serving.local.etcd import EtcdOptions, start_etcd
-from serving.store.records import encode
 
 MODEL: Final = "tiny-chat"
 _STREAMS: Final = 32
 _TOKENS: Final = 200
-_START_S: Final = 60.0
 Say = Callable[[str], None]
 
 
@@ -125,65 +118,22 @@ def _replica_and_gateway() -> Iterator[tuple[Side, Side]]:
         stack.callback(etcd.wipe)
         stack.callback(etcd.stop)
         endpoints = list(etcd.config().endpoints)
-        replica = stack.enter_context(_program("serving.llm", [str(_replica_file(folder, endpoints))], folder))
-        report = _wait_line(replica, lambda line: line.get("state") == "ready" and line.get("registered"))
-        config = folder / "gateway.json"
-        config.write_text(json.dumps({"etcd": {"endpoints": endpoints}, "listen": "127.0.0.1:0"}))
-        gateway = stack.enter_context(_program("serving.gateway", ["--config", str(config)], folder))
-        address = _wait_line(gateway, lambda line: "address" in line)["address"]
+        file = replica_file(
+            folder,
+            endpoints,
+            name="chat-r1-0",
+            application="chat",
+            llm=pb.LlmDeployment(model=MODEL),
+            options={},
+        )
+        replica = stack.enter_context(program("serving.llm", [str(file)], folder / "serving.llm.log"))
+        report = wait_line(replica, is_registered)
+        config = gateway_file(folder, endpoints)
+        gateway = stack.enter_context(
+            program("serving.gateway", ["--config", str(config)], folder / "serving.gateway.log")
+        )
+        address = wait_line(gateway, lambda line: "address" in line)["address"]
         yield (
             Side("direct", f"http://{report['address']}", replica.pid),
             Side("gateway", f"http://{address}", gateway.pid),
         )
-
-
-def _replica_file(folder: Path, endpoints: list[str]) -> Path:
-    weights = pack(ROOT / "examples" / "chat" / "model", (folder / "artifacts").as_uri())
-    config = pb.ReplicaConfig(
-        id="chat-r1-0",
-        namespace="default",
-        application="chat",
-        deployment="chat",
-        cluster="bench",
-        generation=1,
-        revision=1,
-        cache_dir=str(folder / "cache"),
-        etcd=pb.EtcdConnection(endpoints=endpoints),
-        llm=pb.LlmDeployment(
-            weights=pb.Artifact(uri=weights.uri, digest=weights.digest, size_bytes=weights.size_bytes),
-            model=MODEL,
-            options=json.dumps({"threads": 1}),
-        ),
-    )
-    file = folder / "replica.json"
-    file.write_text(encode(config).decode())
-    return file
-
-
-@contextlib.contextmanager
-def _program(module: str, arguments: list[str], folder: Path) -> Iterator[subprocess.Popen[str]]:
-    with (folder / f"{module}.log").open("w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments], stdout=subprocess.PIPE, stderr=log, text=True, cwd=ROOT
-        )
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(15)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _wait_line(process: subprocess.Popen[str], wanted: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:
-    """The first line of JSON that fits."""
-    assert process.stdout is not None
-    for line in process.stdout:
-        found: dict[str, Any] = json.loads(line)
-        if found.get("state") == "failed":
-            break
-        if wanted(found):
-            return found
-    raise FailedPrecondition(f"{process.args!r} did not start; its log is in build/bench-openai")

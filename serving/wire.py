@@ -5,20 +5,26 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
 
 from starlette.types import Message, Receive, Scope, Send
 
 from serving.asgi import ABORT
-from serving.errors import Cancelled, MeshError
+from serving.errors import Cancelled, DeadlineExceeded, MeshError
 from serving.openai import sse
 from serving.openai.errors import BodyTooLarge, InvalidRequest, error_object, retry_after_s, status_of
-from serving.openai.json_body import read_object
+from serving.openai.json_body import read_object_apart
 from serving.timeouts import cancel_and_wait, wait_for
 
+_EVENTS: Final = b"text/event-stream"
 _PAUSE_S: Final = 30.0  # between two pieces of a body
 _REQUEST_ID: Final = re.compile(r"[\x21-\x7e]{1,128}")
+TIMEOUT: Final = b"x-request-timeout"  # seconds, from here to the last byte of the answer; also from gateway to replica
+_TIMEOUT: Final = re.compile(r"[0-9]{1,7}(\.[0-9]{1,6})?")
+_ENVOY_TIMEOUT: Final = b"x-envoy-expected-rq-timeout-ms"  # what Envoy's router gives the request
+_ENVOY_MS: Final = re.compile(r"[0-9]{1,10}")
 
 
 class BodyTooSlow(InvalidRequest):
@@ -44,7 +50,9 @@ class Wire:
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
         self._abort: Callable[[], None] | None = scope.get("extensions", {}).get(ABORT, {}).get("abort")
         self.request_id = self._usable_id() or f"req_{secrets.token_hex(16)}"
+        self._arrived = time.monotonic()
         self.status = 0  # of the answer, once its head is on its way
+        self._events = False  # the answer is a stream of events
         self._extra = [(b"x-request-id", self.request_id.encode())]
         if replica:
             self._extra.append((b"x-mesh-replica", replica.encode("latin-1", "replace")))
@@ -62,9 +70,28 @@ class Wire:
         parts = self.header(b"traceparent").split("-")
         return parts[1] if len(parts) == 4 else None
 
+    def time_left_s(self) -> float | None:
+        """Of the client's deadline, at least 0; None where it sent none. Raises `InvalidRequest`.
+
+        The nearer one of `x-request-timeout` (seconds) and Envoy's `x-envoy-expected-rq-timeout-ms`, where 0 is none.
+        """
+        given: list[float] = []
+        text = self.header(TIMEOUT)
+        if text:
+            if not _TIMEOUT.fullmatch(text) or float(text) == 0:
+                raise InvalidRequest(
+                    f"{TIMEOUT.decode()}: seconds above 0 are wanted, such as 30 or 0.5; found {text[:40]!r}",
+                    error_code="invalid_value",
+                )
+            given.append(float(text))
+        expected = self.header(_ENVOY_TIMEOUT)
+        if _ENVOY_MS.fullmatch(expected) and int(expected):
+            given.append(int(expected) / 1000)
+        return max(0.0, self._arrived + min(given) - time.monotonic()) if given else None
+
     async def read_object(self, limit_bytes: int) -> dict[str, Any]:
         """The JSON object of the body. Raises `InvalidRequest`, or `ClientGone` for one that is cut off."""
-        return read_object(await self.read_body(limit_bytes), limit_bytes=limit_bytes)
+        return await read_object_apart(await self.read_body(limit_bytes), limit_bytes=limit_bytes)
 
     async def read_body(self, limit_bytes: int) -> bytes:
         """Raises `BodyTooLarge`, `BodyTooSlow`, `InvalidRequest` for a compressed one, `ClientGone` for half of one."""
@@ -89,18 +116,25 @@ class Wire:
             if not message.get("more_body", False):
                 return b"".join(parts)
 
-    async def unless_gone(self, work: Awaitable[None]) -> None:
-        """Runs it to its end. When the client goes away first, cancels it and raises `ClientGone`.
+    async def unless_gone(self, work: Awaitable[None], cut: asyncio.Future[MeshError] | None = None) -> None:
+        """Runs it to its end. When the client goes away first, or its time is over, cancels it and raises
+        `ClientGone` or `DeadlineExceeded`; or what `cut` gives, when that is there first.
 
         Only after the body was read.
         """
+        left_s = self.time_left_s()
         running = asyncio.ensure_future(work)
         gone = asyncio.ensure_future(self._gone())
+        waited = (running, gone) if cut is None else (running, gone, cut)
         try:
-            await asyncio.wait((running, gone), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waited, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
             if not running.done():
-                gone.result()
-                raise ClientGone("the client closed its connection")
+                if gone.done():
+                    gone.result()
+                    raise ClientGone("the client closed its connection")
+                if cut is not None and cut.done():
+                    raise cut.result()
+                raise DeadlineExceeded("the time that the client has set for the request is over")
         finally:
             await cancel_and_wait(running, gone)
         await running
@@ -116,14 +150,20 @@ class Wire:
     async def answer_bytes(
         self, status: int, data: bytes, media_type: str, headers: Mapping[str, str] | None = None
     ) -> None:
-        more = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()]
-        await self._start(status, media_type, [(b"content-length", str(len(data)).encode()), *more])
+        length = (b"content-length", str(len(data)).encode())
+        await self._start(status, media_type, [length, *_encoded(headers)])
         await self._write(data, more=False)
 
     async def refuse(self, error: MeshError) -> None:
-        """As the answer; or, where that has begun, as its last event, and then without `[DONE]`."""
+        """As the answer; or, where a stream has begun, as its last event, and then without `[DONE]`.
+
+        What else has begun is broken off.
+        """
         if self.status:
-            await self._write(sse.event(error_object(error)), more=False)
+            if self._events:
+                await self._write(sse.event(error_object(error)), more=False)
+            else:
+                self.abort()
             return
         after = retry_after_s(error)
         await self.answer(status_of(error), error_object(error), {"retry-after": str(after)} if after else None)
@@ -133,10 +173,13 @@ class Wire:
         self.status = status
         own = {name for name, _ in self._extra}
         passed = [(name, value) for name, value in headers if name not in own]
+        self._events = any(name == b"content-type" and value.startswith(_EVENTS) for name, value in passed)
         await self._put({"type": "http.response.start", "status": status, "headers": [*passed, *self._extra]})
 
-    async def begin_events(self) -> None:
-        await self._start(200, sse.MEDIA_TYPE, [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")])
+    async def begin_events(self, headers: Mapping[str, str] | None = None) -> None:
+        self._events = True
+        more = _encoded(headers)
+        await self._start(200, sse.MEDIA_TYPE, [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no"), *more])
 
     async def send(self, data: bytes) -> None:
         """Waits while the client does not read. Raises `ClientGone` after `write_timeout_s` of that."""
@@ -171,3 +214,7 @@ class Wire:
     def _usable_id(self) -> str:
         text = self.header(b"x-request-id")
         return text if _REQUEST_ID.fullmatch(text) else ""
+
+
+def _encoded(headers: Mapping[str, str] | None) -> list[tuple[bytes, bytes]]:
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()]

@@ -214,8 +214,9 @@ def revision(item: pb.StoredSpec) -> dict[str, Any]:
 def _artifact(deployment: pb.DeploymentSpec) -> pb.Artifact:
     """What is packed of it, or the more of two."""
     kind = deployment.WhichOneof("kind")
-    if kind == "llm":
-        return deployment.llm.weights
+    if kind in ("llm", "embedding"):
+        weights: pb.Artifact = getattr(deployment, kind).weights
+        return weights
     if kind in ("python", "cpp", "serve"):
         code: pb.Artifact = getattr(deployment, kind).code
         return code

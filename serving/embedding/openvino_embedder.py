@@ -12,12 +12,12 @@ import numpy as np
 import openvino as ov
 from tokenizers import Encoding, Tokenizer
 
-from serving.embedding.embedder import Embeddings, Vectors, plan_batches
+from serving.embedding.embedder import Embeddings, Tokens, Vectors, plan_batches
 from serving.embedding.minilm import build_graph, packaged_model, read_config, read_weights
+from serving.embedding.options import DEFAULT_BATCH_TOKENS, MIN_TOKENS
 from serving.errors import FailedPrecondition, InvalidArgument
 
 _GROUP: Final = 32  # activations that share a scale; larger groups cost accuracy (384: a cosine of 0.998 for 9 tokens)
-_MAX_BATCH_TOKENS: Final = 4096  # bounds the memory of one inference: some 40 MB for MiniLM
 _CHARACTERS_PER_TOKEN: Final = 32  # ordinary text has 4 to 5; what is longer is read only as far as it counts
 
 
@@ -36,6 +36,7 @@ class EmbedderOptions:
     int8: bool = True
     quantised_activations: bool = False
     max_tokens: int | None = None  # less than the model's own limit
+    max_batch_tokens: int = DEFAULT_BATCH_TOKENS  # of one inference, padding included
 
 
 class OpenVinoEmbedder:
@@ -47,8 +48,10 @@ class OpenVinoEmbedder:
         config = read_config(folder)
         self._dimension = config.hidden
         self._max_tokens = min(config.max_tokens, options.max_tokens or config.max_tokens)
-        if self._max_tokens < 3:
-            raise InvalidArgument(f"max_tokens must be at least 3, not {options.max_tokens}")
+        if self._max_tokens < MIN_TOKENS:
+            raise InvalidArgument(f"max_tokens must be at least {MIN_TOKENS}, not {options.max_tokens}")
+        self._vocabulary = config.vocabulary
+        self._max_batch_tokens = options.max_batch_tokens
         self._name = f"{folder.name if options.folder else 'all-MiniLM-L6-v2'}/{'int8' if options.int8 else 'f32'}"
         self._tokenizer = _tokenizer(folder, self._max_tokens)
         properties = {
@@ -74,25 +77,39 @@ class OpenVinoEmbedder:
     def name(self) -> str:
         return self._name
 
+    @property
+    def vocabulary(self) -> int:
+        return self._vocabulary
+
     def encode(self, texts: Sequence[str]) -> Embeddings:
-        parts = [self._encode(text, place) for place, text in enumerate(texts)]
-        lengths = [len(part.ids) for part in parts]
-        vectors = np.empty((len(parts), self._dimension), dtype=np.float32)
-        for batch in plan_batches(lengths, _MAX_BATCH_TOKENS):
+        parts = [self._encode(text, f"text {place}") for place, text in enumerate(texts)]
+        vectors = self.compute([part.ids for part in parts])
+        return Embeddings(
+            vectors, tuple(len(part.ids) for part in parts), tuple(bool(part.overflowing) for part in parts)
+        )
+
+    def tokenize(self, text: str) -> Tokens:
+        part = self._encode(text, "the text")
+        return Tokens(tuple(part.ids), bool(part.overflowing))
+
+    def compute(self, inputs: Sequence[Sequence[int]]) -> Vectors:
+        lengths = [len(one) for one in inputs]
+        vectors = np.empty((len(inputs), self._dimension), dtype=np.float32)
+        for batch in plan_batches(lengths, self._max_batch_tokens):
             ids = np.zeros((len(batch), lengths[batch[0]]), dtype=np.int64)
             mask = np.zeros_like(ids)
             for row, place in enumerate(batch):
-                ids[row, : lengths[place]] = parts[place].ids
+                ids[row, : lengths[place]] = inputs[place]
                 mask[row, : lengths[place]] = 1
             with self._lock:
                 self._request.infer([ids, mask], share_inputs=True)
                 vectors[batch] = self._request.get_output_tensor(0).data
-        return Embeddings(vectors, tuple(lengths), tuple(bool(part.overflowing) for part in parts))
+        return vectors
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         return self.encode(texts).vectors
 
-    def _encode(self, text: str, place: int) -> Encoding:
+    def _encode(self, text: str, what: str) -> Encoding:
         """Reads no more of a long text than can count: twice as much each time until the limit is reached."""
         characters = self._max_tokens * _CHARACTERS_PER_TOKEN
         try:
@@ -103,7 +120,7 @@ class OpenVinoEmbedder:
                 characters *= 2
             return self._tokenizer.encode(text)
         except (UnicodeEncodeError, TypeError):
-            raise InvalidArgument(f"text {place} is not Unicode text (a lone surrogate, or no str)") from None
+            raise InvalidArgument(f"{what} is not Unicode text (a lone surrogate, or no str)") from None
 
 
 def _tokenizer(folder: Path, max_tokens: int) -> Tokenizer:

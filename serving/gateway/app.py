@@ -4,31 +4,41 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Final
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import Receive, Scope, Send
 
-from serving.errors import NotFound, Unavailable
-from serving.gateway.asked import SESSION_HEADER, Asked, asked, leads_to, session_of
+from serving.errors import MeshError, NotFound, Unavailable
+from serving.gateway.asked import Asked, asked, leads_to, session_of
+from serving.gateway.balance import NO_DEMAND, Balance
 from serving.gateway.catalog import Catalog, ModelKey, Offer, is_ready
+from serving.gateway.demand import Demand
 from serving.gateway.follower import CatalogFollower
 from serving.gateway.forwarding import Forwarder, Request
 from serving.gateway.instruments import Instruments
 from serving.gateway.kserve_rest import PREFIX as KSERVE
-from serving.gateway.kserve_rest import KserveRest
+from serving.gateway.kserve_rest import Gate, KserveRest
 from serving.gateway.passing import Broken
+from serving.gateway.resuming import RESUMED_PATHS
 from serving.gateway.route_follower import RouteFollower
 from serving.gateway.routed import RouteForwarder
 from serving.observe import get_logger, log_fields
+from serving.openai.docs_page import docs_page
 from serving.openai.errors import InvalidRequest
-from serving.openai.json_body import read_object
+from serving.openai.json_body import PARSED_APART, read_object_apart
+from serving.openai.openapi import document
+from serving.openai.operations import GATEWAY
 from serving.openai.sse import to_json
 from serving.python_deployment.failure import at_edge
-from serving.wire import ClientGone, Wire
+from serving.routing.llm_routing import SESSION_HEADER
+from serving.version import VERSION
+from serving.wire import TIMEOUT, ClientGone, Wire
 
 _LOG: Final = get_logger(__name__)
 _STDLIB_LOG: Final = logging.getLogger(__name__)
@@ -38,9 +48,8 @@ _WRITE_TIMEOUT_S: Final = 60.0  # of a client that takes nothing of its answer
 _CLIENT_GONE: Final = 499
 # Of the client's headers replicas see these: nothing that authenticates it, or belongs to its connection.
 _PASSED: Final = frozenset({b"content-type", b"accept", b"traceparent", b"tracestate", b"user-agent"})
-
-
-_PARSED_APART: Final = 256 << 10  # bytes: larger bodies would keep the loop from other requests
+_RESUME_STREAM: Final = b"x-mesh-resume-stream"
+_LEAST_S: Final = 0.001  # what a replica is told of a deadline
 
 
 class _WrongMethod(InvalidRequest):
@@ -59,12 +68,16 @@ class GatewayApp:
         kserve: KserveRest,
         instruments: Instruments,
         registry: CollectorRegistry,
+        balance: Balance,
         *,
         max_body_bytes: int,
         max_requests: int,
+        resume_streams: bool,
         created: int,
     ) -> None:
         """`created` is the unix time that models are said to be of."""
+        self._resume_streams = resume_streams
+        self._cuts: set[asyncio.Future[MeshError]] = set()  # one for each request that runs
         self.draining = False
         self._follower = follower
         self._routes = routes
@@ -73,6 +86,7 @@ class GatewayApp:
         self._kserve = kserve
         self._instruments = instruments
         self._registry = registry
+        self._balance = balance
         self._max_body_bytes = max_body_bytes
         self._max_requests = max_requests
         self._running = 0
@@ -81,7 +95,17 @@ class GatewayApp:
             "/health": self._health,
             "/metrics": self._metrics,
             _MODELS: self._models,
+            "/openapi.json": self._openapi,
+            "/docs": self._docs,
         }
+
+    def cut_off(self) -> None:
+        """Ends what runs: streams with an error event, other answers with an error, or broken off."""
+        if self._cuts:
+            _LOG.warning("requests are cut off, as the drain timeout is over", running=len(self._cuts))
+        for cut in self._cuts:
+            if not cut.done():
+                cut.set_result(Unavailable("this gateway ends, and its drain timeout is over; send the request again"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -100,7 +124,7 @@ class GatewayApp:
             self._instruments.in_flight.dec()
             known = call.path in FORWARDED or call.path in self._plain or call.path == KSERVE
             path = call.path if known else "other"
-            self._instruments.requests.labels(path, call.model, str(wire.status or _CLIENT_GONE)).inc()
+            self._instruments.count(path, call.model, str(wire.status or _CLIENT_GONE))
 
     async def _answered(self, call: _Call, wire: Wire, scope: Scope) -> None:
         try:
@@ -132,36 +156,87 @@ class GatewayApp:
     async def _answer_kserve(self, call: _Call, wire: Wire, scope: Scope) -> None:
         path, call.path = call.path, KSERVE  # for metrics: names of models are in it
         leaving = Unavailable("this gateway is draining") if self.draining else None
-        call.model = await self._kserve.answer(path, wire, scope, refuse=leaving or self._full())
+        with self._until_cut() as cut:
+            call.model = await self._kserve.answer(path, wire, scope, Gate(leaving or self._full(), cut))
 
     def _full(self) -> Unavailable | None:
         if self._running <= self._max_requests:
             return None
         return Unavailable(f"this gateway is full: {self._max_requests} requests run (max_requests)")
 
+    @contextmanager
+    def _until_cut(self) -> Iterator[asyncio.Future[MeshError]]:
+        """What is told to a request when it is cut off."""
+        cut: asyncio.Future[MeshError] = asyncio.get_running_loop().create_future()
+        self._cuts.add(cut)
+        try:
+            yield cut
+        finally:
+            self._cuts.discard(cut)
+
     async def _forward(self, call: _Call, wire: Wire, scope: Scope) -> None:
         if (full := self._full()) is not None:
             raise full
+        wire.time_left_s()  # a wrong one is refused before the body is read
+        resumable = self._resumable(call.path, wire)
         data = await wire.read_body(self._max_body_bytes)
-        large = len(data) > _PARSED_APART
-        session = wire.header(SESSION_HEADER)
-        found, data = await asyncio.to_thread(self._named, data, session) if large else self._named(data, session)
+        body = await read_object_apart(data, limit_bytes=self._max_body_bytes)
+        session = wire.header(SESSION_HEADER.encode())
+        found, data = self._named(data, body, session)
+        first = found.keys[0]
+        demand = await self._demand(first, call.path, body, session, len(data))
+        del body
+        call.model = str(first)
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"] if key in _PASSED}
         headers["x-request-id"] = wire.request_id
-        request = Request(found.keys[0], call.path, data, headers, named=found.keys[0].model)
+        left_s = wire.time_left_s()
+        if left_s is not None:
+            headers[TIMEOUT.decode()] = f"{max(left_s, _LEAST_S):.3f}"
+        request = Request(first, call.path, data, headers, demand, resumable=resumable, named=first.model)
         del data  # whoever sends it lets go of it when the answer begins
-        if found.route:
-            sending = self._routed.forward(found, request, self._rename, wire)
-        else:
-            sending = self._forwarder.forward(request, wire)
-        try:
-            await wire.unless_gone(sending)
-        finally:
-            call.model = str(request.key)
+        with self._until_cut() as cut:
+            try:
+                await wire.unless_gone(self._sent(found, request, session, wire), cut)
+            finally:
+                call.model = str(request.key)
 
-    def _named(self, data: bytes, session: str) -> tuple[Asked, bytes]:
+    async def _sent(self, found: Asked, request: Request, session: str, wire: Wire) -> None:
+        if not found.route:
+            await self._forwarder.forward(request, wire)
+            return
+        first = request.key
+
+        async def rename(request: Request, key: ModelKey) -> None:
+            """For another model than the first: its name, and what it asks of that one's replicas."""
+            if key == first and request.named == key.model:
+                return
+            body = await read_object_apart(request.body, limit_bytes=len(request.body))
+            request.demand = await self._demand(key, request.path, body, session, len(request.body))
+            request.body = to_json({**body, "model": key.model})
+            request.named = key.model
+
+        await self._routed.forward(found, request, rename, wire)
+
+    async def _demand(self, key: ModelKey, path: str, body: dict[str, Any], session: str, size: int) -> Demand:
+        """Beside the event loop where it takes long."""
+        offer = self._follower.catalog.get(key)
+        if offer is None:
+            return NO_DEMAND  # of a route: another model will be asked
+        given = (offer, path, body, session)
+        if size > PARSED_APART:
+            return await asyncio.to_thread(self._balance.demand, *given)
+        return self._balance.demand(*given)
+
+    def _resumable(self, path: str, wire: Wire) -> bool:
+        said = wire.header(_RESUME_STREAM)
+        if said not in ("", "true", "false"):
+            raise InvalidRequest(
+                f"{_RESUME_STREAM.decode()}: true or false is wanted, found {said[:40]!r}", error_code="invalid_value"
+            )
+        return path in RESUMED_PATHS and (said == "true" if said else self._resume_streams)
+
+    def _named(self, data: bytes, body: dict[str, Any], session: str) -> tuple[Asked, bytes]:
         """Whom a body is for, and the body as the first of them wants it: with the model's own name."""
-        body = read_object(data, limit_bytes=self._max_body_bytes)
         name = body.get("model")
         if not isinstance(name, str) or not name:
             raise InvalidRequest("`model` is missing: the name of a model of /v1/models", param="model")
@@ -185,40 +260,41 @@ class GatewayApp:
         await wire.answer(status, {"status": state, "discovery_stale": self._follower.stale})
 
     async def _metrics(self, wire: Wire) -> None:
+        self._instruments.keep({str(offer.key) for offer in self._follower.catalog.offers()})
         await wire.answer_bytes(200, await asyncio.to_thread(generate_latest, self._registry), CONTENT_TYPE_LATEST)
+
+    async def _openapi(self, wire: Wire) -> None:
+        await wire.answer(200, _described())
+
+    async def _docs(self, wire: Wire) -> None:
+        await wire.answer_bytes(200, docs_page(_described()).encode(), "text/html; charset=utf-8")
 
     async def _models(self, wire: Wire) -> None:
         catalog, routes = self._follower.catalog, self._routes.routes
         offers = [offer for offer in catalog.offers() if is_ready(offer)]
-        listed = [self._described(str(offer.key) if offer.name in routes else offer.name, offer) for offer in offers]
+        listed = [_entry(str(offer.key) if offer.name in routes else offer.name, offer) for offer in offers]
         leading = ((name, leads_to(route, catalog)) for name, route in routes.items())
-        listed += [self._described(name, offer, route=True) for name, offer in leading if offer is not None]
-        await wire.answer(200, {"object": "list", "data": listed})
+        listed += [_entry(name, offer, route=True) for name, offer in leading if offer is not None]
+        await wire.answer(200, {"object": "list", "data": [{**one, "created": self._created} for one in listed]})
 
     async def _model(self, name: str, wire: Wire) -> None:
         catalog, route = self._known(), self._routes.routes.get(name)
-        key = asked(name, catalog, {}, "").keys[0] if route is None else None
-        offer = catalog.get(key) if key is not None else leads_to(route, catalog) if route is not None else None
+        offer = catalog.get(asked(name, catalog, {}, "").keys[0]) if route is None else leads_to(route, catalog)
         if offer is None:
             raise Unavailable(f"no model of the route `{name}` has a replica that takes requests now")
-        await wire.answer(200, self._described(name, offer, route=route is not None))
-
-    def _described(self, name: str, offer: Offer, *, route: bool = False) -> dict[str, Any]:
-        owner = f"{offer.key.namespace}/{offer.key.application}"
-        described = {"id": name, "object": "model", "created": self._created, "owned_by": owner}
-        return described | ({"root": str(offer.key)} if route else {})
-
-    async def _rename(self, request: Request, key: ModelKey) -> None:
-        """The body of a request that goes to another model than the one that it names."""
-        if request.named != key.model:
-            large = len(request.body) > _PARSED_APART
-            body, own = request.body, key.model
-            request.body = await asyncio.to_thread(_renamed, body, own) if large else _renamed(body, own)
-            request.named = key.model
+        await wire.answer(200, {**_entry(name, offer, route=route is not None), "created": self._created})
 
 
-def _renamed(data: bytes, model: str) -> bytes:
-    return to_json({**read_object(data, limit_bytes=len(data)), "model": model})
+def _entry(name: str, offer: Offer, *, route: bool = False) -> dict[str, Any]:
+    """A model as OpenAI lists it. Of a route, `root` is the model that it leads to, as other servers call it."""
+    owner = f"{offer.key.namespace}/{offer.key.application}"
+    entry = {"id": name, "object": "model", "created": 0, "owned_by": owner}
+    return entry | ({"root": str(offer.key)} if route else {})
+
+
+@cache
+def _described() -> dict[str, Any]:
+    return document("OpenAI-compatible API of a mesh", VERSION, GATEWAY)
 
 
 @dataclass(slots=True)

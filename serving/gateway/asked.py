@@ -13,7 +13,6 @@ from serving.openai.errors import InvalidRequest
 from serving.routing import ModelRoute
 from serving.spelling import closest_match
 
-SESSION_HEADER: Final = b"x-mesh-session"
 _SESSION_FIELDS: Final = ("prompt_cache_key", "user")  # of OpenAI's requests; the first that says something counts
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from serving._proto import records_pb2 as pb
 from serving.errors import InvalidArgument, NotFound
+from serving.routing.llm_routing import LlmRouting
 from serving.spelling import closest_match
 from serving.types import (
     ENDPOINT_READY,
@@ -40,11 +41,15 @@ class ModelKey:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """`endpoints` are ready and draining ones, in the order of their keys. `name` is the shortest unambiguous one."""
+    """`endpoints` are ready and draining ones, in the order of their keys. `name` is the shortest unambiguous one.
+
+    `routing` is what the newest revision of them says.
+    """
 
     key: ModelKey
     name: str
     endpoints: tuple[pb.Endpoint, ...]
+    routing: LlmRouting = field(default_factory=LlmRouting)
 
 
 def speaks_openai(endpoint: pb.Endpoint) -> bool:
@@ -77,7 +82,10 @@ class Catalog:
         for key in sorted(members):
             for name in _names(key):
                 self._by_name.setdefault(name, []).append(key)
-        self._offers = {key: Offer(key, self._shortest(key), tuple(found)) for key, found in sorted(members.items())}
+        self._offers = {
+            key: Offer(key, self._shortest(key), tuple(found), _routing(found))
+            for key, found in sorted(members.items())
+        }
 
     def offers(self) -> tuple[Offer, ...]:
         """All of them, those without a ready endpoint too, by full name."""
@@ -113,6 +121,11 @@ class Catalog:
 def is_ready(offer: Offer) -> bool:
     """True when somebody takes new work."""
     return any(endpoint.state == ENDPOINT_READY for endpoint in offer.endpoints)
+
+
+def _routing(endpoints: list[pb.Endpoint]) -> LlmRouting:
+    newest = max(endpoints, key=lambda one: (one.generation, one.revision))
+    return LlmRouting.from_record(newest.llm_routing)
 
 
 def _names(key: ModelKey) -> tuple[str, str, str]:

@@ -14,11 +14,15 @@ from serving.settings import build_settings, read_settings
 class GatewayConfig:
     """Everything a gateway process is told.
 
+    With `resume_streams` a stream whose replica dies goes on at another one where the answer is determined (greedy or
+    seeded); a request's `x-mesh-resume-stream: true` or `false` wins over it.
+
     `listen` is `host:port`, port 0 is any free one. `namespaces` are those whose models it offers; empty: all. With
     `tls` it takes TLS only; `endpoint_tls` is what it shows to replicas that expect TLS. A request waits `hold_s` for a
     replica of a model that has none. Larger bodies than `max_body_bytes` are refused (replicas take 8 MiB), and more
     than `max_requests` at a time. A replica that sends nothing for `idle_timeout_s` has failed. When it is ended,
-    `/health` says so for `leave_s` before the first request is refused.
+    `/health` says so for `leave_s` before the first request is refused. What is known of prompts in replicas' caches
+    takes `prefix_index_bytes` at most.
     """
 
     etcd: EtcdConfig
@@ -33,6 +37,8 @@ class GatewayConfig:
     max_body_bytes: int = 8 << 20
     max_requests: int = 4096
     max_attempts: int = 3
+    prefix_index_bytes: int = 64 << 20
+    resume_streams: bool = False
     leave_s: float = 1.0
     drain_timeout_s: float = 30.0
     log_file: str = ""

@@ -12,12 +12,17 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
-from serving.errors import MeshError, Unavailable
-from serving.gateway.catalog import ModelKey
+from serving.errors import Internal, MeshError, Unavailable
+from serving.gateway.balance import NO_DEMAND
+from serving.gateway.catalog import ModelKey, Offer
+from serving.gateway.demand import Demand
 from serving.gateway.follower import Following
 from serving.gateway.instruments import Instruments
 from serving.gateway.passing import Broken, forwarded_headers, pass_on
-from serving.gateway.upstreams import Upstream, UpstreamKey, Upstreams
+from serving.gateway.resuming import ResumableStream, pass_steps
+from serving.gateway.upstreams import Upstream, UpstreamKey, Upstreams, upstream_key
+from serving.gateway.work import Work
+from serving.openai import resume
 from serving.timeouts import wait_for
 from serving.wire import Wire
 
@@ -29,28 +34,44 @@ _SERVER_FAULTS: Final = 500
 _CLIENT_FAULTS: Final = 400
 _REST_S: Final = 1.0  # of a replica that says that it is full, and not for how long
 _LONGEST_REST_S: Final = 30.0
+_OK: Final = 200
+_TIMED_OUT: Final = 504  # by the client's own deadline
+_KEPT_BYTES: Final = 256 << 20  # of bodies of all streams that may be continued: others are not
 _RESENT: Final = 1  # times that a request is sent again after a replica has had it: it may be what kills replicas
 
 
 @dataclass(slots=True)
 class Request:
-    """What is sent on. `key` is the model; `headers` are those that replicas may see.
+    """What is sent on. `key` is the model; `headers` are those that replicas may see; `demand` says where it fits.
 
     With `spare` another model waits to be asked: what this one's replicas cannot answer is not the client's to see.
+    `resumable`: its stream may be continued on another replica; `stream`, once one has begun that can be.
     """
 
     key: ModelKey
     path: str
     body: bytes
     headers: dict[str, str]
+    demand: Demand = NO_DEMAND
     until: float = 0.0  # when it is not held any more
     tried: set[UpstreamKey] = field(default_factory=set)
     attempts: int = 0
     resent: int = 0
+    resumable: bool = False
+    stream: ResumableStream | None = None
     spare: bool = False
     named: str = ""  # the model's own name in the body
     method: str = "POST"
     faults_from: int = _SERVER_FAULTS  # answers with such a status, or a higher one, count against the replica
+
+    def asked(self) -> tuple[bytes, dict[str, str]]:
+        """Body and headers for the next replica."""
+        if not self.resumable:
+            return self.body, self.headers
+        begun = self.stream.body(self.body) if self.stream is not None else None
+        if begun is None:
+            return self.body, {**self.headers, resume.HEADER: resume.TELL}
+        return begun, {**self.headers, resume.HEADER: resume.CONTINUE}
 
 
 class TargetLeft(Unavailable):
@@ -63,10 +84,11 @@ class TargetLeft(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """Why an attempt was none. `sent`: the replica may have begun to compute."""
+    """Why an attempt was none. `sent`: the replica may have begun to compute; `broke`: it has begun a stream."""
 
     reason: str
     sent: bool = False
+    broke: bool = False
     full: bool = False
 
 
@@ -89,21 +111,34 @@ class Forwarder:
         self._instruments = instruments
         self._hold_s = hold_s
         self._max_attempts = max_attempts
+        self._kept_bytes = 0
 
     async def forward(self, request: Request, wire: Wire) -> None:
         """Answers the client, also with a replica's error.
 
-        A stream that breaks off in its middle ends with an error event. Raises `Unavailable` when no replica answered,
-        `Broken` when another answer broke off: its beginning has been sent, so the connection must be closed.
-        `TargetLeft` instead of the former, and of answers that say that a replica is full or leaves, with `spare`.
+        A stream that breaks off in its middle is continued on another replica where `resumable` says so and the
+        replica can; else it ends with an error event. Raises `Unavailable` when no replica answered, `Internal`
+        when nobody continued, `Broken` when another answer broke off: the connection must be closed then.
+        `TargetLeft` instead of the first, and of answers that say that a replica is full or leaves, with `spare`.
         """
+        size = len(request.body)
+        request.resumable = request.resumable and self._kept_bytes + size <= _KEPT_BYTES
+        kept = size if request.resumable else 0
+        self._kept_bytes += kept
+        try:
+            await self._forward(request, wire)
+        finally:
+            self._kept_bytes -= kept
+
+    async def _forward(self, request: Request, wire: Wire) -> None:
         self._upstreams.budget(request.key).request()
         request.until = time.monotonic() + (0.0 if request.spare else self._hold_s)
         while True:
-            upstream = await self._pick(request)
+            work = await self._pick(request)
+            upstream = work.upstream
             request.tried.add(upstream.key)
             request.attempts += 1
-            failure = await self._attempt(request, upstream, wire)
+            failure = await self._attempt(request, work, wire)
             if failure is None:
                 return
             _LOG.warning("a replica did not answer", extra={"replica": str(upstream), "reason": failure.reason})
@@ -113,13 +148,15 @@ class Forwarder:
                 request.tried.discard(upstream.key)  # a connection may break without fault of the only replica
             self._instruments.retries.inc()
 
-    async def _pick(self, request: Request) -> Upstream:
-        """A replica; waits for one as long as requests are held. Raises `Unavailable`."""
+    async def _pick(self, request: Request) -> Work:
+        """The request on a replica; waits for one as long as requests are held. Raises `Unavailable`."""
         while True:
             offer = self._follower.catalog.get(request.key)
-            found = self._upstreams.pick(offer, request.tried) if offer is not None else None
-            if found is not None:
-                return found
+            found = None
+            if offer is not None:
+                found = self._upstreams.pick(offer, _barred(request, offer), request.demand)
+            if offer is not None and found is not None:
+                return self._upstreams.balance.work(found, offer, request.demand)
             left = request.until - time.monotonic()
             if left <= 0:
                 raise _nobody(request)
@@ -129,7 +166,12 @@ class Forwarder:
                 raise _nobody(request) from None
 
     def _may_retry(self, request: Request, failure: _Failure) -> bool:
-        if failure.sent:
+        if failure.broke and request.stream is not None:
+            if not request.stream.may_resume():
+                return False
+            request.attempts = request.resent = 0  # it has come further: what was tried before does not count
+            request.until = time.monotonic() + self._hold_s
+        elif failure.sent:
             request.resent += 1
         if request.resent > _RESENT:
             request.spare = False  # nor by replicas of another model
@@ -142,7 +184,7 @@ class Forwarder:
     def _has_another(self, request: Request) -> bool:
         """True when there is a replica that was not asked yet."""
         offer = self._follower.catalog.get(request.key)
-        return offer is not None and self._upstreams.pick(offer, request.tried) is not None
+        return offer is not None and self._upstreams.pick(offer, _barred(request, offer)) is not None
 
     def _may_ask_another(self, request: Request) -> bool:
         may = (
@@ -150,16 +192,18 @@ class Forwarder:
         )
         return may and self._has_another(request)
 
-    async def _attempt(self, request: Request, upstream: Upstream, wire: Wire) -> _Failure | None:
+    async def _attempt(self, request: Request, work: Work, wire: Wire) -> _Failure | None:
         """None when the client has been answered, else why it was not. Raises when that cannot be mended."""
-        with upstream.running():
+        upstream = work.upstream
+        with work:
             began = time.monotonic()
+            body, headers = request.asked()
             try:
                 response = await self._session.request(
                     request.method,
                     URL(upstream.url + request.path, encoded=True),
-                    data=request.body or None,
-                    headers=request.headers,
+                    data=body or None,
+                    headers=headers,
                     allow_redirects=False,
                 )
             except aiohttp.ClientConnectorError as error:
@@ -168,11 +212,16 @@ class Forwarder:
                 self._upstreams.lost(upstream)
                 return _Failure(f"{type(error).__name__}: {error}", sent=True)
             try:
-                refusal = await self._judged(request, upstream, response, time.monotonic() - began)
+                refusal = await self._judged(request, work, response, time.monotonic() - began)
                 if refusal is not None:
                     return refusal
+                told = response.status == _OK and response.headers.get(resume.HEADER) == resume.TOLD
+                if request.resumable and told:
+                    return await self._pass_steps(request, work, response, wire)
+                if request.stream is not None:
+                    return _Failure(f"it answered {response.status} when it was asked to continue")
                 request.body = b""  # it is not sent again, and the answer may take long
-                await self._pass_on(request.key, upstream, response, wire)
+                await self._pass_on(request.key, work, response, wire)
             finally:
                 if response.content.at_eof():
                     response.release()
@@ -190,36 +239,71 @@ class Forwarder:
         return _Failure(str(error))
 
     async def _judged(
-        self, request: Request, upstream: Upstream, response: aiohttp.ClientResponse, first_byte_s: float
+        self, request: Request, work: Work, response: aiohttp.ClientResponse, first_byte_s: float
     ) -> _Failure | None:
         """Notes what its status says of the replica; a failure when another replica is to be asked instead."""
-        status = response.status
+        upstream, status = work.upstream, response.status
         if status == _FULL:
             self._upstreams.full(upstream, _rest_s(response.headers))
-        elif status >= request.faults_from:
+        elif status >= request.faults_from and status != _TIMED_OUT:
             self._upstreams.failed(upstream)
         else:
             self._upstreams.succeeded(upstream, first_byte_s if status < _CLIENT_FAULTS else None)
             self._instruments.first_byte.observe(first_byte_s)
+            if status < _CLIENT_FAULTS:
+                work.answered(response.headers)
         if status in (_FULL, _AWAY) and (request.spare or self._may_ask_another(request)):
             await response.read()  # so that the connection can be used again
             return _Failure(f"it answered {status}", full=status == _FULL)
         return None
 
-    async def _pass_on(self, key: ModelKey, upstream: Upstream, response: aiohttp.ClientResponse, wire: Wire) -> None:
+    async def _pass_steps(
+        self, request: Request, work: Work, response: aiohttp.ClientResponse, wire: Wire
+    ) -> _Failure | None:
+        """A stream, or what follows of one."""
+        upstream = work.upstream
+        if request.stream is None:
+            request.stream = ResumableStream(upstream.endpoint.revision)
+            request.spare = False  # what has begun is the client's
+            wire.add_header(ANSWERED_BY, str(request.key))
+            await wire.begin(response.status, forwarded_headers(response.headers))
+        else:
+            self._instruments.resumed.inc()
+            _LOG.info("a stream goes on", extra={"replica": str(upstream)})
+        try:
+            await pass_steps(response, wire, request.stream, work.meter)
+        except Broken as error:
+            self._broke_off(upstream, error)
+            return _Failure("it broke off its answer", sent=True, broke=True)
+        return None
+
+    def _broke_off(self, upstream: Upstream, error: Broken) -> None:
+        self._upstreams.lost(upstream)
+        self._instruments.broken.inc()
+        _LOG.warning("an answer broke off", extra={"replica": str(upstream), "reason": str(error.__cause__)})
+
+    async def _pass_on(self, key: ModelKey, work: Work, response: aiohttp.ClientResponse, wire: Wire) -> None:
         wire.add_header(ANSWERED_BY, str(key))
         await wire.begin(response.status, forwarded_headers(response.headers))
         try:
-            await pass_on(response, wire)
+            await pass_on(response, wire, work.meter)
         except Broken as error:
-            self._upstreams.lost(upstream)
-            self._instruments.broken.inc()
-            _LOG.warning("an answer broke off", extra={"replica": str(upstream), "reason": str(error.__cause__)})
+            self._broke_off(work.upstream, error)
             if not error.told:
                 raise
 
 
+def _barred(request: Request, offer: Offer) -> set[UpstreamKey]:
+    """Those that are not to be asked: for the rest of a stream, all of other revisions."""
+    if request.stream is None:
+        return request.tried
+    revision = request.stream.revision
+    return request.tried | {upstream_key(one) for one in offer.endpoints if one.revision != revision}
+
+
 def _nobody(request: Request, *, full: bool = False) -> MeshError:
+    if request.stream is not None:
+        return Internal("the replica broke off its answer, and no other one could continue it")
     if request.tried:
         error = Unavailable(f"no replica of the model `{request.key.model}` answered; try again later")
     else:

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Collection
+from typing import Final
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from serving.observe import LATENCY_BUCKETS_S
+
+_KEPT_S: Final = 600.0  # numbers of a model that is gone: long enough for the last scrape, and for one that comes back
 
 
 class Instruments:
     """Prometheus metrics of one gateway process."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.requests = Counter(
+    def __init__(self, registry: CollectorRegistry, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._last_seen: dict[str, float] = {}  # models with numbers, and when they were known for the last time
+        self._requests = Counter(
             "mesh_gateway_requests",
             "Requests by path, model and status.",
             ["path", "model", "status"],
@@ -22,6 +30,16 @@ class Instruments:
         self.cancelled = Counter("mesh_gateway_cancelled", "Requests whose clients went away.", registry=registry)
         self.ejected = Gauge("mesh_gateway_ejected", "Replicas that are out because they failed.", registry=registry)
         self.broken = Counter("mesh_gateway_broken", "Answers that broke off in their middle.", registry=registry)
+        self.routed = Counter(
+            "mesh_gateway_routed",
+            "Requests by why they went to their replica: session, prefix, load.",
+            ["why"],
+            registry=registry,
+        )
+        self.index_bytes = Gauge(
+            "mesh_gateway_prefix_index_bytes", "Memory of what is known of prompts in caches.", registry=registry
+        )
+        self.resumed = Counter("mesh_gateway_resumed", "Streams that went on at another replica.", registry=registry)
         self.first_byte = Histogram(
             "mesh_gateway_first_byte_seconds",
             "Time until a replica begins to answer.",
@@ -40,3 +58,19 @@ class Instruments:
             ["route", "model", "reason"],
             registry=registry,
         )
+
+    def count(self, path: str, model: str, status: str) -> None:
+        """A request that has ended. `model` is empty, or the full name of one."""
+        self._requests.labels(path, model, status).inc()
+        if model:
+            self._last_seen[model] = self._monotonic()
+
+    def keep(self, models: Collection[str]) -> None:
+        """To be called now and then with the models that there are: numbers of others are forgotten after a while."""
+        now = self._monotonic()
+        for model, seen in list(self._last_seen.items()):
+            if model in models:
+                self._last_seen[model] = now
+            elif now - seen > _KEPT_S:
+                del self._last_seen[model]
+                self._requests.remove_by_labels({"model": model})

@@ -6,6 +6,7 @@ as docs/design/0005-rest.md lists them. Design: docs/design/0019-routes.md.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -16,7 +17,7 @@ from urllib.parse import quote
 from starlette.types import Scope
 
 from serving.errors import InvalidArgument, MeshError, NotFound, NotSupported, Unavailable
-from serving.gateway.asked import SESSION_HEADER, Asked, asked
+from serving.gateway.asked import Asked, asked
 from serving.gateway.catalog import ModelKey, is_ready
 from serving.gateway.follower import CatalogFollower, RestFollower
 from serving.gateway.forwarding import Forwarder, Request
@@ -26,6 +27,7 @@ from serving.gateway.routed import RouteForwarder
 from serving.gateway.splits import Splits
 from serving.openai.errors import retry_after_s, status_of
 from serving.python_deployment.failure import at_edge
+from serving.routing.llm_routing import SESSION_HEADER
 from serving.store.keys import AppKey
 from serving.version import VERSION
 from serving.wire import ClientGone, Wire
@@ -70,6 +72,14 @@ def target_of(path: str) -> Target | None:
     return Target(found[1], found[2], action) if found else Target(name, "", action)
 
 
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """`refuse` is why the gateway takes no request of a model now; `cut` is what ends one that runs."""
+
+    refuse: MeshError | None
+    cut: asyncio.Future[MeshError]
+
+
 class KserveRest:
     """Answers what begins with /v2. Belongs to one event loop."""
 
@@ -92,13 +102,13 @@ class KserveRest:
         self._routed = routed
         self._max_body_bytes = max_body_bytes
 
-    async def answer(self, path: str, wire: Wire, scope: Scope, *, refuse: MeshError | None) -> str:
+    async def answer(self, path: str, wire: Wire, scope: Scope, gate: Gate) -> str:
         """Answers one request; the full name of the model that was asked last, "" for none.
 
-        `refuse` is why the gateway takes no request of a model now. Errors are the protocol's objects.
+        Errors are the protocol's objects.
         """
         try:
-            return await self._answer(path, wire, scope, refuse)
+            return await self._answer(path, wire, scope, gate)
         except (ClientGone, Broken):
             raise
         except Exception as error:  # noqa: BLE001 - the edge: it becomes an error object
@@ -108,16 +118,16 @@ class KserveRest:
             await wire.answer(status_of(told), {"error": told.message}, headers)
             return ""
 
-    async def _answer(self, path: str, wire: Wire, scope: Scope, refuse: MeshError | None) -> str:
+    async def _answer(self, path: str, wire: Wire, scope: Scope, gate: Gate) -> str:
         method, path = scope["method"], path.rstrip("/")
         target = target_of(path)
         if target is not None and not (target.name == "stats" and not target.action):
-            return await self._forward(target, method, wire, scope, refuse)
+            return await self._forward(target, method, wire, scope, gate)
         synced = self._follower.synced and self._routes.synced
         if path == f"{PREFIX}/health/live":
             await wire.answer_bytes(200, b"", "text/plain")
         elif path == f"{PREFIX}/health/ready":
-            await wire.answer_bytes(200 if synced and refuse is None else 503, b"", "text/plain")
+            await wire.answer_bytes(200 if synced and gate.refuse is None else 503, b"", "text/plain")
         elif path == PREFIX:
             await wire.answer(200, {"name": "mesh-gateway", "version": VERSION, "extensions": _EXTENSIONS})
         elif path == f"{PREFIX}/repository/index":
@@ -135,17 +145,17 @@ class KserveRest:
         states = {str(offer.key): "READY" if is_ready(offer) else "UNAVAILABLE" for offer in offers}
         return [{"name": name, "state": state} for name, state in states.items()]
 
-    async def _forward(self, target: Target, method: str, wire: Wire, scope: Scope, refuse: MeshError | None) -> str:
+    async def _forward(self, target: Target, method: str, wire: Wire, scope: Scope, gate: Gate) -> str:
         wanted = "POST" if target.action in _POSTED else "GET"
         if method != wanted:
             wire.add_header("allow", wanted)
             raise InvalidArgument(f"{target.action or 'metadata'} of a model takes {wanted}, not {method}")
-        if refuse is not None:
-            raise refuse
+        if gate.refuse is not None:
+            raise gate.refuse
         data = await wire.read_body(self._max_body_bytes)
         if wanted == "POST":
             _refuse_sequences(data, wire.header(_HEADER_LENGTH))
-        found = self._find(target.name, wire.header(SESSION_HEADER))
+        found = self._find(target.name, wire.header(SESSION_HEADER.encode()))
         for key in found.keys:
             await self._refuse_splits(key)
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"] if key in _PASSED}
@@ -159,9 +169,9 @@ class KserveRest:
             request.path = target.path(key.model)
 
         if found.route:
-            await wire.unless_gone(self._routed.forward(found, request, rename, wire))
+            await wire.unless_gone(self._routed.forward(found, request, rename, wire), gate.cut)
         else:
-            await wire.unless_gone(self._forwarder.forward(request, wire))
+            await wire.unless_gone(self._forwarder.forward(request, wire), gate.cut)
         return str(request.key)
 
     def _find(self, name: str, session: str) -> Asked:

@@ -9,7 +9,8 @@ import aiohttp
 from multidict import CIMultiDictProxy
 
 from serving.errors import Internal
-from serving.openai import sse
+from serving.gateway.sizes import AnswerMeter
+from serving.openai import resume, sse
 from serving.openai.errors import error_object
 from serving.wire import Wire
 
@@ -17,11 +18,11 @@ from serving.wire import Wire
 _NOT_FORWARDED: Final = frozenset(
     {
         *("connection", "keep-alive", "proxy-connection", "proxy-authenticate", "te", "trailer", "transfer-encoding"),
-        *("upgrade", "server", "date", "set-cookie", "alt-svc"),
+        *("upgrade", "server", "date", "set-cookie", "alt-svc", resume.HEADER),
     }
 )
 _EVENTS: Final = "text/event-stream"
-_EVENT_END: Final = b"\n\n"
+EVENT_END: Final = b"\n\n"
 
 
 class Broken(Internal):
@@ -42,8 +43,8 @@ def forwarded_headers(headers: CIMultiDictProxy[str]) -> list[tuple[bytes, bytes
     ]
 
 
-async def pass_on(response: aiohttp.ClientResponse, wire: Wire) -> None:
-    """The whole body. Raises `Broken` when it ends too early.
+async def pass_on(response: aiohttp.ClientResponse, wire: Wire, meter: AnswerMeter) -> None:
+    """The whole body, which `meter` sees. Raises `Broken` when it ends too early.
 
     Events are passed on whole, so that an error event can follow the last of them.
     """
@@ -51,12 +52,13 @@ async def pass_on(response: aiohttp.ClientResponse, wire: Wire) -> None:
     rest = b""
     try:
         async for part in response.content.iter_any():
+            meter.add(part)
             if not events:
                 await wire.send(part)
                 continue
             rest += part
-            end = rest.rfind(_EVENT_END) + len(_EVENT_END)
-            if end >= len(_EVENT_END):
+            end = rest.rfind(EVENT_END) + len(EVENT_END)
+            if end >= len(EVENT_END):
                 await wire.send(rest[:end])
                 rest = rest[end:]
     except (aiohttp.ClientError, asyncio.TimeoutError) as error:

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from serving.asgi import HttpServer
 from serving.errors import FailedPrecondition, InvalidArgument, Unavailable
 from serving.gateway.app import GatewayApp
+from serving.gateway.balance import Balance
 from serving.gateway.catalog import Catalog
 from serving.gateway.config import GatewayConfig
 from serving.gateway.follower import CatalogFollower, Following, RestFollower
@@ -36,6 +37,7 @@ from serving.wire import Wire
 _LOG: Final = logging.getLogger(__name__)
 _WRITE_TIMEOUT_S: Final = 60.0
 KSERVE_LIVE: Final = "/v2/health/live"
+_CUT_S: Final = 1.0  # for the last words to requests that the drain timeout cuts off
 _KEEP_ALIVE: Final = (
     ((socket.SOL_SOCKET, socket.SO_KEEPALIVE), 1),
     ((socket.IPPROTO_TCP, socket.TCP_KEEPIDLE), 5),
@@ -52,7 +54,7 @@ class Gateway:
         self._config = config
         self._registry = new_registry()
         self._instruments = Instruments(self._registry)
-        self._upstreams = Upstreams(config.prefer_labels)
+        self._upstreams = Upstreams(config.prefer_labels, balance=self._balance())
         self._store = EtcdClient(config.etcd)
         self._follower = CatalogFollower(self._store, config.namespaces, self._upstreams.apply)
         self._rest_upstreams = Upstreams(config.prefer_labels)
@@ -64,6 +66,12 @@ class Gateway:
         self.app: GatewayApp | None = None
         self._server: HttpServer | None = None
         self.address = ""
+
+    def _balance(self) -> Balance:
+        balance = Balance(self._config.prefix_index_bytes)
+        balance.routed = lambda why: self._instruments.routed.labels(why).inc()
+        self._instruments.index_bytes.set_function(lambda: balance.index_bytes)
+        return balance
 
     async def start(self) -> None:
         """Returns when it takes requests. Raises `FailedPrecondition` when it cannot listen."""
@@ -102,8 +110,10 @@ class Gateway:
             kserve,
             self._instruments,
             self._registry,
+            self._upstreams.balance,
             max_body_bytes=config.max_body_bytes,
             max_requests=config.max_requests,
+            resume_streams=config.resume_streams,
             created=int(time.time()),
         )
         await asyncio.gather(self._follower.start(), self._routes.start())
@@ -131,7 +141,7 @@ class Gateway:
             self.app.draining = True
             await asyncio.sleep(self._config.leave_s)  # so that who asks /health sends requests elsewhere
         if self._server is not None:
-            await self._server.stop(self._config.drain_timeout_s)
+            await self._stop_server(self._server)
         if self._probing is not None:
             await cancel_and_wait(self._probing)
         if self._session is not None:
@@ -140,6 +150,17 @@ class Gateway:
         await self._routes.close()
         await self._splits.close()
         await self._store.close()
+
+    async def _stop_server(self, server: HttpServer) -> None:
+        limit_s = self._config.drain_timeout_s
+        stopping = asyncio.ensure_future(server.stop(limit_s + _CUT_S))
+        try:
+            await asyncio.wait({stopping}, timeout=limit_s)
+            if self.app is not None:
+                self.app.cut_off()
+            await stopping
+        finally:
+            await cancel_and_wait(stopping)
 
     async def wait_ended(self) -> None:
         """Returns when a part of it has ended by itself, which is an error."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
 from typing import Final, TypeAlias
 
 from serving._proto import records_pb2 as pb
+from serving.gateway.balance import NO_DEMAND, Balance
 from serving.gateway.catalog import Catalog, ModelKey, Offer
-from serving.routing import LatencyTracker, OutlierDetector, PowerOfTwo, Rank, RetryBudget, prefer_labels
+from serving.gateway.demand import Demand
+from serving.gateway.pools import Pool
+from serving.routing import LatencyTracker, OutlierDetector, Rank, RetryBudget, prefer_labels
 from serving.types import ENDPOINT_READY
 
 UpstreamKey: TypeAlias = tuple[str, str, str, str]  # namespace, application, id, address: elsewhere it is another one
@@ -18,15 +20,24 @@ _DEFAULT_WEIGHT: Final = 100
 
 
 class Upstream:
-    """One replica's endpoint, what runs on it, and how long its first bytes take."""
+    """One replica's endpoint, what runs on it, and how long its first bytes take.
 
-    __slots__ = ("_latency", "endpoint", "in_flight", "key", "rests_until", "weight")
+    `outstanding_tokens` are those of prompts and expected answers that it was given and that are not computed yet.
+    `trust`: how much of what it should have in its cache it finds there, 0 to 1. `number` is its name in indexes.
+    """
 
-    def __init__(self, endpoint: pb.Endpoint) -> None:
+    __slots__ = (
+        *("_latency", "endpoint", "in_flight", "key", "number", "outstanding_tokens", "rests_until", "trust", "weight"),
+    )
+
+    def __init__(self, endpoint: pb.Endpoint, number: int) -> None:
+        self.number = number
         self.key = upstream_key(endpoint)
         self.endpoint = endpoint
         self.weight = endpoint.weight or _DEFAULT_WEIGHT
         self.in_flight = 0
+        self.outstanding_tokens = 0.0
+        self.trust = 1.0
         self.rests_until = 0.0  # it has said that it is full: asked again then, or when all others are full, too
         self._latency = LatencyTracker()
 
@@ -50,15 +61,6 @@ class Upstream:
     def observe(self, latency_s: float, now: float) -> None:
         self._latency.observe(latency_s, now)
 
-    @contextmanager
-    def running(self) -> Iterator[None]:
-        """Counts one request for as long as it runs."""
-        self.in_flight += 1
-        try:
-            yield
-        finally:
-            self.in_flight -= 1
-
     def __str__(self) -> str:
         return f"replica {self.endpoint.id} at {self.endpoint.address}"
 
@@ -72,6 +74,7 @@ class Upstreams:
         *,
         chance: Callable[[], float] = random.random,
         monotonic: Callable[[], float] = time.monotonic,
+        balance: Balance | None = None,
     ) -> None:
         self._detectors: dict[ModelKey, OutlierDetector[UpstreamKey]] = {}  # one model's failures are not another's
         self._rank: Rank | None = prefer_labels(wanted_labels) if wanted_labels else None
@@ -80,12 +83,18 @@ class Upstreams:
         self._budgets: dict[ModelKey, RetryBudget] = {}
         self._known: dict[UpstreamKey, Upstream] = {}
         self._models: dict[UpstreamKey, ModelKey] = {}
-        self._routes: dict[ModelKey, tuple[PowerOfTwo[Upstream], PowerOfTwo[Upstream]]] = {}
+        self._routes: dict[ModelKey, tuple[Pool, Pool]] = {}
+        self.balance = balance or Balance()
 
     def apply(self, catalog: Catalog) -> None:
         """New endpoints come, known ones are updated, others get no new work."""
         endpoints = {upstream_key(one): one for offer in catalog.offers() for one in offer.endpoints}
+        before = self._known
         self._known = {key: self._updated(key, endpoint) for key, endpoint in endpoints.items()}
+        for key, upstream in before.items():
+            if self._known.get(key) is not upstream:
+                self.balance.forget(upstream)
+        self.balance.retain([offer.key for offer in catalog.offers()])
         self._models = {upstream_key(one): offer.key for offer in catalog.offers() for one in offer.endpoints}
         self._detectors = {offer.key: self._detectors.get(offer.key) or OutlierDetector() for offer in catalog.offers()}
         self._budgets = {offer.key: self.budget(offer.key) for offer in catalog.offers()}
@@ -96,22 +105,23 @@ class Upstreams:
 
     def _updated(self, key: UpstreamKey, endpoint: pb.Endpoint) -> Upstream:
         known = self._known.get(key)
-        if known is None:
-            return Upstream(endpoint)
+        if known is None or known.endpoint.pid != endpoint.pid:  # another process, whose cache is empty
+            return Upstream(endpoint, self.balance.new_number())
         known.update(endpoint)
         return known
 
-    def pick(self, offer: Offer, tried: Collection[UpstreamKey] = ()) -> Upstream | None:
+    def pick(self, offer: Offer, tried: Collection[UpstreamKey] = (), demand: Demand = NO_DEMAND) -> Upstream | None:
         """The replica for the next request, none of `tried`; one that is ejected only when there is no other."""
         now = self._monotonic()
         working, ready = self._route(offer)
-        found = working.pick(now)
+        wanted = self.balance.wanted(offer, demand)
+        found = working.pick(wanted, now)
         if found is not None and found.rests_until <= now and found.key not in tried:
             return found
         untried = (lambda one: one.key not in tried and one.rests_until <= now), (lambda one: one.key not in tried)
         for pool in (working, ready):
             for allowed in untried:
-                found = pool.pick_among(allowed, now)
+                found = pool.pick(wanted, now, allowed)
                 if found is not None:
                     return found
         return None
@@ -119,19 +129,20 @@ class Upstreams:
     def has_room(self, offer: Offer) -> bool:
         """True when one of its replicas works, and has not said that it is full."""
         now = self._monotonic()
-        working, _ = self._route(offer)
-        return working.pick_among(lambda one: one.rests_until <= now, now) is not None
+        detector = self._detectors[offer.key]
+        return any(one.ready and one.rests_until <= now and detector.is_active(one.key) for one in self._of(offer))
 
     def budget(self, model: ModelKey) -> RetryBudget:
         """What pays for the retries of a model's requests; a new one for a model that is not in the catalog."""
         return self._budgets.get(model) or RetryBudget()
 
-    def _route(self, offer: Offer) -> tuple[PowerOfTwo[Upstream], PowerOfTwo[Upstream]]:
+    def _route(self, offer: Offer) -> tuple[Pool, Pool]:
         found = self._routes.get(offer.key)
         if found is None:
             ready = [one for one in self._of(offer) if one.ready]
             working = [one for one in ready if self._detectors[offer.key].is_active(one.key)]
-            found = PowerOfTwo(self._near(working), self._chance), PowerOfTwo(ready, self._chance)
+            near = self._near(working)
+            found = self.balance.pool(offer, near, self._chance), self.balance.pool(offer, ready, self._chance)
             self._routes[offer.key] = found
         return found
 

@@ -19,6 +19,7 @@ from serving.openai.chat_answers import (
     ToolCallDelta,
     ToolCallObject,
 )
+from serving.openai.service_tier import ServiceTier
 from serving.openai.usage import Usage
 
 
@@ -30,6 +31,7 @@ class AnswerHead:
     created: int
     model: str
     fingerprint: str
+    tier: str = ServiceTier.DEFAULT.value
 
 
 class ChatChunks:
@@ -88,7 +90,7 @@ class ChatChunks:
             "created": self._head.created,
             "model": self._head.model,
             "choices": choices,
-            "service_tier": "default",
+            "service_tier": self._head.tier,
             "system_fingerprint": self._head.fingerprint,
         }
 
@@ -143,7 +145,7 @@ class ChatAnswer:
             "model": self._head.model,
             "choices": [self._choice(index, item) for index, item in enumerate(self._choices)],
             "usage": usage,
-            "service_tier": "default",
+            "service_tier": self._head.tier,
             "system_fingerprint": self._head.fingerprint,
         }
 

@@ -34,12 +34,13 @@ def utf8_of(text: str) -> list[int] | None:
 
 @dataclass(frozen=True, slots=True)
 class ChoiceDelta:
-    """What is new. `finish` is in the last one."""
+    """What is new, and of which tokens. `finish` is in the last one."""
 
     index: int
     pieces: Sequence[TextPiece | CallPiece] = ()
     scored: Sequence[ScoredToken] = ()
     finish: Finish | None = None
+    tokens: Sequence[int] = ()
 
     @property
     def empty(self) -> bool:
@@ -64,11 +65,19 @@ class Choice:
     ) -> None:
         self.index = index
         self.tokens = 0
+        self.told = 0  # of these, by another replica
         self.done = False
         self._codec = codec
         self._stream = TextStream(codec.decode, stops)
         self._calls = calls
         self._single = single
+
+    def resume(self, tokens: Sequence[int], finish: Finish | None) -> None:
+        """Begins behind what another replica has told; with `finish`, all is told. Before the first `push`."""
+        if tokens:
+            self.push(TokenEvent(tuple(tokens)))
+        self.told = len(tokens)
+        self.done = self.done or finish is not None
 
     def push(self, event: TokenEvent) -> ChoiceDelta:
         """The last one has `finish`: the engine's, or `stop` because of a stop text or an only call."""
@@ -88,7 +97,7 @@ class Choice:
         if finish == "stop" and self._calls is not None and self._calls.calls:
             finish = "tool_calls"
         self.done = finish is not None
-        return ChoiceDelta(self.index, pieces, self._scored(event), finish)
+        return ChoiceDelta(self.index, pieces, self._scored(event), finish, event.tokens)
 
     def _cut(self, text: str) -> list[TextPiece | CallPiece]:
         if self._calls is not None:

@@ -48,12 +48,17 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """`prompt` are the token ids of the whole prompt, at least one. `priority`: smaller goes first, where it counts."""
+    """`prompt` are the token ids of the whole prompt, at least one. `priority`: smaller goes first, where it counts.
+
+    `told` are the first tokens of the answer, which another replica has told already: no event has them again, and
+    they count as a part of `max_tokens`.
+    """
 
     id: str
     prompt: Sequence[int]
     sampling: Sampling
     priority: int = 0
+    told: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +88,8 @@ class Capabilities:
     guides: frozenset[GuideKind] = frozenset()
     chat: bool = True  # the model has a chat template
     prefix_cache: bool = False
+    cache_tokens: int = 0  # whose keys and values it holds for all requests together, at most; 0: not known
+    resumes: bool = False  # goes on behind `GenerationRequest.told`, or fails where its own answer begins otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +138,7 @@ class Generation(Protocol):
     """One request on its way: an iterator of events. It ends after the event with `finish`.
 
     Raises `Internal` when the engine failed, `Unavailable` when it ended, `InvalidArgument` for a request that it found
-    impossible.
+    impossible, `Conflict` when its answer does not begin with what was told.
     """
 
     def __aiter__(self) -> AsyncIterator[TokenEvent]: ...

@@ -2,28 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
 from serving.errors import ResourceExhausted
+from serving.llm.waiting import Pace
+from serving.openai.service_tier import ServiceTier
 
 DEFAULT_REQUESTS: Final = 256
 DEFAULT_WAITING_TOKENS: Final = 262_144
+DEFAULT_WAIT_S: Final = 60.0
 DEFAULT_BODY_BYTES: Final = 8 << 20
+
+# Of the bounds on what waits. What can wait longer is sent away first, and what is urgent finds room where all is full.
+_SHARES: Final[Mapping[ServiceTier, float]] = {
+    ServiceTier.PRIORITY: 1.25,
+    ServiceTier.DEFAULT: 1.0,
+    ServiceTier.FLEX: 0.5,
+}
+
+
+class Full(ResourceExhausted):
+    """A replica takes no more. `retry_after_s`: when it should."""
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(f"this replica is full: {message}; send the request to another replica, or later")
+        self.retry_after_s = max(1, math.ceil(retry_after_s))
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
     """Of one replica. `max_requests` counts choices: each is a generation of the engine.
 
-    `max_waiting_tokens` are those of prompts that no token was answered to yet. `write_timeout_s`: a client that takes
-    nothing of its answer for so long is given up.
+    `max_waiting_tokens` are those of prompts that no token was answered to yet. A request that would wait longer than
+    `max_wait_s` for its first token, by the pace of those before it, is refused at once. `write_timeout_s`: a client
+    that takes nothing of its answer for so long is given up.
     """
 
     max_requests: int = DEFAULT_REQUESTS
     max_waiting_tokens: int = DEFAULT_WAITING_TOKENS
+    max_wait_s: float = DEFAULT_WAIT_S
     max_body_bytes: int = DEFAULT_BODY_BYTES
     write_timeout_s: float = 60.0
 
@@ -31,56 +53,93 @@ class Limits:
 class Place:
     """Of one HTTP request, from its admission to the end of its answer."""
 
-    def __init__(self, admission: Admission, choices: int) -> None:
+    def __init__(self, admission: Admission, choices: int, tier: ServiceTier) -> None:
         self._admission = admission
         self.choices = choices
+        self.tier = tier
         self.waiting_tokens = 0
 
+    def priority(self, asked: int | None) -> int:
+        """For the engine: the request's own, or what its service tier is worth."""
+        return self.tier.rank if asked is None else asked
+
     def wait_for(self, tokens: int) -> None:
-        """Counts the prompt as waiting. Raises `ResourceExhausted` when too many wait already.
+        """Counts the prompt as waiting. Raises `Full` when too many wait already, or for too long.
 
         Where nothing waits, any prompt may: else one longer than the limit could never be answered.
         """
-        admission = self._admission
-        limit = admission.limits.max_waiting_tokens
-        if admission.waiting_tokens and admission.waiting_tokens + tokens > limit:
-            raise ResourceExhausted(
-                f"this replica is full: {admission.waiting_tokens} tokens of prompts wait, with {tokens} more above "
-                f"{limit} (max_waiting_tokens); send the request to another replica, or later"
-            )
+        self._admission.check_room(tokens, self.tier)
         self.waiting_tokens += tokens
-        admission.waiting_tokens += tokens
+        self._admission.add_waiting(tokens, self.tier)
 
     def begun(self) -> None:
         """The first token is there: the prompt waits no longer. May be repeated."""
-        self._admission.waiting_tokens -= self.waiting_tokens
+        self._admission.end_waiting(self.waiting_tokens, self.tier, computed=True)
+        self.waiting_tokens = 0
+
+    def leave(self) -> None:
+        """Whatever became of it."""
+        self._admission.end_waiting(self.waiting_tokens, self.tier, computed=False)
         self.waiting_tokens = 0
 
 
 class Admission:
     """Belongs to one event loop."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self.limits = limits
         self.requests = 0
-        self.waiting_tokens = 0
+        self._waiting = dict.fromkeys(ServiceTier, 0)
+        self._clock = clock
+        self._pace = Pace(clock())
+
+    @property
+    def waiting_tokens(self) -> int:
+        return sum(self._waiting.values())
 
     @contextmanager
-    def enter(self, choices: int) -> Iterator[Place]:
-        """A place for that many generations. Raises `ResourceExhausted` when there are too few.
+    def enter(self, choices: int, tier: ServiceTier = ServiceTier.DEFAULT) -> Iterator[Place]:
+        """A place for that many generations. Raises `Full` when there are too few.
 
         As with tokens: a request of more choices than there are places is let in where nothing else runs.
         """
         limit = self.limits.max_requests
         if self.requests and self.requests + choices > limit:
-            raise ResourceExhausted(
-                f"this replica is full: {self.requests} generations run or wait, {choices} more would be above "
-                f"{limit} (max_requests); send the request to another replica, or later"
-            )
-        place = Place(self, choices)
+            raise Full(f"{self.requests} generations run or wait, {choices} more would be above {limit} (max_requests)")
+        self.check_room(1, tier)  # before its prompt is turned into tokens, which takes time of its own
+        place = Place(self, choices, tier)
         self.requests += choices
         try:
             yield place
         finally:
             self.requests -= choices
-            place.begun()
+            place.leave()
+
+    def check_room(self, tokens: int, tier: ServiceTier) -> None:
+        """Raises `Full` for a prompt that should not wait here too."""
+        waiting, share = self.waiting_tokens, _SHARES[tier]
+        if not waiting:
+            return
+        limit = int(self.limits.max_waiting_tokens * share)
+        if waiting + tokens > limit:
+            raise Full(
+                f"{waiting} tokens of prompts wait, with {tokens} more above {limit} (max_waiting_tokens, for "
+                f"`service_tier` {tier.value})"
+            )
+        ahead = sum(self._waiting[other] for other in ServiceTier if other.rank <= tier.rank)
+        wait_s, most_s = self._pace.wait_s(ahead, self._clock()), self.limits.max_wait_s * share
+        if wait_s is not None and wait_s > most_s:
+            raise Full(
+                f"the first token would come in about {wait_s:.0f} s, which is above {most_s:g} s (max_wait_s, for "
+                f"`service_tier` {tier.value})",
+                wait_s - most_s,
+            )
+
+    def add_waiting(self, tokens: int, tier: ServiceTier) -> None:
+        self._waiting[tier] += tokens
+        self._pace.waits(tokens, self._clock())
+
+    def end_waiting(self, tokens: int, tier: ServiceTier, *, computed: bool) -> None:
+        if tokens:
+            self._waiting[tier] -= tokens
+            (self._pace.begins if computed else self._pace.leaves)(tokens, self._clock())

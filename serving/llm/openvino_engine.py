@@ -103,10 +103,13 @@ class OpenVinoEngine:
             raise InvalidArgument(
                 f"the prompt has {len(prompt)} tokens, but prompt and answer together may have {most}"
             )
-        if min(prompt) < 0 or max(prompt) >= self._vocabulary:
-            raise InvalidArgument(f"the prompt holds a token outside of the vocabulary of {self._vocabulary}")
+        for what, tokens in (("prompt", prompt), ("begun answer", request.told)):
+            if tokens and (min(tokens) < 0 or max(tokens) >= self._vocabulary):
+                raise InvalidArgument(f"the {what} holds a token outside of the vocabulary of {self._vocabulary}")
         if sampling.max_tokens < 1:
             raise InvalidArgument(f"max_tokens: at least 1 is wanted, found {sampling.max_tokens}")
+        if len(request.told) > sampling.max_tokens:
+            raise InvalidArgument(f"the begun answer has {len(request.told)} tokens, more than {sampling.max_tokens}")
         for name in ("logit_bias", "top_logprobs"):
             if getattr(sampling, name):
                 raise InvalidArgument(f"{name}: the engine {self.capabilities.engine} cannot do it")
@@ -151,6 +154,8 @@ class OpenVinoEngine:
             guides=frozenset(("json_object", "json_schema", "regex", "grammar")),
             chat=self._codec.has_chat_template,
             prefix_cache=self._options.prefix_cache,
+            cache_tokens=pipeline.cache_tokens,
+            resumes=True,
         )
         tell(f"ready: {context} tokens of context, a cache for {pipeline.cache_tokens}")
         return EngineLoop(

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from serving.errors import InvalidArgument
 from serving.llm.engine import Guide
-from serving.llm.openvino_native import one_line
+from serving.llm.openvino_native import UNREADABLE, one_line
 
 _ANY_OBJECT: Final = '{"type": "object"}'
 _REMEMBERED: Final = 1024
@@ -65,6 +65,8 @@ def check_guide(guide: Guide, native: Any = None) -> None:
         reads = {"json_schema": native.schema_grammar, "regex": native.check_regex, "grammar": native.check_grammar}
         try:
             reads[guide.kind](guide.text)
+        except UnicodeDecodeError as error:  # its message names half of a character
+            raise InvalidArgument(f"the engine cannot follow the guide: {UNREADABLE}") from error
         except RuntimeError as error:
             raise GuideRefused(one_line(error)) from error
 

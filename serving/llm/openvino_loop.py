@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from serving.errors import Internal, InvalidArgument, MeshError, Unavailable
+from serving.errors import Conflict, Internal, InvalidArgument, MeshError, Unavailable
 from serving.llm.engine import EngineLoad, FinishReason, TokenEvent
 from serving.llm.generation_stream import GenerationStream
 from serving.llm.openvino_guide import GuideRefused, KnownGuides
@@ -119,7 +119,7 @@ class EngineLoop:
             else:
                 self._numbers += 1
                 stream, max_tokens = what
-                run = _Run(stream, max_tokens, self._numbers)
+                run = _Run(stream, max_tokens, self._numbers, told=list(stream.request.told))
                 self._runs[run.stream] = run
                 heapq.heappush(self._waiting, (run.order, run))
 
@@ -216,7 +216,7 @@ class EngineLoop:
         count = min(run.again, len(output.tokens))
         start = len(run.told) - run.again
         if output.tokens[:count] != run.told[start : start + count] or (output.finish and count < run.again):
-            self._fail(run, Internal("the generation could not be repeated after the engine had failed"))
+            self._fail(run, _not_repeated(run))
             return False
         del output.tokens[:count], output.logprobs[:count]
         run.again -= count
@@ -291,6 +291,12 @@ def _can_continue(run: _Run) -> bool:
         and sampling.min_tokens <= len(run.told)
         and (sampling.presence_penalty, sampling.frequency_penalty, sampling.repetition_penalty) == (0, 0, 1)
     )
+
+
+def _not_repeated(run: _Run) -> MeshError:
+    if run.stream.request.told:
+        return Conflict("the answer does not begin here as another replica has begun it, so it cannot be continued")
+    return Internal("the generation could not be repeated after the engine had failed")
 
 
 def _cut_at_stop_token(output: Output, stop: Sequence[int]) -> FinishReason | None:

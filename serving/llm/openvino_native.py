@@ -9,6 +9,7 @@ from typing import Any
 
 from serving.errors import FailedPrecondition
 
+UNREADABLE = "its message is no UTF-8"
 _PLACES = re.compile(r"(Exception from |(Check '.*' )?failed at |\[[\d:]+\] )?\S*/\S+:\d+:")
 
 

@@ -15,7 +15,7 @@ from serving.errors import FailedPrecondition
 from serving.llm.engine import FinishReason, Sampling
 from serving.llm.openvino_config import ModelFiles, OpenVinoOptions
 from serving.llm.openvino_guide import structured_output
-from serving.llm.openvino_native import one_line
+from serving.llm.openvino_native import UNREADABLE, one_line
 
 _DRAIN_STEPS = 8
 
@@ -72,11 +72,14 @@ class Pipeline:
         return busy
 
     def step(self) -> None:
-        """After it raised, every request that was in it is unusable: only `drain` helps."""
-        if self._native is not None:
-            self._native.step(self._pipeline)
-        else:
-            self._pipeline.step()  # holds the GIL all the time
+        """Raises `RuntimeError`: then every request that was in it is unusable, and only `drain` helps."""
+        try:
+            if self._native is not None:
+                self._native.step(self._pipeline)
+            else:
+                self._pipeline.step()  # holds the GIL all the time
+        except UnicodeDecodeError as error:  # an error whose message cannot become a text of Python
+            raise RuntimeError(UNREADABLE) from error
 
     def read(self, handle: Any) -> Output:
         """What is there. `handle.read()` itself would wait without end, holding the GIL, when nothing is there."""

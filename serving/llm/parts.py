@@ -14,12 +14,12 @@ from serving.asgi import HttpServer
 from serving.errors import FailedPrecondition, MeshError
 from serving.llm import settings
 from serving.llm.app import build_app
-from serving.llm.counting import Counted
 from serving.llm.engine import Engine, GenerationRequest, Sampling
 from serving.llm.engines import make_engine
 from serving.llm.instruments import LlmInstruments
-from serving.llm.limits import DEFAULT_REQUESTS, DEFAULT_WAITING_TOKENS, Limits
+from serving.llm.limits import DEFAULT_REQUESTS, DEFAULT_WAIT_S, DEFAULT_WAITING_TOKENS, Limits
 from serving.observe import MetricsServer, new_registry
+from serving.openai_http.counting import Counted
 from serving.python_deployment import settings as common
 from serving.python_deployment.health_server import HealthServer
 from serving.python_deployment.registration import Registration
@@ -88,6 +88,7 @@ class LlmParts:
         limits = Limits(
             max_requests=config.llm.max_requests or DEFAULT_REQUESTS,
             max_waiting_tokens=config.llm.max_waiting_tokens or DEFAULT_WAITING_TOKENS,
+            max_wait_s=config.llm.max_wait_s or DEFAULT_WAIT_S,
         )
         application = build_app(
             engine,
@@ -114,7 +115,9 @@ class LlmParts:
 
     async def register(self, report: pb.ReplicaReport) -> None:
         """The first time begins to register, then the record changes with the report."""
-        await self._registration.put(settings.endpoint(self._config, report, socket.gethostname()))
+        assert self._engine is not None
+        record = settings.endpoint(self._config, report, socket.gethostname(), self._engine.capabilities)
+        await self._registration.put(record)
 
     async def reconfigure(self, _text: str) -> None:
         raise FailedPrecondition("a language model is not changed in place: another revision replaces it")

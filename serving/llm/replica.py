@@ -6,14 +6,10 @@ States as those of a Python replica; "preparing" fetches the weights, "loading" 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
-from pathlib import Path
 
-from serving._proto import records_pb2 as pb
-from serving.deployment.artifact_cache import ArtifactCache
 from serving.llm.parts import LlmParts
-from serving.process_id import ProcessId
+from serving.python_deployment.environment import fetch_artifact
 from serving.python_deployment.replica import Replica
 
 
@@ -24,17 +20,9 @@ class LlmReplica(Replica):
         config = self._config
         self._begin_log()
         began = time.monotonic()
-        folder = await asyncio.to_thread(_fetch, config)
+        folder = await asyncio.to_thread(fetch_artifact, config, config.llm.weights)
         self._step("loading")
         parts = LlmParts(config, folder, self._node_address)
         self._stack = parts  # what it holds is released when the replica leaves, also when it does not come up
         await parts.load(lambda what: self._step("loading", what))
         await self._announce(parts, began)
-
-
-def _fetch(config: pb.ReplicaConfig) -> Path:
-    """The folder with the weights on this node. Blocking, may take minutes. Raises what `ArtifactCache.get` says."""
-    weights = config.llm.weights
-    cache = ArtifactCache(Path(config.cache_dir))
-    user = ProcessId.of(os.getpid())
-    return cache.get(weights.uri, weights.digest, weights.size_bytes, user=user, now=time.time()).absolute()

@@ -10,29 +10,35 @@ from serving.llm.answers import ChatAnswer, ChatChunks
 from serving.llm.choice import Choice, ChoiceDelta
 from serving.llm.engine import GenerationRequest, Guide, Sampling
 from serving.llm.limits import Place
+from serving.llm.resuming import Resuming, take_begun
 from serving.llm.run import Run
 from serving.llm.sampling import answer_budget, check_guide, check_kind, sampling_of, schema_guide, text_guide
-from serving.llm.service import LlmService, named_ignored, new_call_id
+from serving.llm.service import LlmService, new_call_id
 from serving.llm.tool_calls import ToolCallParser
 from serving.llm.tool_guide import call_schema, must_call
 from serving.openai import sse
 from serving.openai.chat import UNDONE_CHAT, ChatCompletionRequest, read_chat
 from serving.openai.checked import ignored_fields
 from serving.openai.errors import InvalidRequest
+from serving.openai.service_tier import service_tier
 from serving.openai.usage import Usage, usage_of
+from serving.openai_http.service import named_ignored
 from serving.wire import Wire
 
 
 async def chat(service: LlmService, wire: Wire, body: dict[str, Any]) -> None:
+    begun = take_begun(wire, body)
     request = read_chat(body)
     service.check_model(request.model)
     for name, value in named_ignored(ignored_fields(request, body, UNDONE_CHAT)).items():
         wire.add_header(name, value)
-    with service.admission.enter(request.n or 1) as place:
+    with service.admission.enter(request.n or 1, service_tier(request.service_tier)) as place:
         asked = await prepare(service, request)
-        place.wait_for(len(asked.prompt))
+        one = bool(request.stream) and place.choices == 1
+        resuming = Resuming(service, wire, begun, prompt=asked.prompt, sampling=asked.sampling, one_stream=one)
+        place.wait_for(len(asked.prompt) + len(resuming.told))
         if request.stream:
-            await _stream(service, wire, request, asked, place)
+            await _stream(service, wire, request, asked, place, resuming)
         else:
             await _whole(service, wire, request, asked, place)
 
@@ -89,8 +95,16 @@ def _guide(service: LlmService, request: ChatCompletionRequest) -> tuple[Guide |
     return text
 
 
-def chat_run(service: LlmService, request: ChatCompletionRequest, asked: Asked, place: Place, name: str) -> Run:
+def chat_run(
+    service: LlmService,
+    request: ChatCompletionRequest,
+    asked: Asked,
+    place: Place,
+    name: str,
+    resuming: Resuming | None = None,
+) -> Run:
     """A generation for each choice; seeds of their own, so that they differ."""
+    told = resuming.told if resuming is not None else ()
     parts = []
     for index in range(place.choices):
         seed = None if asked.sampling.seed is None else asked.sampling.seed + index
@@ -98,7 +112,10 @@ def chat_run(service: LlmService, request: ChatCompletionRequest, asked: Asked, 
         single = asked.forced or request.parallel_tool_calls is False
         choice = Choice(index, service.engine.codec, stops=request.stops, calls=calls, single=single)
         sampling = replace(asked.sampling, seed=seed)
-        parts.append((GenerationRequest(f"{name}-{index}", asked.prompt, sampling, request.priority or 0), choice))
+        if resuming is not None:
+            resuming.begin(choice)
+        made = GenerationRequest(f"{name}-{index}", asked.prompt, sampling, place.priority(request.priority), told)
+        parts.append((made, choice))
     return Run(service.engine, service.instruments, place, parts, guide_field=asked.guide_field)
 
 
@@ -107,29 +124,40 @@ def usage(asked: Asked, run: Run) -> Usage:
 
 
 async def _whole(service: LlmService, wire: Wire, request: ChatCompletionRequest, asked: Asked, place: Place) -> None:
-    head = service.head("chatcmpl-", request.model)
+    head = service.head("chatcmpl-", request.model, place.tier)
     answer = ChatAnswer(head, new_call_id, place.choices, logprobs=bool(request.logprobs))
     run = chat_run(service, request, asked, place, head.id)
     async with aclosing(run.deltas()) as deltas:
         async for new in deltas:
             answer.add(new)
-    await wire.answer(200, answer.whole(usage(asked, run)))
+    await wire.answer(200, answer.whole(usage(asked, run)), run.token_headers())
 
 
-async def _stream(service: LlmService, wire: Wire, request: ChatCompletionRequest, asked: Asked, place: Place) -> None:
+async def _stream(
+    service: LlmService,
+    wire: Wire,
+    request: ChatCompletionRequest,
+    asked: Asked,
+    place: Place,
+    resuming: Resuming,
+) -> None:
     """The head of the answer waits for the first token: what fails before it still gets a status of its own."""
-    head = service.head("chatcmpl-", request.model)
+    head = resuming.head(service.head("chatcmpl-", request.model, place.tier))
     chunks = ChatChunks(head, new_call_id, logprobs=bool(request.logprobs), include_usage=request.include_usage)
-    run = chat_run(service, request, asked, place, head.id)
+    run = chat_run(service, request, asked, place, head.id, resuming)
+    resuming.announce(wire)
 
     def encoded(new: ChoiceDelta) -> bytes:
         return b"".join(sse.event(chunk) for chunk in chunks.of(new))
 
     async with aclosing(run.deltas()) as deltas:
         async for new in deltas:
-            data = encoded(new)
+            data = encoded(new) + resuming.mark(head, new)
             if not wire.status:
-                data = b"".join(sse.event(chunk) for chunk in chunks.begin(place.choices)) + data
-                await wire.begin_events()
+                begin = () if resuming.resumed else chunks.begin(place.choices)
+                data = b"".join(sse.event(chunk) for chunk in begin) + data
+                await wire.begin_events(run.token_headers())
             await wire.send(data)
+    if not wire.status:  # all but the end was told elsewhere
+        await wire.begin_events()
     await wire.end(b"".join(sse.event(chunk) for chunk in chunks.end(usage(asked, run))) + sse.DONE)

@@ -10,7 +10,7 @@ from serving.llm.answers import AnswerHead
 from serving.llm.limits import Place
 from serving.llm.response_builder import ResponseBuilder
 from serving.llm.routes_chat import Asked, chat_run, prepare, usage
-from serving.llm.service import LlmService, named_ignored, new_id
+from serving.llm.service import LlmService, new_id
 from serving.openai import sse
 from serving.openai.chat import ChatCompletionRequest, check_tool_choice
 from serving.openai.checked import ignored_fields
@@ -37,7 +37,9 @@ from serving.openai.responses import (
     SchemaFormat,
     read_response_request,
 )
+from serving.openai.service_tier import service_tier
 from serving.openai.tools import Function, NamedFunction, NamedToolChoice, Tool, ToolChoice
+from serving.openai_http.service import named_ignored
 from serving.wire import Wire
 
 # Where a chat's field comes from, for errors.
@@ -49,7 +51,7 @@ async def responses(service: LlmService, wire: Wire, body: dict[str, Any]) -> No
     service.check_model(request.model)
     for name, value in named_ignored(ignored_fields(request, body, UNDONE_RESPONSES)).items():
         wire.add_header(name, value)
-    with service.admission.enter(1) as place, _in_its_words():
+    with service.admission.enter(1, service_tier(request.service_tier)) as place, _in_its_words():
         chat = as_chat(request)
         check_tool_choice(chat)
         asked = await prepare(service, chat)
@@ -61,7 +63,7 @@ async def _answer(
     service: LlmService, wire: Wire, request: ResponseRequest, chat: ChatCompletionRequest, asked: Asked, place: Place
 ) -> None:
     """As a stream, its head waits for the first token: what fails before it still gets a status of its own."""
-    head = service.head("resp_", request.model)
+    head = service.head("resp_", request.model, place.tier)
     builder = ResponseBuilder(_begun(request, head), new_id)
     run = chat_run(service, chat, asked, place, head.id)
     async with aclosing(run.deltas()) as deltas:
@@ -70,13 +72,13 @@ async def _answer(
             events = [*begin, *builder.add(new)]
             if request.stream:
                 if not wire.status:
-                    await wire.begin_events()
+                    await wire.begin_events(run.token_headers())
                 await wire.send(_encoded(events))
     events = list(builder.end(usage(asked, run)))
     if request.stream:
         await wire.end(_encoded(events))
     else:
-        await wire.answer(200, builder.response)
+        await wire.answer(200, builder.response, run.token_headers())
 
 
 def _encoded(events: Iterable[ResponseEvent]) -> bytes:
@@ -200,7 +202,7 @@ def _begun(request: ResponseRequest, head: AnswerHead) -> ResponseObject:
         "output": [],
         "parallel_tool_calls": request.parallel_tool_calls is not False,
         "previous_response_id": None,
-        "service_tier": "default",
+        "service_tier": head.tier,
         "store": False,
         "temperature": 1.0 if request.temperature is None else request.temperature,
         "text": {"format": asked.model_dump(by_alias=True) if asked is not None else {"type": "text"}},

@@ -11,6 +11,7 @@ from serving.llm.engine import Engine, Generation, GenerationRequest, TokenEvent
 from serving.llm.instruments import LlmInstruments
 from serving.llm.limits import Place
 from serving.openai.errors import InvalidRequest
+from serving.openai.tokens_headers import token_headers
 from serving.timeouts import cancel_and_wait
 
 
@@ -43,9 +44,16 @@ class Run:
         """Of the prompt that was cached best: choices of one prompt find what the first one left."""
         return max(self._cached.values(), default=-1)
 
+    def token_headers(self) -> dict[str, str]:
+        """What the answer's head says of the prompts; once the first token is there."""
+        prompts = {id(request.prompt): len(request.prompt) for request, _ in self._parts}  # choices share theirs
+        return token_headers(sum(prompts.values()), self.cached_tokens)
+
     async def deltas(self) -> AsyncGenerator[ChoiceDelta, None]:
         """Raises what generations raise: the first error ends all of them."""
         generations: list[Generation] = []
+        if all(choice.done for _, choice in self._parts):  # by another replica
+            return
         try:
             for request, _ in self._parts:
                 generations.append(self._engine.submit(request))
@@ -60,7 +68,8 @@ class Run:
         finally:
             for generation in generations:
                 generation.cancel()
-            self._clock.ended(self.completion_tokens, all(choice.done for _, choice in self._parts))
+            told = sum(choice.told for _, choice in self._parts)
+            self._clock.ended(self.completion_tokens - told, all(choice.done for _, choice in self._parts))
 
     def _push(self, index: int, event: TokenEvent) -> ChoiceDelta:
         choice = self._parts[index][1]
@@ -70,7 +79,7 @@ class Run:
             self._clock.first(len(self._parts[index][0].prompt), event.cached)
         delta = choice.push(event)
         if delta.finish:
-            self._clock.finished(choice.tokens, delta.finish)
+            self._clock.finished(choice.tokens - choice.told, delta.finish)
         return delta
 
 

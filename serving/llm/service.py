@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
+from serving.errors import Code
 from serving.llm.answers import AnswerHead
 from serving.llm.engine import Capabilities, Engine
 from serving.llm.instruments import LlmInstruments
 from serving.llm.limits import Admission
 from serving.llm.prompts import Prompts
-from serving.openai.errors import ModelNotFound
+from serving.openai.service_tier import ServiceTier
+from serving.openai_http.service import check_model
 
 
 def _never() -> bool:
@@ -45,12 +46,30 @@ class LlmService:
 
     def check_model(self, name: str | None) -> None:
         """Raises `ModelNotFound`."""
-        if name is not None and name not in self.names:
-            raise ModelNotFound(name, self.model)
+        check_model(self, name)
 
-    def head(self, prefix: str, model: str) -> AnswerHead:
+    @property
+    def context_tokens(self) -> int:
+        return self.capabilities.context_tokens
+
+    @property
+    def max_body_bytes(self) -> int:
+        return self.admission.limits.max_body_bytes
+
+    @property
+    def write_timeout_s(self) -> float:
+        return self.admission.limits.write_timeout_s
+
+    @property
+    def failure(self) -> str:
+        return f"the engine failed: {self.engine.failure}" if self.engine.failure else ""
+
+    def count(self, method: str, code: Code, seconds: float) -> None:
+        self.instruments.count(method, code, seconds)
+
+    def head(self, prefix: str, model: str, tier: ServiceTier = ServiceTier.DEFAULT) -> AnswerHead:
         """Of a new answer."""
-        return AnswerHead(new_id(prefix), int(time.time()), model, f"fp_{self.revision}")
+        return AnswerHead(new_id(prefix), int(time.time()), model, f"fp_{self.revision}", tier.value)
 
 
 def new_id(prefix: str) -> str:
@@ -59,9 +78,3 @@ def new_id(prefix: str) -> str:
 
 def new_call_id() -> str:
     return new_id("call_")
-
-
-def named_ignored(names: list[str]) -> Mapping[str, Any]:
-    """The header that tells which fields of a request meant nothing."""
-    safe = [name for name in names if name.isascii() and name.isprintable() and "," not in name][:20]
-    return {"x-mesh-ignored": ", ".join(name[:64] for name in safe)} if safe else {}

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Final
 
 from serving._proto import records_pb2 as pb
+from serving.llm.engine import Capabilities
 from serving.llm.limits import DEFAULT_REQUESTS
 from serving.python_deployment import settings as common
 from serving.types import PROTOCOL_OPENAI_HTTP
 
 DEFAULT_ENGINE: Final = "openvino"
+_NO_PREFIXES: Final = -1
 
 
 def model_name(config: pb.ReplicaConfig) -> str:
@@ -17,9 +19,12 @@ def model_name(config: pb.ReplicaConfig) -> str:
     return config.llm.model or config.deployment
 
 
-def endpoint(config: pb.ReplicaConfig, report: pb.ReplicaReport, node: str) -> pb.Endpoint:
+def endpoint(config: pb.ReplicaConfig, report: pb.ReplicaReport, node: str, capabilities: Capabilities) -> pb.Endpoint:
     """The record of a ready replica at the address of its report."""
     model = pb.ModelRecord(name=model_name(config), versions=[str(report.revision)])
     record = common.endpoint(config, report, model, node, protocol=PROTOCOL_OPENAI_HTTP)
     record.load.max_concurrency = config.llm.max_requests or DEFAULT_REQUESTS
+    record.load.prefix_cache_tokens = capabilities.cache_tokens if capabilities.prefix_cache else _NO_PREFIXES
+    if config.llm.HasField("routing"):
+        record.llm_routing.CopyFrom(config.llm.routing)
     return record

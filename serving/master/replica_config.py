@@ -40,6 +40,7 @@ _ACTORS: Final[Mapping[str, ActorClass | PythonActorClass]] = {
     "cpp": ActorClass("CreateDeploymentActor", "DeploymentActor"),
     "python": PythonActorClass("serving.python_deployment.actor", "PythonActor"),
     "llm": PythonActorClass("serving.llm.actor", "LlmActor"),
+    "embedding": PythonActorClass("serving.embedding.actor", "EmbeddingActor"),
     "serve": PythonActorClass("serving.serve_deployment.actor", "ServeActor"),
     "proxy": ActorClass("CreateProxyActor", "ProxyActor"),
 }
@@ -148,7 +149,7 @@ def merged_env(ours: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, 
 def replica_config(
     config: MasterConfig, order: pb.Placement, spec: pb.DeploymentSpec, name: ReplicaName
 ) -> pb.ReplicaConfig:
-    """The one argument of the deployment actor and of the Python, Serve and LLM actors."""
+    """The one argument of the deployment actor and of the Python, Serve, LLM and embedding actors."""
     result = pb.ReplicaConfig(**_common(config, order, spec, name))
     if spec.HasField("python"):
         result.python.CopyFrom(spec.python)
@@ -158,6 +159,9 @@ def replica_config(
         result.prepare_command.extend(prepare_command(config, spec.cpp.repository, spec.cpp.code))
     elif spec.HasField("llm"):
         result.llm.CopyFrom(spec.llm)
+        result.cache_dir = config.cache_dir
+    elif spec.HasField("embedding"):
+        result.embedding.CopyFrom(spec.embedding)
         result.cache_dir = config.cache_dir
     elif spec.HasField("serve"):
         result.serve.CopyFrom(spec.serve)

@@ -15,6 +15,7 @@ from serving.openai.errors import InvalidRequest
 from serving.openai.messages import Messages
 from serving.openai.response_format import ResponseFormat
 from serving.openai.sampling_fields import UNDONE_SAMPLING, SamplingFields
+from serving.openai.service_tier import SERVICE_TIERS
 from serving.openai.tools import NamedToolChoice, ToolFields
 
 MAX_TOP_LOGPROBS: Final = 20
@@ -27,7 +28,7 @@ UNDONE_CHAT: Final[Mapping[str, Sequence[Any]]] = {
     "functions": (),
     "function_call": (),
     "store": (False,),
-    "service_tier": ("auto", "default"),
+    "service_tier": SERVICE_TIERS,
     "reasoning_effort": ("none",),
     "verbosity": ("medium",),
     "web_search_options": (),
@@ -52,6 +53,7 @@ class ChatCompletionRequest(SamplingFields, ToolFields):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     response_format: ResponseFormat | None = None
+    service_tier: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
     metadata: Metadata | None = None
@@ -60,7 +62,6 @@ class ChatCompletionRequest(SamplingFields, ToolFields):
     prompt_cache_retention: str | None = None
     safety_identifier: str | None = None
     store: bool | None = None
-    service_tier: str | None = None
 
     @property
     def answer_tokens(self) -> int | None:

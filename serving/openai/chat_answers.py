@@ -81,7 +81,7 @@ class ChatCompletion(TypedDict):
     model: str
     choices: list[ChatChoice]
     usage: Usage
-    service_tier: Literal["default"]
+    service_tier: str
     system_fingerprint: str
 
 
@@ -107,6 +107,6 @@ class ChatCompletionChunk(TypedDict):
     created: int
     model: str
     choices: list[ChunkChoice]
-    service_tier: Literal["default"]
+    service_tier: str
     system_fingerprint: str
     usage: NotRequired[Usage | None]

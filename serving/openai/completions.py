@@ -14,17 +14,19 @@ from typing_extensions import NotRequired, TypedDict
 from serving.openai.chat import Metadata, check_stream_options
 from serving.openai.checked import checked
 from serving.openai.errors import InvalidRequest
+from serving.openai.json_body import MAX_VALUES
 from serving.openai.response_format import ResponseFormat
 from serving.openai.sampling_fields import MAX_CHOICES, UNDONE_SAMPLING, SamplingFields
+from serving.openai.service_tier import SERVICE_TIERS
 from serving.openai.usage import Usage
 
 DEFAULT_MAX_TOKENS: Final = 16
-MAX_TOKENS: Final = 1 << 20  # of a prompt that is given as tokens
+MAX_TOKENS: Final = MAX_VALUES  # of a prompt that is given as tokens
 UNDONE_COMPLETIONS: Final[Mapping[str, Sequence[Any]]] = {
     **UNDONE_SAMPLING,
     "suffix": ("",),
     "store": (False,),
-    "service_tier": ("auto", "default"),
+    "service_tier": SERVICE_TIERS,
 }
 
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
@@ -46,6 +48,7 @@ class CompletionRequest(SamplingFields):
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     response_format: ResponseFormat | None = None
     metadata: Metadata | None = None
+    service_tier: str | None = None
 
     @property
     def prompts(self) -> list[str | list[int]]:

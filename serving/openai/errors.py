@@ -53,14 +53,12 @@ class InvalidRequest(InvalidArgument):
 
 
 class BodyTooLarge(InvalidRequest):
-    """The body has more bytes than are taken."""
+    """The body has more bytes, or other things, than are taken."""
 
     http_status = 413
 
-    def __init__(self, limit_bytes: int) -> None:
-        super().__init__(
-            f"the body is larger than the {limit_bytes} bytes that are taken", error_code="request_too_large"
-        )
+    def __init__(self, limit: int, what: str = "bytes") -> None:
+        super().__init__(f"the body has more than the {limit} {what} that are taken", error_code="request_too_large")
 
 
 class ContextLengthExceeded(InvalidRequest):
@@ -105,5 +103,8 @@ def error_object(error: MeshError) -> ErrorAnswer:
 
 
 def retry_after_s(error: MeshError) -> int | None:
-    """What `Retry-After` says; None where trying again cannot help."""
+    """What `Retry-After` says; None where trying again cannot help. An error may say it itself (`retry_after_s`)."""
+    if hasattr(error, "retry_after_s"):
+        own: int | None = error.retry_after_s
+        return own
     return _RETRY_AFTER_S if isinstance(error, ResourceExhausted | Unavailable) else None

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import Literal
 
-from typing_extensions import TypedDict
+from typing_extensions import NotRequired, TypedDict
 
 
 class Model(TypedDict):
-    """One model; `created` is a unix time in seconds, `max_model_len` (as vLLM says it) its context in tokens."""
+    """One model; `created` is a unix time in seconds, `max_model_len` (as vLLM says it) its context in tokens.
+
+    A gateway does not know the context.
+    """
 
     id: str
     object: Literal["model"]
     created: int
     owned_by: str
-    max_model_len: int
+    max_model_len: NotRequired[int]
 
 
 class ModelList(TypedDict):

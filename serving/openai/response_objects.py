@@ -77,7 +77,7 @@ class ResponseObject(TypedDict):
     output: list[OutputMessage | OutputCall]
     parallel_tool_calls: bool
     previous_response_id: None
-    service_tier: Literal["default"]
+    service_tier: str
     store: Literal[False]
     temperature: float
     text: dict[str, Any]

@@ -16,6 +16,7 @@ from serving.openai.checked import RequestModel, checked
 from serving.openai.errors import InvalidRequest
 from serving.openai.messages import MAX_MESSAGES
 from serving.openai.response_format import JsonObjectFormat, TextFormat
+from serving.openai.service_tier import SERVICE_TIERS
 from serving.openai.tools import MAX_TOOLS, FunctionName
 
 UNDONE_RESPONSES: Final[Mapping[str, Sequence[Any]]] = {
@@ -26,7 +27,7 @@ UNDONE_RESPONSES: Final[Mapping[str, Sequence[Any]]] = {
     "prompt": (),
     "max_tool_calls": (),
     "truncation": ("disabled",),
-    "service_tier": ("auto", "default"),
+    "service_tier": SERVICE_TIERS,
     "reasoning": ({}, {"effort": "none"}, {"effort": None, "summary": None}),
     "context_management": ([],),
     "moderation": (),

@@ -54,7 +54,7 @@ def decode_request(
     inputs: dict[str, Array] = {}
     for index, tensor in enumerate(message.inputs):
         if _MEMORY in tensor.parameters:
-            raise NotSupported("Python deployments take no shared memory; send the contents")
+            raise NotSupported("this deployment takes no shared memory; send the contents")
         if tensor.name in inputs:
             raise InvalidArgument(f"input {tensor.name} stands in the request twice")
         try:
@@ -144,7 +144,7 @@ def _wanted_outputs(message: Any, signature: Signature) -> tuple[str, ...]:
     declared = {tensor.name for tensor in signature.outputs}
     for output in message.outputs:
         if "classification" in output.parameters or _MEMORY in output.parameters:
-            raise NotSupported("Python deployments answer outputs as they are: no classification, no shared memory")
+            raise NotSupported("this deployment answers outputs as they are: no classification, no shared memory")
         if declared and output.name not in declared:
             raise InvalidArgument(f"unexpected inference output '{output.name}' for model '{signature.model}'")
     return tuple(output.name for output in message.outputs)

@@ -43,16 +43,23 @@ def prepare(config: pb.ReplicaConfig) -> tuple[Path, ...]:
 
     Raises what `ArtifactCache.get` says of the code, and `FailedPrecondition` with pip's reason.
     """
-    user = ProcessId.of(os.getpid())
-    cache, python = Path(config.cache_dir), config.python
+    python = config.python
     folders: list[Path] = []
     if python.HasField("code"):
-        code = python.code
-        place = ArtifactCache(cache).get(code.uri, code.digest, code.size_bytes, user=user, now=time.time())
-        folders.append(place.absolute())
+        folders.append(fetch_artifact(config, python.code))
     if python.runtime_env.pip:
-        folders.append(_packages(cache / "python", tuple(python.runtime_env.pip), user))
+        user = ProcessId.of(os.getpid())
+        folders.append(_packages(Path(config.cache_dir) / "python", tuple(python.runtime_env.pip), user))
     return tuple(folders)
+
+
+def fetch_artifact(config: pb.ReplicaConfig, artifact: pb.Artifact) -> Path:
+    """The artifact's folder on this node, absolute, kept for as long as this process lives. Blocking, may take minutes.
+
+    Raises what `ArtifactCache.get` says.
+    """
+    cache, user = ArtifactCache(Path(config.cache_dir)), ProcessId.of(os.getpid())
+    return cache.get(artifact.uri, artifact.digest, artifact.size_bytes, user=user, now=time.time()).absolute()
 
 
 def enter(folders: tuple[Path, ...]) -> None:

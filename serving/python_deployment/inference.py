@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final, Protocol, TypeVar
 
 from tritonclient.grpc import service_pb2
 
 from serving.errors import Cancelled, Code, NotFound, Unavailable
-from serving.python_deployment.codec import WANTS_EMPTY_FINAL, decode_request, encode_answer, encode_end, parse
+from serving.python_deployment.codec import (
+    WANTS_EMPTY_FINAL,
+    Signature,
+    decode_request,
+    encode_answer,
+    encode_end,
+    parse,
+)
 from serving.python_deployment.failure import told
 from serving.python_deployment.instruments import Instruments
 from serving.python_deployment.request import Request
-from serving.python_deployment.user_code import UserCode
-from serving.python_deployment.user_loop import UserLoop, Work
+from serving.python_deployment.user_loop import Work
 
 # The client's clock began a little earlier: at its deadline it takes the call back before ours has passed.
 _NEAR_S: Final = 0.05
@@ -23,13 +29,38 @@ _NEAR_S: Final = 0.05
 DRAINING = "this replica is draining and takes no new requests; send them to another endpoint"
 Metadata = Sequence[tuple[str, str | bytes]]
 Send = Callable[[bytes], Awaitable[None]]
+Deliver = Callable[[object], Awaitable[None]]
+T = TypeVar("T")
+
+
+class Model(Protocol):
+    """What answers requests: a user's class (`UserCode`), or something of ours. Its coroutines run on a `WorkLoop`.
+
+    One that `streams` gets requests over `stream`, any other over `infer`.
+    """
+
+    @property
+    def signature(self) -> Signature: ...
+
+    @property
+    def streams(self) -> bool: ...
+
+    async def infer(self, request: Request) -> object: ...
+
+    async def stream(self, request: Request, deliver: Deliver, deliver_blocking: Callable[[object], None]) -> None: ...
+
+
+class WorkLoop(Protocol):
+    """Where a model runs: `UserLoop` or `ServingLoop`."""
+
+    def run(self, make: Callable[[], Coroutine[Any, Any, T]]) -> Work[T]: ...
 
 
 class Inference:
     """Lets requests in, runs them, and knows how many run. Belongs to the loop that serves."""
 
-    def __init__(self, user: UserCode, loop: UserLoop, instruments: Instruments) -> None:
-        self.user = user
+    def __init__(self, model: Model, loop: WorkLoop, instruments: Instruments) -> None:
+        self.model = model
         self.instruments = instruments
         self.draining = asyncio.Event()
         self._loop = loop
@@ -46,7 +77,7 @@ class Inference:
 
     def check_model(self, name: str, version: str) -> None:
         """Raises `NotFound` for any model but the one there is."""
-        signature = self.user.signature
+        signature = self.model.signature
         if name != signature.model:
             raise NotFound(f"Request for unknown model: '{name}' is not found; this replica serves {signature.model}")
         if version not in ("", "-1", signature.version):
@@ -56,14 +87,14 @@ class Inference:
         """The request of a message, checked. Raises errors of `serving.errors`."""
         message = parse(data, service_pb2.ModelInferRequest)
         self.check_model(message.model_name, message.model_version)
-        return decode_request(message, self.user.signature, metadata, left_s)
+        return decode_request(message, self.model.signature, metadata, left_s)
 
     async def answer(self, place: Place, request: Request, *, final: bool | None = None) -> bytes:
         """The one answer, encoded. Raises errors of `serving.errors`; cancels the work when it is cancelled."""
 
         async def work() -> bytes:
-            answer = await self.user.infer(request)
-            return encode_answer(answer, request, self.user.signature, final=final)
+            answer = await self.model.infer(request)
+            return encode_answer(answer, request, self.model.signature, final=final)
 
         return bytes(await self._result(place, request, self._loop.run(work)))
 
@@ -74,16 +105,16 @@ class Inference:
         def deliver(answer: object) -> Any:
             if request.cancelled:
                 raise Cancelled("the caller went away")
-            encoded = encode_answer(answer, request, self.user.signature, final=False)
+            encoded = encode_answer(answer, request, self.model.signature, final=False)
             return asyncio.run_coroutine_threadsafe(_awaited(send(encoded)), here)
 
         async def deliver_here(answer: object) -> None:
             await asyncio.wrap_future(deliver(answer))
 
-        work = self._loop.run(lambda: self.user.stream(request, deliver_here, lambda item: deliver(item).result()))
+        work = self._loop.run(lambda: self.model.stream(request, deliver_here, lambda item: deliver(item).result()))
         await self._result(place, request, work)
         if request.parameters.get(WANTS_EMPTY_FINAL) is True:
-            await send(encode_end(request, self.user.signature))
+            await send(encode_end(request, self.model.signature))
 
     async def _result(self, place: Place, request: Request, work: Work[Any]) -> Any:
         place.keep_until_ended(work)

@@ -1,7 +1,8 @@
-"""A replica's endpoint in discovery, from its first record to its withdrawal."""
+"""A replica's endpoints in discovery, from their first records to their withdrawal."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Final
 
@@ -15,42 +16,47 @@ _LOG: Final = logging.getLogger(__name__)
 
 
 class Registration:
-    """Belongs to the loop that serves; `describe` may be called from any thread."""
+    """Of one endpoint, or one for each protocol. Belongs to the loop that serves; any thread may call `describe`."""
 
     def __init__(self, config: pb.ReplicaConfig, metrics: CollectorRegistry) -> None:
         self._config = config
-        self._registrar: Registrar | None = None
-        registered = Gauge("mesh_replica_registered", "1 while the endpoint is in discovery", registry=metrics)
-        registered.set_function(lambda: int(self._registrar is not None and self._registrar.registered))
+        self._registrars: dict[str, Registrar] = {}  # by the ids of endpoints
+        registered = Gauge("mesh_replica_registered", "1 while all endpoints are in discovery", registry=metrics)
+        registered.set_function(lambda: int(self._registered))
 
     def describe(self, report: pb.ReplicaReport) -> None:
-        """Its lease, and whether it is in discovery."""
-        registrar = self._registrar
-        if registrar is not None:
-            report.lease = registrar.lease
-            report.registered = registrar.registered
+        """The lease of the first one, and whether all are in discovery."""
+        registrars = list(self._registrars.values())
+        if registrars:
+            report.lease = registrars[0].lease
+            report.registered = self._registered
 
-    async def put(self, record: pb.Endpoint) -> None:
-        """The first time begins to register, then the record changes. Returns before anything is written."""
+    @property
+    def _registered(self) -> bool:
+        registrars = list(self._registrars.values())
+        return bool(registrars) and all(one.registered for one in registrars)
+
+    async def put(self, *records: pb.Endpoint) -> None:
+        """The first time begins to register, then the records change. Returns before anything is written."""
         config = self._config
         if not config.etcd.endpoints:
             _LOG.warning("no etcd endpoint is configured: the replica is not in discovery")
             return
-        if self._registrar is not None:
-            await self._registrar.update(record)
-            return
         ttl_s = config.lease_ttl_s or settings.DEFAULT_LEASE_S
-        self._registrar = Registrar(settings.etcd_config(config.etcd), record, ttl_s=ttl_s)
-        await self._registrar.start()
+        for record in records:
+            known = self._registrars.get(record.id)
+            if known is not None:
+                await known.update(record)
+                continue
+            registrar = Registrar(settings.etcd_config(config.etcd), record, ttl_s=ttl_s)
+            await registrar.start()
+            self._registrars[record.id] = registrar
 
     async def withdraw(self) -> bool:
         """Leaves discovery; True when it was there, so that somebody may still be on the way."""
-        if self._registrar is None:
-            return False
-        listed = self._registrar.registered
-        await self._registrar.withdraw()
+        listed = any(one.registered for one in self._registrars.values())
+        await asyncio.gather(*(one.withdraw() for one in self._registrars.values()))
         return listed
 
     async def close(self) -> None:
-        if self._registrar is not None:
-            await self._registrar.close()
+        await asyncio.gather(*(one.close() for one in self._registrars.values()))

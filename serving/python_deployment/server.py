@@ -1,4 +1,4 @@
-"""The gRPC server of a Python replica: where it listens, and in which order it ends."""
+"""The gRPC server of a Python or an embedding replica: where it listens, and in which order it ends."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DEFAULT_MESSAGE: Final = (1 << 31) - 1
 class GrpcServer:
     """From `start` to `stop` on one event loop."""
 
-    def __init__(self, inference: Inference, *, max_message_bytes: int = 0) -> None:
+    def __init__(self, inference: Inference, *, max_message_bytes: int = 0, platform: str = service.PLATFORM) -> None:
         self.health = health.HealthService(service.SERVICE)
         self._ready = True
         self._server = grpc.aio.server(
@@ -31,7 +31,9 @@ class GrpcServer:
                 ("grpc.http2.min_ping_interval_without_data_ms", 5000),
             ]
         )
-        kserve = service.KServeService(inference, lambda: self._ready and not inference.draining.is_set())
+        kserve = service.KServeService(
+            inference, lambda: self._ready and not inference.draining.is_set(), platform=platform
+        )
         self._server.add_generic_rpc_handlers((kserve.handlers(), self.health.handlers()))
 
     async def start(self, host: str, port: int, tls: TlsConfig | None) -> int:

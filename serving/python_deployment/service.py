@@ -1,4 +1,4 @@
-"""KServe v2 over gRPC (`inference.GRPCInferenceService`) for one model that is a Python class.
+"""KServe v2 over gRPC (`inference.GRPCInferenceService`) for one model that Python code computes.
 
 The messages are those of `tritonclient`; what they mean is in proto/open_inference.proto. Messages arrive as bytes, so
 that what is malformed is answered INVALID_ARGUMENT and not by gRPC's own words.
@@ -26,18 +26,19 @@ from serving.version import VERSION
 SERVICE: Final = "inference.GRPCInferenceService"
 PLATFORM: Final = "mesh_python"
 _STATUS: Final = {code.value[0]: code for code in grpc.StatusCode}
-_NO_METHOD: Final = "a Python deployment has no {}: it is one class, without shared memory, repository or settings"
+_NO_METHOD: Final = "this deployment has no {}: it is one model, without shared memory, repository or settings"
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 Handler = Callable[[bytes, Context], Awaitable[bytes]]
 
 
 class KServeService:
-    """The handlers. `ready` says whether new work is taken."""
+    """The handlers. `ready` says whether new work is taken, `platform` what computes the model."""
 
-    def __init__(self, inference: Inference, ready: Callable[[], bool]) -> None:
+    def __init__(self, inference: Inference, ready: Callable[[], bool], *, platform: str = PLATFORM) -> None:
         self._inference = inference
         self._ready = ready
+        self._platform = platform
 
     def handlers(self) -> grpc.GenericRpcHandler[bytes, bytes]:
         """For `grpc.aio.Server.add_generic_rpc_handlers`."""
@@ -86,7 +87,7 @@ class KServeService:
         with self._inference.admit() as place:
             instruments.request_bytes.inc(len(data))
             request = self._inference.read(data, metadata_of(context), left_s(context))
-            if self._inference.user.streams:
+            if self._inference.model.streams:
                 raise NotSupported("ModelInfer RPC doesn't support models with decoupled transaction policy")
             answer = await self._inference.answer(place, request)
             instruments.response_bytes.inc(len(answer))
@@ -117,19 +118,21 @@ class KServeService:
     async def _server_metadata(self, data: bytes, _: Context) -> bytes:
         parse(data, service_pb2.ServerMetadataRequest)
         extensions = ["model_configuration", "statistics", "parameters"]
-        return _encoded(service_pb2.ServerMetadataResponse(name=PLATFORM, version=VERSION, extensions=extensions))
+        return _encoded(service_pb2.ServerMetadataResponse(name=self._platform, version=VERSION, extensions=extensions))
 
     async def _model_ready(self, data: bytes, _: Context) -> bytes:
         request = parse(data, service_pb2.ModelReadyRequest)
-        signature = self._inference.user.signature
+        signature = self._inference.model.signature
         known = request.name == signature.model and request.version in ("", signature.version)
         return _encoded(service_pb2.ModelReadyResponse(ready=known and self._ready()))
 
     async def _model_metadata(self, data: bytes, _: Context) -> bytes:
         request = parse(data, service_pb2.ModelMetadataRequest)
         self._inference.check_model(request.name, request.version)
-        signature = self._inference.user.signature
-        made = service_pb2.ModelMetadataResponse(name=signature.model, versions=[signature.version], platform=PLATFORM)
+        signature = self._inference.model.signature
+        made = service_pb2.ModelMetadataResponse(
+            name=signature.model, versions=[signature.version], platform=self._platform
+        )
         for target, tensors in ((made.inputs, signature.inputs), (made.outputs, signature.outputs)):
             for tensor in tensors:
                 target.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
@@ -138,9 +141,9 @@ class KServeService:
     async def _model_config(self, data: bytes, _: Context) -> bytes:
         request = parse(data, service_pb2.ModelConfigRequest)
         self._inference.check_model(request.name, request.version)
-        signature = self._inference.user.signature
-        config = model_config_pb2.ModelConfig(name=signature.model, backend=PLATFORM)
-        config.model_transaction_policy.decoupled = self._inference.user.streams
+        signature = self._inference.model.signature
+        config = model_config_pb2.ModelConfig(name=signature.model, backend=self._platform)
+        config.model_transaction_policy.decoupled = self._inference.model.streams
         for tensor in signature.inputs:
             made = config.input.add(name=tensor.name, data_type=_config_type(tensor), dims=tensor.shape)
             made.optional = tensor.optional
@@ -150,7 +153,7 @@ class KServeService:
 
     async def _model_statistics(self, data: bytes, _: Context) -> bytes:
         request = parse(data, service_pb2.ModelStatisticsRequest)
-        signature, seen = self._inference.user.signature, self._inference.instruments.statistics
+        signature, seen = self._inference.model.signature, self._inference.instruments.statistics
         if request.name:
             self._inference.check_model(request.name, request.version)
         made = service_pb2.ModelStatisticsResponse()
@@ -167,7 +170,7 @@ class KServeService:
 
     async def _repository_index(self, data: bytes, _: Context) -> bytes:
         parse(data, service_pb2.RepositoryIndexRequest)
-        signature = self._inference.user.signature
+        signature = self._inference.model.signature
         made = service_pb2.RepositoryIndexResponse()
         state = "READY" if self._ready() else "UNAVAILABLE"
         made.models.add(name=signature.model, version=signature.version, state=state)

@@ -86,7 +86,7 @@ class ModelStream:
 
     async def _one(self, data: bytes, before: asyncio.Event | None, mine: asyncio.Event) -> None:
         model = request_id = ""
-        streams = self._inference.user.streams
+        streams = self._inference.model.streams
         try:
             with self._inference.admit() as place:
                 request = self._inference.read(data, self._metadata, self._context.time_remaining())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -14,11 +14,11 @@ from serving.python_deployment.codec import Signature
 from serving.python_deployment.composition import Composition, current_composition
 from serving.python_deployment.entry import import_entry
 from serving.python_deployment.failure import described
+from serving.python_deployment.inference import Deliver
 from serving.python_deployment.request import Request, Tensor, current_request
 from serving.python_deployment.user_loop import UserLoop, guarded
 
 MODEL_VERSION: Final = "1"
-Deliver = Callable[[object], Awaitable[None]]
 
 
 def load_class(entry: str) -> type:

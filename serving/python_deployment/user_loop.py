@@ -152,6 +152,15 @@ class UserLoop:
             loop.close()
 
 
+class ServingLoop:
+    """Runs work on the loop that calls: for code of ours that never blocks it."""
+
+    def run(self, make: Callable[[], Coroutine[Any, Any, T]]) -> Work[T]:
+        work: Work[T] = Work(asyncio.get_running_loop())
+        work.begin(make)
+        return work
+
+
 class _Here(threading.local):
     """Of the thread of a loop: where its blocking code runs."""
 

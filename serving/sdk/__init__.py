@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from serving.sdk._artifacts import Artifact
 from serving.sdk._deployments import (
     CppDeployment,
+    EmbeddingDeployment,
     LlmDeployment,
     ProxyDeployment,
     PythonDeployment,
@@ -54,6 +55,7 @@ __all__ = [
     "Connection",
     "CppDeployment",
     "DeployResult",
+    "EmbeddingDeployment",
     "Forecast",
     "LlmDeployment",
     "Match",

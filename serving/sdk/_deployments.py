@@ -119,7 +119,9 @@ class LlmDeployment(DeploymentOptions):
 
     `weights` is a local folder with one .gguf, or with what the engine reads (packed and stored by `deploy`), or an
     `Artifact`. Clients ask for `model`, by default the deployment's name. `engine` is `"openvino"` or `"vllm"`,
-    `options` are its own. `max_requests` and `max_waiting_tokens` bound what runs and waits in one replica.
+    `options` are its own. `max_requests` and `max_waiting_tokens` bound what runs and waits in one replica; who
+    would wait longer than `max_wait` for a first token is refused. `routing` says how gateways send requests to
+    replicas: `{"choice": "least_tokens"}`, see docs/guides/llm.md.
     """
 
     name: str
@@ -127,6 +129,32 @@ class LlmDeployment(DeploymentOptions):
     model: str = ""
     engine: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    max_requests: int = 0
+    max_waiting_tokens: int = 0
+    max_wait: float | str = 0.0
+    routing: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingDeployment(DeploymentOptions):
+    """Replicas of a model that makes vectors of texts, each of which speaks OpenAI's HTTP protocol and KServe v2.
+
+    `weights` is a local folder with a BERT encoder (packed and stored by `deploy`) or an `Artifact`; without it the
+    model is all-MiniLM-L6-v2, as an installed package carries it. Clients ask for `model`, by default the deployment's
+    name. `precision` is that of the weights, `"int8"` or `"f32"`. `too_long` says what becomes of a text with more than
+    `max_tokens`: `"refuse"` or `"cut"`. `max_batch_inputs` and `max_batch_tokens` bound what is computed together,
+    `max_requests` and `max_waiting_tokens` what runs and waits in one replica.
+    """
+
+    name: str
+    weights: str | os.PathLike[str] | Artifact | None = None
+    model: str = ""
+    precision: str = ""
+    max_tokens: int = 0
+    too_long: str = ""
+    threads: int = 0
+    max_batch_inputs: int = 0
+    max_batch_tokens: int = 0
     max_requests: int = 0
     max_waiting_tokens: int = 0
 
@@ -165,13 +193,22 @@ class ProxyDeployment(DeploymentOptions):
     busy_poll_us: int = 0
 
 
-Deployment = TritonDeployment | PythonDeployment | CppDeployment | LlmDeployment | ServeDeployment | ProxyDeployment
+Deployment = (
+    TritonDeployment
+    | PythonDeployment
+    | CppDeployment
+    | LlmDeployment
+    | EmbeddingDeployment
+    | ServeDeployment
+    | ProxyDeployment
+)
 
 KINDS_OF: Final[Mapping[type[Deployment], str]] = {
     TritonDeployment: "triton",
     PythonDeployment: "python",
     CppDeployment: "cpp",
     LlmDeployment: "llm",
+    EmbeddingDeployment: "embedding",
     ServeDeployment: "serve",
     ProxyDeployment: "proxy",
 }

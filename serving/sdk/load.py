@@ -12,6 +12,7 @@ from serving.sdk._artifacts import Artifact, local_path
 from serving.sdk._deployments import (
     CppDeployment,
     Deployment,
+    EmbeddingDeployment,
     LlmDeployment,
     ProxyDeployment,
     PythonDeployment,
@@ -161,6 +162,9 @@ def _deployment(values: Mapping[str, Any], folder: Path) -> Deployment:
         return ServeDeployment(**shared, **served)
     if values["llm"] is not None:
         return LlmDeployment(**shared, **{**values["llm"], "weights": _repository(values["llm"]["weights"], folder)})
+    if values["embedding"] is not None:
+        weights = _repository(values["embedding"]["weights"], folder) or None
+        return EmbeddingDeployment(**shared, **{**values["embedding"], "weights": weights})
     if values["cpp"] is not None:
         folders = {name: _repository(values["cpp"][name], folder) or None for name in ("code", "repository")}
         return CppDeployment(**shared, **{**values["cpp"], **folders})

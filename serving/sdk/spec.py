@@ -20,6 +20,7 @@ from serving.sdk._deployments import (
     Deployment,
     folders_of,
 )
+from serving.sdk._embedding_options import EMBEDDING, embedding_record
 from serving.sdk._llm_options import LLM, llm_record
 from serving.sdk._proxy_options import PROXY, plain_policy, proxy_record
 from serving.sdk._python_options import PYTHON, RuntimeEnv, python_record
@@ -136,6 +137,7 @@ _DEPLOYMENT: Final = Record(
         Field("python", PYTHON, "Runs a class of yours."),
         Field("cpp", CPP, "Runs a class of yours in C++."),
         Field("llm", LLM, "Runs a language model behind OpenAI's protocol."),
+        Field("embedding", EMBEDDING, "Runs a model that makes vectors of texts."),
         Field("serve", SERVE, "Runs an application of Ray Serve."),
         Field("proxy", PROXY, "Runs gRPC proxies in front of the other deployments."),
         Field("resources", RESOURCES, "What one replica needs.", default=RESOURCES.defaults()),
@@ -149,7 +151,7 @@ _DEPLOYMENT: Final = Record(
         Field("scheduling", SCHEDULING, "On which nodes of its cluster it runs.", default=SCHEDULING.defaults()),
         Field("replace_slow", SLOW, "Replicas much slower than the others are replaced.", default=SLOW.defaults()),
     ),
-    one_of=("triton", "python", "cpp", "llm", "serve", "proxy"),
+    one_of=("triton", "python", "cpp", "llm", "embedding", "serve", "proxy"),
 )
 _PLACEMENT: Final = Record(
     "placement",
@@ -198,7 +200,15 @@ _RECORDS: Final = (
     ),
     *(Canary, CanaryStep, CanaryChecks, TrafficSplit, Match, Shadow, Scheduling, SlowReplicas),
 )
-_TABLES: Final = {"triton": TRITON, "python": PYTHON, "cpp": CPP, "llm": LLM, "serve": SERVE, "proxy": PROXY}
+_TABLES: Final = {
+    "triton": TRITON,
+    "python": PYTHON,
+    "cpp": CPP,
+    "llm": LLM,
+    "embedding": EMBEDDING,
+    "serve": SERVE,
+    "proxy": PROXY,
+}
 
 
 def _plain(value: Any) -> Any:
@@ -234,7 +244,7 @@ def _application(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact]) 
 
 
 def _deployment(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact]) -> pb.DeploymentSpec:
-    triton, python, cpp, llm, serve, proxy = (values[kind] for kind in _TABLES)
+    triton, python, cpp, llm, embedding, serve, proxy = (values[kind] for kind in _TABLES)
     return pb.DeploymentSpec(
         name=values["name"],
         resources=resources_record(values["resources"]),
@@ -251,6 +261,7 @@ def _deployment(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact]) -
         python=None if python is None else python_record(python, artifacts),
         cpp=None if cpp is None else cpp_record(cpp, artifacts),
         llm=None if llm is None else llm_record(llm, artifacts),
+        embedding=None if embedding is None else embedding_record(embedding, artifacts),
         serve=None if serve is None else serve_record(serve, artifacts),
         proxy=None if proxy is None else proxy_record(proxy),
     )

@@ -30,14 +30,15 @@ from serving.problems import (
 from serving.routing import RoutingPolicy
 from serving.types import is_name
 from serving.validation.cpp import busy_poll_problems, cpp_problems
-from serving.validation.llm import llm_problems
+from serving.validation.embedding import embedding_problems
+from serving.validation.llm import llm_problems, openai_model_problems
 from serving.validation.python import function_problems, python_problems
 from serving.validation.resources import MAX_MEMORY_BYTES, check_resources
 from serving.validation.scaling import check_bundles, check_replicas, check_rollout, check_scheduling, check_slow
 from serving.validation.serve import serve_problems
 from serving.validation.traffic import canary_problems, traffic_problems
 
-KINDS: Final = ("triton", "python", "cpp", "llm", "serve", "proxy")
+KINDS: Final = ("triton", "python", "cpp", "llm", "embedding", "serve", "proxy")
 _NOT_PROXIED: Final = frozenset({"proxy", "serve", "llm"})
 MODEL_CONTROLS: Final = ("none", "explicit")
 CACHE_TYPES: Final = ("local",)
@@ -106,6 +107,7 @@ def _application(spec: pb.ApplicationSpec, packed: bool) -> Iterator[Problem]:
         yield from _deployment(path, deployment, packed, proxied)
     if spec.on_failed_rollout and spec.on_failed_rollout not in FAILED_ROLLOUTS:
         yield Problem("on_failed_rollout", f"{shown(spec.on_failed_rollout)} is not known", allowed=FAILED_ROLLOUTS)
+    yield from openai_model_problems(spec)
     yield from traffic_problems(spec)
     if spec.ByteSize() > MAX_SPEC_BYTES:
         yield Problem("name", f"the whole spec has {spec.ByteSize()} bytes, at most {MAX_SPEC_BYTES} are allowed")
@@ -143,6 +145,11 @@ def _deployment(path: str, deployment: pb.DeploymentSpec, packed: bool, proxied:
     elif kind == "llm":
         yield from llm_problems(path, deployment)
         yield from _artifact(f"{path}.llm.weights", deployment.llm.weights, packed, "the folder of a model")
+    elif kind == "embedding":
+        yield from embedding_problems(path, deployment)
+        if deployment.embedding.HasField("weights"):
+            wanted = "the folder of a BERT encoder"
+            yield from _artifact(f"{path}.embedding.weights", deployment.embedding.weights, packed, wanted)
     elif kind == "serve":
         yield from serve_problems(path, deployment)
         if deployment.serve.HasField("code"):

@@ -1,4 +1,4 @@
-"""What makes the `llm` part of a spec valid, and what of the mesh's own it cannot be combined with yet. Pure."""
+"""What makes the `llm` part of a spec valid, and what the kinds behind OpenAI's protocol have in common here. Pure."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Final
 from serving._proto import records_pb2 as pb
 from serving.errors import InvalidArgument
 from serving.llm.openvino_config import OpenVinoOptions
-from serving.problems import Problem, check_whole, shown
+from serving.problems import MAX_TIMEOUT_S, Problem, check_number, check_whole, shown
+from serving.routing.llm_routing import LLM_CHOICES, SESSION_KEYS
 from serving.validation.python import MAX_REQUESTS, MODEL_NAME, json_object
 
 ENGINES: Final = ("openvino",)
+OPENAI_KINDS: Final = ("llm", "embedding")
 MAX_TOKENS: Final = 1 << 30
+MAX_ANSWER_WEIGHT: Final = 1000.0
 
 
 def llm_problems(path: str, deployment: pb.DeploymentSpec) -> Iterator[Problem]:
     """Everything but its artifact, which is like that of other kinds. `path` is the deployment's."""
     llm = deployment.llm
-    owner, slash, name = llm.model.rpartition("/")  # as on the Hugging Face hub
-    if llm.model and not (MODEL_NAME.fullmatch(name) and (not slash or MODEL_NAME.fullmatch(owner))):
-        text = f"{shown(llm.model)} is not a name of a model (letters, digits, `_ . + -`, and one `/` between)"
-        yield Problem(f"{path}.llm.model", text)
+    yield from model_name_problems(f"{path}.llm.model", llm.model)
     if llm.engine == "vllm":
         yield Problem(f"{path}.llm.engine", "`vllm` is not supported by this version", allowed=ENGINES)
     elif llm.engine and llm.engine not in ENGINES:
@@ -30,11 +30,53 @@ def llm_problems(path: str, deployment: pb.DeploymentSpec) -> Iterator[Problem]:
     yield from check_whole(f"{path}.llm.max_requests", llm.max_requests, 0, MAX_REQUESTS, "; 0 is the default of 256")
     tokens = llm.max_waiting_tokens
     yield from check_whole(f"{path}.llm.max_waiting_tokens", tokens, 0, MAX_TOKENS, "; 0 is the default of 262144")
+    yield from check_number(f"{path}.llm.max_wait", llm.max_wait_s, MAX_TIMEOUT_S, "seconds; 0 is the default of 60")
+    yield from _routing(f"{path}.llm.routing", llm.routing)
+    yield from no_canary(path, "llm", deployment)
+
+
+def model_name_problems(path: str, model: str) -> Iterator[Problem]:
+    """Of a name by which OpenAI's clients ask, such as `chat` or, as on the Hugging Face hub, `owner/chat`."""
+    owner, slash, name = model.rpartition("/")
+    if model and not (MODEL_NAME.fullmatch(name) and (not slash or MODEL_NAME.fullmatch(owner))):
+        text = f"{shown(model)} is not a name of a model (letters, digits, `_ . + -`, and one `/` between)"
+        yield Problem(path, text)
+
+
+def no_canary(path: str, kind: str, deployment: pb.DeploymentSpec) -> Iterator[Problem]:
     if deployment.rollout.HasField("canary"):
         yield Problem(
             f"{path}.rollout.canary",
-            "is not supported with `llm`: what shares requests between revisions does not speak OpenAI's protocol yet",
+            f"is not supported with `{kind}`: what shares requests between revisions does not speak OpenAI's protocol "
+            "yet",
         )
+
+
+def openai_model_problems(spec: pb.ApplicationSpec) -> Iterator[Problem]:
+    """A name stands for one kind of model: whoever asks for it gets any of its replicas."""
+    first: dict[str, tuple[int, str]] = {}
+    for index, deployment in enumerate(spec.deployments):
+        kind = deployment.WhichOneof("kind")
+        if kind not in OPENAI_KINDS:
+            continue
+        model = getattr(deployment, kind).model or deployment.name
+        where, other = first.setdefault(model, (index, kind))
+        if other != kind:
+            text = f"{shown(model)} is the name of a model of deployments[{where}], which is `{other}`"
+            yield Problem(f"deployments[{index}].{kind}.model", text)
+
+
+def _routing(path: str, routing: pb.LlmRouting) -> Iterator[Problem]:
+    if routing.choice and routing.choice not in LLM_CHOICES:
+        yield Problem(f"{path}.choice", f"{shown(routing.choice)} is not known", allowed=LLM_CHOICES)
+    for index, key in enumerate(routing.session_keys):
+        if key not in SESSION_KEYS:
+            yield Problem(f"{path}.session_keys[{index}]", f"{shown(key)} is not known", allowed=SESSION_KEYS)
+    tokens = routing.overload_tokens
+    yield from check_whole(f"{path}.overload_tokens", tokens, 0, MAX_TOKENS, "; 0 is the default of 8192")
+    if not 0.0 <= routing.answer_weight <= MAX_ANSWER_WEIGHT:
+        text = f"must be a number from 0 to {MAX_ANSWER_WEIGHT:g}, not {routing.answer_weight!r}"
+        yield Problem(f"{path}.answer_weight", text)
 
 
 def _options(path: str, text: str) -> Iterator[Problem]:

@@ -25,6 +25,7 @@ MAX_WEIGHT: Final = 1_000_000
 MAX_STEPS: Final = 20
 MAX_CHECKED_REQUESTS: Final = 1_000_000
 MAX_RATIO: Final = 1000.0
+_NOT_SPLIT: Final = frozenset({"proxy", "serve", "llm", "embedding"})  # no splits over OpenAI's protocol yet
 CANARY_NAME: Final = "canary-"  # the splits of canaries are called so
 
 _VALUE: Final = re.compile(r"[\x20-\x7e]{1,1024}")  # what gRPC can carry in metadata with text
@@ -34,9 +35,7 @@ def traffic_problems(spec: pb.ApplicationSpec) -> Iterator[Problem]:
     """Of `ApplicationSpec.traffic`."""
     yield from check_count("traffic", len(spec.traffic))
     deployments = {one.name: one for one in spec.deployments}
-    targets = tuple(
-        name for name, one in deployments.items() if one.WhichOneof("kind") not in ("proxy", "serve", "llm")
-    )
+    targets = tuple(name for name, one in deployments.items() if one.WhichOneof("kind") not in _NOT_SPLIT)
     names: set[str] = set()
     models: set[str] = set()
     for index, split in enumerate(spec.traffic):

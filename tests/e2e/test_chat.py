@@ -1,4 +1,4 @@
-"""A language model as a user deploys it: the example behind the gateway, asked by OpenAI's own client."""
+"""Language and embedding models as users deploy them: the examples behind the gateway, asked by OpenAI's own client."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import openai
 import pytest
 
-from serving import LlmDeployment, MeshClient
+from serving import LlmDeployment, MeshClient, ProxyDeployment, Resources
 from serving.local.state import load_state
-from serving.sdk import load_spec
+from serving.sdk import ClientConfig, load_spec
 from tests.support.callers import Callers
 from tests.support.mesh import ROOT, RunningMesh
 from tests.support.waiting import eventually
@@ -93,3 +94,49 @@ def test_the_example(mesh: RunningMesh, chat: MeshClient) -> None:
         eventually(lambda: asking.answers > after + 20, timeout_s=60, what="traffic after it")
     assert asking.wrong == []
     assert [one.revision for one in chat.endpoints("chat")] == [2]
+
+
+TEXTS = ["a cat", "a kitten", "a tax return"]
+
+
+@pytest.mark.usefixtures("chat")
+def test_embeddings_beside_it(mesh: RunningMesh, client: MeshClient) -> None:
+    """The example of vectors in the same mesh: over both protocols, directly, through the gateway and a gRPC proxy."""
+    example = load_spec(ROOT / "examples" / "embedding" / "app.yaml")
+    proxy = ProxyDeployment("grpc", resources=Resources(cpus=0.1))
+    client.deploy(replace(example, deployments=[*example.deployments, proxy]), wait=True, timeout_s=180)
+    try:
+        edge = openai_client(mesh, max_retries=20)
+        answer = edge.embeddings.create(model="all-minilm", input=TEXTS)
+        vectors = np.array([item.embedding for item in answer.data], dtype=np.float32)
+        cat, kitten, tax = vectors
+        assert cat @ kitten > 0.7 > 0.3 > cat @ tax
+        assert {model.id for model in edge.models.list()} == {"tiny-chat", "all-minilm"}
+
+        found = {one.protocol: one for one in client.endpoints("embedding")}
+        assert set(found) == {"openai-http", "kserve-grpc"}
+        assert len({one.pid for one in found.values()}) == 1
+        texts = np.array([text.encode() for text in TEXTS], dtype=object)
+        for via in ("direct", "proxy"):
+            with MeshClient(mesh.connection, client_config=ClientConfig(via=via)) as asking:
+                outputs = asking.infer("embedding", "all-minilm", {"text": texts})
+                np.testing.assert_allclose(outputs["embedding"], vectors, atol=1e-4)
+
+        with pytest.raises(openai.NotFoundError, match="`tiny-chat` is not served at /v1/embeddings, but at /v1/chat"):
+            edge.embeddings.create(model="tiny-chat", input="x")
+        with pytest.raises(openai.NotFoundError, match="`all-minilm` is not served at /v1/chat/completions, but at"):
+            edge.chat.completions.create(model="all-minilm", messages=QUESTION)
+        assert "Tokyo" in ask(edge)
+
+        os.kill(found["openai-http"].pid, signal.SIGKILL)
+        eventually(
+            lambda: (
+                {one.protocol for one in client.endpoints("embedding") if one.pid != found["openai-http"].pid}
+                == {"openai-http", "kserve-grpc"}
+            ),
+            timeout_s=60,
+            what="the replica comes back with both endpoints",
+        )
+        assert len(edge.embeddings.create(model="all-minilm", input=TEXTS).data) == 3
+    finally:
+        client.delete("embedding", wait=True)

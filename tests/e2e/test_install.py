@@ -71,10 +71,12 @@ def test_everything_is_there(installed: Path) -> None:
         "py.typed",
         "_native.pyi",
         "_genai.pyi",
+        "_prefix.pyi",
     ):
         assert (package / name).is_file(), f"{name} is missing in {sorted(map(str, package.rglob('*')))}"
     assert list(package.glob("_native.*.so"))
     assert list(package.glob("_genai.*.so"))
+    assert list(package.glob("_prefix.*.so"))
     assert {path.name for path in (package / "_proto").glob("*_pb2.pyi")} == {
         "etcd_pb2.pyi",
         "keeper_pb2.pyi",

@@ -1,93 +1,43 @@
-"""A language model's HTTP application under a real uvicorn server, in a thread with an event loop of its own."""
+"""A language model's HTTP application under a real server."""
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any
 
-import uvloop
-from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from serving.asgi import HttpServer
 from serving.llm.app import build_app
 from serving.llm.engine import Engine
 from serving.llm.limits import Limits
-
-T = TypeVar("T")
-_STOP_S = 1.0
+from tests.support.app_server import AppServer
 
 
-class LlmServer:
-    """A context manager. `base_url` is for OpenAI's clients."""
+class LlmServer(AppServer):
+    """`call` runs on the loop to which the engine belongs."""
 
     def __init__(self, engine: Engine, *, model: str = "tiny", limits: Limits | None = None, **options: Any) -> None:
         self.engine = engine
         self.draining = False
         self.registry = CollectorRegistry()
-        self.app: FastAPI = build_app(
-            engine,
-            model,
-            limits or Limits(),
-            revision="3",
-            registry=self.registry,
-            replica="chat-0",
-            draining=lambda: self.draining,
-            **options,
+        super().__init__(
+            build_app(
+                engine,
+                model,
+                limits or Limits(),
+                revision="3",
+                registry=self.registry,
+                replica="chat-0",
+                draining=lambda: self.draining,
+                **options,
+            )
         )
-        self._server = HttpServer(self.app)
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._ready = threading.Event()
-        self._stop = asyncio.Event()
-        self._thread = threading.Thread(target=self._main, name="llm-server")
-        self.port = 0
-
-    @property
-    def root(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    @property
-    def base_url(self) -> str:
-        return f"{self.root}/v1"
 
     @property
     def admission(self) -> Any:
         return self.app.state.service.admission
 
-    def __enter__(self) -> LlmServer:
-        self._thread.start()
-        assert self._ready.wait(60), "the server did not start"
-        assert self.port, "the server could not listen"
-        return self
+    async def begin(self) -> None:
+        await self.engine.start(print)
 
-    def __exit__(self, *_: object) -> None:
-        if self._loop is not None and self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(30)
-        assert not self._thread.is_alive(), "the server did not end"
-
-    def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Runs it on the server's loop, to which the engine belongs."""
-        assert self._loop is not None
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60)
-
-    def _main(self) -> None:
-        loop = uvloop.new_event_loop()
-        try:
-            loop.run_until_complete(self._serve())
-        finally:
-            loop.close()
-
-    async def _serve(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        try:
-            await self.engine.start(print)
-            self.port = await self._server.start("127.0.0.1", 0)
-            self._ready.set()
-            await self._stop.wait()
-        finally:
-            self._ready.set()
-            await self._server.stop(_STOP_S)
-            await self.engine.close()
+    async def end(self) -> None:
+        await self.engine.close()

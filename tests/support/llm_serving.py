@@ -1,4 +1,4 @@
-"""LLM replicas and gateways as processes that a test starts, follows and ends."""
+"""Replicas of language and embedding models, and gateways, as processes that a test starts, follows and ends."""
 
 from __future__ import annotations
 
@@ -79,14 +79,16 @@ class LineProcess:
         self._reader.join(5)
 
 
-class LlmProcess(LineProcess):
+class ReplicaProcess(LineProcess):
     """One replica. `wait_state` follows what it reports."""
+
+    module = ""
 
     def __init__(self, folder: Path, config: pb.ReplicaConfig) -> None:
         self.config = config
         file = folder / f"{config.id}.json"
         file.write_text(encode(config).decode())
-        command = [sys.executable, "-m", "serving.llm", str(file)]
+        command = [sys.executable, "-m", self.module, str(file)]
         super().__init__(command, folder / f"{config.id}.log")
 
     @property
@@ -109,6 +111,36 @@ class LlmProcess(LineProcess):
     @property
     def url(self) -> str:
         return f"http://{self.report.address}"
+
+
+class LlmProcess(ReplicaProcess):
+    module = "serving.llm"
+
+
+class EmbeddingProcess(ReplicaProcess):
+    module = "serving.embedding"
+
+
+def embedding_config(
+    *, name: str = "minilm-r1-0", etcd: EtcdConfig | None = None, application: str = "texts", **changes: Any
+) -> pb.ReplicaConfig:
+    """Of one replica of the packaged model. `changes` are fields of `EmbeddingDeployment`."""
+    config = pb.ReplicaConfig(
+        id=name,
+        namespace="default",
+        application=application,
+        deployment="minilm",
+        cluster="east",
+        generation=1,
+        revision=1,
+        lease_ttl_s=5,
+        log_level="info",
+        drain_timeout_s=20,
+        embedding=pb.EmbeddingDeployment(**{"threads": 1, **changes}),
+    )
+    if etcd is not None:
+        config.etcd.endpoints.extend(etcd.endpoints)
+    return config
 
 
 def llm_config(

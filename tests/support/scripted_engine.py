@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
-from serving.errors import InvalidArgument, MeshError, Unavailable
+from serving.errors import Conflict, InvalidArgument, MeshError, Unavailable
 from serving.llm.engine import Capabilities, EngineLoad, GenerationRequest, Guide, TextCodec, TokenEvent
 
 ALL_GUIDES = frozenset({"json_object", "json_schema", "regex", "grammar"})
@@ -72,6 +72,10 @@ class ScriptedGeneration:
         tokens = list(self._text.encode("utf-8"))
         finish = "stop" if len(tokens) <= sampling.max_tokens else "length"
         tokens = tokens[: sampling.max_tokens]
+        if tokens[: len(self.request.told)] != list(self.request.told):
+            self.ended = True
+            raise Conflict("the answer does not begin as it was told")
+        tokens = tokens[len(self.request.told) :]
         size = engine.tokens_each_step
         pieces = [tokens[at : at + size] for at in range(0, len(tokens), size)] or [[]]
         for index, piece in enumerate(pieces):
@@ -115,6 +119,7 @@ class ScriptedEngine:
             top_logprobs=5,
             logit_bias=True,
             guides=ALL_GUIDES,  # type: ignore[arg-type]
+            resumes=True,
         )
         self.codec: TextCodec = ByteCodec()
 

@@ -15,14 +15,16 @@ Answer = Callable[["RawReplica", bytes, asyncio.StreamWriter], Awaitable[None]]
 
 
 class RawReplica:
-    """`requests` are heads and bodies of what came, probes of /health aside."""
+    """`requests` are heads and bodies of what came, probes of /health aside; `readers` belong to open connections."""
 
     def __init__(self, name: str, answer: Answer) -> None:
         self.name = name
         self.requests: list[bytes] = []
+        self.readers: dict[asyncio.StreamWriter, asyncio.StreamReader] = {}
         self._answer = answer
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.readers[writer] = reader
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -36,6 +38,7 @@ class RawReplica:
                 self.requests.append(head + body)
                 await self._answer(self, body, writer)
                 await writer.drain()
+        del self.readers[writer]
         writer.close()
 
 

@@ -31,6 +31,7 @@ POISON = (
     Guide("regex", "(a"),
     Guide("regex", r"(?=a)b"),
     Guide("grammar", "root ::= none"),
+    Guide("grammar", "root ::= é"),  # the engine's message cuts the character in two
     Guide("grammar", "root ::= ("),
 )
 

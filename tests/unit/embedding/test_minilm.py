@@ -148,6 +148,52 @@ def test_damaged_folders_say_what_is_wrong(tmp_path: Path) -> None:
         OpenVinoEmbedder(EmbedderOptions(folder=tmp_path))
 
 
+def test_tokens_alone_give_the_same(embedder: OpenVinoEmbedder) -> None:
+    ids = [embedder.tokenize(text).ids for text in TEXTS]
+    np.testing.assert_allclose(embedder.compute(ids), embedder.embed(TEXTS), atol=1e-6)
+    assert embedder.vocabulary == 30522
+
+
+def test_a_model_that_takes_the_first_token_is_computed_so(tmp_path: Path) -> None:
+    """Of a layerless encoder it is known: the vector of [CLS], whatever follows; the mean would not be."""
+    folder = tmp_path / "cls"
+    shutil.copytree(packaged_model(), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 0}))
+    mean = OpenVinoEmbedder(EmbedderOptions(folder=folder))
+    assert not np.allclose(*mean.embed(["one", "two"]), atol=1e-3)
+    pooling = {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    first = OpenVinoEmbedder(EmbedderOptions(folder=folder))
+    np.testing.assert_allclose(*first.embed(["one", "two"]), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("file", "value", "wrong"),
+    [
+        ("modules.json", [{"type": "sentence_transformers.models.Dense"}], "the module Dense is not supported"),
+        ("modules.json", {}, "is no JSON array"),
+        ("1_Pooling/config.json", {"pooling_mode_max_tokens": True}, "pooling_mode_max_tokens is not supported"),
+        ("1_Pooling/config.json", {}, "no mode is not supported"),
+    ],
+)
+def test_what_would_give_other_vectors_is_refused(tmp_path: Path, file: str, value: object, wrong: str) -> None:
+    folder = tmp_path / "other"
+    shutil.copytree(packaged_model(), folder)
+    (folder / file).write_text(json.dumps(value))
+    with pytest.raises(FailedPrecondition, match=wrong):
+        OpenVinoEmbedder(EmbedderOptions(folder=folder))
+
+
+def test_positions_that_are_relative_are_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "relative"
+    shutil.copytree(packaged_model(), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"position_embedding_type": "relative_key"}))
+    with pytest.raises(FailedPrecondition, match="positions that are relative_key"):
+        OpenVinoEmbedder(EmbedderOptions(folder=folder))
+
+
 def test_batches_hold_every_text_once_with_little_padding() -> None:
     lengths = [3, 250, 9, 10, 11, 120, 3, 64, 90, 256, 2] * 20
     batches = plan_batches(lengths, 1024)

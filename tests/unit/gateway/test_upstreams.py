@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from random import Random
 
+from serving.gateway.balance import NO_DEMAND
 from serving.gateway.catalog import Catalog
 from serving.gateway.upstreams import Upstreams, upstream_key
 from tests.unit.gateway.test_catalog import endpoint
@@ -36,7 +37,7 @@ def test_the_less_busy_one_of_two() -> None:
     offer = catalog.find("chat")
     first = upstreams.pick(offer)
     assert first is not None
-    with first.running():
+    with upstreams.balance.work(first, offer, NO_DEMAND):
         assert set(picked(upstreams, catalog)) == {"a", "b"} - {first.endpoint.id}
     assert set(picked(upstreams, catalog)) == {"a", "b"}
 
@@ -76,7 +77,7 @@ def test_what_runs_is_remembered_when_the_record_changes_and_forgotten_when_it_m
     upstreams, catalog, _ = made("a")
     one = upstreams.pick(catalog.find("chat"))
     assert one is not None
-    with one.running():
+    with upstreams.balance.work(one, catalog.find("chat"), NO_DEMAND):
         upstreams.apply(Catalog([endpoint("chat", id="a", address="127.0.0.1:80", state="draining")]))
         assert [(known.in_flight, known.ready) for known in upstreams.everyone()] == [(1, False)]
         upstreams.apply(Catalog([endpoint("chat", id="a", address="127.0.0.1:99")]))

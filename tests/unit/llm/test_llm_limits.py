@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.errors import ResourceExhausted
-from serving.llm.limits import Admission, Limits
+from serving.llm.limits import Admission, Full, Limits
+from serving.llm.waiting import Pace
+from serving.openai.errors import retry_after_s
+from serving.openai.service_tier import ServiceTier, service_tier
 
 
 def test_places_are_given_back_after_success_and_failure() -> None:
@@ -71,3 +78,95 @@ def test_nothing_is_left_over(requests: list[tuple[int, int, bool]]) -> None:
     for entered in open_places:
         entered.__exit__(None, None, None)
     assert (admission.requests, admission.waiting_tokens) == (0, 0)
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@contextmanager
+def busy(limits: Limits) -> Iterator[Admission]:
+    """One whose prompts of 100 tokens began one after the other, one each second, and where 1,000 tokens wait."""
+    clock = _Clock()
+    admission = Admission(limits, clock)
+    for _ in range(20):
+        with admission.enter(1) as place:
+            place.wait_for(100)
+            clock.now += 1
+            place.begun()
+    with admission.enter(1) as place:
+        place.wait_for(1000)
+        yield admission
+
+
+def test_who_would_wait_too_long_is_told_when_to_come_back() -> None:
+    words = r"in about 10 s.*above 8 s .max_wait_s"
+    with busy(Limits(max_wait_s=8)) as full, pytest.raises(Full, match=words) as caught, full.enter(1):
+        pytest.fail("it was let in")
+    assert retry_after_s(caught.value) == 2
+    with busy(Limits(max_wait_s=12)) as admission, admission.enter(1) as place:
+        place.wait_for(1)
+
+
+@pytest.mark.parametrize(("tier", "waits"), [("priority", 1249), ("default", 999), ("flex", 499)])
+def test_what_can_wait_is_refused_first(tier: str, waits: int) -> None:
+    admission = Admission(Limits(max_waiting_tokens=1000))
+    asked = service_tier(tier)
+    with admission.enter(1) as first, admission.enter(1, asked) as second:
+        first.wait_for(1)
+        second.wait_for(waits)
+        with pytest.raises(Full, match=tier):
+            second.wait_for(1)
+
+
+def test_the_urgent_do_not_wait_for_others() -> None:
+    with busy(Limits(max_wait_s=8)) as admission:  # whose tokens that wait are of the default tier
+        with admission.enter(1, ServiceTier.PRIORITY) as place:
+            place.wait_for(900)
+            assert place.priority(None) < 0
+            assert place.priority(5) == 5
+        with pytest.raises(Full), admission.enter(1, ServiceTier.FLEX):
+            pytest.fail("it was let in")
+
+
+def test_a_pace_follows_what_happens_now() -> None:
+    pace = Pace(0.0)
+    assert pace.wait_s(100, 0.0) is None
+    now = 0.0
+    for _ in range(100):
+        pace.waits(50, now)
+        now += 0.5
+        pace.begins(50, now)
+    fast = pace.wait_s(1000, now)
+    assert fast == pytest.approx(10, rel=0.05)
+    pace.waits(50, now)
+    slow = pace.wait_s(1000, now + 30)  # nothing begins any more
+    assert slow is not None
+    assert slow > 20
+    assert pace.wait_s(1000, now + 3600) is None  # nothing that is known is of this hour
+
+
+def test_what_nobody_waits_for_any_more_says_nothing_of_the_pace() -> None:
+    pace = Pace(0.0)
+    pace.waits(1000, 0.0)
+    pace.leaves(1000, 5.0)
+    assert pace.wait_s(100, 5.0) is None
+
+
+@given(st.lists(st.tuples(st.integers(0, 10_000), st.floats(0, 100), st.booleans()), max_size=30))
+def test_a_pace_is_never_negative(happens: list[tuple[int, float, bool]]) -> None:
+    pace, now, waiting = Pace(0.0), 0.0, 0
+    for tokens, passed, ends in happens:
+        now += passed
+        if ends:
+            pace.begins(waiting, now)
+            waiting = 0
+        else:
+            pace.waits(tokens, now)
+            waiting += tokens
+        wait_s = pace.wait_s(100, now)
+        assert wait_s is None or (wait_s >= 0 and math.isfinite(wait_s))

@@ -30,6 +30,7 @@ PUBLIC = {
     "Connection",
     "CppDeployment",
     "DeployResult",
+    "EmbeddingDeployment",
     "Forecast",
     "LlmDeployment",
     "Match",

@@ -9,6 +9,7 @@ import pytest
 
 from serving import Application, LlmDeployment
 from serving.errors import SpecError
+from serving.routing.llm_routing import LlmRouting
 from serving.sdk import Artifact, load_spec, parse_spec
 from serving.validation import spec_problems
 
@@ -26,6 +27,8 @@ FULL = f"""
       options: {{cache_mb: 64, prefix_cache: true}}
       max_requests: 32
       max_waiting_tokens: 4096
+      routing: {{choice: least_tokens, session_keys: [user, x-mesh-session], overload_tokens: 500, answer_weight: 0}}
+      max_wait: 90s
 """
 
 
@@ -39,16 +42,29 @@ def test_yaml_and_python_say_the_same() -> None:
         options={"cache_mb": 64, "prefix_cache": True},
         max_requests=32,
         max_waiting_tokens=4096,
+        routing={
+            "choice": "least_tokens",
+            "session_keys": ["user", "x-mesh-session"],
+            "overload_tokens": 500,
+            "answer_weight": 0,
+        },
+        max_wait=90,
     )
     assert read == Application("app", [made]).to_spec()
     llm = read.deployments[0].llm
     assert json.loads(llm.options) == {"cache_mb": 64, "prefix_cache": True}
+    assert LlmRouting.from_record(llm.routing) == LlmRouting("least_tokens", ("user", "x-mesh-session"), 500, 0.0)
     assert (llm.weights.digest, llm.max_requests, llm.max_waiting_tokens) == (WEIGHTS.digest, 32, 4096)
+    assert llm.max_wait_s == 90
 
 
 def test_what_is_usual_is_not_stored() -> None:
     plain = Application("app", [LlmDeployment("chat", WEIGHTS)]).to_spec()
     assert [field.name for field, _ in plain.deployments[0].llm.ListFields()] == ["weights"]
+    empty = Application(
+        "app", [LlmDeployment("chat", WEIGHTS, routing={"session_keys": [], "overload_tokens": 0})]
+    ).to_spec()
+    assert empty == plain
 
 
 def test_the_folder_is_relative_to_the_file_and_packed(tmp_path: Path) -> None:
@@ -74,6 +90,14 @@ def test_the_folder_is_relative_to_the_file_and_packed(tmp_path: Path) -> None:
         ("llm: {weights: ./m, options: 3}", "llm.options"),
         ("llm: {weights: ./m, max_requests: -1}", "llm.max_requests"),
         ("llm: {weights: ./m, max_waiting_tokens: -1}", "llm.max_waiting_tokens"),
+        ("llm: {weights: ./m, routing: {choice: nearest}}", "routing.choice.*prefix, least_tokens"),
+        ("llm: {weights: ./m, routing: {session_keys: user}}", "routing.session_keys"),
+        ("llm: {weights: ./m, routing: {session_keys: [cookie]}}", r"routing.session_keys\[0\]"),
+        ("llm: {weights: ./m, routing: {overload_tokens: -1}}", "routing.overload_tokens"),
+        ("llm: {weights: ./m, routing: {answer_weight: -1}}", "routing.answer_weight"),
+        ("llm: {weights: ./m, routing: {polity: prefix}}", "routing.*polity"),
+        ("llm: {weights: ./m, max_wait: -1s}", "llm.max_wait"),
+        ("llm: {weights: ./m, max_wait: 1000000000}", r"llm.max_wait: .* out of range"),
         ("llm: {weights: ./m}\n    rollout: {canary: {steps: [{weight: 5}]}}", "rollout.canary: is not supported"),
     ],
 )

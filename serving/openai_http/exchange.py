@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from serving.errors import Code, Unavailable
-from serving.llm.service import LlmService
 from serving.observe import get_logger, log_fields
+from serving.openai_http.service import ModelService
 from serving.python_deployment.failure import at_edge
 from serving.wire import ClientGone, Wire
 
 _LOG: Final = get_logger(__name__)
 
-Handler = Callable[[LlmService, Wire, dict[str, Any]], Awaitable[None]]
+S = TypeVar("S", bound=ModelService)
+Handler = Callable[[S, Wire, dict[str, Any]], Awaitable[None]]
 
 
-class Exchange(Response):
+class Exchange(Response, Generic[S]):
     """An ASGI answer that reads the request by itself, and does all of the work: `handle` gets the body's object."""
 
-    def __init__(self, service: LlmService, method: str, handle: Handler) -> None:
+    def __init__(self, service: S, method: str, handle: Handler[S]) -> None:
         super().__init__()
         self._service = service
         self._method = method
@@ -31,9 +32,7 @@ class Exchange(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         service = self._service
-        wire = Wire(
-            scope, receive, send, replica=service.replica, write_timeout_s=service.admission.limits.write_timeout_s
-        )
+        wire = Wire(scope, receive, send, replica=service.replica, write_timeout_s=service.write_timeout_s)
         started = time.perf_counter()
         code = Code.CANCELLED
         with log_fields(request=wire.request_id, trace_id=wire.trace_id):
@@ -41,7 +40,7 @@ class Exchange(Response):
                 code = await self._answered(wire)
             finally:
                 seconds = time.perf_counter() - started
-                service.instruments.count(self._method, code, seconds)
+                service.count(self._method, code, seconds)
                 _LOG.debug("call ended", method=self._method, code=code.name, seconds=round(seconds, 6))
 
     async def _answered(self, wire: Wire) -> Code:
@@ -63,5 +62,6 @@ class Exchange(Response):
         service = self._service
         if service.draining():
             raise Unavailable("this replica is draining; send the request to another one")
-        body = await wire.read_object(service.admission.limits.max_body_bytes)
+        wire.time_left_s()  # a wrong one is refused before the body is read
+        body = await wire.read_object(service.max_body_bytes)
         await wire.unless_gone(self._handle(service, wire, body))
