@@ -9,7 +9,7 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 from keeper import views
-from keeper.answers import Context, abort, answer, as_mesh_error
+from keeper.answers import Context, abort, answer, as_mesh_error, mark_stale
 from keeper.api_keys import ApiKeys
 from keeper.applications import Applications, app_key
 from keeper.mirror import Mirror
@@ -21,8 +21,6 @@ from serving.errors import Unavailable
 from serving.timeouts import wait_for
 
 T = TypeVar("T")
-
-STALE_METADATA = "mesh-stale-s"  # trailing metadata of answers from memory: seconds since the store last answered
 
 
 class KeeperService(rpc.KeeperServicer):
@@ -59,7 +57,7 @@ class KeeperService(rpc.KeeperServicer):
     async def GetApplication(self, request: api.ApplicationName, context: Context[Any, Any]) -> api.ApplicationView:
         async def work() -> api.ApplicationView:
             view, stale_s = await self._applications.get(app_key(request.namespace, request.name))
-            _mark_stale(context, stale_s)
+            mark_stale(context, stale_s)
             return view
 
         return await self._answer(context, "GetApplication", work)
@@ -69,7 +67,7 @@ class KeeperService(rpc.KeeperServicer):
     ) -> api.ListApplicationsResponse:
         async def work() -> api.ListApplicationsResponse:
             found, stale_s = await self._applications.list(request.namespace)
-            _mark_stale(context, stale_s)
+            mark_stale(context, stale_s)
             return api.ListApplicationsResponse(applications=found)
 
         return await self._answer(context, "ListApplications", work)
@@ -94,7 +92,7 @@ class KeeperService(rpc.KeeperServicer):
     async def ListClusters(self, _: api.ListClustersRequest, context: Context[Any, Any]) -> api.ListClustersResponse:
         async def work() -> api.ListClustersResponse:
             await self._synced()
-            _mark_stale(context, self._mirror.stale_for_s)
+            mark_stale(context, self._mirror.stale_for_s)
             return views.clusters(self._mirror.picture, self._mirror.book, self._clock.now())
 
         return await self._answer(context, "ListClusters", work)
@@ -135,8 +133,3 @@ class KeeperService(rpc.KeeperServicer):
             await wait_for(self._mirror.synced.wait(), 5.0)
         except asyncio.TimeoutError:
             raise Unavailable(f"this keeper has not read the store yet: {self._mirror.stale_reason}") from None
-
-
-def _mark_stale(context: Context[Any, Any], stale_s: float) -> None:
-    if stale_s > 0:
-        context.set_trailing_metadata(((STALE_METADATA, f"{stale_s:.3f}"),))

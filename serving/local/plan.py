@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from serving.config import EtcdConfig, TlsConfig
+from serving.deployment.libraries import PROXY_PROGRAM
 from serving.errors import FailedPrecondition
 from serving.local.ports import free_ports
 from serving.local.ray_cluster import RayCluster, ray_environment
@@ -34,9 +35,10 @@ class ClusterPlan:
 
 @dataclass(frozen=True, slots=True)
 class MeshPlan:
-    """Everything that keepers, agents and the gateway are started with.
+    """Everything that keepers, agents and the gateways are started with.
 
-    `gateway` is its host:port; empty: none. `require_keys`: it asks clients for API keys.
+    `gateway` is the host:port of the HTTP gateway, `gateway_grpc` that of the gRPC gateway; empty: none.
+    `require_keys`: the HTTP gateway asks clients for API keys, and there is no gRPC gateway, which knows none.
     """
 
     mesh_dir: Path
@@ -48,6 +50,7 @@ class MeshPlan:
     name: str = DEFAULT_MESH
     gateway: str = ""
     require_keys: bool = False
+    gateway_grpc: str = ""
 
     def etcd_section(self) -> dict[str, Any]:
         """As `mesh.json` and the processes' configuration files hold it."""
@@ -66,9 +69,12 @@ def local_plan(
     clusters: Mapping[str, RayCluster],
     *,
     gateway_port: int,
+    gateway_grpc_port: int,
     require_keys: bool = False,
 ) -> MeshPlan:
-    """Own etcd, own Ray clusters and a gateway, all on loopback."""
+    """Own etcd, own Ray clusters and gateways, all on loopback; no gRPC gateway where its program is not built."""
+    http_port, grpc_port = free_ports(2)
+    grpc = PROXY_PROGRAM.exists() and not require_keys
     artifacts = mesh_dir / "artifacts"
     artifacts.mkdir(mode=0o700, exist_ok=True)
     return MeshPlan(
@@ -80,7 +86,8 @@ def local_plan(
             for name, cluster in clusters.items()
         ),
         name=local_name(mesh_dir),
-        gateway=f"{LOOPBACK}:{gateway_port or free_ports(1)[0]}",
+        gateway=f"{LOOPBACK}:{gateway_port or http_port}",
+        gateway_grpc=f"{LOOPBACK}:{gateway_grpc_port or grpc_port}" if grpc else "",
         require_keys=require_keys,
     )
 

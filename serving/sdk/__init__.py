@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from serving.sdk.api_keys import ApiKey, CreatedKey, KeyLimits
     from serving.sdk.blocking import MeshClient
     from serving.sdk.client import AsyncMeshClient
+    from serving.sdk.routes import Route, RoutedModel, RouteStatus, load_routes
     from serving.sdk.status import AppEvent, AppStatus, DeployResult, ModelMetadata, TensorMetadata
     from serving.sdk.tensors import BF16
 
@@ -74,6 +75,9 @@ __all__ = [
     "Resources",
     "ResponseCache",
     "Rollout",
+    "Route",
+    "RouteStatus",
+    "RoutedModel",
     "RuntimeEnv",
     "ScalingFunction",
     "ScalingLoad",
@@ -86,6 +90,7 @@ __all__ = [
     "TrafficSplit",
     "TritonDeployment",
     "load_mesh_config",
+    "load_routes",
     "load_spec",
     "parse_spec",
 ]
@@ -103,7 +108,11 @@ _LAZY = {
     "KeyLimits": "serving.sdk.api_keys",
     "MeshClient": "serving.sdk.blocking",
     "ModelMetadata": "serving.sdk.status",
+    "Route": "serving.sdk.routes",
+    "RouteStatus": "serving.sdk.routes",
+    "RoutedModel": "serving.sdk.routes",
     "TensorMetadata": "serving.sdk.status",
+    "load_routes": "serving.sdk.routes",
 }
 
 

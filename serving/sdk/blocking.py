@@ -19,6 +19,7 @@ from serving.routing import Rank
 from serving.sdk import calls
 from serving.sdk._client_loop import ClientLoop
 from serving.sdk.api_keys import ApiKeys
+from serving.sdk.blocking_routes import BlockingRoutes
 from serving.sdk.client import (
     CONTROL_TIMEOUT_S,
     DEPLOY_TIMEOUT_S,
@@ -56,6 +57,7 @@ class MeshClient:
         self._loop: ClientLoop | None = None
         self._closed = False
         self._running: set[asyncio.Task[Any] | None] = set()  # of the loop's thread
+        self.routes = BlockingRoutes(self._client.routes, self._wait)
 
     @property
     def keys(self) -> ApiKeys:

@@ -18,6 +18,7 @@ from serving.sdk.connection import Connection
 from serving.sdk.deploying import Deployer, Notify
 from serving.sdk.inference import InferenceClients
 from serving.sdk.keepers import Keepers
+from serving.sdk.routes import RouteHandlers, RoutesClient
 from serving.sdk.spec import Application
 from serving.sdk.status import AppEvent, AppStatus, DeployResult, ModelMetadata
 from serving.sdk.tensors import Array, Parameter
@@ -77,8 +78,10 @@ class AsyncMeshClient:
             calls.EndpointsCall: self._endpoints,
             calls.InferCall: self._inference.infer,
             calls.ModelMetadataCall: self._inference.model_metadata,
+            **RouteHandlers(self._keepers).by_call,
         }
         self._handle = calls.chain(interceptors, self._dispatch)
+        self.routes = RoutesClient(self._handle)
 
     async def __aenter__(self) -> AsyncMeshClient:
         return self

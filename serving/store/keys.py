@@ -17,6 +17,7 @@ DELETED = ROOT + "deleted/"
 API_KEYS = ROOT + "keys/"
 SHARES = ROOT + "shares/"
 GATEWAYS = ROOT + "gateways/"
+ROUTES = ROOT + "routes/"
 KEEPER_ELECTION = ROOT + "election/keeper/"
 
 
@@ -77,6 +78,11 @@ def placements(cluster_name: str) -> str:
 
 def placement(cluster_name: str, key: AppKey) -> str:
     return f"{placements(cluster_name)}{key.namespace}/{key.name}"
+
+
+def route(name: str) -> str:
+    """Which models answer for a name at the gateways; see docs/design/0019-routes.md."""
+    return f"{ROUTES}{name}"
 
 
 def deleted(key: AppKey, uid: str) -> str:

@@ -48,6 +48,9 @@ PUBLIC = {
     "Replicas",
     "Resources",
     "ResponseCache",
+    "Route",
+    "RouteStatus",
+    "RoutedModel",
     "RuntimeEnv",
     "Rollout",
     "ScalingFunction",
@@ -61,6 +64,7 @@ PUBLIC = {
     "TrafficSplit",
     "TritonDeployment",
     "load_mesh_config",
+    "load_routes",
     "load_spec",
     "parse_spec",
 }
