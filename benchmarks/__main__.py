@@ -25,6 +25,7 @@ BENCHMARKS = {
     "openai": ("benchmarks.openai_gateway", "run"),
     "prefix": ("benchmarks.prefix_routing", "run"),
     "semantic_cache": ("benchmarks.semantic_cache", "run"),
+    "semantic_cache_gateway": ("benchmarks.semantic_cache_gateway", "run"),
     "updates": ("benchmarks.model_updates", "run"),
 }
 

@@ -47,7 +47,7 @@ def run(quick: bool, tell: Tell) -> str:
         times = lookup_times(Path(folder) / "many", embedder, _QUICK_ENTRIES if quick else ENTRIES, tell)
     if not quick:
         keep_results("semantic_cache", [*answers, *times])
-    return "\n\n".join([_table(answers), _line(kinds), _table(times)])
+    return "\n\n".join([table(answers), _line(kinds), table(times)])
 
 
 class _Remembering:
@@ -81,7 +81,6 @@ def answered(folder: Path, embedder: Embedder, tell: Tell) -> tuple[list[dict[st
         store = EntryStore(folder / str(number), embedder.dimension, embedder.name)
         cache = SemanticCache(store, embedder, options)
         hits = [(pair, _hits(cache, pair, str(place))) for place, pair in enumerate(pairs)]
-        cache.close()
         store.close()
         if not number:
             wrong.update(pair.kind for pair, hit in hits if hit and pair.label != "paraphrase")
@@ -105,19 +104,18 @@ def _share(hits: Sequence[tuple[Pair, bool]], label: Label) -> str:
 def lookup_times(folder: Path, embedder: OpenVinoEmbedder, entries: int, tell: Tell) -> list[dict[str, Any]]:
     """One thread, one lookup after the other, in one scope of so many entries."""
     store = EntryStore(folder, embedder.dimension, embedder.name, Limits(max_entries=entries + 1000))
-    questions = [form.format(x=x) for forms, fillers in SAME.values() for form in forms for x in fillers]
+    questions = all_questions()
     tell(f"filling the cache with {entries} entries")
-    filled = _fill(store, embedder, questions, entries)
+    filled = fill(store, embedder, entries, scope_text, b'{"choices":[{"message":{"content":"' + b"x" * 800 + b'"}}]}')
     cache = SemanticCache(store, embedder)
     exact = _times(cache, questions, "exact")
     semantic = _times(cache, [f"Please tell me: {question}" for question in questions], "")
     writes = [_put(cache, number) for number in range(200)]
     rows = [
-        {"step": "exact hit", **_percentiles(exact)},
-        {"step": "semantic lookup, embedding included", **_percentiles(semantic)},
-        {"step": "lookup that misses, and put", **_percentiles(writes)},
+        {"step": "exact hit", **percentiles(exact)},
+        {"step": "semantic lookup, embedding included", **percentiles(semantic)},
+        {"step": "lookup that misses, and put", **percentiles(writes)},
     ]
-    cache.close()
     store.close()
     started = time.perf_counter()
     EntryStore(folder, embedder.dimension, embedder.name, Limits(max_entries=entries + 1000)).close()
@@ -127,18 +125,24 @@ def lookup_times(folder: Path, embedder: OpenVinoEmbedder, entries: int, tell: T
     return rows
 
 
-def _fill(store: EntryStore, embedder: OpenVinoEmbedder, questions: Sequence[str], entries: int) -> float:
+def all_questions() -> list[str]:
+    return [form.format(x=x) for forms, fillers in SAME.values() for form in forms for x in fillers]
+
+
+def fill(
+    store: EntryStore, embedder: OpenVinoEmbedder, entries: int, scope: Callable[[str], Scope], body: bytes
+) -> float:
     """The questions, and made-up neighbours of them up to the wanted number. Answers the seconds that puts took."""
+    questions = all_questions()
     vectors = embedder.embed(questions)
     noise = np.random.default_rng(5)
-    body = b'{"choices":[{"message":{"content":"' + b"x" * 800 + b'"}}]}'
     started = time.perf_counter()
     for number in range(entries):
         place = number % len(questions)
         made_up = number >= len(questions)
         text = f"{questions[place]} ({number})" if made_up else questions[place]
         vector = _near(vectors[place], noise) if made_up else vectors[place]
-        store.put(_scope(text), body, vector)
+        store.put(scope(text), body, vector)
     return time.perf_counter() - started
 
 
@@ -168,7 +172,7 @@ def _put(cache: SemanticCache, number: int) -> float:
     return time.perf_counter() - started
 
 
-def _percentiles(times: Sequence[float]) -> dict[str, str]:
+def percentiles(times: Sequence[float]) -> dict[str, str]:
     cut = statistics.quantiles(times, n=100)
     return {"p50 ms": f"{cut[49] * 1e3:.2f}", "p99 ms": f"{cut[98] * 1e3:.2f}"}
 
@@ -177,8 +181,12 @@ def _asked(text: str, tenant: str) -> Asked:
     return Asked(tenant, "model", "1", {"messages": [{"role": "user", "content": text}]})
 
 
-def _scope(text: str) -> Scope:
-    scope = scope_of(_asked(text, "bench"))
+def scope_text(text: str) -> Scope:
+    return scope_known(_asked(text, "bench"))
+
+
+def scope_known(asked: Asked) -> Scope:
+    scope = scope_of(asked)
     if isinstance(scope, str):
         raise Internal(f"a question of the benchmark has no scope: {scope}")
     return scope
@@ -193,7 +201,7 @@ def _line(wrong: Counter[str]) -> str:
     return f"Wrong hits as shipped: {dict(wrong) or 'none'}."
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> str:
+def table(rows: Sequence[dict[str, Any]]) -> str:
     head = list(rows[0])
     lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     return "\n".join([*lines, *("| " + " | ".join(str(row[name]) for name in head) + " |" for row in rows)])

@@ -12,6 +12,7 @@ PROTOCOL_KSERVE_GRPC: Final = "kserve-grpc"
 PROTOCOL_OPENAI_HTTP: Final = "openai-http"
 PROTOCOL_BROKER_GRPC: Final = "broker-grpc"
 PROTOCOL_HTTP: Final = "http"  # of an application's own
+PROTOCOL_SEMANTIC_CACHE_HTTP: Final = "semantic-cache-http"  # serving/cache/app.py
 PROTOCOL_SERVE_GRPC: Final = "serve-grpc"  # of an application's own, behind Ray Serve's gRPC proxy
 
 ROLE_DIRECT: Final = "direct"

@@ -60,6 +60,9 @@ class Wire:
     def header(self, name: bytes) -> str:
         return self._headers.get(name, b"").decode("latin-1")
 
+    def has_header(self, name: bytes) -> bool:
+        return name in self._headers
+
     def add_header(self, name: str, value: str) -> None:
         """To the answer; before it begins."""
         self._extra.append((name.encode("latin-1"), value.encode("latin-1", "replace")))

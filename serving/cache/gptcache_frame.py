@@ -1,7 +1,8 @@
 """The only door to the package gptcache (0.1.44), which must be made safe before anything of it is imported.
 
-Three of its habits are dealt with here: it runs `pip install` when an optional module is missing, it unpickles a file
-`data_map.txt` of the working directory while it is imported, and it logs questions at level DEBUG.
+Four of its habits are dealt with here: it runs `pip install` when an optional module is missing, it unpickles a file
+`data_map.txt` of the working directory while it is imported, it configures the logging of the whole process, and it
+logs questions at level DEBUG.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ def _make_safe() -> None:
 
 
 _make_safe()
+_handlers: Final = tuple(logging.root.handlers)
 
 from gptcache import Cache, Config  # noqa: E402
 from gptcache.adapter.adapter import adapt  # noqa: E402
@@ -45,5 +47,7 @@ from gptcache.similarity_evaluation.similarity_evaluation import SimilarityEvalu
 from gptcache.utils.log import gptcache_log  # noqa: E402
 
 gptcache_log.setLevel(logging.WARNING)
+for _handler in set(logging.root.handlers) - set(_handlers):
+    logging.root.removeHandler(_handler)
 
 __all__ = ["Answer", "Cache", "CacheData", "Config", "DataManager", "SimilarityEvaluation", "adapt"]

@@ -31,6 +31,7 @@ _DEFAULTS: Final[Mapping[str, Any]] = {
     "modalities": ["text"],
     "parallel_tool_calls": True,
 }
+_NOT_A_TEXT: Final = "the last message is not a user's text alone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +76,12 @@ def scope_of(asked: Asked, rules: ScopeRules | None = None) -> Scope | str:
     """The scope of a request, or why it is never answered from the cache nor kept in it."""
     rules = rules or ScopeRules()
     body = asked.body
-    reason = _never(body, rules)
+    reason = cannot_be_cached(body) or _too_warm(body, rules)
     if reason:
         return reason
-    text = _last_text(body.get("messages"))
+    text = _last_text(body["messages"])
     if text is None:
-        return "the last message is not a user's text alone"
+        return _NOT_A_TEXT
     try:
         encoded = text.encode()
     except UnicodeEncodeError:
@@ -104,14 +105,15 @@ def refuse_answer(answer: Mapping[str, Any]) -> str:
     if message.get("tool_calls") or message.get("function_call"):
         return "it calls a tool: what that does must happen each time"
     if choice.get("finish_reason") != "stop":
-        return f"it ended by {choice.get('finish_reason')!r}, not by itself"
-    if message.get("refusal") or message.get("audio"):
-        return "it is a refusal or speech"
+        return f"it did not end by itself: {choice.get('finish_reason')!r}"
+    if any(value for name, value in message.items() if name not in ("role", "content")):
+        return "it is more than text: a refusal, speech, reasoning"
     content = message.get("content")
     return "" if isinstance(content, str) and content.strip() else "it has no text"
 
 
-def _never(body: Mapping[str, Any], rules: ScopeRules) -> str:
+def cannot_be_cached(body: Mapping[str, Any]) -> str:
+    """Why no rules let a request be cached; empty if some may. Cheap: nothing of the text is read."""
     if (body.get("n") or 1) != 1:
         return "n is not 1: several different answers are wanted"
     choice = body.get("tool_choice")
@@ -122,20 +124,27 @@ def _never(body: Mapping[str, Any], rules: ScopeRules) -> str:
         return "the web is searched: the answer is of this moment"
     if body.get("audio") is not None or body.get("modalities") not in (None, ["text"]):
         return "the answer is not text alone"
-    temperature = body.get("temperature")
-    if temperature is not None and temperature > rules.max_temperature and body.get("seed") is None:
-        return f"temperature {temperature} without a seed asks for variety (above {rules.max_temperature})"
+    messages = body.get("messages")
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    if not isinstance(last, Mapping) or last.get("role") != "user":
+        return _NOT_A_TEXT
     return ""
 
 
-def _last_text(messages: Any) -> str | None:
-    """The text of the last message if that is a user's and nothing but text."""
-    if not isinstance(messages, list) or not messages or not isinstance(messages[-1], Mapping):
-        return None
-    last = messages[-1]
-    if last.get("role") != "user":
-        return None
-    content = last.get("content")
+def _too_warm(body: Mapping[str, Any], rules: ScopeRules) -> str:
+    temperature = body.get("temperature")
+    if temperature is None or body.get("seed") is not None:
+        return ""
+    if isinstance(temperature, bool) or not isinstance(temperature, int | float):
+        return "the temperature is no number"
+    if temperature > rules.max_temperature:
+        return f"variety is asked for: temperature {temperature} without a seed (above {rules.max_temperature})"
+    return ""
+
+
+def _last_text(messages: list[Any]) -> str | None:
+    """The text of the last message, a user's, if it is nothing but text."""
+    content = messages[-1].get("content")
     if isinstance(content, str):
         return content
     if not isinstance(content, list):

@@ -1,21 +1,19 @@
-"""The semantic cache: lookup in two tiers, keeping, single flight, invalidation, counters.
+"""The semantic cache: lookup in two tiers, keeping, invalidation, counters.
 
 GPTCache is the frame of the semantic tier: its `Cache` holds our embedder, store and guards, and its `adapt` runs them.
 It has no exact tier, embeds a second time to store, and runs in the caller's thread; so the exact tier and `put` go to
-the store directly, and `answer` runs all of it on a thread.
+the store directly, and `serving.cache.turns` runs all of it on threads.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
 import random
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -24,10 +22,9 @@ from serving.cache.gptcache_frame import Cache, Config, SimilarityEvaluation, ad
 from serving.cache.guards import GUARDS, refusal
 from serving.cache.index import Vectors
 from serving.cache.scope import Asked, Scope, ScopeRules, refuse_answer, scope_of
-from serving.cache.single_flight import LeaderCancelled, SingleFlight
 from serving.cache.store import Entry, EntryStore, Searched
 from serving.embedding.embedder import Embedder
-from serving.errors import InvalidArgument, MeshError
+from serving.errors import Conflict, InvalidArgument, MeshError
 
 _REFUSED: Final = 0.0
 _log = logging.getLogger(__name__)
@@ -60,11 +57,16 @@ class Hit:
 
 @dataclass(frozen=True, slots=True)
 class Miss:
-    """`scope` None: the request is never cached, for `reason`. Goes back into `put`."""
+    """`scope` None: the request is never cached, for `reason`. Goes back into `put`.
+
+    `moment`: the store's, when it was asked. `compared` False: nobody has made the text's vector yet.
+    """
 
     reason: str
     scope: Scope | None = None
     vector: Vectors | None = None
+    moment: int = 0
+    compared: bool = True
     candidate: tuple[float, Entry] | None = None  # what would have been answered, but for the error bound
 
 
@@ -92,6 +94,11 @@ class Counters:
             else:
                 setattr(self, name, getattr(self, name) + 1)
 
+    def reasons(self, name: str) -> dict[str, int]:
+        """A copy of `refused`, `bypassed` or `not_stored`."""
+        with self._lock:
+            return dict(getattr(self, name))
+
 
 @dataclass(frozen=True, slots=True)
 class _Query:
@@ -118,8 +125,7 @@ class _Guarded(SimilarityEvaluation):  # type: ignore[misc]
 
 
 class SemanticCache:
-    """Owns neither the store nor the embedder. `lookup`, `put` and `invalidate` may be called from any thread and block
-    for milliseconds; `answer` belongs to one event loop."""
+    """Owns neither the store nor the embedder. All of it may be called from any thread, and blocks for milliseconds."""
 
     def __init__(
         self,
@@ -134,8 +140,6 @@ class SemanticCache:
         self._embedder = embedder
         self._same_answer = same_answer or same_text
         self.counters = Counters()
-        self._flights: SingleFlight[tuple[Hit | Miss, bytes]] = SingleFlight()
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="semantic-cache")
         self._frame = Cache()
         self._frame.init(
             pre_func=lambda data, **_: (data["query"], data["query"]),
@@ -146,50 +150,81 @@ class SemanticCache:
             config=Config(similarity_threshold=self._options.threshold, disable_report=True),
         )
 
+    @property
+    def moment(self) -> int:
+        """Counts invalidations."""
+        return self._store.moment
+
+    def scope(self, asked: Asked) -> Scope | str:
+        """The scope of a request, or why it is never cached."""
+        return scope_of(asked, self._options.rules)
+
     def lookup(self, asked: Asked) -> Hit | Miss:
         """The stored answer to the same question, or to one that asks the same.
 
         A cache that fails is a miss, and is logged.
         """
-        return self._lookup(scope_of(asked, self._options.rules))
+        scope = self.scope(asked)
+        return self.bypass(scope) if isinstance(scope, str) else self.find(scope)
 
-    def _lookup(self, scope: Scope | str) -> Hit | Miss:
+    def bypass(self, reason: str) -> Miss:
+        """Of a request that is never cached."""
         self.counters.add("lookups")
-        if isinstance(scope, str):
-            self.counters.add("bypassed", scope.split(":")[0].split("(")[0].strip())
-            return Miss(scope)
+        self.counters.add("bypassed", reason.split(":")[0])
+        return Miss(reason)
+
+    def hit_at_once(self, scope: Scope, fits: Callable[[Entry], bool]) -> Hit | None:
+        """The exact tier, if that needs no waiting: to be asked on an event loop, before `find` on a thread."""
         try:
-            found = self._find(scope)
+            entry = self._store.hit_at_once(scope.key, fits)
+        except sqlite3.Error:
+            return None  # `find` meets it again, and says so
+        if entry is None:
+            return None
+        self.counters.add("lookups")
+        self.counters.add("exact_hits")
+        return Hit("exact", 1.0, entry.answer, entry)
+
+    def find(self, scope: Scope) -> Hit | Miss:
+        """As `lookup`."""
+        self.counters.add("lookups")
+        moment = self._store.moment
+        try:
+            found = self._find(scope, moment)
         except (MeshError, sqlite3.Error) as error:
             self.counters.add("failures")
             _log.warning("lookup in the semantic cache failed", extra={"error": repr(error)})
-            return Miss("the cache failed", scope)
+            return Miss("the cache failed", scope, moment=moment)
         if isinstance(found, Miss):
             self.counters.add("misses")
         return found
 
-    def _find(self, scope: Scope) -> Hit | Miss:
+    def _find(self, scope: Scope, moment: int) -> Hit | Miss:
         entry = self._store.find(scope.key)
         if entry is not None:
             self.counters.add("exact_hits")
             self._store.use(entry)
             return Hit("exact", 1.0, entry.answer, entry)
-        if self._options.threshold >= 1.0:
-            return Miss("not asked before", scope)
-        embedded = self._embedder.encode([scope.text])
-        if embedded.cut[0]:
-            return Miss(f"longer than the {self._embedder.max_tokens} tokens that are compared", scope)
-        vector = embedded.vectors[0]
+        vector = self._vector(scope)
+        if vector is None:
+            return Miss("not asked before, and not compared", scope, moment=moment)
         best = self._nearest(_Query(scope, vector))
         if best is None:
-            return Miss("nothing asks the same", scope, vector)
+            return Miss("nothing asks the same", scope, vector, moment)
         similarity, entry = best
         if self._must_generate(similarity, entry):
             self.counters.add("explored")
-            return Miss("the error bound asks for another answer", scope, vector, best)
+            return Miss("the error bound asks for another answer", scope, vector, moment, candidate=best)
         self.counters.add("semantic_hits")
         self._store.use(entry)
         return Hit("semantic", similarity, entry.answer, entry)
+
+    def _vector(self, scope: Scope) -> Vectors | None:
+        """None for a text that is too long to be compared, or where nothing is."""
+        if self._options.threshold >= 1.0:
+            return None
+        embedded = self._embedder.encode([scope.text])
+        return None if embedded.cut[0] else embedded.vectors[0]
 
     def _nearest(self, query: _Query) -> tuple[float, Entry] | None:
         ranks: list[tuple[Entry, float]] = []
@@ -206,24 +241,37 @@ class SemanticCache:
             return False
         return random.random() < generate_probability(observations(entry.learned), similarity, bound)
 
-    def put(self, miss: Miss, answer: Mapping[str, Any], tags: Iterable[str] = (), ttl_s: float | None = None) -> str:
+    def put(self, miss: Miss, answer: Mapping[str, Any], tags: Collection[str] = (), ttl_s: float | None = None) -> str:
         """Keeps a whole successful `chat.completion`. Answers why not, or nothing when it is kept."""
         reason = miss.reason if miss.scope is None else refuse_answer(answer)
         if not reason and miss.scope is not None:
-            body = json.dumps(answer, separators=(",", ":")).encode()
             try:
-                self._learn(miss, body)
-                if not self._store.put(miss.scope, body, miss.vector, tags, ttl_s):
-                    reason = "it is larger than the cache's limits"
+                reason = self._keep(miss, miss.scope, answer, tags, ttl_s)
             except (MeshError, sqlite3.Error) as error:
                 self.counters.add("failures")
                 _log.warning("an answer could not be kept", extra={"error": repr(error)})
                 reason = "the cache failed"
         if reason:
-            self.counters.add("not_stored", reason.split(":")[0])
+            self.not_kept(reason)
         else:
             self.counters.add("stored")
         return reason
+
+    def not_kept(self, reason: str) -> None:
+        """Of an answer that nobody brings to `put`."""
+        self.counters.add("not_stored", reason.split(":")[0])
+
+    def _keep(
+        self, miss: Miss, scope: Scope, answer: Mapping[str, Any], tags: Collection[str], ttl_s: float | None
+    ) -> str:
+        body = json.dumps(answer, separators=(",", ":")).encode()
+        self._learn(miss, body)
+        vector = miss.vector if miss.compared else self._vector(scope)
+        try:
+            kept = self._store.put(scope, body, vector, tags, ttl_s, since=miss.moment)
+        except Conflict:
+            return "it was invalidated while it was generated"
+        return "" if kept else "it is larger than the cache's limits"
 
     def _learn(self, miss: Miss, body: bytes) -> None:
         if miss.candidate is not None:
@@ -233,59 +281,20 @@ class SemanticCache:
                 right = self._same_answer(current.answer, body)
                 self._store.learn(current, add_observation(current.learned, similarity, right))
 
-    async def answer(
-        self, asked: Asked, generate: Callable[[], Awaitable[Mapping[str, Any]]], tags: Iterable[str] = ()
-    ) -> tuple[Hit | Miss, bytes]:
-        """The answer as JSON, from the cache or generated. Equal questions at the same time are generated once.
-
-        Followers get what the leader got. When the leader fails, or its answer may not be kept, each follower generates
-        its own; when the leader is cancelled, the next one leads. Raises what `generate` raises.
-        """
-        scope = scope_of(asked, self._options.rules)
-        if isinstance(scope, str):
-            return self._lookup(scope), _json(await generate())
-        while True:
-            with self._flights.enter(scope.key) as turn:
-                if turn.leads:
-                    led, sharable = await self._lead(scope, generate, tags)
-                    turn.share(led if sharable else None)
-                    return led
-                try:
-                    followed = await turn.follow()
-                except LeaderCancelled:
-                    continue
-            if followed is not None:
-                self.counters.add("followed")
-                return followed
-            return Miss("the answer of another request could not be shared", scope), _json(await generate())
-
-    async def _lead(
-        self, scope: Scope, generate: Callable[[], Awaitable[Mapping[str, Any]]], tags: Iterable[str]
-    ) -> tuple[tuple[Hit | Miss, bytes], bool]:
-        """What was found or made, and whether others may have it."""
-        loop = asyncio.get_running_loop()
-        found = await loop.run_in_executor(self._threads, self._lookup, scope)
-        if isinstance(found, Hit):
-            return (found, found.answer), True
-        made = await generate()
-        await loop.run_in_executor(self._threads, self.put, found, made, tags)
-        return (found, _json(made)), not refuse_answer(made)
-
     def invalidate(
-        self, *, tenant: str | None = None, model: str | None = None, asked: Asked | None = None, tag: str | None = None
+        self,
+        *,
+        tenant: str | None = None,
+        model: str | None = None,
+        scope: bytes | None = None,
+        entry: bytes | None = None,
+        tag: str | None = None,
     ) -> int:
-        """Removes all answers that fit what is given: everything when nothing is. `asked` names its whole scope.
+        """Removes all answers that fit what is given: everything when nothing is. Answers how many.
 
-        Answers how many. Raises `InvalidArgument` when `asked` is a request that is never cached.
+        `scope` is a `Scope.digest`, `entry` a `Scope.key`. Answers that are generated meanwhile are not kept.
         """
-        scope = scope_of(asked, self._options.rules) if asked is not None else None
-        if isinstance(scope, str):
-            raise InvalidArgument(f"the request has no scope in the cache: {scope}")
-        return self._store.remove(tenant=tenant, model=model, scope=scope.digest if scope else None, tag=tag)
-
-    def close(self) -> None:
-        """Waits for what runs. The store is closed by whoever opened it."""
-        self._threads.shutdown()
+        return self._store.remove(tenant=tenant, model=model, scope=scope, tag=tag, key=entry)
 
 
 def same_text(left: bytes, right: bytes) -> bool:
@@ -302,10 +311,6 @@ def _check(options: CacheOptions) -> None:
     unknown = options.without_guards - GUARDS.keys()
     if unknown:
         raise InvalidArgument(f"no guard {', '.join(sorted(unknown))}; there are: {', '.join(GUARDS)}")
-
-
-def _json(answer: Mapping[str, Any]) -> bytes:
-    return json.dumps(answer, separators=(",", ":")).encode()
 
 
 def _nothing(*_: Any, **__: Any) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,11 @@ from serving.cache.gptcache_frame import Answer, CacheData, DataManager
 from serving.cache.index import GRAPH_FROM, ScopeIndex, Vectors
 from serving.cache.schema import open_database
 from serving.cache.scope import Scope
-from serving.errors import InvalidArgument, NotSupported, Unavailable
+from serving.errors import Conflict, InvalidArgument, NotSupported, Unavailable
 
 _ROW_BYTES: Final = 400  # what SQLite and the tables in memory need for an entry besides what is in it
 _USES_KEPT: Final = 1000  # uses are written together: a crash loses at most so many of them
+_REMOVALS_KEPT: Final = 1000  # before these, any removal counts as one of everything
 _EVICTED_SHARE: Final = 0.01  # more than needed goes at once, so that not every put evicts
 _INSERT: Final = (
     "INSERT INTO entries"
@@ -71,6 +73,23 @@ class Searched:
     floor: float = -1.0
 
 
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What `remove` was asked for; None is anything."""
+
+    tenant: str | None = None
+    model: str | None = None
+    scope: bytes | None = None
+    tag: str | None = None
+    key: bytes | None = None
+
+    def covers(self, scope: Scope, tags: Collection[str]) -> bool:
+        """Whether it would have removed an answer of that scope."""
+        wanted = (self.tenant, self.model, self.scope, self.key)
+        same = zip(wanted, (scope.tenant, scope.model, scope.digest, scope.key), strict=True)
+        return all(value in (None, own) for value, own in same) and (self.tag is None or self.tag in tags)
+
+
 class EntryStore(DataManager):  # type: ignore[misc]
     """Opens or begins `folder/cache.sqlite`. Raises `FailedPrecondition` when that cannot be written."""
 
@@ -88,7 +107,9 @@ class EntryStore(DataManager):  # type: ignore[misc]
         self._lock = threading.RLock()
         self._uses: dict[int, tuple[float, int]] = {}
         self._indexes: dict[bytes, ScopeIndex] = {}
+        self._removals: deque[Removal] = deque(maxlen=_REMOVALS_KEPT)
         self._closed = False
+        self.moment = 0  # counts removals: what was generated since an earlier one may be out of date
         self.evicted = 0
         self.expired = 0
         self._db, self._id = open_database(folder / "cache.sqlite", f"{embedder}/{dimension}")
@@ -111,6 +132,21 @@ class EntryStore(DataManager):  # type: ignore[misc]
         with self._open():
             return self._entry("key", key)
 
+    def hit_at_once(self, key: bytes, fits: Callable[[Entry], bool]) -> Entry | None:
+        """`find` and `use` in one, for an event loop: nothing, too, where that would have to wait or write."""
+        if not self._lock.acquire(blocking=False):
+            return None
+        try:
+            if self._closed or len(self._uses) >= _USES_KEPT - 1:
+                return None
+            entry = self._entry("key", key)
+            if entry is None or not fits(entry):
+                return None
+            self.use(entry)
+            return entry
+        finally:
+            self._lock.release()
+
     def nearest(self, scope: bytes, vector: Vectors, count: int) -> list[tuple[float, int]]:
         """(cosine, id) of a scope's entries, nearest first."""
         with self._open():
@@ -130,16 +166,24 @@ class EntryStore(DataManager):  # type: ignore[misc]
         with self._open():
             self._uses[entry.id] = (self._clock(), self._uses.get(entry.id, (0.0, 0))[1] + 1)
             if len(self._uses) >= _USES_KEPT:
-                self._write_uses()
+                with self._transaction():
+                    self._write_uses()
 
     # -- writing
 
     def put(
-        self, scope: Scope, answer: bytes, vector: Vectors | None, tags: Iterable[str] = (), ttl_s: float | None = None
+        self,
+        scope: Scope,
+        answer: bytes,
+        vector: Vectors | None,
+        tags: Collection[str] = (),
+        ttl_s: float | None = None,
+        since: int | None = None,
     ) -> bool:
         """Keeps an answer, instead of an earlier one of the same key. False: it is larger than the limits allow.
 
-        `vector` (float32 [dimension], length 1) is None for what only the exact tier may find.
+        `vector` (float32 [dimension], length 1) is None for what only the exact tier may find. `since` is the `moment`
+        at which its generation began: raises `Conflict` when such answers were removed after it.
         """
         blob = vector.tobytes() if vector is not None else None
         size = _ROW_BYTES + len(answer) + len(scope.text.encode()) + (len(blob) * 2 if blob else 0)
@@ -150,6 +194,8 @@ class EntryStore(DataManager):  # type: ignore[misc]
         named = (scope.key, scope.digest, scope.tenant, scope.model, scope.revision, scope.text)
         row = (*named, answer, blob, now, expires, now, size)
         with self._open():
+            if since is not None and self._removed_since(since, scope, tags):
+                raise Conflict("answers like it were removed while it was generated")
             with self._transaction():
                 gone = self._make_room(size, now, self._delete("key = ?", (scope.key,)))
                 number = int(self._db.execute(_INSERT, row).lastrowid or 0)
@@ -159,6 +205,12 @@ class EntryStore(DataManager):  # type: ignore[misc]
             if vector is not None:
                 self._index(scope.digest).add([number], vector[None])
         return True
+
+    def _removed_since(self, moment: int, scope: Scope, tags: Collection[str]) -> bool:
+        later = self.moment - moment
+        if later > len(self._removals):
+            return True
+        return any(removal.covers(scope, tags) for removal in list(self._removals)[len(self._removals) - later :])
 
     def learn(self, entry: Entry, learned: bytes) -> None:
         """Keeps what an error bound knows of an entry; nothing where that is gone."""
@@ -181,6 +233,8 @@ class EntryStore(DataManager):  # type: ignore[misc]
         with self._open():
             with self._transaction():
                 gone = self._delete(" AND ".join(chosen) or "1", tuple(chosen.values()))
+            self._removals.append(Removal(tenant, model, scope, tag, key))
+            self.moment += 1
             self._forget(gone)
         return len(gone)
 

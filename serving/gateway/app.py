@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
+from urllib.parse import parse_qsl
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -19,6 +20,7 @@ from serving.access.estimate import answer_tokens, prompt_tokens
 from serving.errors import MeshError, NotFound, Unavailable
 from serving.gateway.asked import Asked, asked, leads_to, may_ask_all, session_of
 from serving.gateway.balance import NO_DEMAND, Balance
+from serving.gateway.caching import Asking, Caching
 from serving.gateway.catalog import Catalog, ModelKey, Offer, is_ready
 from serving.gateway.demand import Demand
 from serving.gateway.follower import CatalogFollower
@@ -49,6 +51,7 @@ _LOG: Final = get_logger(__name__)
 _STDLIB_LOG: Final = logging.getLogger(__name__)
 FORWARDED: Final = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
 _MODELS: Final = "/v1/models"
+_CACHE: Final = "/v1/cache"
 _PROTECTED: Final = "/v1/"  # who is asked for a key, where keys are needed
 _WRITE_TIMEOUT_S: Final = 60.0  # of a client that takes nothing of its answer
 _CLIENT_GONE: Final = 499
@@ -72,6 +75,7 @@ class GatewayApp:
         forwarder: Forwarder,
         routed: RouteForwarder,
         kserve: KserveRest,
+        caching: Caching,
         instruments: Instruments,
         registry: CollectorRegistry,
         balance: Balance,
@@ -91,6 +95,7 @@ class GatewayApp:
         self._forwarder = forwarder
         self._routed = routed
         self._kserve = kserve
+        self._caching = caching
         self._instruments = instruments
         self._registry = registry
         self._balance = balance
@@ -130,7 +135,7 @@ class GatewayApp:
         finally:
             self._running -= 1
             self._instruments.in_flight.dec()
-            known = call.path in FORWARDED or call.path in self._plain or call.path == KSERVE
+            known = call.path in FORWARDED or call.path in self._plain or call.path in (KSERVE, _CACHE)
             path = call.path if known else "other"
             self._instruments.count(path, call.model, str(wire.status or _CLIENT_GONE))
 
@@ -154,6 +159,9 @@ class GatewayApp:
         elif path in FORWARDED:
             call.want(wire, "POST")
             await self._forward(call, wire, scope)
+        elif path == _CACHE:
+            call.want(wire, "DELETE")
+            await self._remove(call, wire, scope)
         elif path in self._plain:
             call.want(wire, "GET", "HEAD")
             await self._plain[path](call, wire)
@@ -202,6 +210,7 @@ class GatewayApp:
         found, data = self._named(data, body, session, call)
         first = found.keys[0]
         demand = await self._demand(first, call.path, body, session, len(data))
+        asking = self._caching.asking(self._follower.catalog.get(first), body, _tenant(call), wire)
         del body
         call.model = str(first)
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"] if key in _PASSED}
@@ -214,7 +223,7 @@ class GatewayApp:
         async with self._admitted(call, wire, request):
             with self._until_cut() as cut:
                 try:
-                    await wire.unless_gone(self._sent(found, request, session, wire), cut)
+                    await wire.unless_gone(self._sent(found, request, asking, session, wire), cut)
                 finally:
                     call.model = str(request.key)
 
@@ -232,7 +241,11 @@ class GatewayApp:
             request.headers.update(REQUEST_HEADERS)
             yield
 
-    async def _sent(self, found: Asked, request: Request, session: str, wire: Wire) -> None:
+    async def _sent(self, found: Asked, request: Request, asking: Asking, session: str, wire: Wire) -> None:
+        """A semantic cache is asked as the first model's."""
+        await self._caching.answer(request, asking, wire, lambda: self._generated(found, request, session, wire))
+
+    async def _generated(self, found: Asked, request: Request, session: str, wire: Wire) -> None:
         if not found.route:
             await self._forwarder.forward(request, wire)
             return
@@ -293,6 +306,16 @@ class GatewayApp:
 
     # ------------------------------------------------------------------------------------------------ answered here
 
+    async def _remove(self, call: _Call, wire: Wire, scope: Scope) -> None:
+        """Stored answers of who asks, of one model where the query says so; see serving/cache/app.py."""
+        wanted = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
+        catalog, key = self._known(), None
+        if "model" in wanted:
+            key = asked(wanted["model"], catalog, {}, "", may_ask=self._allowed(call)).keys[0]
+            wanted["model"] = key.model
+        removed = await self._caching.remove(catalog, wanted, key, _tenant(call))
+        await wire.answer(200, {"removed": removed})
+
     async def _health(self, _call: _Call, wire: Wire) -> None:
         status = 503 if self.draining or not (self._follower.synced and self._routes.synced) else 200
         state = "draining" if self.draining else "ready" if status == 200 else "starting"
@@ -324,6 +347,11 @@ class GatewayApp:
         if offer is None:
             raise Unavailable(f"no model of the route `{name}` has a replica that takes requests now")
         await wire.answer(200, {**_entry(name, offer, route=route is not None), "created": self._created})
+
+
+def _tenant(call: _Call) -> str:
+    """Whose stored answers a request may meet; all who need no key are one."""
+    return call.key.tenant if call.key is not None else ""
 
 
 def _entry(name: str, offer: Offer, *, route: bool = False) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from serving.types import (
     ENDPOINT_READY,
     PROTOCOL_KSERVE_GRPC,
     PROTOCOL_OPENAI_HTTP,
+    PROTOCOL_SEMANTIC_CACHE_HTTP,
     ROLE_DIRECT,
     split_model_name,
 )
@@ -43,13 +44,14 @@ class ModelKey:
 class Offer:
     """`endpoints` are ready and draining ones, in the order of their keys. `name` is the shortest unambiguous one.
 
-    `routing` is what the newest revision of them says.
+    `routing` is what the newest revision of them says. `cache` is the ready semantic cache in front of all of them.
     """
 
     key: ModelKey
     name: str
     endpoints: tuple[pb.Endpoint, ...]
     routing: LlmRouting = field(default_factory=LlmRouting)
+    cache: pb.Endpoint | None = None
 
 
 def speaks_openai(endpoint: pb.Endpoint) -> bool:
@@ -62,7 +64,10 @@ def speaks_kserve_rest(endpoint: pb.Endpoint) -> bool:
 
 
 class Catalog:
-    """The models at one moment. A client may name one by itself, as `application/model`, or in full."""
+    """The models at one moment. A client may name one by itself, as `application/model`, or in full.
+
+    `caches` are all semantic caches, ready and draining ones.
+    """
 
     def __init__(
         self,
@@ -72,8 +77,13 @@ class Catalog:
     ) -> None:
         """`namespaces` empty: all. `usable` says whose models these are."""
         members: dict[ModelKey, list[pb.Endpoint]] = {}
+        caches: list[pb.Endpoint] = []
         for endpoint in endpoints:
-            if not usable(endpoint) or (namespaces and endpoint.namespace not in namespaces):
+            if namespaces and endpoint.namespace not in namespaces:
+                continue
+            if endpoint.protocol == PROTOCOL_SEMANTIC_CACHE_HTTP:
+                caches.append(endpoint)
+            if not usable(endpoint):
                 continue
             for model in endpoint.models:
                 key = ModelKey(endpoint.namespace, endpoint.application, model.name)
@@ -82,8 +92,9 @@ class Catalog:
         for key in sorted(members):
             for name in _names(key):
                 self._by_name.setdefault(name, []).append(key)
+        self.caches = tuple(caches)
         self._offers = {
-            key: Offer(key, self._shortest(key), tuple(found), _routing(found))
+            key: Offer(key, self._shortest(key), tuple(found), _routing(found), _cache_before(found, caches))
             for key, found in sorted(members.items())
         }
 
@@ -125,6 +136,20 @@ class Catalog:
 def is_ready(offer: Offer) -> bool:
     """True when somebody takes new work."""
     return any(endpoint.state == ENDPOINT_READY for endpoint in offer.endpoints)
+
+
+def _cache_before(members: Collection[pb.Endpoint], caches: Collection[pb.Endpoint]) -> pb.Endpoint | None:
+    """The newest one: while one takes over from another, both may be there."""
+    first = next(iter(members))
+    deployments = {member.deployment for member in members}
+    fitting = [
+        cache
+        for cache in caches
+        if cache.state == ENDPOINT_READY
+        and (cache.namespace, cache.application) == (first.namespace, first.application)
+        and (not cache.before or deployments <= set(cache.before))
+    ]
+    return max(fitting, key=lambda cache: (cache.generation, cache.revision), default=None)
 
 
 def _routing(endpoints: list[pb.Endpoint]) -> LlmRouting:

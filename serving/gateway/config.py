@@ -21,10 +21,11 @@ class GatewayConfig:
     `listen` is `host:port`, port 0 is any free one. `namespaces` are those whose models it offers; empty: all. With
     `tls` it takes TLS only; `endpoint_tls` is what it shows to replicas that expect TLS. A request waits `hold_s` for a
     replica of a model that has none. Larger bodies than `max_body_bytes` are refused (replicas take 8 MiB), and more
-    than `max_requests` at a time. A replica that sends nothing for `idle_timeout_s` has failed. When it is ended,
-    `/health` says so for `leave_s` before the first request is refused. What is known of prompts in replicas' caches
-    takes `prefix_index_bytes` at most. `require_keys`: whoever asks needs an API key; None: where it listens on more
-    than loopback.
+    than `max_requests` at a time. A replica that sends nothing for `idle_timeout_s` has failed, as has a semantic cache
+    that says nothing for `cache_timeout_s`. Who asks the same as a request that runs waits `cache_follow_s` for its
+    answer. When it is ended, `/health` says so for `leave_s` before the first request is refused. What is known of
+    prompts in replicas' caches takes `prefix_index_bytes` at most. `require_keys`: whoever asks needs an API key; None:
+    where it listens on more than loopback.
     """
 
     etcd: EtcdConfig
@@ -36,6 +37,8 @@ class GatewayConfig:
     hold_s: float = 5.0
     connect_timeout_s: float = 2.0
     idle_timeout_s: float = 600.0
+    cache_timeout_s: float = 1.0
+    cache_follow_s: float = 30.0
     max_body_bytes: int = 8 << 20
     max_requests: int = 4096
     max_attempts: int = 3

@@ -20,6 +20,7 @@ from serving.gateway.follower import Following
 from serving.gateway.instruments import Instruments
 from serving.gateway.keys.usage import UsageReader
 from serving.gateway.passing import Broken, forwarded_headers, pass_on
+from serving.gateway.recording import Recorder
 from serving.gateway.resuming import ResumableStream, pass_steps
 from serving.gateway.upstreams import Upstream, UpstreamKey, Upstreams, upstream_key
 from serving.gateway.work import Work
@@ -45,9 +46,9 @@ _RESENT: Final = 1  # times that a request is sent again after a replica has had
 class Request:
     """What is sent on. `key` is the model; `headers` are those that replicas may see; `demand` says where it fits.
 
-    `usage` reads the answer. With `spare` another model waits to be asked: what this one's replicas cannot answer is
-    not the client's to see. `resumable`: its stream may be continued on another replica; `stream`, once one has begun
-    that can be.
+    `usage` reads the answer, `recorder` remembers it. With `spare` another model waits to be asked: what this one's
+    replicas cannot answer is not the client's to see. `resumable`: its stream may be continued on another replica;
+    `stream`, once one has begun that can be.
     """
 
     key: ModelKey
@@ -56,6 +57,7 @@ class Request:
     headers: dict[str, str]
     demand: Demand = NO_DEMAND
     usage: UsageReader | None = None
+    recorder: Recorder = field(default_factory=Recorder)
     until: float = 0.0  # when it is not held any more
     tried: set[UpstreamKey] = field(default_factory=set)
     attempts: int = 0
@@ -270,13 +272,15 @@ class Forwarder:
         if request.stream is None:
             request.stream = ResumableStream(upstream.endpoint.revision)
             request.spare = False  # what has begun is the client's
+            request.recorder.begin(response.status, response.headers, upstream.endpoint)
             wire.add_header(ANSWERED_BY, str(request.key))
             await wire.begin(response.status, forwarded_headers(response.headers))
         else:
             self._instruments.resumed.inc()
             _LOG.info("a stream goes on", extra={"replica": str(upstream)})
         try:
-            await pass_steps(response, wire, request.stream, work.meter, request.usage)
+            await pass_steps(response, wire, request.stream, work.meter, request.usage, request.recorder.add)
+            request.recorder.end()
         except Broken as error:
             self._broke_off(upstream, error)
             return _Failure("it broke off its answer", sent=True, broke=True)
@@ -289,9 +293,11 @@ class Forwarder:
 
     async def _pass_on(self, request: Request, work: Work, response: aiohttp.ClientResponse, wire: Wire) -> None:
         wire.add_header(ANSWERED_BY, str(request.key))
+        request.recorder.begin(response.status, response.headers, work.upstream.endpoint)
         await wire.begin(response.status, forwarded_headers(response.headers))
         try:
-            await pass_on(response, wire, work.meter, request.usage)
+            await pass_on(response, wire, work.meter, request.usage, request.recorder.add)
+            request.recorder.end()
         except Broken as error:
             self._broke_off(work.upstream, error)
             if not error.told:

@@ -40,6 +40,12 @@ class Instruments:
             "mesh_gateway_prefix_index_bytes", "Memory of what is known of prompts in caches.", registry=registry
         )
         self.resumed = Counter("mesh_gateway_resumed", "Streams that went on at another replica.", registry=registry)
+        self.cache = Counter(
+            "mesh_gateway_cache",
+            "What semantic caches said: exact, semantic, miss (it is generated, and kept), none (neither).",
+            ["result"],
+            registry=registry,
+        )
         self.first_byte = Histogram(
             "mesh_gateway_first_byte_seconds",
             "Time until a replica begins to answer.",

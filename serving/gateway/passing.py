@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 import aiohttp
@@ -45,9 +46,13 @@ def forwarded_headers(headers: CIMultiDictProxy[str]) -> list[tuple[bytes, bytes
 
 
 async def pass_on(
-    response: aiohttp.ClientResponse, wire: Wire, meter: AnswerMeter, usage: UsageReader | None = None
+    response: aiohttp.ClientResponse,
+    wire: Wire,
+    meter: AnswerMeter,
+    usage: UsageReader | None = None,
+    heard: Callable[[bytes], None] = lambda _: None,
 ) -> None:
-    """The whole body, which `meter` and `usage` see. Raises `Broken` when it ends too early.
+    """The whole body, which `meter`, `usage` and `heard` see. Raises `Broken` when it ends too early.
 
     Events are passed on whole, so that an error event can follow the last of them.
     """
@@ -56,6 +61,7 @@ async def pass_on(
     try:
         async for part in response.content.iter_any():
             meter.add(part)
+            heard(part)
             if not events:
                 if usage is not None:
                     usage.body(part)

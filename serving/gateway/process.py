@@ -16,6 +16,8 @@ from serving.asgi import HttpServer
 from serving.errors import FailedPrecondition, InvalidArgument, Unavailable
 from serving.gateway.app import GatewayApp
 from serving.gateway.balance import Balance
+from serving.gateway.cache_client import CacheClient
+from serving.gateway.caching import Caching
 from serving.gateway.catalog import Catalog
 from serving.gateway.config import GatewayConfig
 from serving.gateway.follower import CatalogFollower, Following, RestFollower
@@ -57,13 +59,14 @@ class Gateway:
         self._instruments = Instruments(self._registry)
         self._upstreams = Upstreams(config.prefer_labels, balance=self._balance())
         self._store = EtcdClient(config.etcd)
-        self._follower = CatalogFollower(self._store, config.namespaces, self._upstreams.apply)
+        self._follower = CatalogFollower(self._store, config.namespaces, self._on_catalog)
         self._keys = GatewayKeys(config.etcd, self._store, self._registry) if config.keys_required else None
         self._rest_upstreams = Upstreams(config.prefer_labels)
         self._rest = RestFollower(self._follower, config.namespaces, self._on_rest)
         self._routes = RouteFollower(self._store)
         self._splits = Splits(self._store)
         self._session: aiohttp.ClientSession | None = None
+        self._caching: Caching | None = None
         self._probing: asyncio.Future[Any] | None = None
         self.app: GatewayApp | None = None
         self._server: HttpServer | None = None
@@ -95,6 +98,8 @@ class Gateway:
             skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept"),
         )
         forwarder, routed = self._forwarders(self._session, self._follower, self._upstreams)
+        client = CacheClient(self._session, timeout_s=config.cache_timeout_s)
+        self._caching = Caching(client, self._instruments, follow_s=config.cache_follow_s)
         kserve = KserveRest(
             self._follower,
             self._rest,
@@ -110,6 +115,7 @@ class Gateway:
             forwarder,
             routed,
             kserve,
+            self._caching,
             self._instruments,
             self._registry,
             self._upstreams.balance,
@@ -137,6 +143,11 @@ class Gateway:
         )
         return forwarder, RouteForwarder(forwarder, follower, upstreams, instruments, hold_s=config.hold_s)
 
+    def _on_catalog(self, catalog: Catalog) -> None:
+        self._upstreams.apply(catalog)
+        if self._caching is not None:
+            self._caching.known(catalog)
+
     def _on_rest(self, catalog: Catalog) -> None:
         self._rest_upstreams.apply(catalog)
         self._splits.retain({AppKey(offer.key.namespace, offer.key.application) for offer in catalog.offers()})
@@ -150,6 +161,8 @@ class Gateway:
             await self._stop_server(self._server)
         if self._probing is not None:
             await cancel_and_wait(self._probing)
+        if self._caching is not None:
+            await self._caching.close()
         if self._session is not None:
             await self._session.close()
         if self._keys is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from array import array
+from collections.abc import Callable
 from typing import Any, Final
 
 import aiohttp
@@ -93,8 +94,9 @@ async def pass_steps(
     stream: ResumableStream,
     meter: AnswerMeter,
     usage: UsageReader | None = None,
+    heard: Callable[[bytes], None] = lambda _: None,
 ) -> None:
-    """The whole body, which `meter` and `usage` see, each step when all of it is there.
+    """The whole body, which `meter`, `usage` and `heard` see, each step when all of it is there.
 
     Raises `Broken` when it ends too early, between two steps.
     """
@@ -102,10 +104,12 @@ async def pass_steps(
         async for part in response.content.iter_any():
             meter.add(part)
             told = stream.feed(part)
+            heard(told)
             await wire.send(told if usage is None else usage.events(told))
     except (aiohttp.ClientError, asyncio.TimeoutError) as error:
         raise Broken(told=False) from error
     end = stream.take_end()
     if end is None:
         raise Broken(told=False)
+    heard(end)
     await wire.end(end if usage is None else usage.events(end))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Final
 
 from serving._proto import records_pb2 as pb
@@ -19,10 +20,18 @@ def model_name(config: pb.ReplicaConfig) -> str:
     return config.llm.model or config.deployment
 
 
+def content(config: pb.ReplicaConfig) -> str:
+    """Digest of what makes answers: replicas that have the same answer the same, whatever their revisions are."""
+    llm = config.llm
+    made_of = [llm.weights.digest, llm.engine or DEFAULT_ENGINE, llm.options]
+    return hashlib.sha256("\0".join(made_of).encode()).hexdigest()
+
+
 def endpoint(config: pb.ReplicaConfig, report: pb.ReplicaReport, node: str, capabilities: Capabilities) -> pb.Endpoint:
     """The record of a ready replica at the address of its report."""
     model = pb.ModelRecord(name=model_name(config), versions=[str(report.revision)])
     record = common.endpoint(config, report, model, node, protocol=PROTOCOL_OPENAI_HTTP)
+    record.content = content(config)
     record.load.max_concurrency = config.llm.max_requests or DEFAULT_REQUESTS
     record.load.prefix_cache_tokens = capabilities.cache_tokens if capabilities.prefix_cache else _NO_PREFIXES
     if config.llm.HasField("routing"):

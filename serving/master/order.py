@@ -66,14 +66,20 @@ def goals(
             paused=order.stored.paused,
             enough=wanted.replicas.min if wanted.HasField("autoscaling") else None,
             fronts=wanted.HasField("proxy"),
-            **_pace(wanted.rollout, numbers[wanted.name]),
+            **_pace(wanted, numbers[wanted.name]),
         )
         for wanted in order.stored.spec.deployments
     )
 
 
-def _pace(rollout: pb.Rollout, replicas: int) -> dict[str, Any]:
-    """How quickly replicas are replaced. A share is rounded so that it never stops a rollout."""
+def _pace(wanted: pb.DeploymentSpec, replicas: int) -> dict[str, Any]:
+    """How quickly replicas are replaced. A share is rounded so that it never stops a rollout.
+
+    A semantic cache leaves first: the next one takes over its folder, and meanwhile requests miss.
+    """
+    rollout = wanted.rollout
+    if wanted.HasField("semantic_cache"):
+        return {"max_surge": 0, "max_unavailable": 1, "min_ready_s": rollout.min_ready_s}
     surge = math.ceil(replicas * rollout.max_surge.percent / 100) + rollout.max_surge.count
     missing = replicas * rollout.max_unavailable.percent // 100 + rollout.max_unavailable.count
     usual = not rollout.HasField("max_surge") or surge + missing == 0

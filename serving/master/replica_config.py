@@ -41,6 +41,7 @@ _ACTORS: Final[Mapping[str, ActorClass | PythonActorClass]] = {
     "python": PythonActorClass("serving.python_deployment.actor", "PythonActor"),
     "llm": PythonActorClass("serving.llm.actor", "LlmActor"),
     "embedding": PythonActorClass("serving.embedding.actor", "EmbeddingActor"),
+    "semantic_cache": PythonActorClass("serving.cache.actor", "SemanticCacheActor"),
     "serve": PythonActorClass("serving.serve_deployment.actor", "ServeActor"),
     "proxy": ActorClass("CreateProxyActor", "ProxyActor"),
 }
@@ -162,6 +163,9 @@ def replica_config(
         result.cache_dir = config.cache_dir
     elif spec.HasField("embedding"):
         result.embedding.CopyFrom(spec.embedding)
+        result.cache_dir = config.cache_dir
+    elif spec.HasField("semantic_cache"):
+        result.semantic_cache.CopyFrom(spec.semantic_cache)
         result.cache_dir = config.cache_dir
     elif spec.HasField("serve"):
         result.serve.CopyFrom(spec.serve)

@@ -15,6 +15,7 @@ from serving.sdk._deployments import (
     LlmDeployment,
     ProxyDeployment,
     PythonDeployment,
+    SemanticCacheDeployment,
     ServeDeployment,
     TritonDeployment,
 )
@@ -83,6 +84,7 @@ __all__ = [
     "ScalingLoad",
     "Schedule",
     "Scheduling",
+    "SemanticCacheDeployment",
     "ServeDeployment",
     "Shadow",
     "SlowReplicas",

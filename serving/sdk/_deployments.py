@@ -160,6 +160,33 @@ class EmbeddingDeployment(DeploymentOptions):
 
 
 @dataclass(frozen=True, slots=True)
+class SemanticCacheDeployment(DeploymentOptions):
+    """Keeps answers of language models, and gives them again to those who ask the same, in the same or other words.
+
+    `before` names the `llm` deployments of the application in front of which it stands; empty: all. Two texts with at
+    least the cosine `threshold` may ask the same; 1 leaves equal texts. `error_bound` is the rate of wrong answers that
+    is allowed, learned for each one; 0 does not learn. Answers are kept for `ttl`, at most `max_entries` and
+    `max_bytes` of them; what was not used for longest (`evict="lru"`) or least often (`"lfu"`) goes first. They lie in
+    `path` on its node, by default in the node's cache. There is one replica.
+    """
+
+    name: str
+    before: tuple[str, ...] | list[str] = ()
+    threshold: float = 0.8
+    error_bound: float = 0.0
+    ttl: float | str = 0.0
+    max_entries: int = 0
+    max_bytes: int | str = 0
+    max_answer_bytes: int | str = 0
+    evict: str = ""
+    max_temperature: float = 0.7
+    per_user: bool = False
+    without_guards: tuple[str, ...] | list[str] = ()
+    path: str = ""
+    threads: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ServeDeployment(DeploymentOptions):
     """An application of Ray Serve, deployed unchanged in the Serve instance of the Ray cluster.
 
@@ -199,6 +226,7 @@ Deployment = (
     | CppDeployment
     | LlmDeployment
     | EmbeddingDeployment
+    | SemanticCacheDeployment
     | ServeDeployment
     | ProxyDeployment
 )
@@ -209,6 +237,7 @@ KINDS_OF: Final[Mapping[type[Deployment], str]] = {
     CppDeployment: "cpp",
     LlmDeployment: "llm",
     EmbeddingDeployment: "embedding",
+    SemanticCacheDeployment: "semantic_cache",
     ServeDeployment: "serve",
     ProxyDeployment: "proxy",
 }

@@ -184,6 +184,20 @@ class Number:
 
 
 @dataclass(frozen=True, slots=True)
+class Flag:
+    """True or false."""
+
+    def read(self, value: object, at: Place) -> bool:
+        if not isinstance(value, bool):
+            at.fail(f"expects true or false, got {describe(value)}")
+            return False
+        return value
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "boolean"}
+
+
+@dataclass(frozen=True, slots=True)
 class ListOf:
     """A list (or tuple) of one kind."""
 

@@ -16,6 +16,7 @@ from serving.sdk._deployments import (
     LlmDeployment,
     ProxyDeployment,
     PythonDeployment,
+    SemanticCacheDeployment,
     ServeDeployment,
     TritonDeployment,
     folders_of,
@@ -165,6 +166,8 @@ def _deployment(values: Mapping[str, Any], folder: Path) -> Deployment:
     if values["embedding"] is not None:
         weights = _repository(values["embedding"]["weights"], folder) or None
         return EmbeddingDeployment(**shared, **{**values["embedding"], "weights": weights})
+    if values["semantic_cache"] is not None:
+        return SemanticCacheDeployment(**shared, **values["semantic_cache"])
     if values["cpp"] is not None:
         folders = {name: _repository(values["cpp"][name], folder) or None for name in ("code", "repository")}
         return CppDeployment(**shared, **{**values["cpp"], **folders})

@@ -42,6 +42,7 @@ from serving.sdk._scaling_options import (
     autoscaling_record,
 )
 from serving.sdk._scheduling_options import SCHEDULING, SLOW, Scheduling, SlowReplicas, scheduling_record, slow_record
+from serving.sdk._semantic_cache_options import SEMANTIC_CACHE, semantic_cache_record
 from serving.sdk._serve_options import SERVE, serve_record
 from serving.sdk._table import (
     SECONDS,
@@ -138,6 +139,7 @@ _DEPLOYMENT: Final = Record(
         Field("cpp", CPP, "Runs a class of yours in C++."),
         Field("llm", LLM, "Runs a language model behind OpenAI's protocol."),
         Field("embedding", EMBEDDING, "Runs a model that makes vectors of texts."),
+        Field("semantic_cache", SEMANTIC_CACHE, "Keeps answers of language models."),
         Field("serve", SERVE, "Runs an application of Ray Serve."),
         Field("proxy", PROXY, "Runs gRPC proxies in front of the other deployments."),
         Field("resources", RESOURCES, "What one replica needs.", default=RESOURCES.defaults()),
@@ -151,7 +153,7 @@ _DEPLOYMENT: Final = Record(
         Field("scheduling", SCHEDULING, "On which nodes of its cluster it runs.", default=SCHEDULING.defaults()),
         Field("replace_slow", SLOW, "Replicas much slower than the others are replaced.", default=SLOW.defaults()),
     ),
-    one_of=("triton", "python", "cpp", "llm", "embedding", "serve", "proxy"),
+    one_of=("triton", "python", "cpp", "llm", "embedding", "semantic_cache", "serve", "proxy"),
 )
 _PLACEMENT: Final = Record(
     "placement",
@@ -206,6 +208,7 @@ _TABLES: Final = {
     "cpp": CPP,
     "llm": LLM,
     "embedding": EMBEDDING,
+    "semantic_cache": SEMANTIC_CACHE,
     "serve": SERVE,
     "proxy": PROXY,
 }
@@ -244,7 +247,7 @@ def _application(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact]) 
 
 
 def _deployment(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact]) -> pb.DeploymentSpec:
-    triton, python, cpp, llm, embedding, serve, proxy = (values[kind] for kind in _TABLES)
+    triton, python, cpp, llm, embedding, semantic_cache, serve, proxy = (values[kind] for kind in _TABLES)
     return pb.DeploymentSpec(
         name=values["name"],
         resources=resources_record(values["resources"]),
@@ -262,6 +265,7 @@ def _deployment(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact]) -
         cpp=None if cpp is None else cpp_record(cpp, artifacts),
         llm=None if llm is None else llm_record(llm, artifacts),
         embedding=None if embedding is None else embedding_record(embedding, artifacts),
+        semantic_cache=None if semantic_cache is None else semantic_cache_record(semantic_cache),
         serve=None if serve is None else serve_record(serve, artifacts),
         proxy=None if proxy is None else proxy_record(proxy),
     )

@@ -35,11 +35,12 @@ from serving.validation.llm import llm_problems, openai_model_problems
 from serving.validation.python import function_problems, python_problems
 from serving.validation.resources import MAX_MEMORY_BYTES, check_resources
 from serving.validation.scaling import check_bundles, check_replicas, check_rollout, check_scheduling, check_slow
+from serving.validation.semantic_cache import before_problems, semantic_cache_problems
 from serving.validation.serve import serve_problems
 from serving.validation.traffic import canary_problems, traffic_problems
 
-KINDS: Final = ("triton", "python", "cpp", "llm", "embedding", "serve", "proxy")
-_NOT_PROXIED: Final = frozenset({"proxy", "serve", "llm"})
+KINDS: Final = ("triton", "python", "cpp", "llm", "embedding", "semantic_cache", "serve", "proxy")
+_NOT_PROXIED: Final = frozenset({"proxy", "serve", "llm", "semantic_cache"})
 MODEL_CONTROLS: Final = ("none", "explicit")
 CACHE_TYPES: Final = ("local",)
 RATE_LIMITER_MODES: Final = ("execution_count",)
@@ -108,6 +109,7 @@ def _application(spec: pb.ApplicationSpec, packed: bool) -> Iterator[Problem]:
     if spec.on_failed_rollout and spec.on_failed_rollout not in FAILED_ROLLOUTS:
         yield Problem("on_failed_rollout", f"{shown(spec.on_failed_rollout)} is not known", allowed=FAILED_ROLLOUTS)
     yield from openai_model_problems(spec)
+    yield from before_problems(spec)
     yield from traffic_problems(spec)
     if spec.ByteSize() > MAX_SPEC_BYTES:
         yield Problem("name", f"the whole spec has {spec.ByteSize()} bytes, at most {MAX_SPEC_BYTES} are allowed")
@@ -150,6 +152,8 @@ def _deployment(path: str, deployment: pb.DeploymentSpec, packed: bool, proxied:
         if deployment.embedding.HasField("weights"):
             wanted = "the folder of a BERT encoder"
             yield from _artifact(f"{path}.embedding.weights", deployment.embedding.weights, packed, wanted)
+    elif kind == "semantic_cache":
+        yield from semantic_cache_problems(path, deployment)
     elif kind == "serve":
         yield from serve_problems(path, deployment)
         if deployment.serve.HasField("code"):

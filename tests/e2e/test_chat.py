@@ -12,7 +12,7 @@ import numpy as np
 import openai
 import pytest
 
-from serving import LlmDeployment, MeshClient, ProxyDeployment, Resources
+from serving import LlmDeployment, MeshClient, ProxyDeployment, Resources, SemanticCacheDeployment
 from serving.local.state import load_state
 from serving.sdk import ClientConfig, load_spec
 from tests.support.callers import Callers
@@ -140,3 +140,29 @@ def test_embeddings_beside_it(mesh: RunningMesh, client: MeshClient) -> None:
         assert len(edge.embeddings.create(model="all-minilm", input=TEXTS).data) == 3
     finally:
         client.delete("embedding", wait=True)
+
+
+def test_answers_are_kept(mesh: RunningMesh, client: MeshClient) -> None:
+    """By a semantic cache, which a new revision of it takes over."""
+    spec = load_spec(EXAMPLE)
+    cache = SemanticCacheDeployment("answers", resources=Resources(cpus=0.1))
+    asking = openai_client(mesh)
+
+    def kept(question: Any = QUESTION) -> tuple[str | None, str]:
+        answer = asking.chat.completions.with_raw_response.create(model="tiny-chat", messages=question, temperature=0)
+        return answer.headers.get("x-mesh-cache"), answer.parse().choices[0].message.content or ""
+
+    client.deploy(replace(spec, deployments=[*spec.deployments, cache]), wait=True, timeout_s=180)
+    eventually(lambda: kept()[0] == "exact", timeout_s=60, what="an answer from the cache")
+    assert "Tokyo" in kept()[1]
+    assert kept([{"role": "user", "content": "Please tell me: what is the capital of Japan?"}])[0] == "semantic"
+    before = {one.id for one in client.endpoints("chat")}
+
+    changed = replace(cache, threshold=0.9)
+    client.deploy(replace(spec, deployments=[*spec.deployments, changed]), wait=True, timeout_s=180)
+    after = {one.id for one in client.endpoints("chat")}
+    assert len(after) == len(before) == 2
+    assert len(after & before) == 1, "the model's replica stays"
+    eventually(lambda: kept()[0] is not None, timeout_s=60, what="the gateway knows the new cache")
+    assert kept()[0] == "exact"
+    client.delete("chat", wait=True)

@@ -121,22 +121,39 @@ class EmbeddingProcess(ReplicaProcess):
     module = "serving.embedding"
 
 
+class CacheProcess(ReplicaProcess):
+    module = "serving.cache"
+
+
 def embedding_config(
     *, name: str = "minilm-r1-0", etcd: EtcdConfig | None = None, application: str = "texts", **changes: Any
 ) -> pb.ReplicaConfig:
     """Of one replica of the packaged model. `changes` are fields of `EmbeddingDeployment`."""
+    embedding = pb.EmbeddingDeployment(**{"threads": 1, **changes})
+    return _config(name, "minilm", etcd, application=application, embedding=embedding)
+
+
+def cache_config(
+    folder: Path, *, name: str = "cache-r1-0", etcd: EtcdConfig | None = None, application: str = "chat", **changes: Any
+) -> pb.ReplicaConfig:
+    """Of the semantic cache of an application, which keeps its answers in `folder`. `changes` are fields of
+    `SemanticCacheDeployment`."""
+    cache = pb.SemanticCacheDeployment(**changes)
+    return _config(name, "cache", etcd, application=application, cache_dir=str(folder / "cache"), semantic_cache=cache)
+
+
+def _config(name: str, deployment: str, etcd: EtcdConfig | None, **fields: Any) -> pb.ReplicaConfig:
     config = pb.ReplicaConfig(
         id=name,
         namespace="default",
-        application=application,
-        deployment="minilm",
+        deployment=deployment,
         cluster="east",
         generation=1,
         revision=1,
         lease_ttl_s=5,
         log_level="info",
         drain_timeout_s=20,
-        embedding=pb.EmbeddingDeployment(**{"threads": 1, **changes}),
+        **fields,
     )
     if etcd is not None:
         config.etcd.endpoints.extend(etcd.endpoints)
@@ -155,27 +172,12 @@ def llm_config(
     """Of one replica of the tiny chat model. `changes` are fields of `LlmDeployment`, options as a mapping."""
     options = {"threads": 1, "cache_mb": 64, **changes.pop("options", {})}
     artifact = pack(weights, (folder / "artifacts").as_uri())
-    config = pb.ReplicaConfig(
-        id=name,
-        namespace="default",
-        application=application,
-        deployment="chat",
-        cluster="east",
-        generation=1,
-        revision=1,
-        lease_ttl_s=5,
-        cache_dir=str(folder / "cache"),
-        log_level="info",
-        drain_timeout_s=20,
-        llm=pb.LlmDeployment(
-            weights=pb.Artifact(uri=artifact.uri, digest=artifact.digest, size_bytes=artifact.size_bytes),
-            options=json.dumps(options),
-            **{"model": MODEL, **changes},
-        ),
+    llm = pb.LlmDeployment(
+        weights=pb.Artifact(uri=artifact.uri, digest=artifact.digest, size_bytes=artifact.size_bytes),
+        options=json.dumps(options),
+        **{"model": MODEL, **changes},
     )
-    if etcd is not None:
-        config.etcd.endpoints.extend(etcd.endpoints)
-    return config
+    return _config(name, "chat", etcd, application=application, cache_dir=str(folder / "cache"), llm=llm)
 
 
 class GatewayProcess(LineProcess):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from serving.cache.scope import Asked
 from serving.cache.semantic_cache import CacheOptions, Hit, Miss, SemanticCache
 from serving.cache.store import EntryStore, Limits
+from serving.cache.turns import Follow, Lead, Turns, Wanted
 from serving.embedding.openvino_embedder import OpenVinoEmbedder
 from serving.errors import Internal, InvalidArgument
 
@@ -32,10 +34,8 @@ def store(embedder: OpenVinoEmbedder, tmp_path: Path) -> Iterator[EntryStore]:
 
 
 @pytest.fixture
-def cache(store: EntryStore, embedder: OpenVinoEmbedder) -> Iterator[SemanticCache]:
-    cache = SemanticCache(store, embedder)
-    yield cache
-    cache.close()
+def cache(store: EntryStore, embedder: OpenVinoEmbedder) -> SemanticCache:
+    return SemanticCache(store, embedder)
 
 
 def asked(text: str, tenant: str = "t", **body: Any) -> Asked:
@@ -87,7 +87,7 @@ def test_nothing_crosses_scopes(cache: SemanticCache) -> None:
 def test_only_whole_answers_are_kept(cache: SemanticCache) -> None:
     missed = cache.lookup(asked(FRANCE))
     assert isinstance(missed, Miss)
-    assert "ended by" in cache.put(missed, answer("Par", finish="length"))
+    assert "end by itself" in cache.put(missed, answer("Par", finish="length"))
     assert "larger" in cache.put(missed, answer("x" * 20_000))
     never = cache.lookup(asked(FRANCE, n=2))
     assert isinstance(never, Miss)
@@ -115,10 +115,8 @@ def test_options_are_checked_and_guards_can_be_left_out(store: EntryStore, embed
     loose = SemanticCache(store, embedder, CacheOptions(threshold=0.6, without_guards=frozenset({"content", "names"})))
     keep(loose, FRANCE, "Paris")
     assert text_of(loose.lookup(asked("What is the capital of Germany?"))) == "Paris"
-    loose.close()
     exact = SemanticCache(store, embedder, CacheOptions(threshold=1.0))
     assert isinstance(exact.lookup(asked("what is the capital of France")), Miss)
-    exact.close()
 
 
 def test_an_error_bound_generates_until_it_has_seen_enough(store: EntryStore, embedder: OpenVinoEmbedder) -> None:
@@ -138,10 +136,43 @@ def test_an_error_bound_generates_until_it_has_seen_enough(store: EntryStore, em
     assert entry.entry.learned is not None
     assert len(json.loads(entry.entry.learned)) == 6
     assert all(right for _, right in json.loads(entry.entry.learned))
-    cache.close()
 
 
-async def test_fifty_same_questions_cause_one_generation(cache: SemanticCache) -> None:
+Generate = Callable[[], Awaitable[dict[str, Any]]]
+
+
+@pytest.fixture
+def turns(cache: SemanticCache) -> Iterator[Turns]:
+    turns = Turns(cache)
+    yield turns
+    turns.close()
+
+
+async def ask(turns: Turns, question: Asked, generate: Generate, wanted: Wanted | None = None) -> tuple[str, str]:
+    """As a gateway does: what came of it, and the answer's text."""
+    while True:
+        found = await turns.enter(question, wanted)
+        if isinstance(found, Hit):
+            return found.tier, text_of(found)
+        if isinstance(found, Follow):
+            if await found.ended():
+                continue
+            return "own", said(await generate())
+        if isinstance(found, Miss):
+            return "own", said(await generate())
+        try:
+            made = await generate()
+            await found.settle(made)
+            return "led", said(made)
+        finally:
+            found.give_up()
+
+
+def said(made: dict[str, Any]) -> str:
+    return str(made["choices"][0]["message"]["content"])
+
+
+async def test_fifty_same_questions_cause_one_generation(cache: SemanticCache, turns: Turns) -> None:
     calls = 0
 
     async def generate() -> dict[str, Any]:
@@ -150,35 +181,28 @@ async def test_fifty_same_questions_cause_one_generation(cache: SemanticCache) -
         await asyncio.sleep(0.05)
         return answer("Paris")
 
-    answers = await asyncio.gather(*(cache.answer(asked(FRANCE), generate) for _ in range(50)))
+    answers = await asyncio.gather(*(ask(turns, asked(FRANCE), generate) for _ in range(50)))
     assert calls == 1
-    assert {json.loads(body)["choices"][0]["message"]["content"] for _, body in answers} == {"Paris"}
+    assert sorted(answers) == [("exact", "Paris")] * 49 + [("led", "Paris")]
     assert cache.counters.followed == 49
-    found, _ = await cache.answer(asked(FRANCE), generate)
-    assert isinstance(found, Hit)
-    assert calls == 1
+    assert turns.generating == 0
 
 
-async def test_followers_of_a_failed_or_cut_generation_make_their_own(cache: SemanticCache) -> None:
+async def test_followers_of_an_answer_that_is_not_kept_make_their_own(turns: Turns) -> None:
     calls = 0
 
     async def generate() -> dict[str, Any]:
         nonlocal calls
         calls += 1
-        mine = calls
         await asyncio.sleep(0.02)
-        if mine == 1:
-            raise Internal("the engine is gone")
         return answer("cut", finish="length")
 
-    tasks = [asyncio.create_task(cache.answer(asked(FRANCE), generate)) for _ in range(5)]
-    answers = await asyncio.gather(*tasks, return_exceptions=True)
-    assert isinstance(answers[0], Internal)
-    assert all(isinstance(made, tuple) for made in answers[1:])
+    answers = await asyncio.gather(*(ask(turns, asked(FRANCE), generate) for _ in range(5)))
+    assert sorted(answers) == [("led", "cut")] + [("own", "cut")] * 4
     assert calls == 5
 
 
-async def test_a_cancelled_leader_hands_its_turn_on(cache: SemanticCache) -> None:
+async def test_a_leader_that_is_cancelled_or_fails_hands_its_turn_on(turns: Turns) -> None:
     started = asyncio.Event()
     calls = 0
 
@@ -188,38 +212,94 @@ async def test_a_cancelled_leader_hands_its_turn_on(cache: SemanticCache) -> Non
         if calls == 1:
             started.set()
             await asyncio.Event().wait()
+        if calls == 2:
+            raise Internal("the engine is gone")
         return answer("Paris")
 
-    leader = asyncio.create_task(cache.answer(asked(FRANCE), generate))
+    leader = asyncio.create_task(ask(turns, asked(FRANCE), generate))
     await started.wait()
-    followers = [asyncio.create_task(cache.answer(asked(FRANCE), generate)) for _ in range(10)]
+    followers = [asyncio.create_task(ask(turns, asked(FRANCE), generate)) for _ in range(10)]
     await asyncio.sleep(0)
     leader.cancel()
-    answers = await asyncio.gather(*followers)
-    assert calls == 2
-    assert len({body for _, body in answers}) == 1
+    answers = await asyncio.gather(*followers, return_exceptions=True)
+    assert calls == 3
+    assert sum(isinstance(made, Internal) for made in answers) == 1
+    assert sum(made == ("exact", "Paris") for made in answers) == 8
     assert leader.cancelled()
 
 
-async def test_invalidation_of_a_scope_and_of_tags(cache: SemanticCache) -> None:
+async def test_fresh_old_and_unmeasured_answers(store: EntryStore, cache: SemanticCache) -> None:
+    made: list[str] = []
+    turns = Turns(cache, clock=lambda: time.time() + 100)
+
     async def generate() -> dict[str, Any]:
-        return answer("Paris")
+        made.append(f"answer {len(made)}")
+        return answer(made[-1])
 
-    await cache.answer(asked(FRANCE), generate, tags=["geo"])
-    await cache.answer(asked(FRANCE, tenant="u"), generate)
-    assert cache.invalidate(asked=asked("anything")) == 1
+    async def again(**wanted: Any) -> tuple[str, str]:
+        return await ask(turns, asked(FRANCE), generate, Wanted(**wanted))
+
+    assert await again(stored_only=True) == ("own", "answer 0")
+    assert store.count == 0
+    assert await again() == ("led", "answer 1")
+    assert await again(fresh=True) == ("led", "answer 2")
+    assert await again(max_age_s=1000) == ("exact", "answer 2")
+    assert await again(max_age_s=50) == ("led", "answer 3")
+    assert await again(usage=True) == ("led", "answer 4")
+    assert await again(stored_only=True) == ("exact", "answer 4")
+    near = await ask(turns, asked("can you tell me the capital of France"), generate)
+    assert near == ("semantic", "answer 4")
+    assert store.count == 1
+    turns.close()
+
+
+@pytest.mark.parametrize("removed", [{}, {"tenant": "t"}, {"model": "m"}, {"tag": "geo"}], ids=str)
+async def test_what_is_generated_while_its_like_is_removed_is_not_kept(
+    cache: SemanticCache, turns: Turns, removed: dict[str, Any]
+) -> None:
+    """And nobody who asks afterwards gets it from the one who generates."""
+    before = await turns.enter(asked(FRANCE))
+    same = await turns.enter(asked(FRANCE))
+    assert isinstance(before, Lead)
+    assert isinstance(same, Follow)
+    cache.invalidate(**removed)
+    after = await turns.enter(asked(FRANCE))
+    assert isinstance(after, Lead)
+    assert "invalidated" in await before.settle(answer("old"), ["geo"])
+    assert not await same.ended()
+    assert await after.settle(answer("new"), ["geo"]) == ""
+    assert text_of(cache.lookup(asked(FRANCE))) == "new"
+
+
+async def test_a_removal_of_other_answers_disturbs_no_generation(cache: SemanticCache, turns: Turns) -> None:
+    lead = await turns.enter(asked(FRANCE))
+    assert isinstance(lead, Lead)
+    for other in ({"tenant": "u"}, {"model": "n"}, {"tag": "news"}, {"scope": bytes(32)}, {"entry": bytes(32)}):
+        cache.invalidate(**other)
+    assert await lead.settle(answer("Paris"), ["geo"]) == ""
+    late = await turns.enter(asked("Who wrote Hamlet?"))
+    assert isinstance(late, Lead)
+    for _ in range(1001):  # more than it remembers
+        cache.invalidate(tenant="u")
+    assert "invalidated" in await late.settle(answer("Shakespeare"))
+
+
+def test_invalidation_by_scope_entry_tenant_and_tag(cache: SemanticCache) -> None:
+    for tenant, text in (("t", FRANCE), ("t", "Who wrote Hamlet?"), ("u", FRANCE)):
+        keep(cache, text, "answer", tenant=tenant)
+    hit = cache.lookup(asked(FRANCE))
+    assert isinstance(hit, Hit)
     assert cache.invalidate(tag="geo") == 0
+    assert cache.invalidate(entry=hit.entry.key, tenant="u") == 0
+    assert cache.invalidate(entry=hit.entry.key) == 1
+    assert cache.invalidate(scope=hit.entry.scope) == 1
     assert cache.invalidate(tenant="u", model="m") == 1
-    with pytest.raises(InvalidArgument, match="n is not 1"):
-        cache.invalidate(asked=asked("x", n=3))
 
 
-async def test_a_broken_store_costs_hits_not_answers(cache: SemanticCache, store: EntryStore) -> None:
+async def test_a_broken_store_costs_hits_not_answers(cache: SemanticCache, turns: Turns, store: EntryStore) -> None:
     async def generate() -> dict[str, Any]:
         return answer("Paris")
 
     store.close()
-    found, body = await cache.answer(asked(FRANCE), generate)
-    assert isinstance(found, Miss)
-    assert b"Paris" in body
+    assert await ask(turns, asked(FRANCE), generate) == ("led", "Paris")
     assert cache.counters.failures == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,7 @@ def opened(folder: Path, clock: Clock | None = None, embedder: str = "e", **limi
     return EntryStore(folder, DIMENSION, embedder, Limits(**limits), clock or Clock())  # type: ignore[arg-type]
 
 
-def fill(store: EntryStore, count: int, **put: float) -> None:
+def fill(store: EntryStore, count: int, **put: Any) -> None:
     for number in range(count):
         assert store.put(scope(f"q{number}"), b"answer %d" % number, vector(number), **put)
 
@@ -239,4 +240,51 @@ def test_threads_share_a_store(tmp_path: Path) -> None:
     assert store.count <= 200
     assert store.count == len(found(store, 300))
     assert len(store.nearest(scope("x").digest, vector(1), 500)) == store.count
+    store.close()
+
+
+def test_a_hit_at_once_waits_for_nobody_and_writes_nothing(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    fill(store, 1)
+    key = scope("q0").key
+    assert store.hit_at_once(key, lambda _: False) is None
+    found = store.hit_at_once(key, lambda entry: entry.text == "q0")
+    assert found is not None
+    assert found.answer == b"answer 0"
+    assert store.hit_at_once(b"unknown", lambda _: True) is None
+    busy, over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with store._lock:
+            busy.set()
+            over.wait(30)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert busy.wait(30)
+    assert store.hit_at_once(key, lambda _: True) is None
+    over.set()
+    thread.join(30)
+    assert store.hit_at_once(key, lambda _: True) is not None
+    store.close()
+    assert store.hit_at_once(key, lambda _: True) is None
+    again = opened(tmp_path)
+    assert again._db.execute("SELECT hits FROM entries").fetchone() == (2,)
+    again.close()
+
+
+def test_uses_are_written_a_thousand_at_a_time(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    fill(store, 1001)
+    entries = [store.find(scope(f"q{number}").key) for number in range(1001)]
+    for entry in entries[:999]:
+        assert entry is not None
+        store.use(entry)
+    assert store.hit_at_once(scope("q1000").key, lambda _: True) is None
+    assert store._db.execute("SELECT sum(hits) FROM entries").fetchone() == (0,)
+    last = entries[1000]
+    assert last is not None
+    store.use(last)
+    assert store._db.execute("SELECT sum(hits) FROM entries").fetchone() == (1000,)
+    assert store.hit_at_once(scope("q1000").key, lambda _: True) is not None
     store.close()

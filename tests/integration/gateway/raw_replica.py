@@ -52,6 +52,8 @@ async def raw_replica(
     state: str = "ready",
     application: str = "raw",
     cluster: str = "east",
+    revision: int = 1,
+    content: str = "",
 ) -> AsyncIterator[RawReplica]:
     """Listens and is in discovery as long as it is entered."""
     replica = RawReplica(name, answer)
@@ -68,8 +70,9 @@ async def raw_replica(
         cluster=cluster,
         models=[pb.ModelRecord(name=model)],
         generation=1,
-        revision=1,
+        revision=revision,
         state=state,
+        content=content,
     )
     registrar = Registrar(etcd, record)
     await registrar.start()

@@ -57,3 +57,11 @@ def test_the_import_leaves_no_files_behind(tmp_path: Path) -> None:
     found = python("import serving.cache.semantic_cache", tmp_path)
     assert found.returncode == 0, found.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_logging_of_the_process_stays_as_it_is(tmp_path: Path) -> None:
+    found = python(
+        "import logging\nimport serving.cache.gptcache_frame\nprint(logging.root.handlers, logging.root.level)",
+        tmp_path,
+    )
+    assert found.stdout.strip() == "[] 30", found.stderr

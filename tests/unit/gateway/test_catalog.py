@@ -7,7 +7,7 @@ import pytest
 from serving._proto import records_pb2 as pb
 from serving.errors import InvalidArgument, NotFound
 from serving.gateway.catalog import Catalog, ModelKey, is_ready
-from serving.types import PROTOCOL_KSERVE_GRPC, PROTOCOL_OPENAI_HTTP
+from serving.types import PROTOCOL_KSERVE_GRPC, PROTOCOL_OPENAI_HTTP, PROTOCOL_SEMANTIC_CACHE_HTTP
 
 
 def endpoint(
@@ -86,3 +86,40 @@ def test_whoever_may_not_ask_all_models() -> None:
         catalog.find("xyzz", lambda key: key.application == "two")
     assert "xyz`" not in unknown.value.message.replace("`xyzz`", "")
     assert "two/m" in unknown.value.message
+
+
+def cache(
+    *before: str, app: str = "app", namespace: str = "default", revision: int = 1, state: str = "ready"
+) -> pb.Endpoint:
+    return pb.Endpoint(
+        id=f"cache-r{revision}-0", address="127.0.0.1:2", state=state, protocol=PROTOCOL_SEMANTIC_CACHE_HTTP,
+        namespace=namespace, application=app, before=before, revision=revision,
+    )  # fmt: skip
+
+
+def test_a_cache_stands_before_the_models_of_its_application() -> None:
+    models = [endpoint("a", deployment="one"), endpoint("b", deployment="two"), endpoint("a", app="other")]
+    catalog = Catalog([*models, cache("one")])
+    assert [(str(offer.key), bool(offer.cache)) for offer in catalog.offers()] == [
+        ("default/app/a", True),
+        ("default/app/b", False),
+        ("default/other/a", False),
+    ]
+    assert all(offer.cache for offer in Catalog([*models[:2], cache()]).offers())
+    assert len(catalog.caches) == 1
+    assert Catalog([cache(namespace="x")], ["y"]).caches == ()
+
+
+def test_a_model_of_two_deployments_has_a_cache_that_stands_before_both() -> None:
+    both = [endpoint("a", deployment="one", id="1"), endpoint("a", deployment="two", id="2")]
+    assert Catalog([*both, cache("one")]).find("a").cache is None
+    assert Catalog([*both, cache("one", "two")]).find("a").cache is not None
+
+
+def test_the_newest_ready_cache_is_asked() -> None:
+    caches = [cache(revision=3), cache(revision=2), cache(revision=4, state="draining")]
+    catalog = Catalog([endpoint("a"), *caches])
+    found = catalog.find("a").cache
+    assert found is not None
+    assert found.revision == 3
+    assert len(catalog.caches) == 3

@@ -240,3 +240,15 @@ def test_shares_are_rounded_so_that_a_rollout_goes_on_and_serves(
     (found,) = goals(pb.Placement(stored=stored), (), {})
     assert (found.max_surge, found.max_unavailable, found.min_ready_s) == expected
     assert found.paused
+
+
+@pytest.mark.parametrize("rollout", [None, pb.Rollout(min_ready_s=5)])
+def test_a_semantic_cache_leaves_before_the_next_one_comes(rollout: pb.Rollout | None) -> None:
+    """Which takes over its folder."""
+    spec = pb.DeploymentSpec(
+        name="cache", replicas=pb.Replicas(min=1, max=1), semantic_cache=pb.SemanticCacheDeployment(), rollout=rollout
+    )
+    (found,) = goals(
+        pb.Placement(stored=pb.StoredSpec(spec=pb.ApplicationSpec(deployments=[spec]), revision=1)), (), {}
+    )
+    assert (found.max_surge, found.max_unavailable) == (0, 1)

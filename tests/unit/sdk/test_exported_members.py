@@ -57,6 +57,7 @@ PUBLIC = {
     "ScalingLoad",
     "Schedule",
     "Scheduling",
+    "SemanticCacheDeployment",
     "ServeDeployment",
     "Shadow",
     "SlowReplicas",

@@ -1,0 +1,24 @@
+"""One replica of a semantic cache: the life of its process.
+
+States as those of a Python replica; "loading" is the embedding model, and what was kept before.
+"""
+
+from __future__ import annotations
+
+import time
+
+from serving.cache.parts import CacheParts
+from serving.python_deployment.replica import Replica
+
+
+class CacheReplica(Replica):
+    """All methods may be called from any thread and answer at once, but for `stop`. Nothing raises."""
+
+    async def _become_ready(self) -> None:
+        self._begin_log()
+        began = time.monotonic()
+        self._step("loading")
+        parts = CacheParts(self._config, self._node_address)
+        self._stack = parts  # what it holds is released when the replica leaves, also when it does not come up
+        await parts.load(lambda what: self._step("loading", what))
+        await self._announce(parts, began)
