@@ -239,10 +239,10 @@ class GatewayApp:
         await wire.answer_bytes(200, await asyncio.to_thread(generate_latest, self._registry), CONTENT_TYPE_LATEST)
 
     async def _openapi(self, _call: _Call, wire: Wire) -> None:
-        await wire.answer(200, _described())
+        await wire.answer(200, _document())
 
     async def _docs(self, _call: _Call, wire: Wire) -> None:
-        await wire.answer_bytes(200, docs_page(_described()).encode(), "text/html; charset=utf-8")
+        await wire.answer_bytes(200, docs_page(_document()).encode(), "text/html; charset=utf-8")
 
     async def _models(self, call: _Call, wire: Wire) -> None:
         known = self._follower.catalog.offers()
@@ -264,7 +264,7 @@ class GatewayApp:
 
 
 @cache
-def _described() -> dict[str, Any]:
+def _document() -> dict[str, Any]:
     return document("OpenAI-compatible API of a mesh", VERSION, GATEWAY)
 
 

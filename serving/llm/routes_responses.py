@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from serving.llm.answers import AnswerHead
 from serving.llm.cost import add_usage_header, usage_comment
 from serving.llm.limits import Place
@@ -90,9 +92,14 @@ def _encoded(events: Iterable[ResponseEvent]) -> bytes:
 
 @contextmanager
 def _in_its_words() -> Iterator[None]:
-    """Errors name the fields of this protocol, not those of chats."""
+    """Errors name the fields of this protocol, not those of chats; what only a chat's request refuses is one, too."""
     try:
         yield
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = _FIELDS.get(str(first["loc"][0]), str(first["loc"][0]))
+        text = first["msg"].removeprefix("Value error, ")
+        raise InvalidRequest(f"`{field}`: {text}", param=field, error_code="invalid_value") from error
     except InvalidRequest as error:
         for chat, own in _FIELDS.items():
             if error.param == chat or (error.param or "").startswith(f"{chat}["):
