@@ -25,7 +25,7 @@ from tests.support.llm_serving import GatewayProcess
 MODEL, OTHER = "m1", "m2"
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 10}
 USAGE = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
-EARLY_S = 25.0
+EARLY_S = 45.0
 UNKNOWN = "mesh_" + "0" * 16 + "_" + "0" * 64
 Ask = Callable[..., Any]
 
