@@ -17,6 +17,7 @@ _log = logging.getLogger("keeper.service")
 T = TypeVar("T")
 
 MAX_CALL_S = 30.0
+STALE_METADATA = "mesh-stale-s"  # trailing metadata of answers from memory: seconds since the store last answered
 _STATUS = {code.value[0]: code for code in grpc.StatusCode}
 
 Context = grpc.aio.ServicerContext
@@ -48,3 +49,9 @@ async def abort(context: Context[Any, Any], error: MeshError) -> NoReturn:
     code = error.code if error.code is not Code.OK else Code.INTERNAL
     await context.abort(_STATUS[int(code)], error.message)
     raise error
+
+
+def mark_stale(context: Context[Any, Any], stale_s: float) -> None:
+    """Says of an answer for how long what it tells has been stale; nothing where it is not (0.0)."""
+    if stale_s > 0:
+        context.set_trailing_metadata(((STALE_METADATA, f"{stale_s:.3f}"),))

@@ -8,6 +8,7 @@ import os
 import socket
 import uuid
 
+from keeper.api_keys import ApiKeys
 from keeper.applications import Applications
 from keeper.changes import Note
 from keeper.config import KeeperConfig
@@ -16,6 +17,8 @@ from keeper.mirror import Mirror
 from keeper.page import KeeperCollector, Page
 from keeper.reconciler import Reconciler
 from keeper.restorer import Restorer
+from keeper.routes import Routes
+from keeper.routes_service import RoutesService
 from keeper.server import Server
 from keeper.service import KeeperService
 from keeper.watchers import Watchers
@@ -47,7 +50,10 @@ class Keeper:
         self._restorer = Restorer(self._client, self.mirror, clock, self.events, self.id)
         applications = Applications(self._client, self.mirror, self._reconciler.world, clock)
         watchers = Watchers(self.mirror, lambda: self._reconciler.world().liveness_by_name(), config.max_watchers)
-        self._server = Server(config, KeeperService(applications, watchers, self.mirror, clock))
+        self._keys = ApiKeys(self._client, clock)
+        self._routes = Routes(self._client, clock)
+        service = KeeperService(applications, watchers, self.mirror, clock, self._keys)
+        self._server = Server(config, service, RoutesService(self._routes))
         self._page: Page | None = None
         self._election: Election | None = None
         self.leads = False
@@ -81,7 +87,9 @@ class Keeper:
                 ("clock", self.mirror.run_clock()),
                 ("verifier", self.mirror.run_verifier()),
                 ("restorer", self._restorer.run()),
+                ("routes", self._routes.run()),
                 ("election", self._stand()),
+                ("keys", self._keys.run()),
             )
         ]
         try:

@@ -10,9 +10,11 @@ import grpc
 
 from keeper.config import KeeperConfig
 from keeper.health import Health
+from keeper.routes_service import RoutesService
 from keeper.service import KeeperService
 from serving._proto import keeper_pb2 as api
 from serving._proto import keeper_pb2_grpc as rpc
+from serving._proto import routes_pb2_grpc as routes_rpc
 from serving.config import TlsConfig
 from serving.errors import FailedPrecondition, InvalidArgument
 
@@ -23,9 +25,10 @@ _SERVICE = api.DESCRIPTOR.services_by_name["Keeper"].full_name
 class Server:
     """Listens from `start` on; `address` is what clients are told."""
 
-    def __init__(self, config: KeeperConfig, service: KeeperService) -> None:
+    def __init__(self, config: KeeperConfig, service: KeeperService, routes: RoutesService) -> None:
         self._config = config
         self._service = service
+        self._routes = routes
         self._server: grpc.aio.Server | None = None
         self._health: Health | None = None
         self.address = ""
@@ -43,6 +46,7 @@ class Server:
         )
         self._health = Health(_SERVICE)
         rpc.add_KeeperServicer_to_server(self._service, server)  # type: ignore[no-untyped-call]
+        routes_rpc.add_RoutesServicer_to_server(self._routes, server)  # type: ignore[no-untyped-call]
         server.add_generic_rpc_handlers((self._health.handler(),))
         port = self._bind(server)
         await server.start()

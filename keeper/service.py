@@ -9,7 +9,8 @@ from contextlib import aclosing
 from typing import Any, TypeVar
 
 from keeper import views
-from keeper.answers import Context, abort, answer, as_mesh_error
+from keeper.answers import Context, abort, answer, as_mesh_error, mark_stale
+from keeper.api_keys import ApiKeys
 from keeper.applications import Applications, app_key
 from keeper.mirror import Mirror
 from keeper.watchers import Watchers
@@ -21,17 +22,18 @@ from serving.timeouts import wait_for
 
 T = TypeVar("T")
 
-STALE_METADATA = "mesh-stale-s"  # trailing metadata of answers from memory: seconds since the store last answered
-
 
 class KeeperService(rpc.KeeperServicer):
     """Every live keeper answers; only the leader decides."""
 
-    def __init__(self, applications: Applications, watchers: Watchers, mirror: Mirror, clock: Clock) -> None:
+    def __init__(
+        self, applications: Applications, watchers: Watchers, mirror: Mirror, clock: Clock, api_keys: ApiKeys
+    ) -> None:
         self._applications = applications
         self._watchers = watchers
         self._mirror = mirror
         self._clock = clock
+        self._api_keys = api_keys
 
     async def Deploy(self, request: api.DeployRequest, context: Context[Any, Any]) -> api.DeployResponse:
         return await self._answer(context, "Deploy", lambda: self._applications.deploy(request))
@@ -55,7 +57,7 @@ class KeeperService(rpc.KeeperServicer):
     async def GetApplication(self, request: api.ApplicationName, context: Context[Any, Any]) -> api.ApplicationView:
         async def work() -> api.ApplicationView:
             view, stale_s = await self._applications.get(app_key(request.namespace, request.name))
-            _mark_stale(context, stale_s)
+            mark_stale(context, stale_s)
             return view
 
         return await self._answer(context, "GetApplication", work)
@@ -65,7 +67,7 @@ class KeeperService(rpc.KeeperServicer):
     ) -> api.ListApplicationsResponse:
         async def work() -> api.ListApplicationsResponse:
             found, stale_s = await self._applications.list(request.namespace)
-            _mark_stale(context, stale_s)
+            mark_stale(context, stale_s)
             return api.ListApplicationsResponse(applications=found)
 
         return await self._answer(context, "ListApplications", work)
@@ -90,10 +92,25 @@ class KeeperService(rpc.KeeperServicer):
     async def ListClusters(self, _: api.ListClustersRequest, context: Context[Any, Any]) -> api.ListClustersResponse:
         async def work() -> api.ListClustersResponse:
             await self._synced()
-            _mark_stale(context, self._mirror.stale_for_s)
+            mark_stale(context, self._mirror.stale_for_s)
             return views.clusters(self._mirror.picture, self._mirror.book, self._clock.now())
 
         return await self._answer(context, "ListClusters", work)
+
+    async def CreateKey(self, request: api.CreateKeyRequest, context: Context[Any, Any]) -> api.KeyView:
+        return await self._answer(context, "CreateKey", lambda: self._api_keys.create(request))
+
+    async def GetKey(self, request: api.KeyId, context: Context[Any, Any]) -> api.KeyView:
+        return await self._answer(context, "GetKey", lambda: self._api_keys.get(request))
+
+    async def ListKeys(self, request: api.ListKeysRequest, context: Context[Any, Any]) -> api.ListKeysResponse:
+        return await self._answer(context, "ListKeys", lambda: self._api_keys.list(request))
+
+    async def UpdateKey(self, request: api.UpdateKeyRequest, context: Context[Any, Any]) -> api.KeyView:
+        return await self._answer(context, "UpdateKey", lambda: self._api_keys.update(request))
+
+    async def DeleteKey(self, request: api.KeyId, context: Context[Any, Any]) -> api.DeleteKeyResponse:
+        return await self._answer(context, "DeleteKey", lambda: self._api_keys.delete(request))
 
     async def WatchApplications(
         self, request: api.WatchApplicationsRequest, context: Context[Any, Any]
@@ -116,8 +133,3 @@ class KeeperService(rpc.KeeperServicer):
             await wait_for(self._mirror.synced.wait(), 5.0)
         except asyncio.TimeoutError:
             raise Unavailable(f"this keeper has not read the store yet: {self._mirror.stale_reason}") from None
-
-
-def _mark_stale(context: Context[Any, Any], stale_s: float) -> None:
-    if stale_s > 0:
-        context.set_trailing_metadata(((STALE_METADATA, f"{stale_s:.3f}"),))

@@ -12,7 +12,7 @@ from pathlib import Path
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent.parent
-PROTOS = ("etcd", "records", "keeper")
+PROTOS = ("etcd", "records", "keeper", "routes")
 
 
 def generate(root: Path) -> int:

@@ -29,3 +29,11 @@ DEFAULT_MESH: Final = "mesh"
 def is_name(text: str) -> bool:
     """True for a valid name of a namespace, application, deployment, cluster or endpoint."""
     return NAME_PATTERN.fullmatch(text) is not None
+
+
+def split_model_name(full: str) -> tuple[str, str, str] | None:
+    """`namespace/application/model` in its three parts, of which the last may hold slashes; None for anything else."""
+    parts = full.split("/", 2)
+    if len(parts) != 3 or not (is_name(parts[0]) and is_name(parts[1]) and parts[2]):
+        return None
+    return parts[0], parts[1], parts[2]

@@ -76,6 +76,7 @@ std::string EndpointJson(const ReplicaConfig& config, const ReplicaView& view, c
   return mesh::json::Dump({{"id", config.id},
                            {"address", view.address},
                            {"protocol", "kserve-grpc"},
+                           {"rest", true},
                            {"role", "direct"},
                            {"namespace", config.name_space},
                            {"application", config.application},

@@ -12,6 +12,7 @@ namespace {
 using nlohmann::json;
 
 constexpr char kProtocol[] = "kserve-grpc";
+constexpr char kDirect[] = "direct";
 
 Status Lost(std::string_view key, const std::string& what) { return {Code::kDataLoss, std::string(key) + ": " + what}; }
 
@@ -44,10 +45,12 @@ Status Check(const Application& application, std::string_view key, const Endpoin
     return Lost(key, "its state '" + state + "' is neither 'ready' nor 'draining'");
   }
   mesh::json::Fields in(record);
-  const Application owner{in.Text("namespace"), in.Text("application")};
+  const Application& owner = endpoint.owner;
   const std::string expected = EndpointPrefix(owner, endpoint.role) + endpoint.deployment + '/' + endpoint.id;
-  if (owner.name_space != application.name_space || owner.name != application.name || key != expected) {
-    return Lost(key, "it says that it belongs to " + expected);
+  const bool others = application.is_one() && owner.Full() != application.Full();
+  if (!owner.is_one() || others || key != expected) return Lost(key, "it says that it belongs to " + expected);
+  if (!application.is_one() && endpoint.role != kDirect) {
+    return {Code::kUnimplemented, std::string(key) + ": a " + endpoint.role + " is not asked from the edge"};
   }
   const std::string protocol = in.Text("protocol");
   if (!protocol.empty() && protocol != kProtocol) {
@@ -68,7 +71,10 @@ bool Endpoint::Offers(std::string_view model, std::string_view version) const {
 }
 
 std::string EndpointPrefix(const Application& application, std::string_view role) {
-  return "/mesh/v1/endpoints/" + application.name_space + '/' + application.name + '/' + std::string(role) + '/';
+  const std::string all = "/mesh/v1/endpoints/";
+  if (application.name_space.empty()) return all;
+  if (!application.is_one()) return all + application.name_space + '/';
+  return all + application.Full() + '/' + std::string(role) + '/';
 }
 
 Result<Endpoint> ParseEndpoint(const Application& application, std::string_view key, std::string_view value) {
@@ -77,6 +83,7 @@ Result<Endpoint> ParseEndpoint(const Application& application, std::string_view 
   const json& record = parsed.value();
   mesh::json::Fields in(record);
   Endpoint endpoint;
+  endpoint.owner = {in.Text("namespace"), in.Text("application")};
   endpoint.id = in.Text("id");
   endpoint.address = in.Text("address");
   endpoint.role = in.Text("role");

@@ -16,7 +16,17 @@ struct EndpointModel {
   std::vector<std::string> versions;  // empty: not said, any
 };
 
+// Whose endpoints are followed. Without a name: those of all applications, of the namespace where it is named.
+struct Application {
+  std::string name_space;
+  std::string name;
+
+  [[nodiscard]] bool is_one() const { return !name.empty(); }
+  [[nodiscard]] std::string Full() const { return name_space + '/' + name; }
+};
+
 struct Endpoint {
+  Application owner;
   std::string id;
   std::string address;  // host:port
   std::string role;
@@ -33,13 +43,7 @@ struct Endpoint {
   [[nodiscard]] bool Offers(std::string_view model, std::string_view version) const;
 };
 
-// Whose endpoints are followed.
-struct Application {
-  std::string name_space;
-  std::string name;
-};
-
-// The prefix of the keys of the application's endpoints of that role.
+// The prefix of the keys of the application's endpoints of that role; for all applications, of all roles.
 std::string EndpointPrefix(const Application& application, std::string_view role);
 
 // Reads the record at `key`. DATA_LOSS when it is no such record, is not what its key says, or cannot be called;

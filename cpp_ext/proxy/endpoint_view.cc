@@ -111,15 +111,16 @@ std::vector<Endpoint> EndpointView::Current() const {
   for (const auto& [key, carried] : carried_) {
     if (carried.entry.endpoint) shown[key] = &*carried.entry.endpoint;
   }
-  std::map<std::string, std::int64_t> newest;  // by deployment, as all are of one role
+  const auto group = [](const Endpoint& one) { return one.owner.Full() + '/' + one.deployment; };  // all of one role
+  std::map<std::string, std::int64_t> newest;
   for (const auto& [key, endpoint] : shown) {
     if (!endpoint->ready) continue;
-    std::int64_t& generation = newest[endpoint->deployment];
+    std::int64_t& generation = newest[group(*endpoint)];
     generation = std::max(generation, endpoint->generation);
   }
   std::vector<Endpoint> current;
   for (const auto& [key, endpoint] : shown) {
-    const auto known = newest.find(endpoint->deployment);
+    const auto known = newest.find(group(*endpoint));
     if (known == newest.end() || endpoint->generation >= known->second) current.push_back(*endpoint);
   }
   return current;

@@ -20,7 +20,7 @@ class ForwardedCall::Attempt final : public RunningCall, public std::enable_shar
   Attempt(std::shared_ptr<ForwardedCall> owner, std::shared_ptr<Peer> peer, double now)
       : owner_(std::move(owner)), peer_(peer), slot_(std::make_unique<Slot>(std::move(peer), this, now)) {}
 
-  void Send(const std::string& path, const rpc::Slice& request, rpc::CallOptions options) {
+  void Send(const std::string& path, rpc::Message message, rpc::CallOptions options) {
     rpc::StreamCallbacks callbacks;
     callbacks.on_message = [self = shared_from_this()](rpc::Slice message) {
       self->answer_ = std::move(message);
@@ -29,8 +29,6 @@ class ForwardedCall::Attempt final : public RunningCall, public std::enable_shar
     callbacks.on_done = [self = shared_from_this()](Status status, rpc::Metadata trailers) {
       self->Done(std::move(status), std::move(trailers));
     };
-    rpc::Message message;
-    message.Append(request);
     upstream_ = peer_->channel->Ask(path, std::move(message), std::move(options), std::move(callbacks));
   }
 
@@ -98,7 +96,7 @@ void ForwardedCall::RunAt(std::shared_ptr<Peer> peer) {
   ArmHedge();
   const auto attempt = std::make_shared<Attempt>(shared_from_this(), std::move(peer), core_.now());
   running_.push_back(attempt);
-  attempt->Send(path_, request_, PassOn(*call_, core_.loop->now()));
+  attempt->Send(path_, WithName(head_, request_), PassOn(*call_, core_.loop->now()));
   if (!head_.shadow.empty() && attempts_ == 1) SendCopy(core_, head_, *call_, request_);
 }
 

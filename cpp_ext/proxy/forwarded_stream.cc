@@ -23,7 +23,7 @@ rpc::Message MessageOf(rpc::Slice bytes) {
 ForwardedStream::ForwardedStream(Core& core, std::shared_ptr<rpc::ServerCall> call)
     : Seeker(core), call_(std::move(call)), began_(core.loop->now()) {}
 
-void ForwardedStream::Start() {
+void ForwardedStream::Start(std::optional<rpc::Slice> first) {
   call_->OnCancel([weak = weak_from_this()] {
     if (const std::shared_ptr<ForwardedStream> self = weak.lock()) self->ClientGone();
   });
@@ -35,6 +35,7 @@ void ForwardedStream::Start() {
   });
   call_->OnMessage(
       [self = shared_from_this()](std::optional<rpc::Slice> message) { self->FromClient(std::move(message)); });
+  if (first) FromClient(std::move(first));
 }
 
 // --------------------------------------------------------------------------------------------------- from the client
@@ -49,6 +50,10 @@ void ForwardedStream::FromClient(std::optional<rpc::Slice> message) {
   }
   RequestHead head;
   if (Status bad = ReadInferHead(message->view(), &head); !bad.ok()) return Finish(std::move(bad), {});
+  if (core_.own_name != nullptr) {
+    if (std::string own = core_.own_name(head.model); own != head.model) head.Rename(std::move(own));
+    if (!head.renaming.empty()) message = rpc::Slice::Own(WithName(head, *message).Flatten());
+  }
   if (chosen_) {
     if (upstream_ != nullptr) NoteSequence(head);
     return Pass(std::move(*message));

@@ -19,7 +19,8 @@ class ForwardedStream final : public Seeker, public RunningCall, public std::ena
  public:
   ForwardedStream(Core& core, std::shared_ptr<rpc::ServerCall> call);
 
-  void Start();
+  // `first` was read already; none: nothing was.
+  void Start(std::optional<rpc::Slice> first = std::nullopt);
   void PeerHangs() override;
 
  private:

@@ -12,10 +12,13 @@
 #include "common/log.h"
 #include "common/metrics.h"
 #include "http/metrics_page.h"
+#include "proxy/applications.h"
 #include "proxy/core.h"
+#include "proxy/edge.h"
 #include "proxy/endpoint_follower.h"
 #include "proxy/health.h"
 #include "proxy/service.h"
+#include "proxy/traffic_book.h"
 #include "proxy/traffic_follower.h"
 #include "registry/registrar.h"
 #include "rpc/health.h"
@@ -70,14 +73,17 @@ class Proxy::Impl {
       : config_(std::move(config)),
         server_(ServerOptionsOf(config_)),
         core_(metrics_, config_.policy),
-        service_(core_) {}
+        one_(core_),
+        edge_(metrics_, config_.policy, [this](Core* core) { Equip(core); }),
+        service_(config_.edge ? static_cast<Applications&>(edge_) : one_) {}
 
   Status Start() {
     if (Status status = log::Configure(config_.log); !status.ok()) return status;
     if (Status status = server_.Prepare(); !status.ok()) return status;
-    MakeRouter();
+    core_.loop = server_.loop();
+    if (!config_.edge) MakeRouter();
     if (Status status = AddServices(); !status.ok()) return status;
-    core_.loop->Post([this] { health_->Start(); });
+    if (!config_.edge) core_.loop->Post([this] { health_->Start(); });
     if (Status status = server_.Start(); !status.ok()) return status;
     metrics_server_ = http::NewMetricsServer(config_.listening.host, [this] { return MetricsText(); });
     if (Status status = metrics_server_->Start(); !status.ok()) return status;
@@ -110,12 +116,14 @@ class Proxy::Impl {
     stop_began_.notify_all();
     if (registrar_ != nullptr) registrar_->Withdraw();
     if (traffic_follower_ != nullptr) traffic_follower_->Stop();  // which starts the other one
+    if (traffic_book_ != nullptr) traffic_book_->Stop();          // as does this one
     if (follower_ != nullptr) follower_->Stop();
-    if (core_.loop != nullptr) core_.loop->PostAndWait([this] { health_->Stop(); });
+    if (core_.loop != nullptr) core_.loop->PostAndWait([this] { StopHealth(); });
     if (metrics_server_ != nullptr) metrics_server_->Stop();
     server_metrics_.reset();
     server_.Stop();
     if (core_.router != nullptr) core_.router->Close();
+    edge_.Close();
     phase_.store(Phase::kDrained);
   }
 
@@ -155,9 +163,20 @@ class Proxy::Impl {
   }
 
   void MakeRouter() {
-    core_.application = config_.application.name_space + '/' + config_.application.name;
-    core_.hold_s = config_.hold_s;
-    core_.loop = server_.loop();
+    core_.application = config_.application.Full();
+    Equip(&core_);
+    health_ = std::make_unique<Health>(*core_.router, *core_.loop);
+  }
+
+  void StopHealth() {
+    if (health_ != nullptr) health_->Stop();
+    edge_.Stop();
+  }
+
+  // What the core of an application needs of the process.
+  void Equip(Core* core) {
+    core->hold_s = config_.hold_s;
+    core->loop = core_.loop;
     const auto connect = [this](const Endpoint& endpoint) {
       rpc::ChannelOptions options;
       if (endpoint.tls) options.tls = config_.endpoint_tls.value_or(rpc::TlsOptions());
@@ -166,18 +185,18 @@ class Proxy::Impl {
       options.max_backoff = kReconnectAtMost;
       return rpc::Channel::Create(endpoint.address, std::move(options), core_.loop);
     };
-    core_.router = std::make_unique<Router>(
+    core->router = std::make_unique<Router>(
         config_.policy, connect,
         [this](const Endpoint& endpoint) {
           if (follower_ != nullptr) follower_->Refused(endpoint);
         },
         [this] { Changed(); });
-    health_ = std::make_unique<Health>(*core_.router, *core_.loop);
   }
 
   // Requests that wait may find a peer now.
   void Changed() {
     core_.loop->Post([this] {
+      if (config_.edge) return edge_.Changed();
       for (const auto& paused : std::exchange(core_.pausing, {})) paused->TryAgain();
       core_.waiting.Serve();
     });
@@ -196,7 +215,21 @@ class Proxy::Impl {
     return {};
   }
 
+  void FollowAll() {
+    follower_ = std::make_unique<EndpointFollower>(
+        config_.etcd, config_.application, core_.loop,
+        [this](const std::vector<Endpoint>& endpoints) { edge_.SetEndpoints(endpoints, core_.now()); });
+    TrafficBook::Told told;
+    told.changed = [this](const std::string& application, const routing::TrafficRecord& record) {
+      edge_.SetTraffic(application, record);
+    };
+    told.listed = [this] { follower_->Start(); };  // as for one application: not before the splits are known
+    traffic_book_ = std::make_unique<TrafficBook>(config_.etcd, config_.application.name_space, core_.loop, told);
+    traffic_book_->Start();
+  }
+
   void FollowAndRegister() {
+    if (config_.edge) return FollowAll();
     const auto take = [this](const std::vector<Endpoint>& endpoints) {
       core_.router->SetEndpoints(endpoints, core_.now());
     };
@@ -230,14 +263,14 @@ class Proxy::Impl {
   // On the metrics server's thread: the numbers are the loop's.
   Result<std::string> MetricsText() {
     core_.loop->PostAndWait([this] {
-      core_.metrics.waiting.Set(static_cast<double>(core_.waiting.size()));
-      core_.metrics.in_flight.Set(static_cast<double>(core_.router->running()));
-      core_.metrics.endpoints_ready.Set(static_cast<double>(core_.router->ready()));
-      core_.metrics.endpoints_draining.Set(static_cast<double>(core_.router->draining()));
-      core_.metrics.endpoints_ejected.Set(static_cast<double>(core_.router->ejected()));
-      const RouterCounts& counts = core_.router->counts();
-      core_.metrics.ejections.Add(counts.ejections - core_.metrics.ejections.value());
-      core_.metrics.restored.Add(counts.restored - core_.metrics.restored.value());
+      const Totals totals = config_.edge ? edge_.Sum() : TotalsOf(core_);
+      core_.metrics.waiting.Set(static_cast<double>(totals.waiting));
+      core_.metrics.in_flight.Set(static_cast<double>(totals.running));
+      core_.metrics.endpoints_ready.Set(static_cast<double>(totals.ready));
+      core_.metrics.endpoints_draining.Set(static_cast<double>(totals.draining));
+      core_.metrics.endpoints_ejected.Set(static_cast<double>(totals.ejected));
+      core_.metrics.ejections.Add(totals.counts.ejections - core_.metrics.ejections.value());
+      core_.metrics.restored.Add(totals.counts.restored - core_.metrics.restored.value());
     });
     return metrics_.Text();
   }
@@ -245,7 +278,9 @@ class Proxy::Impl {
   const ProxyConfig config_;
   metrics::Registry metrics_;
   rpc::Server server_;
-  Core core_;
+  Core core_;  // of the one application; at the edge only its loop and metrics are used
+  OneApplication one_;
+  Edge edge_;
   Service service_;
   rpc::HealthService grpc_health_;
   std::unique_ptr<rpc::ReflectionService> reflection_;
@@ -253,6 +288,7 @@ class Proxy::Impl {
   std::unique_ptr<Health> health_;
   std::unique_ptr<EndpointFollower> follower_;
   std::unique_ptr<TrafficFollower> traffic_follower_;
+  std::unique_ptr<TrafficBook> traffic_book_;
   std::unique_ptr<registry::Registrar> registrar_;
   std::unique_ptr<rpc::Server> metrics_server_;
   std::atomic<Phase> phase_{Phase::kServing};

@@ -25,6 +25,19 @@ void ReadPolicy(json::Fields& in, ProxyConfig* config) {
   }
 }
 
+void ReadApplication(json::Fields& in, ProxyConfig* config) {
+  config->edge = in.Flag("edge");
+  if (config->edge) {
+    config->application.name_space = in.Text("namespace").empty() ? "" : registry::ReadName(in, "namespace");
+    for (const char* field : {"application", "deployment"}) {
+      if (!in.Text(field).empty()) in.Note({Code::kInvalidArgument, std::string("field '") + field + "' is not for an edge"});
+    }
+    return;
+  }
+  config->application = {registry::ReadName(in, "namespace"), registry::ReadName(in, "application")};
+  config->deployment = registry::ReadName(in, "deployment");
+}
+
 void ReadUpstream(json::Fields& in, ProxyConfig* config) {
   config->endpoints = in.Texts("endpoints");
   for (const std::string& address : config->endpoints) {
@@ -50,8 +63,7 @@ Result<ProxyConfig> ParseProxyConfig(std::string_view text, const std::string& n
   json::Fields in(parsed.value());
   ProxyConfig config;
   config.id = registry::ReadName(in, "id");
-  config.application = {registry::ReadName(in, "namespace"), registry::ReadName(in, "application")};
-  config.deployment = registry::ReadName(in, "deployment");
+  ReadApplication(in, &config);
   config.cluster = in.Text("cluster");
   config.generation = in.Int("generation");
   config.revision = in.Int("revision");
@@ -68,6 +80,9 @@ Result<ProxyConfig> ParseProxyConfig(std::string_view text, const std::string& n
                                       {"proxy", config.id},
                                       {"generation", std::to_string(config.generation)}});
   if (!in.status().ok()) return in.status();
+  if (config.edge && !config.endpoints.empty()) {
+    return Status(Code::kInvalidArgument, "field 'endpoints' is not for an edge: it follows etcd");
+  }
   if (config.etcd.endpoints.empty() && config.endpoints.empty()) {
     return Status(Code::kInvalidArgument, "one of the fields 'etcd.endpoints' and 'endpoints' is needed");
   }

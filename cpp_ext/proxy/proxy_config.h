@@ -22,6 +22,7 @@ namespace mesh::proxy {
 struct ProxyConfig {
   std::string id;
   Application application;
+  bool edge = false;  // for all applications, or those of a namespace: `application` has no name
   std::string deployment;
   std::string cluster;
   std::int64_t generation = 0;

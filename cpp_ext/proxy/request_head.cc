@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <protozero/pbf_reader.hpp>
+#include <protozero/pbf_writer.hpp>
 #include <utility>
 
 #include "common/protobuf.h"
@@ -97,6 +98,19 @@ std::string RequestHead::target() const {
   std::string name = deployment + '\0' + model + '\0' + version;
   for (const auto& [split, side] : sides) name.append(1, '\0').append(split).append(1, '\0').append(side);
   return name;
+}
+
+void RequestHead::Rename(std::string own) {
+  model = std::move(own);
+  renaming.clear();
+  protozero::pbf_writer(renaming).add_string(kModelName, model);
+}
+
+rpc::Message WithName(const RequestHead& head, const rpc::Slice& request) {
+  rpc::Message message;
+  message.Append(request);
+  message.Append(head.renaming);
+  return message;
 }
 
 Status ReadInferHead(std::string_view request, RequestHead* head) {

@@ -6,6 +6,7 @@
 
 #include "common/status.h"
 #include "routing/traffic.h"
+#include "rpc/message.h"
 #include "rpc/server.h"
 
 namespace mesh::proxy {
@@ -13,6 +14,7 @@ namespace mesh::proxy {
 // Metadata that a client may send to a proxy.
 inline constexpr char kDeploymentKey[] = "mesh-deployment";  // only endpoints of this deployment are asked
 inline constexpr char kRetryKey[] = "mesh-retry";            // "never": not executed a second time
+inline constexpr char kApplicationKey[] = "mesh-application";  // at the edge: "namespace/application"
 // "1": this is a copy, whose answer is dropped; it is not copied again.
 inline constexpr char kShadowKey[] = "mesh-shadow";
 
@@ -28,6 +30,7 @@ struct RequestHead {
   bool sided = false;    // `sides` were chosen
   routing::Sides sides;  // of traffic splits, for all that is done with the request
   std::string shadow;    // the deployment that gets a copy; empty: none
+  std::string renaming;  // bytes that follow the request's own, which name the model anew; empty: none
 
   // Of a running sequence: only the endpoint that has its state can answer.
   [[nodiscard]] bool pinned() const { return !sequence.empty() && !sequence_start; }
@@ -35,7 +38,14 @@ struct RequestHead {
   [[nodiscard]] std::string target() const;
   // By which proxies agree about a sequence; empty: not of one.
   [[nodiscard]] std::string sequence_name() const { return sequence.empty() ? sequence : model + '\0' + sequence; }
+
+  // The model has this name at its endpoints. Of a field that is not repeated the last one counts, and in all requests
+  // that name a model this is field 1: so the message need not be written anew.
+  void Rename(std::string own);
 };
+
+// The request as it is sent: with the model's other name behind it, where it has one.
+rpc::Message WithName(const RequestHead& head, const rpc::Slice& request);
 
 // Of inference.ModelInferRequest. INTERNAL, as every gRPC server says it, for bytes that are no such message.
 Status ReadInferHead(std::string_view request, RequestHead* head);

@@ -38,38 +38,53 @@ Status NoHead(std::string_view /*request*/, RequestHead* /*head*/) { return {}; 
 
 }  // namespace
 
-Status Service::Read(const rpc::ServerCall& call, const rpc::Slice& request, ReadHead read, RequestHead* head) {
+Result<Core*> Service::Read(const rpc::ServerCall& call, const rpc::Slice& request, ReadHead read, RequestHead* head) {
   if (Status bad = read(request.view(), head); !bad.ok()) return bad;
-  ReadMetadataHead(call.metadata(), core_.router->policy().hash_key, head);
-  return {};
+  ReadMetadataHead(call.metadata(), applications_.policy().hash_key, head);
+  return applications_.Of(call.metadata(), head);
 }
 
 void Service::Forward(const std::shared_ptr<rpc::ServerCall>& call, rpc::Slice request, ReadHead read) {
   if (draining_.load(std::memory_order_relaxed)) return call->Finish(Draining());
   RequestHead head;
-  if (Status bad = Read(*call, request, read, &head); !bad.ok()) return call->Finish(std::move(bad));
-  if (read == ReadInferHead && !core_.router->traffic().empty()) ChooseShadow(core_, call->metadata(), &head);
-  std::make_shared<ForwardedCall>(core_, call, std::move(request), std::move(head))->Start();
+  const Result<Core*> found = Read(*call, request, read, &head);
+  if (!found.ok()) return call->Finish(found.status());
+  Core& core = *found.value();
+  if (read == ReadInferHead && !core.router->traffic().empty()) ChooseShadow(core, call->metadata(), &head);
+  std::make_shared<ForwardedCall>(core, call, std::move(request), std::move(head))->Start();
 }
 
 void Service::ForwardStream(const std::shared_ptr<rpc::ServerCall>& call) {
   if (draining_.load(std::memory_order_relaxed)) return call->Finish(Draining());
-  std::make_shared<ForwardedStream>(core_, call)->Start();
+  if (Core* only = applications_.only(); only != nullptr) return std::make_shared<ForwardedStream>(*only, call)->Start();
+  call->OnMessage([this, call](std::optional<rpc::Slice> first) { OpenStream(call, std::move(first)); });
+}
+
+// At the edge the first request says which application the stream is for.
+void Service::OpenStream(const std::shared_ptr<rpc::ServerCall>& call, std::optional<rpc::Slice> first) {
+  if (!first) return call->Finish(Status());  // it asked nothing
+  RequestHead head;
+  const Result<Core*> found = Read(*call, *first, ReadInferHead, &head);
+  if (!found.ok()) return call->Finish(found.status());
+  std::make_shared<ForwardedStream>(*found.value(), call)->Start(std::move(first));
 }
 
 void Service::Ready(const std::shared_ptr<rpc::ServerCall>& call) {
-  call->Reply(Flag(!draining_.load(std::memory_order_relaxed) && core_.router->has_working()));
+  call->Reply(Flag(!draining_.load(std::memory_order_relaxed) && applications_.has_working()));
 }
 
 void Service::ModelReady(const std::shared_ptr<rpc::ServerCall>& call, rpc::Slice request) {
   if (draining_.load(std::memory_order_relaxed)) return call->Finish(Draining());
   RequestHead head;
-  if (Status bad = Read(*call, request, ReadModelHead, &head); !bad.ok()) return call->Finish(std::move(bad));
-  ChooseSides(core_, call->metadata(), &head);
-  const Lack lack = core_.router->Choose(head, {}, core_.now()).lack;
+  const Result<Core*> found = Read(*call, request, ReadModelHead, &head);
+  if (!found.ok() && found.status().code() == Code::kNotFound) return call->Reply(Flag(false));
+  if (!found.ok()) return call->Finish(found.status());
+  Core& core = *found.value();
+  ChooseSides(core, call->metadata(), &head);
+  const Lack lack = core.router->Choose(head, {}, core.now()).lack;
   const bool nobody = lack == Lack::kModel || lack == Lack::kPeers || lack == Lack::kSide;
   if (nobody) return call->Reply(Flag(false));  // as a server says it
-  std::make_shared<ForwardedCall>(core_, call, std::move(request), std::move(head))->Start();
+  std::make_shared<ForwardedCall>(core, call, std::move(request), std::move(head))->Start();
 }
 
 void Service::Register(rpc::Server& server) {
@@ -87,11 +102,15 @@ void Service::Register(rpc::Server& server) {
       Forward(call, std::move(request), ReadModelHead);
     });
   }
-  for (const char* method : {"ServerMetadata", "RepositoryIndex"}) {
-    server.AddUnary(path(method), [this](const std::shared_ptr<rpc::ServerCall>& call, rpc::Slice request) {
-      Forward(call, std::move(request), NoHead);
-    });
-  }
+  server.AddUnary(path("ServerMetadata"), [this](const std::shared_ptr<rpc::ServerCall>& call, rpc::Slice request) {
+    Forward(call, std::move(request), NoHead);
+  });
+  server.AddUnary(path("RepositoryIndex"), [this](const std::shared_ptr<rpc::ServerCall>& call, rpc::Slice request) {
+    if (const std::optional<std::string> known = applications_.Index(call->metadata())) {
+      return call->Reply(rpc::Message(*known));
+    }
+    Forward(call, std::move(request), NoHead);
+  });
   for (const char* method : kOfOneProcess) {
     server.AddUnary(path(method), [method](const auto& call, const rpc::Slice&) {
       call->Finish({Code::kUnimplemented,

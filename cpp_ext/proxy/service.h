@@ -3,8 +3,10 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <string>
 
+#include "proxy/applications.h"
 #include "proxy/core.h"
 #include "rpc/server.h"
 
@@ -13,7 +15,7 @@ namespace mesh::proxy {
 class Service {
  public:
   // Both must live until the server has stopped.
-  explicit Service(Core& core) : core_(core) {}
+  explicit Service(Applications& applications) : applications_(applications) {}
 
   void Register(rpc::Server& server);
   // New calls are refused from now on; from any thread.
@@ -23,12 +25,15 @@ class Service {
   using ReadHead = Status (*)(std::string_view request, RequestHead* head);
 
   void Forward(const std::shared_ptr<rpc::ServerCall>& call, rpc::Slice request, ReadHead read);
-  [[nodiscard]] Status Read(const rpc::ServerCall& call, const rpc::Slice& request, ReadHead read, RequestHead* head);
+  // Whom the request is for.
+  [[nodiscard]] Result<Core*> Read(const rpc::ServerCall& call, const rpc::Slice& request, ReadHead read,
+                                   RequestHead* head);
   void ForwardStream(const std::shared_ptr<rpc::ServerCall>& call);
+  void OpenStream(const std::shared_ptr<rpc::ServerCall>& call, std::optional<rpc::Slice> first);
   void Ready(const std::shared_ptr<rpc::ServerCall>& call);
   void ModelReady(const std::shared_ptr<rpc::ServerCall>& call, rpc::Slice request);
 
-  Core& core_;
+  Applications& applications_;
   std::atomic<bool> draining_{false};
 };
 

@@ -43,9 +43,7 @@ void SendCopy(Core& core, const RequestHead& head, const rpc::ServerCall& call, 
     failed.Add();
     if (status.code() == Code::kUnavailable) peer->copies_rest_until = core.now() + kRestS;
   };
-  rpc::Message message;
-  message.Append(request);
-  peer->channel->Ask(std::string(call.path()), std::move(message), OptionsOf(core, call), std::move(callbacks));
+  peer->channel->Ask(std::string(call.path()), WithName(head, request), OptionsOf(core, call), std::move(callbacks));
 }
 
 }  // namespace mesh::proxy

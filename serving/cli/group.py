@@ -26,6 +26,8 @@ COMMANDS: Final = {
     "scale": ("serving.cli.scaling", "scale", "Change how many replicas a deployment has."),
     "split": ("serving.cli.splitting", "split", "Show or change how requests are shared among deployments."),
     "rollout": ("serving.cli.rollout", "rollout", "Follow, pause, resume, promote or undo the rollout of a revision."),
+    "keys": ("serving.cli.keys", "keys", "Create, show, change and delete API keys of the gateways."),
+    "routes": ("serving.cli.routes", "routes", "Give names at the gateways to models: shares and fallbacks."),
     "artifacts": ("serving.cli.artifacts", "artifacts", "Remove archives of models that nothing names any more."),
     "model": ("serving.cli.model", "model", "Check model repositories before they are deployed."),
     "sdk-path": ("serving.cli.sdk_path", "sdk_path", "Show where the headers for C++ deployments are."),

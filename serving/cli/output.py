@@ -101,3 +101,18 @@ def _fold(text: str, room: int) -> list[str]:
 
 def _width(text: str) -> int:
     return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
+
+
+def gateway_lines(http: str, grpc: str) -> list[str]:
+    """Where clients that cannot follow discovery send their requests; host:port of each gateway, "" for none."""
+    lines = []
+    if http:
+        lines += [f"OpenAI clients: base_url http://{http}/v1"]
+    if grpc:
+        lines += [f"KServe gRPC clients: {grpc}"]
+    return lines
+
+
+def gateway_shape(http: str, grpc: str) -> dict[str, str | None]:
+    """The same for machines."""
+    return {"gateway": f"http://{http}" if http else None, "gateway_grpc": grpc or None}

@@ -10,7 +10,7 @@ import click
 
 from serving.cli import names, shapes
 from serving.cli.options import APPLICATIONS, MESH, Settings, command
-from serving.cli.output import ago, print_json, table
+from serving.cli.output import ago, gateway_lines, gateway_shape, print_json, table
 from serving.cli.tables import APP_HEADERS, endpoint_table, one_application, row
 from serving.cli.waiting import Waiting
 
@@ -33,9 +33,10 @@ def status(settings: Settings, *, app: str | None, watch: bool) -> None:
     if watch:
         asyncio.run(watch_status(settings, key))
         return
+    mesh = settings.connection()
 
     async def work() -> tuple[AppStatus, ...]:
-        async with AsyncMeshClient(settings.connection()) as client:
+        async with AsyncMeshClient(mesh) as client:
             return (await client.status(key),) if key else await client.list(settings.namespace)
 
     with Waiting(f"asking a keeper for {key or 'the applications'}", quiet=settings.as_json):
@@ -43,12 +44,14 @@ def status(settings: Settings, *, app: str | None, watch: bool) -> None:
     if key:
         print_json(shapes.application(found[0])) if settings.as_json else click.echo(one_application(found[0]))
     elif settings.as_json:
-        print_json({"applications": [shapes.application(item) for item in found]})
-    elif found:
-        click.echo(table(APP_HEADERS, [row(item) for item in found]))
+        applications = [shapes.application(item) for item in found]
+        print_json({"applications": applications, **gateway_shape(mesh.gateway, mesh.gateway_grpc)})
     else:
         where = f" in namespace {settings.namespace}" if settings.namespace else ""
-        click.echo(f"no applications{where}; `mesh deploy app.yaml` stores one")
+        nothing = f"no applications{where}; `mesh deploy app.yaml` stores one"
+        click.echo(table(APP_HEADERS, [row(item) for item in found]) if found else nothing)
+        for line in gateway_lines(mesh.gateway, mesh.gateway_grpc):
+            click.echo(line)
 
 
 @command(*APPLICATIONS)

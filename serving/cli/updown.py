@@ -9,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from serving.cli.options import Settings, command
-from serving.cli.output import print_json
+from serving.cli.output import gateway_lines, gateway_shape, print_json
 from serving.cli.waiting import Waiting
 from serving.errors import InvalidArgument
 
@@ -37,8 +37,12 @@ if TYPE_CHECKING:
     help="A mesh.yaml that names existing etcd endpoints and Ray clusters; only keepers and agents are started.",
 )
 @click.option(
-    "--gateway-port", type=click.IntRange(1, 65535), help="Port of the OpenAI gateway.  [default: any free one]"
+    "--gateway-port", type=click.IntRange(1, 65535), help="Port of the HTTP gateway.  [default: any free one]"
 )
+@click.option(
+    "--gateway-grpc-port", type=click.IntRange(1, 65535), help="Port of the gRPC gateway.  [default: any free one]"
+)
+@click.option("--require-keys", is_flag=True, help="Clients of the gateway need an API key (`mesh keys create`).")
 @click.option("--detach", is_flag=True, help="Return when it is ready; `mesh down` ends it.")
 @click.option("--start-timeout", type=click.FloatRange(1.0), default=180.0, show_default=True, help="Seconds.")
 def up(
@@ -50,6 +54,8 @@ def up(
     gpus: int | None,
     config_file: Path | None,
     gateway_port: int | None,
+    require_keys: bool,
+    gateway_grpc_port: int | None,
     detach: bool,
     start_timeout: float,
 ) -> None:
@@ -71,6 +77,8 @@ def up(
         gpus_per_cluster=gpus,
         config_file=config_file.resolve() if config_file else None,
         gateway_port=gateway_port or 0,
+        require_keys=require_keys,
+        gateway_grpc_port=gateway_grpc_port or 0,
         start_timeout_s=start_timeout,
     )
     if detach:
@@ -101,7 +109,7 @@ def down(settings: Settings) -> None:
 def _refuse_local_options(config_file: Path) -> None:
     """What the file says, or what only own clusters have, must not be given beside it and then be passed over."""
     context = click.get_current_context()
-    for name in ("clusters", "keepers", "cpus", "gpus", "gateway_port"):
+    for name in ("clusters", "keepers", "cpus", "gpus", "gateway_port", "gateway_grpc_port", "require_keys"):
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             raise InvalidArgument(
                 f"--{name.replace('_', '-')} is for a mesh with its own clusters; {config_file} says what it is here"
@@ -119,8 +127,8 @@ def _say_ready(settings: Settings, state: MeshState, *, detach: bool) -> None:
         return
     names = ", ".join(cluster.name for cluster in state.clusters)
     click.echo(f"the mesh is up in {state.mesh_dir} (clusters: {names})")
-    if state.gateway:
-        click.echo(f"OpenAI clients: base_url http://{state.gateway}/v1")
+    for line in gateway_lines(state.gateway, state.gateway_grpc):
+        click.echo(line)
     click.echo("next: mesh deploy app.yaml, mesh status, " + ("mesh down" if detach else "Ctrl-C to end it"))
 
 
@@ -130,7 +138,7 @@ def _shape(state: MeshState) -> dict[str, Any]:
         "etcd": list(state.etcd.get("endpoints", ())),
         "artifacts": state.artifacts,
         "clusters": [{"name": cluster.name, "ray_address": cluster.ray_address} for cluster in state.clusters],
-        "gateway": f"http://{state.gateway}" if state.gateway else None,
+        **gateway_shape(state.gateway, state.gateway_grpc),
         "processes": [
             {"name": item.name, "role": item.role, "pid": item.identity.pid, "log_file": item.log_file}
             for item in state.processes

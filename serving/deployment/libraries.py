@@ -19,6 +19,9 @@ INSTALLED_TRITON = Path("/opt/tritonserver")
 OWN_LIBRARIES = Path(__file__).resolve().parents[1] / "_lib"
 """Where the build puts our own libraries: `serving/_lib`."""
 
+PROXY_PROGRAM = OWN_LIBRARIES / "mesh_proxy"
+"""The gRPC proxy as a program, for the mesh's edge."""
+
 _SYSTEM_LIBRARY_FOLDERS = (Path("/usr/local/lib"), Path("/usr/lib"), Path("/lib"), Path("/usr/lib64"))
 
 

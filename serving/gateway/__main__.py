@@ -70,6 +70,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--etcd", action="append", metavar="HOST:PORT", help="an etcd endpoint; may be repeated")
     parser.add_argument("--listen", metavar="HOST:PORT", help="address of the service; port 0 is any free one")
     parser.add_argument("--namespace", action="append", help="offer the models of this namespace only; may be repeated")
+    parser.add_argument(
+        "--require-keys",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="whether clients need an API key; where it is not given, they do unless it listens on loopback",
+    )
     parser.add_argument("--log-file", help="standard error where it is not given")
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
     return parser
@@ -77,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _config(arguments: argparse.Namespace) -> GatewayConfig:
     flags: dict[str, Any] = {}
-    for name in ("listen", "log_file", "log_level"):
+    for name in ("listen", "require_keys", "log_file", "log_level"):
         if getattr(arguments, name) is not None:
             flags[name] = getattr(arguments, name)
     if arguments.namespace:

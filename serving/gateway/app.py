@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
@@ -13,15 +14,25 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import Receive, Scope, Send
 
-from serving.errors import InvalidArgument, MeshError, NotFound, Unavailable
-from serving.gateway.balance import Balance
-from serving.gateway.catalog import Offer, is_ready
+from serving._proto import records_pb2 as pb
+from serving.access.estimate import answer_tokens, prompt_tokens
+from serving.errors import MeshError, NotFound, Unavailable
+from serving.gateway.asked import Asked, asked, leads_to, may_ask_all, session_of
+from serving.gateway.balance import NO_DEMAND, Balance
+from serving.gateway.catalog import Catalog, ModelKey, Offer, is_ready
 from serving.gateway.demand import Demand
 from serving.gateway.follower import CatalogFollower
 from serving.gateway.forwarding import Forwarder, Request
 from serving.gateway.instruments import Instruments
+from serving.gateway.keys.gate import Gate
+from serving.gateway.keys.usage import REQUEST_HEADERS
+from serving.gateway.kserve_rest import HEALTH as KSERVE_HEALTH
+from serving.gateway.kserve_rest import PREFIX as KSERVE
+from serving.gateway.kserve_rest import KserveRest, Terms
 from serving.gateway.passing import Broken
 from serving.gateway.resuming import RESUMED_PATHS
+from serving.gateway.route_follower import RouteFollower
+from serving.gateway.routed import RouteForwarder
 from serving.observe import get_logger, log_fields
 from serving.openai.docs_page import docs_page
 from serving.openai.errors import InvalidRequest
@@ -38,6 +49,7 @@ _LOG: Final = get_logger(__name__)
 _STDLIB_LOG: Final = logging.getLogger(__name__)
 FORWARDED: Final = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
 _MODELS: Final = "/v1/models"
+_PROTECTED: Final = "/v1/"  # who is asked for a key, where keys are needed
 _WRITE_TIMEOUT_S: Final = 60.0  # of a client that takes nothing of its answer
 _CLIENT_GONE: Final = 499
 # Of the client's headers replicas see these: nothing that authenticates it, or belongs to its connection.
@@ -50,18 +62,16 @@ class _WrongMethod(InvalidRequest):
     http_status = 405
 
 
-class _NoSuchModel(NotFound):
-    param = "model"
-    error_code = "model_not_found"
-
-
 class GatewayApp:
     """An ASGI application. Belongs to one event loop."""
 
     def __init__(
         self,
         follower: CatalogFollower,
+        routes: RouteFollower,
         forwarder: Forwarder,
+        routed: RouteForwarder,
+        kserve: KserveRest,
         instruments: Instruments,
         registry: CollectorRegistry,
         balance: Balance,
@@ -70,13 +80,17 @@ class GatewayApp:
         max_requests: int,
         resume_streams: bool,
         created: int,
+        gate: Gate | None = None,
     ) -> None:
-        """`created` is the unix time that models are said to be of."""
+        """`created` is the unix time that models are said to be of. Without `gate` nobody needs a key."""
         self._resume_streams = resume_streams
         self._cuts: set[asyncio.Future[MeshError]] = set()  # one for each request that runs
         self.draining = False
         self._follower = follower
+        self._routes = routes
         self._forwarder = forwarder
+        self._routed = routed
+        self._kserve = kserve
         self._instruments = instruments
         self._registry = registry
         self._balance = balance
@@ -84,7 +98,8 @@ class GatewayApp:
         self._max_requests = max_requests
         self._running = 0
         self._created = created
-        self._plain: dict[str, Callable[[Wire], Awaitable[None]]] = {
+        self._gate = gate
+        self._plain: dict[str, Callable[[_Call, Wire], Awaitable[None]]] = {
             "/health": self._health,
             "/metrics": self._metrics,
             _MODELS: self._models,
@@ -115,7 +130,8 @@ class GatewayApp:
         finally:
             self._running -= 1
             self._instruments.in_flight.dec()
-            path = call.path if call.path in FORWARDED or call.path in self._plain else "other"
+            known = call.path in FORWARDED or call.path in self._plain or call.path == KSERVE
+            path = call.path if known else "other"
             self._instruments.count(path, call.model, str(wire.status or _CLIENT_GONE))
 
     async def _answered(self, call: _Call, wire: Wire, scope: Scope) -> None:
@@ -131,49 +147,117 @@ class GatewayApp:
 
     async def _route(self, call: _Call, wire: Wire, scope: Scope) -> None:
         path = call.path
-        if path in FORWARDED:
+        if self._gate is not None and path.startswith(_PROTECTED):
+            call.key = self._gate.holder(scope["headers"])
+        if path == KSERVE or path.startswith(f"{KSERVE}/"):
+            await self._answer_kserve(call, wire, scope)
+        elif path in FORWARDED:
             call.want(wire, "POST")
             await self._forward(call, wire, scope)
         elif path in self._plain:
             call.want(wire, "GET", "HEAD")
-            await self._plain[path](wire)
+            await self._plain[path](call, wire)
         elif path.startswith(f"{_MODELS}/"):
             call.want(wire, "GET", "HEAD")
-            await self._model(path.removeprefix(f"{_MODELS}/"), wire)
+            await self._model(call, path.removeprefix(f"{_MODELS}/"), wire)
         else:
             raise NotFound(f"there is no {path} here")
 
+    async def _answer_kserve(self, call: _Call, wire: Wire, scope: Scope) -> None:
+        path, call.path = call.path, KSERVE  # for metrics: names of models are in it
+        with self._until_cut() as cut:
+            call.model = await self._kserve.answer(path, wire, scope, lambda: self._terms(path, call, wire, scope, cut))
+
+    def _terms(self, path: str, call: _Call, wire: Wire, scope: Scope, cut: asyncio.Future[MeshError]) -> Terms:
+        """Raises `InvalidApiKey`."""
+        if self._gate is not None and not path.startswith(KSERVE_HEALTH):
+            call.key = self._gate.holder(scope["headers"])
+        leaving = Unavailable("this gateway is draining") if self.draining else None
+        admitted = lambda request: self._admitted(call, wire, request)  # noqa: E731
+        return Terms(leaving or self._full(), cut, self._allowed(call), admitted)
+
+    def _full(self) -> Unavailable | None:
+        if self._running <= self._max_requests:
+            return None
+        return Unavailable(f"this gateway is full: {self._max_requests} requests run (max_requests)")
+
+    @contextmanager
+    def _until_cut(self) -> Iterator[asyncio.Future[MeshError]]:
+        """What is told to a request when it is cut off."""
+        cut: asyncio.Future[MeshError] = asyncio.get_running_loop().create_future()
+        self._cuts.add(cut)
+        try:
+            yield cut
+        finally:
+            self._cuts.discard(cut)
+
     async def _forward(self, call: _Call, wire: Wire, scope: Scope) -> None:
-        if self._running > self._max_requests:
-            raise Unavailable(f"this gateway is full: {self._max_requests} requests run (max_requests)")
+        if (full := self._full()) is not None:
+            raise full
         wire.time_left_s()  # a wrong one is refused before the body is read
         resumable = self._resumable(call.path, wire)
         data = await wire.read_body(self._max_body_bytes)
         body = await read_object_apart(data, limit_bytes=self._max_body_bytes)
-        offer, data = self._named(data, body)
-        demand = await self._demand(offer, call.path, body, wire, len(data))
+        session = wire.header(SESSION_HEADER.encode())
+        found, data = self._named(data, body, session, call)
+        first = found.keys[0]
+        demand = await self._demand(first, call.path, body, session, len(data))
         del body
-        call.model = str(offer.key)
+        call.model = str(first)
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"] if key in _PASSED}
         headers["x-request-id"] = wire.request_id
         left_s = wire.time_left_s()
         if left_s is not None:
             headers[TIMEOUT.decode()] = f"{max(left_s, _LEAST_S):.3f}"
-        request = Request(offer.key, call.path, data, headers, demand, resumable=resumable)
+        request = Request(first, call.path, data, headers, demand, resumable=resumable, named=first.model)
         del data  # whoever sends it lets go of it when the answer begins
-        cut: asyncio.Future[MeshError] = asyncio.get_running_loop().create_future()
-        self._cuts.add(cut)
-        try:
-            await wire.unless_gone(self._forwarder.forward(request, wire), cut)
-        finally:
-            self._cuts.discard(cut)
+        async with self._admitted(call, wire, request):
+            with self._until_cut() as cut:
+                try:
+                    await wire.unless_gone(self._sent(found, request, session, wire), cut)
+                finally:
+                    call.model = str(request.key)
 
-    async def _demand(self, offer: Offer, path: str, body: dict[str, Any], wire: Wire, size: int) -> Demand:
+    @asynccontextmanager
+    async def _admitted(self, call: _Call, wire: Wire, request: Request) -> AsyncIterator[None]:
+        """The request's place in the limits of its key, where one was needed."""
+        if self._gate is None or call.key is None:
+            yield
+            return
+        demand = request.demand
+        prompt = 0 if call.path == KSERVE else prompt_tokens(len(request.body))  # tensors have no tokens
+        answer = answer_tokens(demand.answer_tokens, demand.choices)
+        async with self._gate.admitted(call.key, wire, prompt_tokens=prompt, answer_tokens=answer) as usage:
+            request.usage = usage
+            request.headers.update(REQUEST_HEADERS)
+            yield
+
+    async def _sent(self, found: Asked, request: Request, session: str, wire: Wire) -> None:
+        if not found.route:
+            await self._forwarder.forward(request, wire)
+            return
+        first = request.key
+
+        async def rename(request: Request, key: ModelKey) -> None:
+            """For another model than the first: its name, and what it asks of that one's replicas."""
+            if key == first and request.named == key.model:
+                return
+            body = await read_object_apart(request.body, limit_bytes=len(request.body))
+            request.demand = await self._demand(key, request.path, body, session, len(request.body))
+            request.body = to_json({**body, "model": key.model})
+            request.named = key.model
+
+        await self._routed.forward(found, request, rename, wire)
+
+    async def _demand(self, key: ModelKey, path: str, body: dict[str, Any], session: str, size: int) -> Demand:
         """Beside the event loop where it takes long."""
-        asked = (offer, path, body, wire.header(SESSION_HEADER.encode()))
+        offer = self._follower.catalog.get(key)
+        if offer is None:
+            return NO_DEMAND  # of a route: another model will be asked
+        given = (offer, path, body, session)
         if size > PARSED_APART:
-            return await asyncio.to_thread(self._balance.demand, *asked)
-        return self._balance.demand(*asked)
+            return await asyncio.to_thread(self._balance.demand, *given)
+        return self._balance.demand(*given)
 
     def _resumable(self, path: str, wire: Wire) -> bool:
         said = wire.header(_RESUME_STREAM)
@@ -183,58 +267,74 @@ class GatewayApp:
             )
         return path in RESUMED_PATHS and (said == "true" if said else self._resume_streams)
 
-    def _named(self, data: bytes, body: dict[str, Any]) -> tuple[Offer, bytes]:
-        """Whom a body is for, and the body as a replica wants it: with the model's own name."""
+    def _named(self, data: bytes, body: dict[str, Any], session: str, call: _Call) -> tuple[Asked, bytes]:
+        """Whom a body is for, and the body as the first of them wants it: with the model's own name."""
         name = body.get("model")
         if not isinstance(name, str) or not name:
             raise InvalidRequest("`model` is missing: the name of a model of /v1/models", param="model")
-        if not self._follower.synced:
-            raise Unavailable("the models are not known yet: etcd has not answered since this gateway started")
-        offer = self._find(name)
-        if offer.key.model != name:
-            data = to_json({**body, "model": offer.key.model})
-        return offer, data
+        found = asked(name, self._known(), self._routes.routes, session_of(session, body), may_ask=self._allowed(call))
+        own = found.keys[0].model
+        if own != name:
+            data = to_json({**body, "model": own})
+        return found, data
 
-    def _find(self, name: str) -> Offer:
-        """Raises OpenAI's errors for what the catalog refuses."""
-        try:
-            return self._follower.catalog.find(name)
-        except NotFound as error:
-            raise _NoSuchModel(error.message) from error
-        except InvalidArgument as error:
-            raise InvalidRequest(error.message, param="model", error_code="ambiguous_model") from error
+    def _known(self) -> Catalog:
+        """Raises `Unavailable` while nothing is known."""
+        if not (self._follower.synced and self._routes.synced):
+            raise Unavailable("the models are not known yet: etcd has not answered since this gateway started")
+        return self._follower.catalog
+
+    def _allowed(self, call: _Call) -> Callable[[ModelKey], bool]:
+        """What the key of a request may ask."""
+        gate, key = self._gate, call.key
+        if gate is None or key is None:
+            return may_ask_all
+        return lambda model: gate.may_ask(key, model)
 
     # ------------------------------------------------------------------------------------------------ answered here
 
-    async def _health(self, wire: Wire) -> None:
-        status = 503 if self.draining or not self._follower.synced else 200
+    async def _health(self, _call: _Call, wire: Wire) -> None:
+        status = 503 if self.draining or not (self._follower.synced and self._routes.synced) else 200
         state = "draining" if self.draining else "ready" if status == 200 else "starting"
         await wire.answer(status, {"status": state, "discovery_stale": self._follower.stale})
 
-    async def _metrics(self, wire: Wire) -> None:
+    async def _metrics(self, _call: _Call, wire: Wire) -> None:
         self._instruments.keep({str(offer.key) for offer in self._follower.catalog.offers()})
         await wire.answer_bytes(200, await asyncio.to_thread(generate_latest, self._registry), CONTENT_TYPE_LATEST)
 
-    async def _openapi(self, wire: Wire) -> None:
-        await wire.answer(200, _described())
+    async def _openapi(self, _call: _Call, wire: Wire) -> None:
+        await wire.answer(200, _document())
 
-    async def _docs(self, wire: Wire) -> None:
-        await wire.answer_bytes(200, docs_page(_described()).encode(), "text/html; charset=utf-8")
+    async def _docs(self, _call: _Call, wire: Wire) -> None:
+        await wire.answer_bytes(200, docs_page(_document()).encode(), "text/html; charset=utf-8")
 
-    async def _models(self, wire: Wire) -> None:
-        offers = [offer for offer in self._follower.catalog.offers() if is_ready(offer)]
-        await wire.answer(200, {"object": "list", "data": [self._described(offer.name, offer) for offer in offers]})
+    async def _models(self, call: _Call, wire: Wire) -> None:
+        catalog, routes, may_ask = self._follower.catalog, self._routes.routes, self._allowed(call)
+        offers = [offer for offer in catalog.offers() if is_ready(offer) and may_ask(offer.key)]
+        listed = [_entry(str(offer.key) if offer.name in routes else offer.name, offer) for offer in offers]
+        leading = ((name, leads_to(route, catalog, may_ask)) for name, route in routes.items())
+        listed += [_entry(name, offer, route=True) for name, offer in leading if offer is not None]
+        await wire.answer(200, {"object": "list", "data": [{**one, "created": self._created} for one in listed]})
 
-    async def _model(self, name: str, wire: Wire) -> None:
-        await wire.answer(200, self._described(name, self._find(name)))
+    async def _model(self, call: _Call, name: str, wire: Wire) -> None:
+        catalog, route, may_ask = self._known(), self._routes.routes.get(name), self._allowed(call)
+        known = {} if route is None else {name: route}
+        key = asked(name, catalog, known, "", may_ask=may_ask).keys[0]
+        offer = catalog.get(key) if route is None else leads_to(route, catalog, may_ask)
+        if offer is None:
+            raise Unavailable(f"no model of the route `{name}` has a replica that takes requests now")
+        await wire.answer(200, {**_entry(name, offer, route=route is not None), "created": self._created})
 
-    def _described(self, name: str, offer: Offer) -> dict[str, Any]:
-        owner = f"{offer.key.namespace}/{offer.key.application}"
-        return {"id": name, "object": "model", "created": self._created, "owned_by": owner}
+
+def _entry(name: str, offer: Offer, *, route: bool = False) -> dict[str, Any]:
+    """A model as OpenAI lists it. Of a route, `root` is the model that it leads to, as other servers call it."""
+    owner = f"{offer.key.namespace}/{offer.key.application}"
+    entry = {"id": name, "object": "model", "created": 0, "owned_by": owner}
+    return entry | ({"root": str(offer.key)} if route else {})
 
 
 @cache
-def _described() -> dict[str, Any]:
+def _document() -> dict[str, Any]:
     return document("OpenAI-compatible API of a mesh", VERSION, GATEWAY)
 
 
@@ -245,6 +345,7 @@ class _Call:
     path: str
     method: str
     model: str = ""
+    key: pb.ApiKey | None = None
 
     def want(self, wire: Wire, *methods: str) -> None:
         if self.method not in methods:

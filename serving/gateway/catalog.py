@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -10,7 +10,13 @@ from serving._proto import records_pb2 as pb
 from serving.errors import InvalidArgument, NotFound
 from serving.routing.llm_routing import LlmRouting
 from serving.spelling import closest_match
-from serving.types import ENDPOINT_READY, PROTOCOL_OPENAI_HTTP
+from serving.types import (
+    ENDPOINT_READY,
+    PROTOCOL_KSERVE_GRPC,
+    PROTOCOL_OPENAI_HTTP,
+    ROLE_DIRECT,
+    split_model_name,
+)
 
 _SHOWN: Final = 10  # names in an error
 
@@ -26,6 +32,12 @@ class ModelKey:
     def __str__(self) -> str:
         return f"{self.namespace}/{self.application}/{self.model}"
 
+    @classmethod
+    def parse(cls, full: str) -> ModelKey | None:
+        """None for what is no full name."""
+        parts = split_model_name(full)
+        return cls(*parts) if parts is not None else None
+
 
 @dataclass(frozen=True, slots=True)
 class Offer:
@@ -40,14 +52,28 @@ class Offer:
     routing: LlmRouting = field(default_factory=LlmRouting)
 
 
+def speaks_openai(endpoint: pb.Endpoint) -> bool:
+    return endpoint.protocol == PROTOCOL_OPENAI_HTTP
+
+
+def speaks_kserve_rest(endpoint: pb.Endpoint) -> bool:
+    """KServe v2 over HTTP, on the address of its gRPC."""
+    return endpoint.rest and endpoint.protocol == PROTOCOL_KSERVE_GRPC and endpoint.role == ROLE_DIRECT
+
+
 class Catalog:
     """The models at one moment. A client may name one by itself, as `application/model`, or in full."""
 
-    def __init__(self, endpoints: Iterable[pb.Endpoint] = (), namespaces: Collection[str] = ()) -> None:
-        """`namespaces` empty: all."""
+    def __init__(
+        self,
+        endpoints: Iterable[pb.Endpoint] = (),
+        namespaces: Collection[str] = (),
+        usable: Callable[[pb.Endpoint], bool] = speaks_openai,
+    ) -> None:
+        """`namespaces` empty: all. `usable` says whose models these are."""
         members: dict[ModelKey, list[pb.Endpoint]] = {}
         for endpoint in endpoints:
-            if endpoint.protocol != PROTOCOL_OPENAI_HTTP or (namespaces and endpoint.namespace not in namespaces):
+            if not usable(endpoint) or (namespaces and endpoint.namespace not in namespaces):
                 continue
             for model in endpoint.models:
                 key = ModelKey(endpoint.namespace, endpoint.application, model.name)
@@ -65,15 +91,19 @@ class Catalog:
         """All of them, those without a ready endpoint too, by full name."""
         return tuple(self._offers.values())
 
-    def find(self, name: str) -> Offer:
-        """Raises `NotFound` with the closest names, `InvalidArgument` where several applications serve that name."""
-        found = self._keys(name)
+    def find(self, name: str, allowed: Callable[[ModelKey], bool] = lambda _: True) -> Offer:
+        """Raises `NotFound` with the closest names, `InvalidArgument` where several applications serve that name.
+
+        Models that are not `allowed` count, and are named, only where nothing else has that name.
+        """
+        served = self._keys(name)
+        found = [key for key in served if allowed(key)] or served[:1]
         if len(found) == 1:
             return self._offers[found[0]]
         if found:
             full = ", ".join(str(key) for key in found[:_SHOWN])
             raise InvalidArgument(f"the model `{name}` is served by several applications; ask for one of {full}")
-        known = [offer.name for offer in self._offers.values()]
+        known = [offer.name for offer in self._offers.values() if allowed(offer.key)]
         closest = closest_match(name, known)
         hint = f"; did you mean `{closest}`?" if closest else ""
         listed = f" (there are: {', '.join(known[:_SHOWN])}{', ...' if len(known) > _SHOWN else ''})" if known else ""

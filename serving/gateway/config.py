@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ class GatewayConfig:
     replica of a model that has none. Larger bodies than `max_body_bytes` are refused (replicas take 8 MiB), and more
     than `max_requests` at a time. A replica that sends nothing for `idle_timeout_s` has failed. When it is ended,
     `/health` says so for `leave_s` before the first request is refused. What is known of prompts in replicas' caches
-    takes `prefix_index_bytes` at most.
+    takes `prefix_index_bytes` at most. `require_keys`: whoever asks needs an API key; None: where it listens on more
+    than loopback.
     """
 
     etcd: EtcdConfig
@@ -39,10 +41,26 @@ class GatewayConfig:
     max_attempts: int = 3
     prefix_index_bytes: int = 64 << 20
     resume_streams: bool = False
+    require_keys: bool | None = None
     leave_s: float = 1.0
     drain_timeout_s: float = 30.0
     log_file: str = ""
     log_level: str = "info"
+
+    @property
+    def keys_required(self) -> bool:
+        """What `require_keys` comes to."""
+        if self.require_keys is not None:
+            return self.require_keys
+        return not is_loopback(self.listen.rpartition(":")[0].removeprefix("[").removesuffix("]"))
+
+
+def is_loopback(host: str) -> bool:
+    """Of an address; of names only `localhost` is known."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def load(path: Path) -> GatewayConfig:

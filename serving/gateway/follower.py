@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, Protocol
 
 from serving._proto import records_pb2 as pb
 from serving.discovery.view import EndpointDecoder, current, prefer_newer
 from serving.errors import StoreUnavailable
-from serving.gateway.catalog import Catalog
+from serving.gateway.catalog import Catalog, speaks_kserve_rest
 from serving.store import keys
 from serving.store.cache import CacheUpdate, PrefixCache
 from serving.store.client import EtcdClient
@@ -18,6 +18,17 @@ from serving.store.keys import AppKey
 
 _LOG: Final = logging.getLogger(__name__)
 _FIRST_VIEW_S: Final = 5.0
+
+
+class Following(Protocol):
+    """A catalog that is kept up to date: what forwarding needs to know of who follows it."""
+
+    @property
+    def catalog(self) -> Catalog: ...
+
+    async def wait_change(self) -> None: ...
+
+    def refused(self, endpoint: pb.Endpoint) -> bool: ...
 
 
 class CatalogFollower:
@@ -30,6 +41,7 @@ class CatalogFollower:
         self._namespaces = namespaces
         self._on_change = on_change
         self._decoder = EndpointDecoder(None)
+        self._listeners: list[Callable[[Sequence[pb.Endpoint]], None]] = []
         self._changed = asyncio.Event()
         self.catalog = Catalog()
         self._cache.listen(self._on_update)
@@ -58,6 +70,10 @@ class CatalogFollower:
         """Returns with the next catalog."""
         await self._changed.wait()
 
+    def listen(self, listener: Callable[[Sequence[pb.Endpoint]], None]) -> None:
+        """Calls it with the endpoints of each new catalog, before that is told; before `start`."""
+        self._listeners.append(listener)
+
     def refused(self, endpoint: pb.Endpoint) -> bool:
         """To be told when nobody listens at an endpoint's address. Ends it when only the carried view knows it."""
         app = AppKey(endpoint.namespace, endpoint.application)
@@ -65,7 +81,33 @@ class CatalogFollower:
 
     def _on_update(self, _update: CacheUpdate) -> None:
         endpoints = self._decoder.decode(self._cache.entries())
-        self.catalog = Catalog(current(endpoints.values()), self._namespaces)
+        known = current(endpoints.values())
+        for listener in self._listeners:
+            listener(known)
+        self.catalog = Catalog(known, self._namespaces)
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+        self._on_change(self.catalog)
+
+
+class RestFollower:
+    """The models of the same endpoints that answer KServe v2 over HTTP. Lives as long as the other one."""
+
+    def __init__(
+        self, follower: CatalogFollower, namespaces: tuple[str, ...], on_change: Callable[[Catalog], None]
+    ) -> None:
+        self._follower = follower
+        self._namespaces = namespaces
+        self._on_change = on_change
+        self.catalog = Catalog()
+        follower.listen(self._on_endpoints)
+
+    async def wait_change(self) -> None:
+        await self._follower.wait_change()
+
+    def refused(self, endpoint: pb.Endpoint) -> bool:
+        return self._follower.refused(endpoint)
+
+    def _on_endpoints(self, endpoints: Sequence[pb.Endpoint]) -> None:
+        self.catalog = Catalog(endpoints, self._namespaces, speaks_kserve_rest)
         self._on_change(self.catalog)

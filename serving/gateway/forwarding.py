@@ -10,13 +10,15 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import aiohttp
+from yarl import URL
 
 from serving.errors import Internal, MeshError, Unavailable
 from serving.gateway.balance import NO_DEMAND
 from serving.gateway.catalog import ModelKey, Offer
 from serving.gateway.demand import Demand
-from serving.gateway.follower import CatalogFollower
+from serving.gateway.follower import Following
 from serving.gateway.instruments import Instruments
+from serving.gateway.keys.usage import UsageReader
 from serving.gateway.passing import Broken, forwarded_headers, pass_on
 from serving.gateway.resuming import ResumableStream, pass_steps
 from serving.gateway.upstreams import Upstream, UpstreamKey, Upstreams, upstream_key
@@ -26,6 +28,7 @@ from serving.timeouts import wait_for
 from serving.wire import Wire
 
 _LOG: Final = logging.getLogger(__name__)
+ANSWERED_BY: Final = "x-mesh-model"  # the full name of the model that answered
 _FULL: Final = 429
 _AWAY: Final = 503  # the replica leaves, or its engine has failed
 _SERVER_FAULTS: Final = 500
@@ -42,7 +45,9 @@ _RESENT: Final = 1  # times that a request is sent again after a replica has had
 class Request:
     """What is sent on. `key` is the model; `headers` are those that replicas may see; `demand` says where it fits.
 
-    `resumable`: its stream may be continued on another replica; `stream`, once one has begun that can be.
+    `usage` reads the answer. With `spare` another model waits to be asked: what this one's replicas cannot answer is
+    not the client's to see. `resumable`: its stream may be continued on another replica; `stream`, once one has begun
+    that can be.
     """
 
     key: ModelKey
@@ -50,12 +55,17 @@ class Request:
     body: bytes
     headers: dict[str, str]
     demand: Demand = NO_DEMAND
+    usage: UsageReader | None = None
     until: float = 0.0  # when it is not held any more
     tried: set[UpstreamKey] = field(default_factory=set)
     attempts: int = 0
     resent: int = 0
     resumable: bool = False
     stream: ResumableStream | None = None
+    spare: bool = False
+    named: str = ""  # the model's own name in the body
+    method: str = "POST"
+    faults_from: int = _SERVER_FAULTS  # answers with such a status, or a higher one, count against the replica
 
     def asked(self) -> tuple[bytes, dict[str, str]]:
         """Body and headers for the next replica."""
@@ -67,6 +77,14 @@ class Request:
         return begun, {**self.headers, resume.HEADER: resume.CONTINUE}
 
 
+class TargetLeft(Unavailable):
+    """No replica of a model answered, and another model may be asked. `full`: because they have no room."""
+
+    def __init__(self, error: MeshError, *, full: bool) -> None:
+        super().__init__(error.message)
+        self.full = full
+
+
 @dataclass(frozen=True, slots=True)
 class _Failure:
     """Why an attempt was none. `sent`: the replica may have begun to compute; `broke`: it has begun a stream."""
@@ -74,6 +92,7 @@ class _Failure:
     reason: str
     sent: bool = False
     broke: bool = False
+    full: bool = False
 
 
 class Forwarder:
@@ -82,7 +101,7 @@ class Forwarder:
     def __init__(
         self,
         session: aiohttp.ClientSession,
-        follower: CatalogFollower,
+        follower: Following,
         upstreams: Upstreams,
         instruments: Instruments,
         *,
@@ -103,6 +122,7 @@ class Forwarder:
         A stream that breaks off in its middle is continued on another replica where `resumable` says so and the
         replica can; else it ends with an error event. Raises `Unavailable` when no replica answered, `Internal`
         when nobody continued, `Broken` when another answer broke off: the connection must be closed then.
+        `TargetLeft` instead of the first, and of answers that say that a replica is full or leaves, with `spare`.
         """
         size = len(request.body)
         request.resumable = request.resumable and self._kept_bytes + size <= _KEPT_BYTES
@@ -115,7 +135,7 @@ class Forwarder:
 
     async def _forward(self, request: Request, wire: Wire) -> None:
         self._upstreams.budget(request.key).request()
-        request.until = time.monotonic() + self._hold_s
+        request.until = time.monotonic() + (0.0 if request.spare else self._hold_s)
         while True:
             work = await self._pick(request)
             upstream = work.upstream
@@ -126,7 +146,7 @@ class Forwarder:
                 return
             _LOG.warning("a replica did not answer", extra={"replica": str(upstream), "reason": failure.reason})
             if not self._may_retry(request, failure):
-                raise _nobody(request)
+                raise _nobody(request, full=failure.full)
             if failure.sent and not self._has_another(request):
                 request.tried.discard(upstream.key)  # a connection may break without fault of the only replica
             self._instruments.retries.inc()
@@ -156,8 +176,12 @@ class Forwarder:
             request.until = time.monotonic() + self._hold_s
         elif failure.sent:
             request.resent += 1
+        if request.resent > _RESENT:
+            request.spare = False  # nor by replicas of another model
         if request.attempts >= self._max_attempts or request.resent > _RESENT:
             return False
+        if request.spare and not self._has_another(request):
+            return False  # nothing is paid for asking another model
         return self._upstreams.budget(request.key).try_spend(time.monotonic())
 
     def _has_another(self, request: Request) -> bool:
@@ -178,8 +202,12 @@ class Forwarder:
             began = time.monotonic()
             body, headers = request.asked()
             try:
-                response = await self._session.post(
-                    upstream.url + request.path, data=body, headers=headers, allow_redirects=False
+                response = await self._session.request(
+                    request.method,
+                    URL(upstream.url + request.path, encoded=True),
+                    data=body or None,
+                    headers=headers,
+                    allow_redirects=False,
                 )
             except aiohttp.ClientConnectorError as error:
                 return self._unreachable(upstream, error)
@@ -190,13 +218,15 @@ class Forwarder:
                 refusal = await self._judged(request, work, response, time.monotonic() - began)
                 if refusal is not None:
                     return refusal
+                if request.usage is not None:
+                    request.usage.begin(response.status, response.headers)
                 told = response.status == _OK and response.headers.get(resume.HEADER) == resume.TOLD
                 if request.resumable and told:
                     return await self._pass_steps(request, work, response, wire)
                 if request.stream is not None:
                     return _Failure(f"it answered {response.status} when it was asked to continue")
                 request.body = b""  # it is not sent again, and the answer may take long
-                await self._pass_on(work, response, wire)
+                await self._pass_on(request, work, response, wire)
             finally:
                 if response.content.at_eof():
                     response.release()
@@ -220,16 +250,16 @@ class Forwarder:
         upstream, status = work.upstream, response.status
         if status == _FULL:
             self._upstreams.full(upstream, _rest_s(response.headers))
-        elif status >= _SERVER_FAULTS and status != _TIMED_OUT:
+        elif status >= request.faults_from and status != _TIMED_OUT:
             self._upstreams.failed(upstream)
         else:
             self._upstreams.succeeded(upstream, first_byte_s if status < _CLIENT_FAULTS else None)
             self._instruments.first_byte.observe(first_byte_s)
             if status < _CLIENT_FAULTS:
                 work.answered(response.headers)
-        if status in (_FULL, _AWAY) and self._may_ask_another(request):
+        if status in (_FULL, _AWAY) and (request.spare or self._may_ask_another(request)):
             await response.read()  # so that the connection can be used again
-            return _Failure(f"it answered {status}")
+            return _Failure(f"it answered {status}", full=status == _FULL)
         return None
 
     async def _pass_steps(
@@ -239,12 +269,14 @@ class Forwarder:
         upstream = work.upstream
         if request.stream is None:
             request.stream = ResumableStream(upstream.endpoint.revision)
+            request.spare = False  # what has begun is the client's
+            wire.add_header(ANSWERED_BY, str(request.key))
             await wire.begin(response.status, forwarded_headers(response.headers))
         else:
             self._instruments.resumed.inc()
             _LOG.info("a stream goes on", extra={"replica": str(upstream)})
         try:
-            await pass_steps(response, wire, request.stream, work.meter)
+            await pass_steps(response, wire, request.stream, work.meter, request.usage)
         except Broken as error:
             self._broke_off(upstream, error)
             return _Failure("it broke off its answer", sent=True, broke=True)
@@ -255,10 +287,11 @@ class Forwarder:
         self._instruments.broken.inc()
         _LOG.warning("an answer broke off", extra={"replica": str(upstream), "reason": str(error.__cause__)})
 
-    async def _pass_on(self, work: Work, response: aiohttp.ClientResponse, wire: Wire) -> None:
+    async def _pass_on(self, request: Request, work: Work, response: aiohttp.ClientResponse, wire: Wire) -> None:
+        wire.add_header(ANSWERED_BY, str(request.key))
         await wire.begin(response.status, forwarded_headers(response.headers))
         try:
-            await pass_on(response, wire, work.meter)
+            await pass_on(response, wire, work.meter, request.usage)
         except Broken as error:
             self._broke_off(work.upstream, error)
             if not error.told:
@@ -273,12 +306,14 @@ def _barred(request: Request, offer: Offer) -> set[UpstreamKey]:
     return request.tried | {upstream_key(one) for one in offer.endpoints if one.revision != revision}
 
 
-def _nobody(request: Request) -> MeshError:
+def _nobody(request: Request, *, full: bool = False) -> MeshError:
     if request.stream is not None:
         return Internal("the replica broke off its answer, and no other one could continue it")
     if request.tried:
-        return Unavailable(f"no replica of the model `{request.key.model}` answered; try again later")
-    return Unavailable(f"the model `{request.key.model}` has no replica that takes requests now; try again later")
+        error = Unavailable(f"no replica of the model `{request.key.model}` answered; try again later")
+    else:
+        error = Unavailable(f"the model `{request.key.model}` has no replica that takes requests now; try again later")
+    return TargetLeft(error, full=full) if request.spare else error
 
 
 def _rest_s(headers: Mapping[str, str]) -> float:

@@ -46,6 +46,18 @@ class Instruments:
             registry=registry,
             buckets=LATENCY_BUCKETS_S,
         )
+        self.route_requests = Counter(
+            "mesh_gateway_route_requests",
+            "Requests to a route, by the model that answered.",
+            ["route", "model"],
+            registry=registry,
+        )
+        self.route_fallbacks = Counter(
+            "mesh_gateway_route_fallbacks",
+            "Times that a route went on to its next model: this one was absent, full, or failed.",
+            ["route", "model", "reason"],
+            registry=registry,
+        )
 
     def count(self, path: str, model: str, status: str) -> None:
         """A request that has ended. `model` is empty, or the full name of one."""

@@ -9,8 +9,9 @@ import aiohttp
 from multidict import CIMultiDictProxy
 
 from serving.errors import Internal
+from serving.gateway.keys.usage import UsageReader
 from serving.gateway.sizes import AnswerMeter
-from serving.openai import resume, sse
+from serving.openai import resume, sse, usage_report
 from serving.openai.errors import error_object
 from serving.wire import Wire
 
@@ -18,7 +19,7 @@ from serving.wire import Wire
 _NOT_FORWARDED: Final = frozenset(
     {
         *("connection", "keep-alive", "proxy-connection", "proxy-authenticate", "te", "trailer", "transfer-encoding"),
-        *("upgrade", "server", "date", "set-cookie", "alt-svc", resume.HEADER),
+        *("upgrade", "server", "date", "set-cookie", "alt-svc", resume.HEADER, usage_report.HEADER),
     }
 )
 _EVENTS: Final = "text/event-stream"
@@ -43,8 +44,10 @@ def forwarded_headers(headers: CIMultiDictProxy[str]) -> list[tuple[bytes, bytes
     ]
 
 
-async def pass_on(response: aiohttp.ClientResponse, wire: Wire, meter: AnswerMeter) -> None:
-    """The whole body, which `meter` sees. Raises `Broken` when it ends too early.
+async def pass_on(
+    response: aiohttp.ClientResponse, wire: Wire, meter: AnswerMeter, usage: UsageReader | None = None
+) -> None:
+    """The whole body, which `meter` and `usage` see. Raises `Broken` when it ends too early.
 
     Events are passed on whole, so that an error event can follow the last of them.
     """
@@ -54,12 +57,14 @@ async def pass_on(response: aiohttp.ClientResponse, wire: Wire, meter: AnswerMet
         async for part in response.content.iter_any():
             meter.add(part)
             if not events:
+                if usage is not None:
+                    usage.body(part)
                 await wire.send(part)
                 continue
             rest += part
             end = rest.rfind(EVENT_END) + len(EVENT_END)
             if end >= len(EVENT_END):
-                await wire.send(rest[:end])
+                await wire.send(rest[:end] if usage is None else usage.events(rest[:end]))
                 rest = rest[end:]
     except (aiohttp.ClientError, asyncio.TimeoutError) as error:
         broken = Broken(told=events)

@@ -18,7 +18,9 @@ _IDLE_S: Final = 0.25  # how late an ejection may be noticed
 class Prober:
     """Runs beside the requests until it is cancelled."""
 
-    def __init__(self, session: aiohttp.ClientSession, upstreams: Upstreams) -> None:
+    def __init__(self, session: aiohttp.ClientSession, upstreams: Upstreams, path: str = "/health") -> None:
+        """`path` is answered with 200 by a replica that is well."""
+        self._path = path
         self._session = session
         self._upstreams = upstreams
 
@@ -32,7 +34,7 @@ class Prober:
 
     async def _probe(self, upstream: Upstream) -> None:
         try:
-            async with self._session.get(f"{upstream.url}/health", timeout=_TIMEOUT) as response:
+            async with self._session.get(f"{upstream.url}{self._path}", timeout=_TIMEOUT) as response:
                 ok = response.status == 200
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
             _LOG.debug("probe failed", extra={"replica": str(upstream), "error": str(error)})

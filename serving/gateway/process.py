@@ -7,7 +7,7 @@ import logging
 import socket
 import ssl
 import time
-from typing import Final
+from typing import Any, Final
 
 import aiohttp
 from starlette.types import Receive, Scope, Send
@@ -16,20 +16,28 @@ from serving.asgi import HttpServer
 from serving.errors import FailedPrecondition, InvalidArgument, Unavailable
 from serving.gateway.app import GatewayApp
 from serving.gateway.balance import Balance
+from serving.gateway.catalog import Catalog
 from serving.gateway.config import GatewayConfig
-from serving.gateway.follower import CatalogFollower
+from serving.gateway.follower import CatalogFollower, Following, RestFollower
 from serving.gateway.forwarding import Forwarder
 from serving.gateway.instruments import Instruments
+from serving.gateway.keys.parts import GatewayKeys
+from serving.gateway.kserve_rest import KserveRest
 from serving.gateway.probing import Prober
+from serving.gateway.route_follower import RouteFollower
+from serving.gateway.routed import RouteForwarder
+from serving.gateway.splits import Splits
 from serving.gateway.upstreams import Upstreams
 from serving.observe import new_registry
 from serving.python_deployment.settings import joined
 from serving.store.client import EtcdClient
+from serving.store.keys import AppKey
 from serving.timeouts import cancel_and_wait
 from serving.wire import Wire
 
 _LOG: Final = logging.getLogger(__name__)
 _WRITE_TIMEOUT_S: Final = 60.0
+KSERVE_LIVE: Final = "/v2/health/live"
 _CUT_S: Final = 1.0  # for the last words to requests that the drain timeout cuts off
 _KEEP_ALIVE: Final = (
     ((socket.SOL_SOCKET, socket.SO_KEEPALIVE), 1),
@@ -50,8 +58,13 @@ class Gateway:
         self._upstreams = Upstreams(config.prefer_labels, balance=self._balance())
         self._store = EtcdClient(config.etcd)
         self._follower = CatalogFollower(self._store, config.namespaces, self._upstreams.apply)
+        self._keys = GatewayKeys(config.etcd, self._store, self._registry) if config.keys_required else None
+        self._rest_upstreams = Upstreams(config.prefer_labels)
+        self._rest = RestFollower(self._follower, config.namespaces, self._on_rest)
+        self._routes = RouteFollower(self._store)
+        self._splits = Splits(self._store)
         self._session: aiohttp.ClientSession | None = None
-        self._probing: asyncio.Task[None] | None = None
+        self._probing: asyncio.Future[Any] | None = None
         self.app: GatewayApp | None = None
         self._server: HttpServer | None = None
         self.address = ""
@@ -81,18 +94,22 @@ class Gateway:
             ),
             skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept"),
         )
-        forwarder = Forwarder(
-            self._session,
+        forwarder, routed = self._forwarders(self._session, self._follower, self._upstreams)
+        kserve = KserveRest(
             self._follower,
-            self._upstreams,
-            self._instruments,
-            hold_s=config.hold_s,
-            max_attempts=config.max_attempts,
+            self._rest,
+            self._routes,
+            self._splits,
+            *self._forwarders(self._session, self._rest, self._rest_upstreams),
+            max_body_bytes=config.max_body_bytes,
         )
-        self._instruments.ejected.set_function(lambda: self._upstreams.ejected)
+        self._instruments.ejected.set_function(lambda: self._upstreams.ejected + self._rest_upstreams.ejected)
         app = GatewayApp(
             self._follower,
+            self._routes,
             forwarder,
+            routed,
+            kserve,
             self._instruments,
             self._registry,
             self._upstreams.balance,
@@ -100,11 +117,29 @@ class Gateway:
             max_requests=config.max_requests,
             resume_streams=config.resume_streams,
             created=int(time.time()),
+            gate=self._keys.gate if self._keys is not None else None,
         )
-        await self._follower.start()
-        self._probing = asyncio.create_task(Prober(self._session, self._upstreams).run(), name="gateway-probes")
+        following = [self._follower.start(), self._routes.start()]
+        if self._keys is not None:
+            following.append(self._keys.start(self.address))
+        await asyncio.gather(*following)
+        probers = Prober(self._session, self._upstreams), Prober(self._session, self._rest_upstreams, KSERVE_LIVE)
+        self._probing = asyncio.gather(*(prober.run() for prober in probers))
         self.app = app
         _LOG.info("gateway ready", extra={"address": self.address, "models": len(self._follower.catalog.offers())})
+
+    def _forwarders(
+        self, session: aiohttp.ClientSession, follower: Following, upstreams: Upstreams
+    ) -> tuple[Forwarder, RouteForwarder]:
+        config, instruments = self._config, self._instruments
+        forwarder = Forwarder(
+            session, follower, upstreams, instruments, hold_s=config.hold_s, max_attempts=config.max_attempts
+        )
+        return forwarder, RouteForwarder(forwarder, follower, upstreams, instruments, hold_s=config.hold_s)
+
+    def _on_rest(self, catalog: Catalog) -> None:
+        self._rest_upstreams.apply(catalog)
+        self._splits.retain({AppKey(offer.key.namespace, offer.key.application) for offer in catalog.offers()})
 
     async def stop(self) -> None:
         """Says that it leaves, then takes no more, and finishes what runs within the drain timeout; releases all."""
@@ -117,7 +152,11 @@ class Gateway:
             await cancel_and_wait(self._probing)
         if self._session is not None:
             await self._session.close()
+        if self._keys is not None:
+            await self._keys.close()
         await self._follower.close()
+        await self._routes.close()
+        await self._splits.close()
         await self._store.close()
 
     async def _stop_server(self, server: HttpServer) -> None:

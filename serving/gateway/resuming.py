@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import aiohttp
 
+from serving.gateway.keys.usage import UsageReader
 from serving.gateway.passing import EVENT_END, Broken
 from serving.gateway.sizes import AnswerMeter
 from serving.openai.resume import COMMENT, continued_body
@@ -86,18 +87,25 @@ class ResumableStream:
         return continued_body(asked, {**self._head, "tokens": self._tokens.tolist(), "finish": self._finish})
 
 
-async def pass_steps(response: aiohttp.ClientResponse, wire: Wire, stream: ResumableStream, meter: AnswerMeter) -> None:
-    """The whole body, which `meter` sees, each step when all of it is there.
+async def pass_steps(
+    response: aiohttp.ClientResponse,
+    wire: Wire,
+    stream: ResumableStream,
+    meter: AnswerMeter,
+    usage: UsageReader | None = None,
+) -> None:
+    """The whole body, which `meter` and `usage` see, each step when all of it is there.
 
     Raises `Broken` when it ends too early, between two steps.
     """
     try:
         async for part in response.content.iter_any():
             meter.add(part)
-            await wire.send(stream.feed(part))
+            told = stream.feed(part)
+            await wire.send(told if usage is None else usage.events(told))
     except (aiohttp.ClientError, asyncio.TimeoutError) as error:
         raise Broken(told=False) from error
     end = stream.take_end()
     if end is None:
         raise Broken(told=False)
-    await wire.end(end)
+    await wire.end(end if usage is None else usage.events(end))

@@ -126,6 +126,12 @@ class Upstreams:
                     return found
         return None
 
+    def has_room(self, offer: Offer) -> bool:
+        """True when one of its replicas works, and has not said that it is full."""
+        now = self._monotonic()
+        detector = self._detectors[offer.key]
+        return any(one.ready and one.rests_until <= now and detector.is_active(one.key) for one in self._of(offer))
+
     def budget(self, model: ModelKey) -> RetryBudget:
         """What pays for the retries of a model's requests; a new one for a model that is not in the catalog."""
         return self._budgets.get(model) or RetryBudget()

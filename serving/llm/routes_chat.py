@@ -8,6 +8,7 @@ from typing import Any
 
 from serving.llm.answers import ChatAnswer, ChatChunks
 from serving.llm.choice import Choice, ChoiceDelta
+from serving.llm.cost import add_usage_header, usage_comment
 from serving.llm.engine import GenerationRequest, Guide, Sampling
 from serving.llm.limits import Place
 from serving.llm.resuming import Resuming, take_begun
@@ -130,7 +131,9 @@ async def _whole(service: LlmService, wire: Wire, request: ChatCompletionRequest
     async with aclosing(run.deltas()) as deltas:
         async for new in deltas:
             answer.add(new)
-    await wire.answer(200, answer.whole(usage(asked, run)), run.token_headers())
+    cost = usage(asked, run)
+    add_usage_header(wire, cost)
+    await wire.answer(200, answer.whole(cost), run.token_headers())
 
 
 async def _stream(
@@ -160,4 +163,6 @@ async def _stream(
             await wire.send(data)
     if not wire.status:  # all but the end was told elsewhere
         await wire.begin_events()
-    await wire.end(b"".join(sse.event(chunk) for chunk in chunks.end(usage(asked, run))) + sse.DONE)
+    cost = usage(asked, run)
+    last = b"".join(sse.event(chunk) for chunk in chunks.end(cost))
+    await wire.end(last + usage_comment(wire, cost) + sse.DONE)

@@ -8,6 +8,7 @@ from typing import Any
 
 from serving.llm.choice import Choice
 from serving.llm.completion_answers import CompletionAnswer
+from serving.llm.cost import add_usage_header, usage_comment
 from serving.llm.engine import GenerationRequest, Guide, Sampling
 from serving.llm.limits import Place
 from serving.llm.resuming import Resuming, take_begun
@@ -88,8 +89,10 @@ async def _answer(
     if request.stream:
         if not wire.status:  # all but the end was told elsewhere
             await wire.begin_events()
-        await wire.end(b"".join(sse.event(piece) for piece in answer.end(usage)) + sse.DONE)
+        last = b"".join(sse.event(piece) for piece in answer.end(usage))
+        await wire.end(last + usage_comment(wire, usage) + sse.DONE)
     else:
+        add_usage_header(wire, usage)
         await wire.answer(200, answer.whole(usage), run.token_headers())
 
 

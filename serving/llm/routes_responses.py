@@ -6,7 +6,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from serving.llm.answers import AnswerHead
+from serving.llm.cost import add_usage_header, usage_comment
 from serving.llm.limits import Place
 from serving.llm.response_builder import ResponseBuilder
 from serving.llm.routes_chat import Asked, chat_run, prepare, usage
@@ -74,10 +77,12 @@ async def _answer(
                 if not wire.status:
                     await wire.begin_events(run.token_headers())
                 await wire.send(_encoded(events))
-    events = list(builder.end(usage(asked, run)))
+    cost = usage(asked, run)
+    events = list(builder.end(cost))
     if request.stream:
-        await wire.end(_encoded(events))
+        await wire.end(_encoded(events) + usage_comment(wire, cost))
     else:
+        add_usage_header(wire, cost)
         await wire.answer(200, builder.response, run.token_headers())
 
 
@@ -87,9 +92,14 @@ def _encoded(events: Iterable[ResponseEvent]) -> bytes:
 
 @contextmanager
 def _in_its_words() -> Iterator[None]:
-    """Errors name the fields of this protocol, not those of chats."""
+    """Errors name the fields of this protocol, not those of chats; what only a chat's request refuses is one, too."""
     try:
         yield
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = _FIELDS.get(str(first["loc"][0]), str(first["loc"][0]))
+        text = first["msg"].removeprefix("Value error, ")
+        raise InvalidRequest(f"`{field}`: {text}", param=field, error_code="invalid_value") from error
     except InvalidRequest as error:
         for chat, own in _FIELDS.items():
             if error.param == chat or (error.param or "").startswith(f"{chat}["):

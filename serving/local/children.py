@@ -1,4 +1,4 @@
-"""Keepers, cluster agents and the gateway as child processes: how each is started, and started again when it ends."""
+"""Keepers, cluster agents and the gateways as child processes: how each is started, and started again when it ends."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from serving.deployment.libraries import PROXY_PROGRAM
 from serving.errors import FailedPrecondition
 from serving.local.plan import ClusterPlan, MeshPlan
 from serving.local.process import Process, log_tail
@@ -22,7 +23,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """A process to keep running. `config` is written to `config_file` before each start."""
+    """A process to keep running: the Python module, or else the `program`, with `config_file` behind it.
+
+    `config` is written to `config_file` before each start.
+    """
 
     name: str
     role: str
@@ -31,6 +35,13 @@ class ChildSpec:
     log_file: Path
     config: Mapping[str, Any]
     env: Mapping[str, str] = field(default_factory=dict)
+    program: str = ""
+
+    @property
+    def command(self) -> list[str]:
+        if self.program:
+            return [self.program, str(self.config_file)]
+        return [sys.executable, "-m", self.module, "--config", str(self.config_file)]
 
 
 def keeper_spec(plan: MeshPlan, index: int) -> ChildSpec:
@@ -68,8 +79,21 @@ def agent_spec(plan: MeshPlan, cluster: ClusterPlan) -> ChildSpec:
 
 def gateway_spec(plan: MeshPlan) -> ChildSpec:
     """The gateway of a local mesh. Its port is the same after each start, so that clients find it again."""
-    config = {"etcd": plan.etcd_section(), "listen": plan.gateway}
+    config = {"etcd": plan.etcd_section(), "listen": plan.gateway, "require_keys": plan.require_keys}
     return _spec(plan, "gateway", "gateway", "serving.gateway", config, {})
+
+
+def gateway_grpc_spec(plan: MeshPlan) -> ChildSpec:
+    """The gRPC gateway of a local mesh: the proxy's program, for all applications."""
+    host, _, port = plan.gateway_grpc.rpartition(":")
+    config = {
+        "id": "gateway-grpc",
+        "edge": True,
+        "etcd": {"endpoints": list(plan.etcd.endpoints)},
+        "listenHost": host,
+        "listenPort": int(port),
+    }
+    return replace(_spec(plan, "gateway-grpc", "gateway", "", config, {}), program=str(PROXY_PROGRAM))
 
 
 def _spec(
@@ -93,8 +117,7 @@ class Child:
         descriptor = os.open(self.spec.config_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump(self.spec.config, file, indent=2)
-        command = [sys.executable, "-m", self.spec.module, "--config", str(self.spec.config_file)]
-        self._process = Process.start(self.spec.name, command, log_file=self.spec.log_file, env=self.spec.env)
+        self._process = Process.start(self.spec.name, self.spec.command, log_file=self.spec.log_file, env=self.spec.env)
         self._pauses.started(now_s)
 
     def record(self) -> ProcessRecord:

@@ -19,7 +19,8 @@ class UpOptions:
     """A mesh on this machine. With `config_file` only keepers and agents are started, beside what it names.
 
     `cpus_per_cluster` is what Ray is told to hand out, not a limit of the machine; 0: the number of its cores. So is
-    `gpus_per_cluster`; None: as many as the driver lists. `gateway_port` 0: any free one.
+    `gpus_per_cluster`; None: as many as the driver lists. `gateway_port` and `gateway_grpc_port` 0: any free one.
+    `require_keys`: whoever asks the HTTP gateway needs an API key.
     """
 
     mesh_dir: Path
@@ -29,6 +30,8 @@ class UpOptions:
     gpus_per_cluster: int | None = None
     config_file: Path | None = None
     gateway_port: int = 0
+    require_keys: bool = False
+    gateway_grpc_port: int = 0
     start_timeout_s: float = 180.0
 
     def validate(self) -> None:
@@ -39,8 +42,11 @@ class UpOptions:
             raise InvalidArgument(f"--keepers {self.keepers}: between 1 and 5")
         if self.cpus_per_cluster < 0:
             raise InvalidArgument(f"--cpus {self.cpus_per_cluster}: must not be negative")
-        if not 0 <= self.gateway_port < 65_536:
-            raise InvalidArgument(f"--gateway-port {self.gateway_port}: between 1 and 65535, or 0 for any free one")
+        for name, port in (("gateway-port", self.gateway_port), ("gateway-grpc-port", self.gateway_grpc_port)):
+            if not 0 <= port < 65_536:
+                raise InvalidArgument(f"--{name} {port}: between 1 and 65535, or 0 for any free one")
+        if self.gateway_port and self.gateway_port == self.gateway_grpc_port:
+            raise InvalidArgument(f"--gateway-grpc-port {self.gateway_port}: is --gateway-port, too; they need two")
         if self.gpus_per_cluster is not None and self.gpus_per_cluster < 0:
             raise InvalidArgument(f"--gpus {self.gpus_per_cluster}: must not be negative")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from serving.config import EtcdConfig, TlsConfig
+from serving.deployment.libraries import PROXY_PROGRAM
 from serving.errors import FailedPrecondition
 from serving.local.ports import free_ports
 from serving.local.ray_cluster import RayCluster, ray_environment
@@ -34,7 +35,11 @@ class ClusterPlan:
 
 @dataclass(frozen=True, slots=True)
 class MeshPlan:
-    """Everything that keepers, agents and the gateway are started with. `gateway` is its host:port; empty: none."""
+    """Everything that keepers, agents and the gateways are started with.
+
+    `gateway` is the host:port of the HTTP gateway, `gateway_grpc` that of the gRPC gateway; empty: none.
+    `require_keys`: the HTTP gateway asks clients for API keys, and there is no gRPC gateway, which knows none.
+    """
 
     mesh_dir: Path
     etcd: EtcdConfig
@@ -44,6 +49,8 @@ class MeshPlan:
     client_tls: TlsConfig | None = None
     name: str = DEFAULT_MESH
     gateway: str = ""
+    require_keys: bool = False
+    gateway_grpc: str = ""
 
     def etcd_section(self) -> dict[str, Any]:
         """As `mesh.json` and the processes' configuration files hold it."""
@@ -56,8 +63,18 @@ class MeshPlan:
         return section
 
 
-def local_plan(mesh_dir: Path, etcd: EtcdConfig, clusters: Mapping[str, RayCluster], *, gateway_port: int) -> MeshPlan:
-    """Own etcd, own Ray clusters and a gateway, all on loopback."""
+def local_plan(
+    mesh_dir: Path,
+    etcd: EtcdConfig,
+    clusters: Mapping[str, RayCluster],
+    *,
+    gateway_port: int,
+    gateway_grpc_port: int,
+    require_keys: bool = False,
+) -> MeshPlan:
+    """Own etcd, own Ray clusters and gateways, all on loopback; no gRPC gateway where its program is not built."""
+    http_port, grpc_port = free_ports(2)
+    grpc = PROXY_PROGRAM.exists() and not require_keys
     artifacts = mesh_dir / "artifacts"
     artifacts.mkdir(mode=0o700, exist_ok=True)
     return MeshPlan(
@@ -69,7 +86,9 @@ def local_plan(mesh_dir: Path, etcd: EtcdConfig, clusters: Mapping[str, RayClust
             for name, cluster in clusters.items()
         ),
         name=local_name(mesh_dir),
-        gateway=f"{LOOPBACK}:{gateway_port or free_ports(1)[0]}",
+        gateway=f"{LOOPBACK}:{gateway_port or http_port}",
+        gateway_grpc=f"{LOOPBACK}:{gateway_grpc_port or grpc_port}" if grpc else "",
+        require_keys=require_keys,
     )
 
 

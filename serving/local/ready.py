@@ -14,6 +14,7 @@ from typing import Final
 from serving.errors import Cancelled, DeadlineExceeded, StoreUnavailable
 from serving.local.plan import MeshPlan
 from serving.store import EtcdClient, keys
+from serving.timeouts import wait_for
 
 _POLL_S: Final = 0.1
 _ASK_S: Final = 2.0
@@ -59,6 +60,8 @@ async def _missing(client: EtcdClient, plan: MeshPlan, keepers: int) -> list[str
     missing += [f"the agent of cluster {cluster.name}" for cluster in plan.clusters if cluster.name not in known]
     if plan.gateway and not await _is_ready(plan.gateway):
         missing.append(f"the gateway on {plan.gateway}")
+    if plan.gateway_grpc and not await _listens(plan.gateway_grpc):
+        missing.append(f"the gRPC gateway on {plan.gateway_grpc}")
     return missing
 
 
@@ -68,6 +71,16 @@ async def _is_ready(address: str) -> bool:
         return await asyncio.to_thread(_asked, f"http://{address}/health")
     except (OSError, ValueError, HTTPException):
         return False
+
+
+async def _listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        _, writer = await wait_for(asyncio.open_connection(host, int(port)), _ASK_S)
+    except (OSError, asyncio.TimeoutError):
+        return False
+    writer.close()
+    return True
 
 
 def _asked(url: str) -> bool:

@@ -49,7 +49,7 @@ class ClusterState:
 class MeshState:
     """`phase`: starting, ready or stopping. `etcd` is the section that `serving.sdk.connection` reads.
 
-    `gateway` is its host:port; empty: there is none.
+    `gateway` is the HTTP gateway's host:port, `gateway_grpc` the gRPC gateway's; empty: there is none.
     """
 
     mesh_dir: Path
@@ -60,6 +60,7 @@ class MeshState:
     processes: tuple[ProcessRecord, ...] = ()
     tls: Mapping[str, str] | None = None  # what clients use; None: plaintext
     gateway: str = ""
+    gateway_grpc: str = ""
 
     @property
     def supervisor(self) -> ProcessRecord | None:
@@ -88,6 +89,8 @@ class MeshState:
             data["tls"] = dict(self.tls)
         if self.gateway:
             data["gateway"] = self.gateway
+        if self.gateway_grpc:
+            data["gateway_grpc"] = self.gateway_grpc
         path = self.mesh_dir / STATE_FILE
         temporary = path.with_name(f".{STATE_FILE}.{os.getpid()}")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -111,6 +114,7 @@ def load_state(mesh_dir: Path) -> MeshState:
             processes=tuple(ProcessRecord.from_dict(record) for record in data["processes"]),
             tls=dict(data["tls"]) if data.get("tls") else None,
             gateway=str(data.get("gateway", "")),
+            gateway_grpc=str(data.get("gateway_grpc", "")),
         )
     except FileNotFoundError:
         raise NotFound(f"no mesh in {mesh_dir}: start one with `mesh up --dir {mesh_dir}`") from None

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from serving.errors import AlreadyExists, FailedPrecondition, MeshError
-from serving.local.children import Child, ChildSpec, agent_spec, gateway_spec, keeper_spec
+from serving.local.children import Child, ChildSpec, agent_spec, gateway_grpc_spec, gateway_spec, keeper_spec
 from serving.local.etcd import EtcdCluster, EtcdMember, start_etcd
 from serving.local.leftovers import end_leftovers
 from serving.local.log_bounds import CHECK_S, bound_logs
@@ -123,10 +123,7 @@ class Supervisor:
         if self._options.config_file is not None:
             plan, self._keepers = external_plan(self._dir, self._options.config_file)
         else:
-            if self._options.gateway_port and not is_free(self._options.gateway_port):
-                raise FailedPrecondition(
-                    f"--gateway-port {self._options.gateway_port}: somebody listens there already; choose another port"
-                )
+            self._refuse_taken_ports()
             self._progress("starting etcd")
             self._etcd = start_etcd(self._dir / "etcd")
             names = cluster_names(self._options.clusters)
@@ -134,7 +131,14 @@ class Supervisor:
             gpus = self._options.gpus()
             with ThreadPoolExecutor(len(names)) as pool:
                 list(pool.map(lambda name: self._start_ray(name, gpus, stop), names))
-            plan = local_plan(self._dir, self._etcd.config(), self._ray, gateway_port=self._options.gateway_port)
+            plan = local_plan(
+                self._dir,
+                self._etcd.config(),
+                self._ray,
+                gateway_port=self._options.gateway_port,
+                require_keys=self._options.require_keys,
+                gateway_grpc_port=self._options.gateway_grpc_port,
+            )
         self._state = MeshState(
             mesh_dir=self._dir,
             phase="starting",
@@ -143,10 +147,17 @@ class Supervisor:
             clusters=tuple(ClusterState(c.name, c.ray_address, c.token_file) for c in plan.clusters),
             tls=asdict(plan.client_tls) if plan.client_tls else None,
             gateway=plan.gateway,
+            gateway_grpc=plan.gateway_grpc,
         )
         self._record(ProcessRecord("supervisor", "supervisor", ProcessId.of(os.getpid())))
         self._record_infrastructure()
         return plan
+
+    def _refuse_taken_ports(self) -> None:
+        options = self._options
+        for name, port in (("gateway-port", options.gateway_port), ("gateway-grpc-port", options.gateway_grpc_port)):
+            if port and not is_free(port):
+                raise FailedPrecondition(f"--{name} {port}: somebody listens there already; choose another port")
 
     def _start_ray(self, name: str, gpus: int, stop: threading.Event) -> None:
         """Kept at once, so that it is ended too when another one cannot start."""
@@ -165,14 +176,14 @@ class Supervisor:
 
     def _start_children(self, plan: MeshPlan) -> None:
         self._progress(
-            "starting keepers, cluster agents and the gateway"
-            if plan.gateway
-            else "starting keepers and cluster agents"
+            "starting keepers, cluster agents and gateways" if plan.gateway else "starting keepers and cluster agents"
         )
         specs: list[ChildSpec] = [keeper_spec(plan, index) for index in range(self._keepers)]
         specs += [agent_spec(plan, cluster) for cluster in plan.clusters]
         if plan.gateway:
             specs.append(gateway_spec(plan))
+        if plan.gateway_grpc:
+            specs.append(gateway_grpc_spec(plan))
         for spec in specs:
             child = Child(spec)
             self._children.append(child)

@@ -4,6 +4,7 @@
 """
 
 from serving.routing.least_latency import LeastLatency
+from serving.routing.model_route import ModelRoute, WeightedModel
 from serving.routing.outliers import OutlierConfig, OutlierDetector
 from serving.routing.policy import RoutingPolicy
 from serving.routing.power_of_two import Candidate, LatencyTracker, PowerOfTwo, Rank, better, prefer_labels
@@ -16,6 +17,7 @@ __all__ = [
     "Candidate",
     "LatencyTracker",
     "LeastLatency",
+    "ModelRoute",
     "OutlierConfig",
     "OutlierDetector",
     "Place",
@@ -27,6 +29,7 @@ __all__ = [
     "RoutingPolicy",
     "Sides",
     "Traffic",
+    "WeightedModel",
     "better",
     "prefer_labels",
     "rendezvous_best",

@@ -32,13 +32,16 @@ from serving.sdk.spec import Application, Placement
 
 if TYPE_CHECKING:
     from serving.discovery.client_config import ClientConfig, ClientStats
+    from serving.sdk.api_keys import ApiKey, CreatedKey, KeyLimits
     from serving.sdk.blocking import MeshClient
     from serving.sdk.client import AsyncMeshClient
+    from serving.sdk.routes import Route, RoutedModel, RouteStatus, load_routes
     from serving.sdk.status import AppEvent, AppStatus, DeployResult, ModelMetadata, TensorMetadata
     from serving.sdk.tensors import BF16
 
 __all__ = [
     "BF16",
+    "ApiKey",
     "AppEvent",
     "AppStatus",
     "Application",
@@ -53,9 +56,11 @@ __all__ = [
     "ClusterConfig",
     "Connection",
     "CppDeployment",
+    "CreatedKey",
     "DeployResult",
     "EmbeddingDeployment",
     "Forecast",
+    "KeyLimits",
     "LlmDeployment",
     "Match",
     "MeshClient",
@@ -70,6 +75,9 @@ __all__ = [
     "Resources",
     "ResponseCache",
     "Rollout",
+    "Route",
+    "RouteStatus",
+    "RoutedModel",
     "RuntimeEnv",
     "ScalingFunction",
     "ScalingLoad",
@@ -82,21 +90,29 @@ __all__ = [
     "TrafficSplit",
     "TritonDeployment",
     "load_mesh_config",
+    "load_routes",
     "load_spec",
     "parse_spec",
 ]
 
 _LAZY = {
     "BF16": "serving.sdk.tensors",
+    "ApiKey": "serving.sdk.api_keys",
     "AppEvent": "serving.sdk.status",
     "AppStatus": "serving.sdk.status",
     "AsyncMeshClient": "serving.sdk.client",
     "ClientConfig": "serving.discovery.client_config",
     "ClientStats": "serving.discovery.client_config",
+    "CreatedKey": "serving.sdk.api_keys",
     "DeployResult": "serving.sdk.status",
+    "KeyLimits": "serving.sdk.api_keys",
     "MeshClient": "serving.sdk.blocking",
     "ModelMetadata": "serving.sdk.status",
+    "Route": "serving.sdk.routes",
+    "RouteStatus": "serving.sdk.routes",
+    "RoutedModel": "serving.sdk.routes",
     "TensorMetadata": "serving.sdk.status",
+    "load_routes": "serving.sdk.routes",
 }
 
 

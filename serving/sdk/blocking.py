@@ -17,6 +17,9 @@ from serving.discovery.client_config import ClientConfig, ClientStats
 from serving.errors import FailedPrecondition
 from serving.routing import Rank
 from serving.sdk import calls
+from serving.sdk._client_loop import ClientLoop
+from serving.sdk.api_keys import ApiKeys
+from serving.sdk.blocking_routes import BlockingRoutes
 from serving.sdk.client import (
     CONTROL_TIMEOUT_S,
     DEPLOY_TIMEOUT_S,
@@ -32,56 +35,6 @@ from serving.types import ROLE_DIRECT
 
 T = TypeVar("T")
 Notify = Callable[[str], None]
-
-
-class _Loop:
-    """One event loop on one thread for every `MeshClient` of the process: gRPC wants no more than one.
-
-    It runs from the first client to the last one.
-    """
-
-    _lock = threading.Lock()
-    _current: _Loop | None = None
-
-    def __init__(self) -> None:
-        self.loop = asyncio.new_event_loop()
-        self._users = 0
-        self._thread = threading.Thread(target=self._run, name="mesh-client", daemon=True)
-        self._thread.start()
-
-    @classmethod
-    def acquire(cls) -> _Loop:
-        with cls._lock:
-            if cls._current is None or not cls._current._thread.is_alive():
-                cls._current = cls()
-            cls._current._users += 1
-            return cls._current
-
-    def release(self) -> None:
-        with self._lock:
-            self._users -= 1
-            if self._users:
-                return
-            if _Loop._current is self:
-                _Loop._current = None
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        if threading.current_thread() is not self._thread:
-            self._thread.join()
-
-    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        return asyncio.run_coroutine_threadsafe(work, self.loop)
-
-    def owns_this_thread(self) -> bool:
-        return threading.current_thread() is self._thread
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self.loop)
-        try:
-            self.loop.run_forever()
-        finally:
-            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
-            self.loop.run_until_complete(self.loop.shutdown_default_executor())
-            self.loop.close()
 
 
 class MeshClient:
@@ -101,9 +54,15 @@ class MeshClient:
         """As `AsyncMeshClient`; `interceptors` run on the client's own thread."""
         self._client = AsyncMeshClient(connection, interceptors=interceptors, client_config=client_config, rank=rank)
         self._lock = threading.Lock()
-        self._loop: _Loop | None = None
+        self._loop: ClientLoop | None = None
         self._closed = False
         self._running: set[asyncio.Task[Any] | None] = set()  # of the loop's thread
+        self.routes = BlockingRoutes(self._client.routes, self._wait)
+
+    @property
+    def keys(self) -> ApiKeys:
+        """API keys of the mesh's gateways."""
+        return ApiKeys(self._client.keys, self._wait)
 
     @property
     def connection(self) -> Connection:
@@ -352,7 +311,7 @@ class MeshClient:
         with self._lock:
             loop = self._loop
             if loop is None and not self._closed:
-                loop = self._loop = _Loop.acquire()
+                loop = self._loop = ClientLoop.acquire()
             if loop is not None and not loop.owns_this_thread():
                 return loop.submit(self._run(work))  # with the lock: `close` then knows of it
         work.close()

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from serving._proto import records_pb2 as pb
 from serving.sdk.spec import Application
 from serving.store.keys import AppKey
 
@@ -134,6 +135,32 @@ class ModelMetadataCall:
     timeout_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class SetRouteCall:
+    record: pb.RouteRecord
+    if_version: int
+    author: str
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class GetRouteCall:
+    name: str
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ListRoutesCall:
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteRouteCall:
+    name: str
+    if_version: int
+    timeout_s: float
+
+
 Call: TypeAlias = (
     DeployCall
     | StatusCall
@@ -149,6 +176,10 @@ Call: TypeAlias = (
     | EndpointsCall
     | InferCall
     | ModelMetadataCall
+    | SetRouteCall
+    | GetRouteCall
+    | ListRoutesCall
+    | DeleteRouteCall
 )
 Proceed: TypeAlias = Callable[[Call], Awaitable[Any]]
 Interceptor: TypeAlias = Callable[[Call, Proceed], Awaitable[Any]]

@@ -13,10 +13,12 @@ from serving.discovery.client_config import ClientConfig
 from serving.errors import Internal, InvalidArgument
 from serving.routing import Rank
 from serving.sdk import calls
+from serving.sdk.api_keys import AsyncApiKeys
 from serving.sdk.connection import Connection
 from serving.sdk.deploying import Deployer, Notify
 from serving.sdk.inference import InferenceClients
 from serving.sdk.keepers import Keepers
+from serving.sdk.routes import RouteHandlers, RoutesClient
 from serving.sdk.spec import Application
 from serving.sdk.status import AppEvent, AppStatus, DeployResult, ModelMetadata
 from serving.sdk.tensors import Array, Parameter
@@ -60,6 +62,7 @@ class AsyncMeshClient:
         self._keepers = Keepers(self._store, self.connection.tls)
         self._deployer = Deployer(self._keepers, self.connection.artifacts)
         self._inference = InferenceClients(self._store, self.connection.tls, client_config, rank)
+        self.keys = AsyncApiKeys(self._keepers)
         self._handlers: dict[type, Callable[[Any], Awaitable[Any]]] = {
             calls.DeployCall: self._deployer.deploy,
             calls.RollbackCall: self._deployer.rollback,
@@ -75,8 +78,10 @@ class AsyncMeshClient:
             calls.EndpointsCall: self._endpoints,
             calls.InferCall: self._inference.infer,
             calls.ModelMetadataCall: self._inference.model_metadata,
+            **RouteHandlers(self._keepers).by_call,
         }
         self._handle = calls.chain(interceptors, self._dispatch)
+        self.routes = RoutesClient(self._handle)
 
     async def __aenter__(self) -> AsyncMeshClient:
         return self

@@ -97,13 +97,16 @@ class MeshConfig:
 class Connection:
     """What a client needs. `artifacts` is the url under which packed folders are kept, "" when nothing is deployed.
 
-    `tls` is used towards keepers, and towards the endpoints that say they expect it; absent is plaintext.
+    `tls` is used towards keepers, and towards the endpoints that say they expect it; absent is plaintext. `gateway` and
+    `gateway_grpc` are the host:port of a local mesh's gateways; "" where there is none, or nobody has said.
     """
 
     etcd: EtcdConfig
     artifacts: str = ""
     tls: TlsConfig | None = None
     clusters: tuple[ClusterConfig, ...] = ()
+    gateway: str = ""
+    gateway_grpc: str = ""
 
     @classmethod
     def local(cls, mesh_dir: str | os.PathLike[str] | None = None) -> Connection:
@@ -330,7 +333,8 @@ def _from_mesh_json(path: Path) -> Connection:
         raise document.error(reading.problems)
     values = TABLE.defaults() | {"etcd": etcd, "artifacts": artifacts, "clusters": clusters, "tls": tls}
     config = _config(values, path.parent)
-    return Connection(config.etcd, config.artifacts, config.tls, config.clusters)
+    gateways = {name: str(value.get(name, "")) for name in ("gateway", "gateway_grpc")}
+    return Connection(config.etcd, config.artifacts, config.tls, config.clusters, **gateways)
 
 
 def _known(value: Any, record: Record) -> Any:

@@ -14,6 +14,7 @@ import grpc.aio
 
 from serving._proto import keeper_pb2 as kpb
 from serving._proto import records_pb2 as pb
+from serving._proto import routes_pb2 as rpb
 from serving.config import TlsConfig
 from serving.discovery.client_tls import channel_credentials
 from serving.errors import (
@@ -43,6 +44,7 @@ _OPTIONS: Final = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 5_000),
 )
+_KEEPER: Final = "mesh.v1.Keeper"
 _RESPONSES: Final[dict[str, Any]] = {
     "Deploy": kpb.DeployResponse,
     "GetApplication": kpb.ApplicationView,
@@ -53,6 +55,15 @@ _RESPONSES: Final[dict[str, Any]] = {
     "Rollback": kpb.DeployResponse,
     "PauseRollout": kpb.PauseRolloutResponse,
     "PromoteRollout": kpb.PromoteRolloutResponse,
+    "CreateKey": kpb.KeyView,
+    "GetKey": kpb.KeyView,
+    "ListKeys": kpb.ListKeysResponse,
+    "UpdateKey": kpb.KeyView,
+    "DeleteKey": kpb.DeleteKeyResponse,
+    "mesh.v1.Routes/SetRoute": rpb.SetRouteResponse,
+    "mesh.v1.Routes/GetRoute": rpb.RouteView,
+    "mesh.v1.Routes/ListRoutes": rpb.ListRoutesResponse,
+    "mesh.v1.Routes/DeleteRoute": rpb.DeleteRouteResponse,
 }
 
 
@@ -73,6 +84,7 @@ class Keepers:
     async def call(self, method: str, request: Any, *, timeout_s: float) -> Any:
         """The answer of any keeper. Raises the keeper's error, or `Unavailable` when none answers in time.
 
+        `method` is one of the service Keeper, or names its service: `mesh.v1.Routes/SetRoute`.
         `RepeatedConflict` instead of `Conflict` when an attempt before had no answer.
         """
         deadline = time.monotonic() + timeout_s
@@ -154,7 +166,7 @@ class Keepers:
     async def _ask(self, address: str, method: str, request: Any, timeout_s: float) -> Any:
         channel = await self._channel(address)
         stub = channel.unary_unary(
-            f"/mesh.v1.Keeper/{method}",
+            f"/{method}" if "/" in method else f"/{_KEEPER}/{method}",
             request_serializer=type(request).SerializeToString,
             response_deserializer=_RESPONSES[method].FromString,
         )

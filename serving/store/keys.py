@@ -14,6 +14,10 @@ APPS = ROOT + "apps/"
 PLACEMENTS = ROOT + "placements/"
 ENDPOINTS = ROOT + "endpoints/"
 DELETED = ROOT + "deleted/"
+API_KEYS = ROOT + "keys/"
+SHARES = ROOT + "shares/"
+GATEWAYS = ROOT + "gateways/"
+ROUTES = ROOT + "routes/"
 KEEPER_ELECTION = ROOT + "election/keeper/"
 
 
@@ -76,6 +80,11 @@ def placement(cluster_name: str, key: AppKey) -> str:
     return f"{placements(cluster_name)}{key.namespace}/{key.name}"
 
 
+def route(name: str) -> str:
+    """Which models answer for a name at the gateways; see docs/design/0019-routes.md."""
+    return f"{ROUTES}{name}"
+
+
 def deleted(key: AppKey, uid: str) -> str:
     """The tombstone of a deleted application; see docs/design/0002-store-loss.md."""
     return f"{DELETED}{key.namespace}/{key.name}/{uid}"
@@ -93,6 +102,31 @@ def endpoints(key: AppKey, role: str = "", deployment: str = "") -> str:
 
 def endpoint(key: AppKey, role: str, deployment: str, endpoint_id: str) -> str:
     return f"{endpoints(key, role, deployment)}{endpoint_id}"
+
+
+def api_key(key_id: str) -> str:
+    return f"{API_KEYS}{key_id}"
+
+
+def shares(key_id: str) -> str:
+    """Prefix of what gateways may use of an API key's limits; see docs/design/0017-api-keys.md."""
+    return f"{SHARES}{key_id}/"
+
+
+def share(key_id: str, gateway_id: str) -> str:
+    return f"{shares(key_id)}{gateway_id}"
+
+
+def gateway(gateway_id: str) -> str:
+    return f"{GATEWAYS}{gateway_id}"
+
+
+def parse_share(key: str) -> tuple[str, str] | None:
+    """`/mesh/v1/shares/<key>/<gateway>` → API key and gateway; None for any other key."""
+    parts = key.removeprefix(SHARES).split("/")
+    if not key.startswith(SHARES) or len(parts) != 2:
+        return None
+    return parts[0], parts[1]
 
 
 def parse_app(key: str) -> tuple[AppKey, str] | None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -24,3 +25,21 @@ def eventually(look: Callable[[], T], *, timeout_s: float, what: str) -> T:
         if over:
             raise AssertionError(f"not within {timeout_s:g} s: {what}; last seen: {last}")
         time.sleep(0.05)
+
+
+async def aeventually(look: Callable[[], Awaitable[T]], *, timeout_s: float = 60.0, what: str) -> T:
+    """As `eventually`, of what must be awaited."""
+    deadline = time.monotonic() + timeout_s
+    last: object = None
+    while True:
+        over = time.monotonic() > deadline
+        try:
+            found = await look()
+            if found:
+                return found
+            last = found
+        except AssertionError as error:
+            last = error
+        if over:
+            raise AssertionError(f"not within {timeout_s:g} s: {what}; last seen: {last}")
+        await asyncio.sleep(0.05)

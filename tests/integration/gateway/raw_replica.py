@@ -44,7 +44,14 @@ class RawReplica:
 
 @asynccontextmanager
 async def raw_replica(
-    etcd: EtcdConfig, name: str, answer: Answer, *, model: str, state: str = "ready"
+    etcd: EtcdConfig,
+    name: str,
+    answer: Answer,
+    *,
+    model: str,
+    state: str = "ready",
+    application: str = "raw",
+    cluster: str = "east",
 ) -> AsyncIterator[RawReplica]:
     """Listens and is in discovery as long as it is entered."""
     replica = RawReplica(name, answer)
@@ -56,8 +63,9 @@ async def raw_replica(
         protocol="openai-http",
         role="direct",
         namespace="default",
-        application="raw",
+        application=application,
         deployment="m",
+        cluster=cluster,
         models=[pb.ModelRecord(name=model)],
         generation=1,
         revision=1,

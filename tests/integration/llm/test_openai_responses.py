@@ -128,6 +128,8 @@ def test_log_probabilities(client: openai.OpenAI) -> None:
 @pytest.mark.parametrize(
     ("fields", "param", "code"),
     [
+        ({"tools": [{"type": "function", "name": "f"}] * 2}, "tools", "invalid_value"),
+        ({"instructions": "x", "input": [{"role": "user", "content": "x"}] * 2048}, "input", "invalid_value"),
         ({"previous_response_id": "resp_1"}, "previous_response_id", "unsupported_parameter"),
         ({"background": True}, "background", "unsupported_parameter"),
         ({"store": True}, "store", "unsupported_parameter"),

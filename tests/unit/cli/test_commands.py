@@ -179,7 +179,8 @@ def test_the_shape_of_status(run: Run) -> None:
         "reason": "",
         "since": None,
     }
-    assert json.loads(run("status", "--json").stdout) == {"applications": [shape]}
+    listed = {"applications": [shape], "gateway": None, "gateway_grpc": None}
+    assert json.loads(run("status", "--json").stdout) == listed
 
 
 def test_status_watch(fake: FakeMesh, run: Run) -> None:

@@ -75,3 +75,14 @@ def test_readiness() -> None:
     leaving = endpoint("chat", state="draining")
     assert not is_ready(Catalog([leaving]).find("chat"))
     assert is_ready(Catalog([leaving, endpoint("chat", id="b")]).find("chat"))
+
+
+def test_whoever_may_not_ask_all_models() -> None:
+    """Others neither make a name ambiguous nor are named; one that alone has the name is found, to be refused."""
+    catalog = Catalog([endpoint("m", app="one"), endpoint("xyz", app="one"), endpoint("m", app="two")])
+    assert catalog.find("m", lambda key: key.application == "two").key.application == "two"
+    assert catalog.find("xyz", lambda key: key.application == "two").key.application == "one"
+    with pytest.raises(NotFound) as unknown:
+        catalog.find("xyzz", lambda key: key.application == "two")
+    assert "xyz`" not in unknown.value.message.replace("`xyzz`", "")
+    assert "two/m" in unknown.value.message

@@ -15,6 +15,7 @@ from serving.sdk import AsyncMeshClient, MeshClient
 
 PUBLIC = {
     "Application",
+    "ApiKey",
     "AppEvent",
     "AppStatus",
     "Artifact",
@@ -29,9 +30,11 @@ PUBLIC = {
     "ClusterConfig",
     "Connection",
     "CppDeployment",
+    "CreatedKey",
     "DeployResult",
     "EmbeddingDeployment",
     "Forecast",
+    "KeyLimits",
     "LlmDeployment",
     "Match",
     "MeshClient",
@@ -45,6 +48,9 @@ PUBLIC = {
     "Replicas",
     "Resources",
     "ResponseCache",
+    "Route",
+    "RouteStatus",
+    "RoutedModel",
     "RuntimeEnv",
     "Rollout",
     "ScalingFunction",
@@ -58,6 +64,7 @@ PUBLIC = {
     "TrafficSplit",
     "TritonDeployment",
     "load_mesh_config",
+    "load_routes",
     "load_spec",
     "parse_spec",
 }
