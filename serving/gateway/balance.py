@@ -69,11 +69,11 @@ class Balance:
     def wanted(self, offer: Offer, demand: Demand) -> Wanted:
         """The request as the choice sees it."""
         sizes = self._of(offer.key)
-        known: dict[int, float] = {}
-        if demand.chain:
-            for number, size in self._prefixes.known_bytes(demand.chain).items():
-                known[number] = sizes.prompt_tokens(size)
-        return Wanted(sizes.prompt_tokens(demand.prompt_bytes), known, _digest(offer, demand))
+        tokens, session = sizes.prompt_tokens(demand.prompt_bytes), _digest(offer, demand)
+        if not demand.chain:
+            return Wanted(tokens, session=session)
+        known = {number: sizes.prompt_tokens(size) for number, size in self._prefixes.known_bytes(demand.chain).items()}
+        return Wanted(tokens, known, self._prefixes.held, session)
 
     def work(self, upstream: Upstream, offer: Offer, demand: Demand) -> Work:
         """To be entered as long as the request runs there."""

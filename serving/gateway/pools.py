@@ -22,12 +22,13 @@ Allowed: TypeAlias = "Callable[[Upstream], bool]"
 class Wanted:
     """A request as the choice sees it.
 
-    `known`: tokens of its prompt by the number of the replica that should have computed them before. `session` is a
-    digest, empty for none.
+    `known`: tokens of its prompt by the number of the replica that should have computed them before. `held`: how
+    much a replica's cache should hold, where that matters. `session` is a digest, empty for none.
     """
 
     prompt_tokens: float = 0.0
     known: Mapping[int, float] = field(default_factory=dict)
+    held: Callable[[int], float] = lambda _: 0.0
     session: bytes = b""
 
 
@@ -99,6 +100,7 @@ class _TokenPool:
             self._chance,
             prompt_tokens=wanted.prompt_tokens,
             known=lambda one: known.get(one.number, 0.0) * one.trust,
+            held=lambda one: wanted.held(one.number),
         )
 
     def _of_session(self, session: bytes, fit: Sequence[Upstream]) -> Upstream | None:

@@ -42,6 +42,10 @@ class Prefixes:
         """It did not; what was there before is."""
         self._index.trim(chain, replica, blocks)
 
+    def held(self, replica: int) -> float:
+        """How much it holds, in blocks."""
+        return self._index.held_blocks(replica)
+
     def forget(self, replica: int) -> None:
         self._index.remove(replica)
 

@@ -34,19 +34,25 @@ def not_overloaded(candidates: Iterable[C], overload_tokens: float) -> list[C]:
 
 
 def least_tokens(
-    candidates: Iterable[C], chance: Callable[[], float], *, prompt_tokens: float, known: Callable[[C], float]
+    candidates: Iterable[C],
+    chance: Callable[[], float],
+    *,
+    prompt_tokens: float,
+    known: Callable[[C], float],
+    held: Callable[[C], float] = lambda _: 0.0,
 ) -> C | None:
     """The one with the least to compute until it answers: what waits there, and what it does not know of the prompt.
 
-    `known` says how many of the prompt's tokens a candidate has computed before. Ties by chance, which answers numbers
-    from 0 up to, not including, 1. None when there is no candidate.
+    `known` says how many of the prompt's tokens a candidate has computed before. Of equal ones the one whose cache
+    holds least (`held`), so that the prompt drives little out; then by chance, which answers numbers from 0 up to, not
+    including, 1. None when there is no candidate.
     """
     best: C | None = None
-    least = 0.0
+    least = (0.0, 0.0)
     ties = 1
     for candidate in candidates:
         own = max(0.0, prompt_tokens - known(candidate)) * DEFAULT_WEIGHT / max(candidate.weight, 1)
-        cost = waiting_tokens(candidate) + own
+        cost = waiting_tokens(candidate) + own, held(candidate)
         if best is None or cost < least:
             best, least, ties = candidate, cost, 1
         elif cost == least:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -54,6 +55,14 @@ def test_ties_are_shared_evenly() -> None:
     )
     assert set(counts) == set("abcd")
     assert all(850 < count < 1150 for count in counts.values()), counts
+
+
+def test_of_equal_ones_the_emptiest_is_chosen() -> None:
+    held = {"a": 5.0, "b": 3.0, "c": 9.0}
+    replicas = [Replica("a"), Replica("b"), Replica("c", known=500)]
+    options: Any = {"prompt_tokens": 1000, "known": lambda one: one.known, "held": lambda one: held[one.name]}
+    assert least_tokens(replicas, Random(1).random, **options) == replicas[2]
+    assert least_tokens(replicas[:2], Random(1).random, **options) == replicas[1]
 
 
 def test_nobody_is_chosen_of_nobody() -> None:
