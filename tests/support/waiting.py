@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import TypeVar
@@ -24,3 +25,15 @@ def eventually(look: Callable[[], T], *, timeout_s: float, what: str) -> T:
         if over:
             raise AssertionError(f"not within {timeout_s:g} s: {what}; last seen: {last}")
         time.sleep(0.05)
+
+
+async def eventually_async(look: Callable[[], T], *, timeout_s: float = 60.0, what: str) -> T:
+    """As `eventually`, for what happens on the same event loop."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        over = time.monotonic() > deadline
+        if found := look():
+            return found
+        if over:
+            raise AssertionError(f"not within {timeout_s:g} s: {what}; last seen: {found}")
+        await asyncio.sleep(0.01)
