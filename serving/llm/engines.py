@@ -7,12 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from serving.errors import InvalidArgument
-from serving.llm.engine import Engine
+from serving.llm.engine import OPENVINO, VLLM, Engine
 from serving.llm.openvino_engine import OpenVinoEngine
 from serving.llm.vllm_engine import VllmEngine
-
-OPENVINO = "openvino"
-VLLM = "vllm"
 
 
 def make_engine(name: str, model: Path, options: Mapping[str, Any]) -> Engine:

@@ -21,8 +21,7 @@ class HfCodec:
         self._vocabulary = max(vocabulary, len(tokenizer))
         self._lock = threading.Lock()  # what is not written in Rust keeps state between calls
         self._encode, self._decode = self._fast() or self._slow()
-        # Whatever a template's variable may not be called: it would change what is rendered, and how.
-        self._reserved = frozenset(inspect.signature(tokenizer.apply_chat_template).parameters)
+        self._reserved = _parameters(type(tokenizer), "apply_chat_template")
 
     @property
     def vocabulary(self) -> int:
@@ -101,3 +100,12 @@ class HfCodec:
                 return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
 
         return encode, decode
+
+
+def _parameters(kind: type, method: str) -> frozenset[str]:
+    """What a template's variable may not be called: it would change what is rendered, and how.
+
+    Of all classes: vLLM derives some that hand on whatever they are given.
+    """
+    found = [vars(base)[method] for base in kind.__mro__ if method in vars(base)]
+    return frozenset(name for function in found for name in inspect.signature(function).parameters)

@@ -87,21 +87,16 @@ class VllmOptions:
 
 def check_folder(folder: Path) -> None:
     """Raises `FailedPrecondition` that says what lies in `folder` and what is wanted."""
-    if folder.suffix == ".gguf" or (
-        folder.is_dir() and not (folder / _CONFIG).is_file() and any(folder.glob("*.gguf"))
-    ):
-        raise FailedPrecondition(
-            f"{folder} is a GGUF model, which the engine `vllm` cannot load: use `engine: openvino`; for vLLM {_WANTED}"
-        )
-    if not folder.is_dir():
+    if not folder.exists():
         raise FailedPrecondition(f"the model {folder} does not exist; {_WANTED}")
-    if not (folder / _CONFIG).is_file():
-        names = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
-        raise FailedPrecondition(f"{folder} holds no {_CONFIG} ({names}); {_WANTED}")
-    if (folder / "openvino_model.xml").is_file():
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [folder.name]
+    if "openvino_model.xml" in names or (_CONFIG not in names and any(name.endswith(".gguf") for name in names)):
+        kind = "in OpenVINO's format" if "openvino_model.xml" in names else "a GGUF"
         raise FailedPrecondition(
-            f"{folder} is a model in OpenVINO's format: use `engine: openvino`; for vLLM {_WANTED}"
+            f"{folder} is {kind}, which the engine `vllm` does not load: use the engine `openvino`; for vLLM {_WANTED}"
         )
+    if _CONFIG not in names:
+        raise FailedPrecondition(f"{folder} holds no {_CONFIG} ({', '.join(names[:8]) or 'nothing'}); {_WANTED}")
     _check_shards(folder)
 
 

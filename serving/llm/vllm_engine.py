@@ -22,6 +22,7 @@ from serving.llm.requests import room_for
 from serving.llm.vllm_codec import HfCodec
 from serving.llm.vllm_config import VllmOptions, check_folder
 from serving.llm.vllm_guide import VllmGuides
+from serving.llm.vllm_orphans import OrphanWatch
 from serving.llm.vllm_package import VllmPackage, import_vllm
 from serving.llm.vllm_request import sampling_params, token_event
 from serving.llm.vllm_statistics import VllmStatistics
@@ -46,6 +47,7 @@ class VllmEngine:
         self._closing = asyncio.Lock()
         self._closed = False
         self._package: VllmPackage | None = None
+        self._watch: OrphanWatch | None = None
         self._llm: Any = None
         self._codec: HfCodec | None = None
         self._guides: VllmGuides | None = None
@@ -101,6 +103,8 @@ class VllmEngine:
             llm, self._llm, self._codec, self._guides = self._llm, None, None, None
             if llm is not None:
                 await asyncio.to_thread(llm.shutdown)
+            if self._watch is not None:
+                await asyncio.to_thread(self._watch.close)
 
     # ------------------------------------------------------------------------------------------------ generations
 
@@ -158,10 +162,12 @@ class VllmEngine:
         tell("importing vLLM")
         package = self._package = import_vllm()
         tell(f"loading {self._model.name}")
+        watch = self._watch = OrphanWatch()
         try:
             # Unlike a fixed one, this seed gives replicas different answers to the same request without a seed.
             arguments = package.AsyncEngineArgs(**self._options.engine_args(self._model, secrets.randbits(31)))
-            self._llm = llm = package.AsyncLLM.from_engine_args(arguments, stat_loggers=[self._statistics.logger])
+            with watch.marking():
+                self._llm = llm = package.AsyncLLM.from_engine_args(arguments, stat_loggers=[self._statistics.logger])
         except Exception as error:
             raise FailedPrecondition(f"vLLM cannot run the model {self._model}: {one_line(error)}") from error
         config, tokenizer = llm.vllm_config, llm.get_tokenizer()

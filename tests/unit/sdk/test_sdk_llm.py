@@ -85,7 +85,11 @@ def test_the_folder_is_relative_to_the_file_and_packed(tmp_path: Path) -> None:
         ("llm: {weights: ./m, model: a//b}", "is not a name of a model"),
         ("llm: {weights: ./m, model: default/app/chat}", "is not a name of a model"),
         ("llm: {weights: ./m, engine: llamacpp}", r"llm.engine: `llamacpp` is not known .*openvino"),
-        ("llm: {weights: ./m, engine: vllm}", "llm.engine: `vllm` is not supported by this version"),
+        ("llm: {weights: ./m, engine: vllm, options: {cache_mb: 1}}", r"llm.options: .*no setting `cache_mb`"),
+        (
+            "llm: {weights: ./m, engine: vllm, options: {tensor_parallel_size: 2}}",
+            "llm.options.tensor_parallel_size: 2 share the model, but resources.gpus gives a replica 0",
+        ),
         ("llm: {weights: ./m, options: {cache: 1}}", r"llm.options: .*no setting `cache`"),
         ("llm: {weights: ./m, options: 3}", "llm.options"),
         ("llm: {weights: ./m, max_requests: -1}", "llm.max_requests"),
