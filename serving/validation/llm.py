@@ -7,6 +7,7 @@ from typing import Final
 
 from serving._proto import records_pb2 as pb
 from serving.errors import InvalidArgument
+from serving.hub_name import HubName, is_hub_name
 from serving.llm.engine import OPENVINO, VLLM
 from serving.llm.openvino_config import OpenVinoOptions
 from serving.llm.vllm_config import VllmOptions
@@ -21,7 +22,7 @@ MAX_ANSWER_WEIGHT: Final = 1000.0
 
 
 def llm_problems(path: str, deployment: pb.DeploymentSpec) -> Iterator[Problem]:
-    """Everything but its artifact, which is like that of other kinds. `path` is the deployment's."""
+    """Everything but an artifact, which is like that of other kinds. `path` is the deployment's."""
     llm = deployment.llm
     yield from model_name_problems(f"{path}.llm.model", llm.model)
     if llm.engine and llm.engine not in ENGINES:
@@ -29,6 +30,11 @@ def llm_problems(path: str, deployment: pb.DeploymentSpec) -> Iterator[Problem]:
     else:
         yield from _options(f"{path}.llm.options", llm, deployment.resources.gpus)
     yield from check_whole(f"{path}.llm.max_requests", llm.max_requests, 0, MAX_REQUESTS, "; 0 is the default of 256")
+    if is_hub_name(llm.weights.uri):
+        try:
+            HubName.parse(llm.weights.uri)
+        except InvalidArgument as error:
+            yield Problem(f"{path}.llm.weights", error.message)
     tokens = llm.max_waiting_tokens
     yield from check_whole(f"{path}.llm.max_waiting_tokens", tokens, 0, MAX_TOKENS, "; 0 is the default of 262144")
     yield from check_number(f"{path}.llm.max_wait", llm.max_wait_s, MAX_TIMEOUT_S, "seconds; 0 is the default of 60")
