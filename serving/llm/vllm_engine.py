@@ -96,7 +96,8 @@ class VllmEngine:
         self._closed = True
         async with self._closing:
             if self._loading is not None:
-                await asyncio.wait([self._loading])  # whoever started it hears of its error
+                await asyncio.wait([self._loading])
+                self._loading.exception()  # `start` told it, unless nobody waited any more
             for stream in self._runs:
                 stream.fail(Unavailable("the engine was closed"))
             await cancel_and_wait(*self._runs.values())

@@ -269,6 +269,22 @@ async def test_closing_while_it_loads_waits_for_it_and_ends_it(monkeypatch: pyte
         submit(engine)
 
 
+async def test_closing_ends_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Llm, "script", [out([1]), None])
+    engine = VllmEngine(Path("/model"))
+    await engine.start(lambda _: None)
+    with pytest.raises(FailedPrecondition, match="started before"):
+        await engine.start(lambda _: None)
+    generations = [submit(engine) for _ in range(3)]
+    assert (await generations[0].__anext__()).tokens == (1,)
+    await asyncio.gather(engine.close(), engine.close())
+    for generation in generations:
+        with pytest.raises(Unavailable, match="the engine was closed"):
+            while True:
+                await generation.__anext__()
+    assert (Llm.made[0].aborted, engine.failure) == (3, "")
+
+
 async def test_what_vllm_says_of_a_model_it_cannot_run_is_told() -> None:
     engine = VllmEngine(Path("/model"), {"dtype": "float16"})
     with pytest.raises(FailedPrecondition, match="cannot run the model /model: this device has no float16"):
