@@ -280,8 +280,7 @@ async def test_closing_ends_what_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     await asyncio.gather(engine.close(), engine.close())
     for generation in generations:
         with pytest.raises(Unavailable, match="the engine was closed"):
-            while True:
-                await generation.__anext__()
+            await all_of(generation)
     assert (Llm.made[0].aborted, engine.failure) == (3, "")
 
 
