@@ -1,5 +1,5 @@
 # One command per task. `make demo` and `make test` set everything up by themselves.
-.PHONY: help setup demo test test-long lint format bench bench-ingress bench-openai bench-prefix fuzz sanitize gpu-check chat-model clean
+.PHONY: help setup demo test test-long test-vllm lint format bench bench-ingress bench-openai bench-prefix fuzz sanitize gpu-check chat-model clean
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 
@@ -7,6 +7,7 @@ help:
 	@echo 'make demo       set up, start a local mesh, deploy examples/digits, send requests, stop'
 	@echo 'make test       set up and run all tests (C++ and Python)'
 	@echo 'make test-long  what takes long: random kills under traffic, an hour of hostile clients, 10,000 streams, pip install'
+	@echo 'make test-vllm  the engine vllm with its CPU build, against OpenVINO (4 GB of packages into build/vllm)'
 	@echo 'make lint       ruff, mypy --strict, clang-format, clang-tidy'
 	@echo 'make bench      benchmarks against peers; table in benchmarks/README.md'
 	@echo 'make bench-ingress  only the direct ingress against tritonserver: gRPC, HTTP, memory, equal rates, streams'
@@ -29,6 +30,9 @@ test: setup
 
 test-long: setup
 	@scripts/test --long
+
+test-vllm: setup
+	@scripts/vllm
 
 lint:
 	@scripts/setup --lint

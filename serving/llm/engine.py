@@ -8,9 +8,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from serving.errors import InvalidArgument
+
+# Engines by the name that a spec gives them.
+OPENVINO: Final = "openvino"
+VLLM: Final = "vllm"
 
 FinishReason = Literal["stop", "length"]
 GuideKind = Literal["json_object", "json_schema", "regex", "grammar"]

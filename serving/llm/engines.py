@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from serving.errors import InvalidArgument, NotSupported
-from serving.llm.engine import Engine
+from serving.errors import InvalidArgument
+from serving.llm.engine import OPENVINO, VLLM, Engine
 from serving.llm.openvino_engine import OpenVinoEngine
-
-OPENVINO = "openvino"
-VLLM = "vllm"
+from serving.llm.vllm_engine import VllmEngine
 
 
 def make_engine(name: str, model: Path, options: Mapping[str, Any]) -> Engine:
@@ -19,5 +17,5 @@ def make_engine(name: str, model: Path, options: Mapping[str, Any]) -> Engine:
     if name == OPENVINO:
         return OpenVinoEngine(model, options)
     if name == VLLM:
-        raise NotSupported("the engine `vllm` is not supported by this version; use `openvino`")
+        return VllmEngine(model, options)
     raise InvalidArgument(f"there is no engine `{name}`; there are {OPENVINO} and {VLLM}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from serving.errors import MeshError
 from serving.llm.engine import GenerationRequest, TokenEvent
@@ -24,6 +25,11 @@ class GenerationStream:
         self._error: MeshError | None = None
         self._ended = False
         self._news = asyncio.Event()
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more comes from the engine; events may still be here."""
+        return self._ended
 
     def __aiter__(self) -> GenerationStream:
         return self
@@ -64,3 +70,9 @@ class GenerationStream:
     def _end(self) -> None:
         self._ended = True
         self._news.set()
+
+
+def call_on(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *arguments: Any) -> None:
+    """From another thread: on the event loop, soon. When it was closed nobody waits for it any more."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(call, *arguments)

@@ -7,6 +7,8 @@ from typing import Any, Final
 
 from serving.errors import FailedPrecondition, InvalidArgument
 from serving.llm.engine import TextTooLong
+from serving.llm.engine_errors import one_line
+from serving.llm.unicode import check_unicode
 
 # Texts on which joining the tokens' bytes must give what the tokenizer's own decoder gives: spaces that some
 # vocabularies drop or tidy, several bytes to a character, line ends.
@@ -45,7 +47,7 @@ class OpenVinoCodec:
 
     def encode(self, text: str, *, special: bool = False) -> list[int]:
         """Raises `InvalidArgument` for text that is not Unicode (a lone surrogate), and `TextTooLong`."""
-        _check_unicode(text)
+        check_unicode(text)
         if not text:
             return []
         ids = _encode(self._tokenizer, text, special)
@@ -80,7 +82,7 @@ class OpenVinoCodec:
                 extra_context=dict(options) if options else None,
             )
         except (RuntimeError, TypeError, ValueError) as error:
-            raise InvalidArgument(f"the model's chat template refuses the messages: {_one_line(error)}") from error
+            raise InvalidArgument(f"the model's chat template refuses the messages: {one_line(error)}") from error
         return prompt
 
 
@@ -93,13 +95,6 @@ def _cut_after(tokenizer: Any) -> int:
     """After how many tokens it cuts a text, silently: 8192 for GGUF files, whatever it is told. 0: not soon."""
     long, longer = (len(_encode(tokenizer, "a b " * words, special=False)) for words in (_LONG, 2 * _LONG))
     return long if long == longer else 0
-
-
-def _check_unicode(text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidArgument(f"the text holds half of a surrogate pair at character {error.start}") from error
 
 
 def _byte_pieces(tokenizer: Any, vocabulary: Mapping[bytes, int]) -> list[bytes] | None:
@@ -125,7 +120,3 @@ def _special_tokens(tokenizer: Any, count: int) -> list[int]:
         kept = tokenizer.decode(ids, skip_special_tokens=True)
         found += [token for (token,), all_text, text in zip(ids, shown, kept, strict=True) if all_text and not text]
     return found
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

@@ -8,15 +8,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from serving.errors import FailedPrecondition, InvalidArgument, Unavailable
+from serving.errors import FailedPrecondition, Unavailable
 from serving.llm.engine import Capabilities, EngineLoad, Generation, GenerationRequest, Guide, TokenEvent
-from serving.llm.generation_stream import GenerationStream
+from serving.llm.generation_stream import GenerationStream, call_on
+from serving.llm.guides import GuideRefused, KnownGuides, check_size
 from serving.llm.openvino_codec import OpenVinoCodec
 from serving.llm.openvino_config import OpenVinoOptions, find_model
-from serving.llm.openvino_guide import GuideRefused, KnownGuides, check_guide, check_size
+from serving.llm.openvino_guide import check_guide
 from serving.llm.openvino_loop import EngineLoop, News
 from serving.llm.openvino_native import import_genai, load_native
 from serving.llm.openvino_pipeline import Pipeline
+from serving.llm.requests import room_for
 
 
 class OpenVinoEngine:
@@ -71,7 +73,9 @@ class OpenVinoEngine:
             raise Unavailable(self.failure or "the engine was closed")
         if engine_loop is None:
             raise FailedPrecondition("the engine was not started")
-        max_tokens = self._room_for(request)
+        max_tokens = room_for(request, self.capabilities, self._vocabulary)
+        if request.sampling.guide is not None:
+            self._refuse(request.sampling.guide)
         stream = GenerationStream(request, engine_loop.cancel)
         engine_loop.submit(stream, max_tokens)
         return stream
@@ -93,41 +97,17 @@ class OpenVinoEngine:
         if known := self._known.refusal(guide):
             raise GuideRefused(known)
 
-    def _room_for(self, request: GenerationRequest) -> int:
-        """How many tokens the answer may have. Raises `InvalidArgument` for a request that cannot be computed."""
-        sampling, prompt = request.sampling, request.prompt
-        most = self.capabilities.context_tokens
-        if not prompt:
-            raise InvalidArgument("the prompt has no tokens")
-        if len(prompt) >= most:
-            raise InvalidArgument(
-                f"the prompt has {len(prompt)} tokens, but prompt and answer together may have {most}"
-            )
-        for what, tokens in (("prompt", prompt), ("begun answer", request.told)):
-            if tokens and (min(tokens) < 0 or max(tokens) >= self._vocabulary):
-                raise InvalidArgument(f"the {what} holds a token outside of the vocabulary of {self._vocabulary}")
-        if sampling.max_tokens < 1:
-            raise InvalidArgument(f"max_tokens: at least 1 is wanted, found {sampling.max_tokens}")
-        if len(request.told) > sampling.max_tokens:
-            raise InvalidArgument(f"the begun answer has {len(request.told)} tokens, more than {sampling.max_tokens}")
-        for name in ("logit_bias", "top_logprobs"):
-            if getattr(sampling, name):
-                raise InvalidArgument(f"{name}: the engine {self.capabilities.engine} cannot do it")
-        if sampling.guide is not None:
-            self._refuse(sampling.guide)
-        return min(sampling.max_tokens, most - len(prompt))
-
     def _run(self, loop: asyncio.AbstractEventLoop, ready: asyncio.Future[None], tell: Callable[[str], None]) -> None:
         """The engine's thread."""
         try:
-            engine_loop = self._loaded(loop, lambda text: _on(loop, tell, text))
+            engine_loop = self._loaded(loop, lambda text: call_on(loop, tell, text))
         except Exception as error:  # noqa: BLE001 - handed over to `start`
-            _on(loop, _set, ready, error)
+            call_on(loop, _set, ready, error)
             return
         self._engine_loop = engine_loop
         if self._closed:
             engine_loop.close()
-        _on(loop, _set, ready, None)
+        call_on(loop, _set, ready, None)
         engine_loop.run()
 
     def _loaded(self, loop: asyncio.AbstractEventLoop, tell: Callable[[str], None]) -> EngineLoop:
@@ -159,7 +139,7 @@ class OpenVinoEngine:
         )
         tell(f"ready: {context} tokens of context, a cache for {pipeline.cache_tokens}")
         return EngineLoop(
-            pipeline, self._known, self._options.max_running, lambda news: _on(loop, _deliver, tuple(news))
+            pipeline, self._known, self._options.max_running, lambda news: call_on(loop, _deliver, tuple(news))
         )
 
 
@@ -169,12 +149,6 @@ def _deliver(news: Sequence[News]) -> None:
             stream.put(what)
         else:
             stream.fail(what)
-
-
-def _on(loop: asyncio.AbstractEventLoop, call: Callable[..., object], *arguments: Any) -> None:
-    """On the event loop, soon. When it was closed nobody waits for it any more."""
-    if not loop.is_closed():
-        loop.call_soon_threadsafe(call, *arguments)
 
 
 def _set(ready: asyncio.Future[None], error: Exception | None) -> None:

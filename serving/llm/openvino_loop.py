@@ -19,9 +19,9 @@ from typing import Any, Literal
 
 from serving.errors import Conflict, Internal, InvalidArgument, MeshError, Unavailable
 from serving.llm.engine import EngineLoad, FinishReason, TokenEvent
+from serving.llm.engine_errors import one_line
 from serving.llm.generation_stream import GenerationStream
-from serving.llm.openvino_guide import GuideRefused, KnownGuides
-from serving.llm.openvino_native import one_line
+from serving.llm.guides import GuideRefused, KnownGuides
 from serving.llm.openvino_pipeline import Output, Pipeline
 
 _log = logging.getLogger(__name__)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 from typing import Any
 
 from serving.errors import FailedPrecondition
-
-UNREADABLE = "its message is no UTF-8"
-_PLACES = re.compile(r"(Exception from |(Check '.*' )?failed at |\[[\d:]+\] )?\S*/\S+:\d+:")
 
 
 def import_genai() -> Any:
@@ -46,9 +42,3 @@ def load_native(genai: Any) -> tuple[Any, str]:
         return GenAi(str(libraries[0])), ""
     except RuntimeError as error:
         return None, str(error)
-
-
-def one_line(error: BaseException) -> str:
-    """What OpenVINO and xgrammar say, without the places in their sources."""
-    text = " ".join(_PLACES.sub(" ", str(error)).split())
-    return text[:400] or type(error).__name__

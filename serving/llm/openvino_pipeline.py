@@ -5,7 +5,6 @@ Everything here belongs to one thread, the engine's.
 
 from __future__ import annotations
 
-import hashlib
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,9 +12,10 @@ from typing import Any
 
 from serving.errors import FailedPrecondition
 from serving.llm.engine import FinishReason, Sampling
+from serving.llm.engine_errors import UNREADABLE, one_line
 from serving.llm.openvino_config import ModelFiles, OpenVinoOptions
 from serving.llm.openvino_guide import structured_output
-from serving.llm.openvino_native import UNREADABLE, one_line
+from serving.llm.requests import seed_of_32_bits
 
 _DRAIN_STEPS = 8
 
@@ -139,7 +139,8 @@ def generation_config(genai: Any, sampling: Sampling, max_tokens: int, native: A
         config.temperature = sampling.temperature
         config.top_p = sampling.top_p
         config.min_p = sampling.min_p
-        config.rng_seed = _seed(sampling.seed)
+        # Without a seed its default would be the same for all requests.
+        config.rng_seed = secrets.randbits(32) if sampling.seed is None else seed_of_32_bits(sampling.seed)
         if sampling.top_k > 0:
             config.top_k = sampling.top_k
     else:
@@ -147,13 +148,3 @@ def generation_config(genai: Any, sampling: Sampling, max_tokens: int, native: A
     if sampling.guide is not None:
         config.structured_output_config = structured_output(genai, sampling.guide, native)
     return config
-
-
-def _seed(seed: int | None) -> int:
-    """The engine's generators take 32 bits and drop the others: all seeds of clients (64 bits, signed) must differ.
-
-    Without a seed its default would be the same for all requests.
-    """
-    if seed is None:
-        return secrets.randbits(32)
-    return int.from_bytes(hashlib.blake2b(str(seed).encode(), digest_size=4).digest(), "little")

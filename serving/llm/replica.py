@@ -7,7 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
+from pathlib import Path
 
+from serving._proto import records_pb2 as pb
+from serving.hub_name import HubName, is_hub_name
+from serving.llm import hub, settings
+from serving.llm.generation_stream import call_on
 from serving.llm.parts import LlmParts
 from serving.python_deployment.environment import fetch_artifact
 from serving.python_deployment.replica import Replica
@@ -20,9 +26,21 @@ class LlmReplica(Replica):
         config = self._config
         self._begin_log()
         began = time.monotonic()
-        folder = await asyncio.to_thread(fetch_artifact, config, config.llm.weights)
+        loop = asyncio.get_running_loop()
+        folder = await asyncio.to_thread(_fetch, config, lambda what: call_on(loop, self._step, "preparing", what))
         self._step("loading")
         parts = LlmParts(config, folder, self._node_address)
         self._stack = parts  # what it holds is released when the replica leaves, also when it does not come up
         await parts.load(lambda what: self._step("loading", what))
         await self._announce(parts, began)
+
+
+def _fetch(config: pb.ReplicaConfig, tell: Callable[[str], None]) -> Path:
+    """Where the weights are on this node. Blocking, may take minutes.
+
+    Raises what `fetch_artifact` and `hub.fetch` say.
+    """
+    weights = config.llm.weights
+    if is_hub_name(weights.uri):
+        return hub.fetch(HubName.parse(weights.uri), config.llm.engine or settings.DEFAULT_ENGINE, tell)
+    return fetch_artifact(config, weights)

@@ -6,12 +6,12 @@ import hashlib
 from typing import Final
 
 from serving._proto import records_pb2 as pb
-from serving.llm.engine import Capabilities
+from serving.llm.engine import OPENVINO, Capabilities
 from serving.llm.limits import DEFAULT_REQUESTS
 from serving.python_deployment import settings as common
 from serving.types import PROTOCOL_OPENAI_HTTP
 
-DEFAULT_ENGINE: Final = "openvino"
+DEFAULT_ENGINE: Final = OPENVINO
 _NO_PREFIXES: Final = -1
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from serving.hub_name import is_hub_name
 from serving.routing import RoutingPolicy
 from serving.sdk._artifacts import Artifact
 from serving.sdk._python_options import RuntimeEnv
@@ -117,9 +118,10 @@ class CppDeployment(DeploymentOptions):
 class LlmDeployment(DeploymentOptions):
     """Replicas of a language model, each of which speaks OpenAI's HTTP protocol.
 
-    `weights` is a local folder with one .gguf, or with what the engine reads (packed and stored by `deploy`), or an
-    `Artifact`. Clients ask for `model`, by default the deployment's name. `engine` is `"openvino"` or `"vllm"`,
-    `options` are its own. `max_requests` and `max_waiting_tokens` bound what runs and waits in one replica; who
+    `weights` is a local folder with one .gguf, or with what the engine reads (packed and stored by `deploy`), an
+    `Artifact`, or a name on the Hugging Face hub: `hub://owner/name@commit`, or that of one file of it. Clients ask for
+    `model`, by default the deployment's name. `engine` is `"openvino"` or `"vllm"`, `options` are its own.
+    `max_requests` and `max_waiting_tokens` bound what runs and waits in one replica; who
     would wait longer than `max_wait` for a first token is refused. `routing` says how gateways send requests to
     replicas: `{"choice": "least_tokens"}`, see docs/guides/llm.md.
     """
@@ -251,5 +253,5 @@ def folders_of(deployment: Deployment) -> Iterator[tuple[str, str | os.PathLike[
     if deployment.autoscaling is not None and deployment.autoscaling.policy is not None:
         fields.append(("autoscaling.policy.code", deployment.autoscaling.policy.code))
     for path, folder in fields:
-        if folder and not isinstance(folder, Artifact):
+        if folder and not isinstance(folder, Artifact) and not (path == "llm.weights" and is_hub_name(folder)):
             yield path, folder

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from serving._proto import records_pb2 as pb
+from serving.hub_name import is_hub_name
 from serving.routing.llm_routing import LLM_CHOICES, SESSION_KEYS
 from serving.sdk._artifacts import ARTIFACT, Artifact, artifact_record
 from serving.sdk._table import (
@@ -47,7 +48,7 @@ LLM: Final = Record(
         Field(
             "weights",
             Either(ARTIFACT, PathText()),
-            "The folder of the model, relative to this file, or an artifact: one .gguf, or what the engine reads.",
+            "The folder of the model, relative to this file, an artifact, or hub://owner/name@commit.",
             required=True,
         ),
         Field("model", Text(), "The name by which clients ask for it; without it the deployment's.", default=""),
@@ -64,7 +65,7 @@ LLM: Final = Record(
 def llm_record(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact]) -> pb.LlmDeployment:
     """The record of what `LLM` read."""
     return pb.LlmDeployment(
-        weights=artifact_record(values["weights"], artifacts) if values["weights"] else None,
+        weights=_weights(values["weights"], artifacts) if values["weights"] else None,
         model=values["model"],
         engine=values["engine"],
         options=json_text(values["options"]),
@@ -82,3 +83,7 @@ def _routing(values: Mapping[str, Any] | None) -> pb.LlmRouting | None:
         if value or (name == "answer_weight" and value is not None)
     }
     return pb.LlmRouting(**given) if given else None
+
+
+def _weights(weights: str | Mapping[str, Any], artifacts: Mapping[Path, Artifact]) -> pb.Artifact:
+    return pb.Artifact(uri=weights) if is_hub_name(weights) else artifact_record(weights, artifacts)

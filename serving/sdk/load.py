@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
+from serving.hub_name import is_hub_name
 from serving.problems import Problem
 from serving.sdk._artifacts import Artifact, local_path
 from serving.sdk._deployments import (
@@ -162,7 +163,10 @@ def _deployment(values: Mapping[str, Any], folder: Path) -> Deployment:
         served["runtime_env"] = RuntimeEnv(**served["runtime_env"])
         return ServeDeployment(**shared, **served)
     if values["llm"] is not None:
-        return LlmDeployment(**shared, **{**values["llm"], "weights": _repository(values["llm"]["weights"], folder)})
+        weights = values["llm"]["weights"]
+        if not is_hub_name(weights):
+            weights = _repository(weights, folder)
+        return LlmDeployment(**shared, **{**values["llm"], "weights": weights})
     if values["embedding"] is not None:
         weights = _repository(values["embedding"]["weights"], folder) or None
         return EmbeddingDeployment(**shared, **{**values["embedding"], "weights": weights})

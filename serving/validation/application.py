@@ -13,6 +13,7 @@ from google.protobuf.json_format import MessageToDict
 
 from serving._proto import records_pb2 as pb
 from serving.errors import SpecError
+from serving.hub_name import is_hub_name
 from serving.problems import (
     MAX_TIMEOUT_S,
     Problem,
@@ -146,7 +147,8 @@ def _deployment(path: str, deployment: pb.DeploymentSpec, packed: bool, proxied:
             yield from _artifact(f"{path}.python.code", deployment.python.code, packed)
     elif kind == "llm":
         yield from llm_problems(path, deployment)
-        yield from _artifact(f"{path}.llm.weights", deployment.llm.weights, packed, "the folder of a model")
+        if not is_hub_name(deployment.llm.weights.uri):  # else `llm_problems` has looked at it
+            yield from _artifact(f"{path}.llm.weights", deployment.llm.weights, packed, "the folder of a model")
     elif kind == "embedding":
         yield from embedding_problems(path, deployment)
         if deployment.embedding.HasField("weights"):

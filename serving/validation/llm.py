@@ -7,27 +7,34 @@ from typing import Final
 
 from serving._proto import records_pb2 as pb
 from serving.errors import InvalidArgument
+from serving.hub_name import HubName, is_hub_name
+from serving.llm.engine import OPENVINO, VLLM
 from serving.llm.openvino_config import OpenVinoOptions
+from serving.llm.vllm_config import VllmOptions
 from serving.problems import MAX_TIMEOUT_S, Problem, check_number, check_whole, shown
 from serving.routing.llm_routing import LLM_CHOICES, SESSION_KEYS
 from serving.validation.python import MAX_REQUESTS, MODEL_NAME, json_object
 
-ENGINES: Final = ("openvino",)
+ENGINES: Final = (OPENVINO, VLLM)
 OPENAI_KINDS: Final = ("llm", "embedding")
 MAX_TOKENS: Final = 1 << 30
 MAX_ANSWER_WEIGHT: Final = 1000.0
 
 
 def llm_problems(path: str, deployment: pb.DeploymentSpec) -> Iterator[Problem]:
-    """Everything but its artifact, which is like that of other kinds. `path` is the deployment's."""
+    """Everything but an artifact, which is like that of other kinds. `path` is the deployment's."""
     llm = deployment.llm
     yield from model_name_problems(f"{path}.llm.model", llm.model)
-    if llm.engine == "vllm":
-        yield Problem(f"{path}.llm.engine", "`vllm` is not supported by this version", allowed=ENGINES)
-    elif llm.engine and llm.engine not in ENGINES:
+    if llm.engine and llm.engine not in ENGINES:
         yield Problem(f"{path}.llm.engine", f"{shown(llm.engine)} is not known", allowed=ENGINES)
-    yield from _options(f"{path}.llm.options", llm.options)
+    else:
+        yield from _options(f"{path}.llm.options", llm, deployment.resources.gpus)
     yield from check_whole(f"{path}.llm.max_requests", llm.max_requests, 0, MAX_REQUESTS, "; 0 is the default of 256")
+    if is_hub_name(llm.weights.uri):
+        try:
+            HubName.parse(llm.weights.uri)
+        except InvalidArgument as error:
+            yield Problem(f"{path}.llm.weights", error.message)
     tokens = llm.max_waiting_tokens
     yield from check_whole(f"{path}.llm.max_waiting_tokens", tokens, 0, MAX_TOKENS, "; 0 is the default of 262144")
     yield from check_number(f"{path}.llm.max_wait", llm.max_wait_s, MAX_TIMEOUT_S, "seconds; 0 is the default of 60")
@@ -79,12 +86,17 @@ def _routing(path: str, routing: pb.LlmRouting) -> Iterator[Problem]:
         yield Problem(f"{path}.answer_weight", text)
 
 
-def _options(path: str, text: str) -> Iterator[Problem]:
-    options = json_object(text)
+def _options(path: str, llm: pb.LlmDeployment, gpus: float) -> Iterator[Problem]:
+    options = json_object(llm.options)
     if options is None:
         yield Problem(path, "is not a JSON object")
         return
     try:
-        OpenVinoOptions.of(options)
+        if llm.engine != VLLM:
+            OpenVinoOptions.of(options)
+        elif (wanted := VllmOptions.of(options).tensor_parallel_size) > max(gpus, 1):
+            yield Problem(
+                f"{path}.tensor_parallel_size", f"{wanted} share the model, but resources.gpus gives a replica {gpus:g}"
+            )
     except InvalidArgument as error:
         yield Problem(path, error.message)

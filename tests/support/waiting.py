@@ -43,3 +43,12 @@ async def aeventually(look: Callable[[], Awaitable[T]], *, timeout_s: float = 60
         if over:
             raise AssertionError(f"not within {timeout_s:g} s: {what}; last seen: {last}")
         await asyncio.sleep(0.05)
+
+
+async def eventually_async(look: Callable[[], T], *, timeout_s: float = 60.0, what: str) -> T:
+    """As `eventually`, for what happens on the same event loop."""
+
+    async def looked() -> T:
+        return look()
+
+    return await aeventually(looked, timeout_s=timeout_s, what=what)

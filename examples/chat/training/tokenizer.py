@@ -37,9 +37,9 @@ def render(talk: Conversation, messages: int, generate: bool) -> str:
     return _TEMPLATE.render(messages=talk.messages[:messages], tools=talk.tools, add_generation_prompt=generate)
 
 
-def train() -> Tokenizer:
-    """The same vocabulary on every run."""
-    tokenizer = Tokenizer(models.BPE())
+def around(model: models.BPE) -> Tokenizer:
+    """The tokenizer with this vocabulary."""
+    tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(_SPLIT), "isolated"),
@@ -47,6 +47,12 @@ def train() -> Tokenizer:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
+def train() -> Tokenizer:
+    """The same vocabulary on every run."""
+    tokenizer = around(models.BPE())
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,
         special_tokens=list(SPECIAL),

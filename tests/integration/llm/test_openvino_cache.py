@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from llm_engine_driver import MODEL, all_of, answer, started, started_tokens, submit
+from llm_engine_driver import MODEL, started
 
 from serving.errors import FailedPrecondition, InvalidArgument
 from serving.llm.openvino_config import OpenVinoOptions, find_model
 from serving.llm.openvino_engine import OpenVinoEngine
+from tests.support.generations import all_of, answer, started_tokens, submit
 
 
 def smallest_cache(tokens: int) -> dict[str, int]:

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import random
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psutil
 import pytest
-from llm_engine_driver import MODEL, PROMPT, all_of, answer, started, started_tokens, submit
+from llm_engine_driver import MODEL, started
 
 from serving.errors import FailedPrecondition, InvalidArgument, Unavailable
-from serving.llm.engine import EngineLoad
+from serving.llm.engine import Engine, EngineLoad
 from serving.llm.openvino_engine import OpenVinoEngine
+from tests.support.engine_contract import EngineContract
+from tests.support.generations import all_of, answer, started_tokens, submit
+
+
+class TestOpenVinoContract(EngineContract):
+    @pytest.fixture
+    async def engine(self) -> AsyncIterator[Engine]:
+        async with started(max_running=8) as engine:
+            yield engine
 
 
 async def test_it_says_what_it_loads_and_what_it_can() -> None:
@@ -39,50 +48,6 @@ async def test_it_says_what_it_loads_and_what_it_can() -> None:
         assert engine.failure == ""
     finally:
         await engine.close()
-
-
-async def test_an_answer_has_as_many_tokens_as_asked_and_one_end() -> None:
-    async with started() as engine:
-        assert await all_of(submit(engine, max_tokens=7)) == ((await answer(engine, max_tokens=30))[:7], "length")
-        assert engine.load().running == 0
-
-
-async def test_the_same_prompt_is_answered_the_same_beside_sixteen_others() -> None:
-    async with started() as engine:
-        alone = await answer(engine, max_tokens=40)
-        others = [submit(engine, PROMPT[: 5 + 2 * i], max_tokens=50) for i in range(16)]
-        assert await answer(engine, max_tokens=40) == alone
-        assert [len((await all_of(other))[0]) for other in others] == [50] * 16
-
-
-async def test_seeds_are_reproducible_beside_others_and_all_bits_of_them_count() -> None:
-    async with started() as engine:
-
-        async def sampled(seed: int | None) -> tuple[int, ...]:
-            return tuple(await answer(engine, temperature=1.0, seed=seed))
-
-        first = await sampled(5)
-        many = await asyncio.gather(*(sampled(seed) for seed in (5, 6, 5 + 2**32, -5, 2**63, 5, None, None)))
-        assert many[0] == many[5] == first
-        assert len(set(many)) == 7
-
-
-async def test_it_stops_at_the_wanted_tokens_also_when_the_models_end_is_ignored() -> None:
-    async with started() as engine:
-        tokens = await answer(engine)
-        place = next(i for i, token in enumerate(tokens) if i > 3 and token not in tokens[:i])
-        for ignore in (False, True):
-            stopped = await all_of(submit(engine, stop_token_ids=(tokens[place],), ignore_eos=ignore))
-            assert stopped == (tokens[: place + 1], "stop")
-
-
-async def test_logarithms_of_probabilities_come_when_asked_for() -> None:
-    async with started() as engine:
-        events = [event async for event in submit(engine, max_tokens=5, logprobs=True)]
-        assert all(len(event.logprobs) == len(event.tokens) for event in events)
-        assert all(-math.inf < value <= 0 for event in events for value in event.logprobs)
-        assert len({value for event in events for value in event.logprobs}) > 1
-        assert [event.logprobs async for event in submit(engine, max_tokens=2)] == [(), ()]
 
 
 async def test_what_it_cannot_do_is_refused_before_it_runs() -> None:
@@ -185,26 +150,6 @@ async def test_closing_while_the_model_is_loaded_waits_for_it() -> None:
     await start
     with pytest.raises(Unavailable):
         submit(engine)
-
-
-async def test_a_thousand_submissions_race_with_their_cancellations() -> None:
-    chance = random.Random(0)
-    async with started(max_running=8) as engine:
-        expected = await answer(engine, max_tokens=12)
-
-        async def one(number: int) -> None:
-            generation = submit(engine, max_tokens=12, priority=number % 3)
-            if chance.random() < 0.6:
-                for _ in range(chance.randrange(40)):
-                    await asyncio.sleep(0)
-                generation.cancel()
-                assert await all_of(generation) in (([], None), (expected, "length"))
-            else:
-                assert await all_of(generation) == (expected, "length")
-
-        await asyncio.gather(*(one(number) for number in range(1000)))
-        assert await answer(engine, max_tokens=12) == expected
-        assert (engine.load().running, engine.load().waiting) == (0, 0)
 
 
 async def test_memory_does_not_grow_with_the_number_of_requests() -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from llm_engine_driver import all_of, answer, started, started_tokens, submit
+from llm_engine_driver import started
 
 from serving.errors import Internal, Unavailable
 from serving.llm.openvino_pipeline import Pipeline
+from tests.support.generations import all_of, answer, started_tokens, submit
 
 STEP = Pipeline.step
 

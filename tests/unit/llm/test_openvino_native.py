@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from serving.llm.openvino_native import import_genai, load_native, one_line
+from serving.llm.engine_errors import one_line
+from serving.llm.openvino_native import import_genai, load_native
 
 
 def test_it_fits_the_installed_package() -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from serving import Application, LlmDeployment
 from serving.errors import SpecError
+from serving.hub_name import HubName
 from serving.routing.llm_routing import LlmRouting
 from serving.sdk import Artifact, load_spec, parse_spec
 from serving.validation import spec_problems
@@ -85,9 +86,16 @@ def test_the_folder_is_relative_to_the_file_and_packed(tmp_path: Path) -> None:
         ("llm: {weights: ./m, model: a//b}", "is not a name of a model"),
         ("llm: {weights: ./m, model: default/app/chat}", "is not a name of a model"),
         ("llm: {weights: ./m, engine: llamacpp}", r"llm.engine: `llamacpp` is not known .*openvino"),
-        ("llm: {weights: ./m, engine: vllm}", "llm.engine: `vllm` is not supported by this version"),
+        ("llm: {weights: ./m, engine: vllm, options: {cache_mb: 1}}", r"llm.options: .*no setting `cache_mb`"),
+        (
+            "llm: {weights: ./m, engine: vllm, options: {tensor_parallel_size: 2}}",
+            "llm.options.tensor_parallel_size: 2 share the model, but resources.gpus gives a replica 0",
+        ),
         ("llm: {weights: ./m, options: {cache: 1}}", r"llm.options: .*no setting `cache`"),
         ("llm: {weights: ./m, options: 3}", "llm.options"),
+        ("llm: {weights: 'hub://me/chat'}", "llm.weights: hub://me/chat does not say which files it means: end it"),
+        ("llm: {weights: 'hub://me/chat@main'}", "llm.weights: 'hub://me/chat@main' is not a model's name on the hub"),
+        ("llm: {weights: 'hub://me/../x@" + "a" * 40 + "'}", "is not a model's name on the hub"),
         ("llm: {weights: ./m, max_requests: -1}", "llm.max_requests"),
         ("llm: {weights: ./m, max_waiting_tokens: -1}", "llm.max_waiting_tokens"),
         ("llm: {weights: ./m, routing: {choice: nearest}}", "routing.choice.*prefix, least_tokens"),
@@ -118,3 +126,15 @@ def test_grpc_proxies_do_not_reach_it() -> None:
     )
     with pytest.raises(SpecError, match="gRPC proxies do not reach `serve` and `llm`"):
         parse_spec(both).to_spec()
+
+
+def test_a_name_on_the_hub_stays_one() -> None:
+    for file in ("", "/quantized/q4.gguf"):
+        uri = f"hub://me/chat{file}@{'a' * 40}"
+        read = parse_spec(HEAD + f"    llm: {{weights: '{uri}', engine: vllm}}\n")
+        assert read.local_folders() == ()
+        spec = read.to_spec()
+        assert (spec.deployments[0].llm.weights.uri, spec.deployments[0].llm.weights.digest) == (uri, "")
+        assert spec_problems(spec) == ()
+        name = HubName.parse(uri)
+        assert (name.repository, name.file, name.commit) == ("me/chat", file.removeprefix("/"), "a" * 40)
