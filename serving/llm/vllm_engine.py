@@ -184,6 +184,7 @@ class VllmEngine:
             guides=frozenset(("json_object", "json_schema", "regex", "grammar")),
             chat=codec.has_chat_template,
             prefix_cache=bool(config.cache_config.enable_prefix_caching),
+            cache_tokens=config.cache_config.kv_cache_size_tokens or 0,
         )
         self._codec = codec
         tell(f"ready: {self._capabilities.context_tokens} tokens of context")

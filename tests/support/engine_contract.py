@@ -28,6 +28,7 @@ class EngineContract:
             True,
         )
         assert can.guides == {"json_object", "json_schema", "regex", "grammar"}
+        assert can.cache_tokens >= can.context_tokens
         assert engine.failure == ""
 
     async def test_an_answer_has_as_many_tokens_as_asked_and_one_end(self, engine: Engine) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from serving.errors import FailedPrecondition, Internal, InvalidArgument, Unavailable
 from serving.llm import vllm_engine
-from serving.llm.engine import EngineLoad, Guide, TokenEvent
+from serving.llm.engine import EngineLoad, GenerationRequest, Guide, Sampling, TokenEvent
 from serving.llm.vllm_engine import VllmEngine
 from serving.llm.vllm_package import VllmPackage
 from tests.support.generations import all_of, submit
@@ -82,7 +82,7 @@ class Llm:
         config = SimpleNamespace(max_model_len=100, get_vocab_size=lambda: 1024)
         self.vllm_config = SimpleNamespace(
             model_config=config,
-            cache_config=SimpleNamespace(enable_prefix_caching=True),
+            cache_config=SimpleNamespace(enable_prefix_caching=True, kv_cache_size_tokens=4096),
             speculative_config=None,
             structured_outputs_config=None,
         )
@@ -149,6 +149,14 @@ async def engine() -> AsyncIterator[VllmEngine]:
     yield made
     await made.close()
     assert Llm.made[0].shut
+
+
+async def test_it_says_what_it_can(engine: VllmEngine) -> None:
+    can = engine.capabilities
+    assert (can.engine, can.context_tokens, can.cache_tokens, can.top_logprobs) == ("vllm 0.0", 100, 4096, 20)
+    assert (can.logit_bias, can.priorities, can.prefix_cache, can.chat, can.resumes) == (True, True, True, True, False)
+    with pytest.raises(InvalidArgument, match="cannot continue an answer"):
+        engine.submit(GenerationRequest("test", [1], Sampling(max_tokens=5), told=[2]))
 
 
 async def test_a_request_becomes_vllms_parameters(engine: VllmEngine) -> None:
