@@ -202,9 +202,7 @@ class SemanticCache:
     def _find(self, scope: Scope, moment: int) -> Hit | Miss:
         entry = self._store.find(scope.key)
         if entry is not None:
-            self.counters.add("exact_hits")
-            self._store.use(entry)
-            return Hit("exact", 1.0, entry.answer, entry)
+            return self._hit(scope, 1.0, entry)
         vector = self._vector(scope)
         if vector is None:
             return Miss("not asked before, and not compared", scope, moment=moment)
@@ -215,8 +213,15 @@ class SemanticCache:
         if self._must_generate(similarity, entry):
             self.counters.add("explored")
             return Miss("the error bound asks for another answer", scope, vector, moment, candidate=best)
-        self.counters.add("semantic_hits")
+        return self._hit(scope, similarity, entry)
+
+    def _hit(self, scope: Scope, similarity: float, entry: Entry) -> Hit:
+        """The nearest may be the same question: one that was stored while this one's vector was computed."""
         self._store.use(entry)
+        if entry.key == scope.key:
+            self.counters.add("exact_hits")
+            return Hit("exact", 1.0, entry.answer, entry)
+        self.counters.add("semantic_hits")
         return Hit("semantic", similarity, entry.answer, entry)
 
     def _vector(self, scope: Scope) -> Vectors | None:

@@ -158,6 +158,11 @@ def test_answers_are_kept(mesh: RunningMesh, client: MeshClient) -> None:
     assert kept([{"role": "user", "content": "Please tell me: what is the capital of Japan?"}])[0] == "semantic"
     before = {one.id for one in client.endpoints("chat")}
 
+    peru: Any = [{"role": "user", "content": "What is the capital of Peru?"}]
+    stream = asking.chat.completions.create(model="tiny-chat", messages=peru, temperature=0, stream=True)
+    streamed = "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+    eventually(lambda: kept(peru) == ("exact", streamed), timeout_s=60, what="a stream is kept, with its usage")
+
     changed = replace(cache, threshold=0.9)
     client.deploy(replace(spec, deployments=[*spec.deployments, changed]), wait=True, timeout_s=180)
     after = {one.id for one in client.endpoints("chat")}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from serving.cache.scope import Asked
 from serving.cache.semantic_cache import CacheOptions, Hit, Miss, SemanticCache
 from serving.cache.store import EntryStore, Limits
 from serving.cache.turns import Follow, Lead, Turns, Wanted
+from serving.embedding.embedder import Embeddings
 from serving.embedding.openvino_embedder import OpenVinoEmbedder
 from serving.errors import Internal, InvalidArgument
 
@@ -66,6 +67,25 @@ def test_the_same_question_hits_exactly_and_a_paraphrase_semantically(cache: Sem
     assert (near.tier, text_of(near)) == ("semantic", "Paris")
     assert 0.8 <= near.similarity < 1
     assert (cache.counters.exact_hits, cache.counters.semantic_hits, cache.counters.misses) == (1, 1, 1)
+
+
+def test_a_question_that_is_stored_while_its_vector_is_computed_hits_exactly(
+    store: EntryStore, embedder: OpenVinoEmbedder
+) -> None:
+    class Late:
+        """An embedder during whose work another thread stores the answer."""
+
+        dimension, max_tokens, name = embedder.dimension, embedder.max_tokens, embedder.name
+        embed = embedder.embed
+
+        def encode(self, texts: Sequence[str]) -> Embeddings:
+            keep(other, FRANCE, "Paris")
+            return embedder.encode(texts)
+
+    other = SemanticCache(store, embedder)
+    found = SemanticCache(store, Late()).lookup(asked(FRANCE))
+    assert isinstance(found, Hit)
+    assert (found.tier, found.similarity) == ("exact", 1.0)
 
 
 def test_the_nearest_that_passes_the_guards_answers(cache: SemanticCache) -> None:
