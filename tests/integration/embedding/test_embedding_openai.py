@@ -135,7 +135,7 @@ def test_what_is_allowed_at_the_edge(client: openai.OpenAI, replica: EmbeddingPr
         (b'{"model": "all-minilm", "input": "\xff"}', 400, "invalid_json"),
         (b'{"model": "all-minilm", "input": "\\ud800"}', 400, "invalid_json"),
         (b'{"model": "all-minilm", "input": ' + b"[" * 500 + b"]" * 500 + b"}", 400, "invalid_json"),
-        (json.dumps({"model": MODEL, "input": [1] * 200_000}).encode(), 400, "invalid_value"),
+        (json.dumps({"model": MODEL, "input": [1] * 200_000}).encode(), 400, "context_length_exceeded"),
         (json.dumps({"model": MODEL, "input": ["", 1] * 100_000}).encode(), 400, None),
         (json.dumps({"model": MODEL, "input": [1] * 2_000_000}).encode(), 413, "request_too_large"),
         (b"x" * (9 << 20), 413, "request_too_large"),
