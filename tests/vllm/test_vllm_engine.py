@@ -6,11 +6,10 @@ import asyncio
 import shutil
 from pathlib import Path
 
-import psutil
 import pytest
 
 from examples.chat.training.evaluate import held_out
-from serving.errors import FailedPrecondition, Internal, InvalidArgument, Unavailable
+from serving.errors import FailedPrecondition, InvalidArgument, Unavailable
 from serving.llm.engine import Engine
 from serving.llm.openvino_engine import OpenVinoEngine
 from serving.llm.vllm_engine import VllmEngine
@@ -110,10 +109,9 @@ async def test_a_cancelled_generation_is_computed_no_further(engine: Engine) -> 
     assert (engine.load().running, engine.load().waiting) == (0, 0)
 
 
-async def test_smaller_priorities_go_first_and_the_end_of_its_process_is_told(folder: Path) -> None:
-    """An engine of its own, where one runs at a time; then its process is killed with requests on their way."""
+async def test_smaller_priorities_go_first(folder: Path) -> None:
+    """An engine of its own, where two run at a time; it is closed with requests on their way."""
     told: list[str] = []
-    before = set(psutil.Process().children(recursive=True))
     made = VllmEngine(folder, {**_options(), "max_num_seqs": 1, "max_model_len": 512})
     with pytest.raises(FailedPrecondition, match="not started"):
         _ = made.capabilities
@@ -135,17 +133,12 @@ async def test_smaller_priorities_go_first_and_the_end_of_its_process_is_told(fo
             await made.start(print)
         left = [submit(made, max_tokens=400) for _ in range(3)]
         await started_tokens(left[0], 1)
-        for process in set(psutil.Process().children(recursive=True)) - before:
-            process.kill()
-        for generation in left:
-            with pytest.raises(Internal, match="vLLM's process has ended"):
-                await all_of(generation)
-        assert "vLLM's process has ended" in made.failure
-        with pytest.raises(Unavailable, match="vLLM's process has ended"):
-            submit(made, PROMPT)
     finally:
         await made.close()
         await made.close()
+    for generation in left:
+        with pytest.raises(Unavailable, match="closed"):
+            await all_of(generation)
     with pytest.raises(Unavailable, match="closed"):
         submit(made, PROMPT)
 
