@@ -53,7 +53,7 @@ class EngineContract:
 
     async def test_it_stops_at_the_wanted_tokens_also_when_the_models_end_is_ignored(self, engine: Engine) -> None:
         tokens = await answer(engine)
-        place = next(i for i, token in enumerate(tokens) if i > 3 and token not in tokens[:i])
+        place = next(i for i, token in enumerate(tokens) if i and token not in tokens[:i])  # the model may end soon
         for ignore in (False, True):
             stopped = await all_of(submit(engine, stop_token_ids=(tokens[place],), ignore_eos=ignore))
             assert stopped == (tokens[: place + 1], "stop")

@@ -84,7 +84,7 @@ def test_wrong_requests_are_answered_at_the_edge(start_gateway: StartGateway) ->
         if code is not None:
             assert error["code"] == code
     assert httpx.get(path).status_code == 405
-    assert httpx.get(f"{gateway.url}/v2").status_code == 404
+    assert httpx.get(f"{gateway.url}/v3").status_code == 404
     health = httpx.get(f"{gateway.url}/health")
     assert (health.status_code, health.json()["status"]) == (200, "ready")
     metrics = httpx.get(f"{gateway.url}/metrics").text

@@ -26,6 +26,8 @@ def ask(case: Case, model: str) -> int:
     if isinstance(case.body, dict):
         if isinstance(case.body.get("model"), str) and case.body["model"]:
             case.body["model"] = model
+        if case.body.get("prompt") == "":
+            case.body["prompt"] = "a"  # at least one token: what no schema can say, as it is not one character
         limit = BOUNDED.get(case.path)
         asked = case.body.get(limit) if limit else 0
         if asked is None or (isinstance(asked, int) and asked > 2):
