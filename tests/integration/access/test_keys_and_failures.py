@@ -103,7 +103,7 @@ async def test_etcd_goes_and_comes_back(etcd: EtcdCluster, mesh: AsyncMeshClient
         assert 5 + here + there <= 40  # twice the limit
         assert there == 10  # its fair share: it had none
         assert await admitted(gateways[1], new, 12) == 10
-        assert time.monotonic() - began < 25  # nobody waits for etcd
+        assert time.monotonic() - began < 60  # nobody waits for etcd: two seconds for each would be more
     finally:
         etcd.start()
     made = await new_key(mesh, gateways, requests_per_minute=20)

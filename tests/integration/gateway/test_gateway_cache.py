@@ -19,7 +19,7 @@ from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd
 from tests.integration.gateway.raw_replica import raw_replica
 from tests.integration.gateway.speaker import USAGE, Speaker
 from tests.support.llm_serving import CacheProcess, GatewayProcess, cache_config
-from tests.support.waiting import eventually
+from tests.support.waiting import aeventually, eventually
 
 FRANCE = "What is the capital of France?"
 TELL_ME = "can you tell me the capital of France"
@@ -288,14 +288,25 @@ async def test_a_stream_that_breaks_is_not_kept(edge: Edge) -> None:
 
 async def test_a_client_that_leaves_in_the_middle_keeps_nothing(edge: Edge) -> None:
     edge.speaker.hold.clear()
+    before = await _cancelled(edge)
     body = {"model": edge.model, "messages": [{"role": "user", "content": FRANCE}], "stream": True}
     async with edge.http.stream("POST", "/v1/chat/completions", json=body) as response:
         async for line in response.aiter_lines():
             if "Answer" in line:
                 break
+
+    async def noticed() -> bool:
+        return await _cancelled(edge) > before
+
+    await aeventually(noticed, what="the gateway hears that the client has gone")
     edge.speaker.hold.set()
     assert not await _is_stored(edge, FRANCE, {"stream": True})
     assert (await edge.stream())[0] == "Answer 2 from here."
+
+
+async def _cancelled(edge: Edge) -> float:
+    lines = (await edge.http.get("/metrics")).text.splitlines()
+    return float(next(line for line in lines if line.startswith("mesh_gateway_cancelled_total ")).split()[1])
 
 
 async def test_removal(edge: Edge) -> None:
