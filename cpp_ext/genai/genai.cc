@@ -1,7 +1,8 @@
 // serving._genai: functions of OpenVINO GenAI that its Python module lacks, found by name in the loaded library.
 //
 //  - `step` of a pipeline without the GIL: the module's own holds it, so that nothing else of the process runs.
-//  - xgrammar's readers of grammars, to tell what is wrong with one before a step fails of it, and to write a JSON schema
+//  - xgrammar's readers of grammars, to tell what is wrong with one before a step fails of it, and to write a JSON
+//  schema
 //    as a grammar without free whitespace, which OpenVINO GenAI has no option for.
 #include <dlfcn.h>
 #include <pybind11/pybind11.h>
@@ -64,8 +65,8 @@ class GenAi {
     const py::gil_scoped_release released;
     static_cast<void>(from_ebnf_(text, "root"));
   }
-  // All but the whitespace (the first `false`) as above: `{"a": 1, "b": [2]}` on one line, so that no model can fill what
-  // it may write with blanks for ever.
+  // All but the whitespace (the first `false`) as above: `{"a": 1, "b": [2]}` on one line, so that no model can fill
+  // what it may write with blanks for ever.
   std::string SchemaGrammar(const std::string& text) const {
     const py::gil_scoped_release released;
     const Grammar grammar = from_schema_(text, false, std::nullopt, std::nullopt, true, std::nullopt, false);
@@ -91,7 +92,8 @@ class GenAi {
 }  // namespace
 
 PYBIND11_MODULE(_genai, module) {
-  module.doc() = "What OpenVINO GenAI's Python module lacks: steps without the GIL, checks of grammars, JSON on one line.";
+  module.doc() =
+      "What OpenVINO GenAI's Python module lacks: steps without the GIL, checks of grammars, JSON on one line.";
   // pybind11 looks for another module's object only when it knows the type itself.
   using Pipeline = ov::genai::ContinuousBatchingPipeline;
   const py::class_<Pipeline, std::unique_ptr<Pipeline, py::nodelete>> known(module, "_Pipeline", py::module_local());

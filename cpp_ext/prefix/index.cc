@@ -193,8 +193,8 @@ std::unique_ptr<Index::Node> Index::Take(Node* node) {
 }
 
 void Index::MarkUsed(Node* node, Replica replica, Owner& owner) {
-  const auto hold = std::find_if(node->holds.begin(), node->holds.end(),
-                                 [&](const Hold& one) { return one.replica == replica; });
+  const auto hold =
+      std::find_if(node->holds.begin(), node->holds.end(), [&](const Hold& one) { return one.replica == replica; });
   if (hold != node->holds.end()) {
     hold->use->at = clock_;
     owner.uses.splice(owner.uses.begin(), owner.uses, hold->use);
@@ -208,8 +208,8 @@ void Index::MarkUsed(Node* node, Replica replica, Owner& owner) {
 
 // The replica does not hold the node any more. Nodes that are of no use then go.
 void Index::Drop(Node* node, Replica replica, Owner& owner) {
-  const auto hold = std::find_if(node->holds.begin(), node->holds.end(),
-                                 [&](const Hold& one) { return one.replica == replica; });
+  const auto hold =
+      std::find_if(node->holds.begin(), node->holds.end(), [&](const Hold& one) { return one.replica == replica; });
   if (hold == node->holds.end()) return;
   owner.uses.erase(hold->use);
   owner.blocks -= node->edge.size();

@@ -36,7 +36,7 @@ struct Core {
   std::string application;  // what errors call it
   // At the edge: the name that a model has at its endpoints, by the one that a client used.
   std::function<std::string(const std::string& model)> own_name;
-  double hold_s = 30.0;     // how long a request is held while no endpoint takes new work
+  double hold_s = 30.0;  // how long a request is held while no endpoint takes new work
   std::shared_ptr<rpc::EventLoop> loop;
   std::unique_ptr<Router> router;
   ProxyMetrics metrics;

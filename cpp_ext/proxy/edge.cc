@@ -100,8 +100,8 @@ void Edge::Forget(double now) {
   for (auto entry = served_.begin(); entry != served_.end();) {
     Served& served = *entry->second;
     Core& core = served.core;
-    const bool idle = core.waiting.size() == 0 && core.pausing.empty() && core.copies.running == 0 &&
-                      core.router->running() == 0;
+    const bool idle =
+        core.waiting.size() == 0 && core.pausing.empty() && core.copies.running == 0 && core.router->running() == 0;
     if (served.offered || !idle || now - served.unused_since < kForgetS) {
       ++entry;
       continue;
@@ -161,8 +161,8 @@ Result<Core*> Edge::Of(const rpc::Metadata& metadata, RequestHead* head) {
   if (owners.empty()) return Unknown(head->model);
   if (owners.size() == 1) return Named(owners.front(), head);
   for (std::string& owner : owners) owner += '/' + OwnName(owner, head->model);
-  return Status(Code::kInvalidArgument, "the model " + head->model + " is served by several applications; ask for one of " +
-                                            Listed(owners));
+  return Status(Code::kInvalidArgument,
+                "the model " + head->model + " is served by several applications; ask for one of " + Listed(owners));
 }
 
 Status Edge::Unknown(const std::string& model) const {

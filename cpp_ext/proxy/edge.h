@@ -62,7 +62,7 @@ class Edge final : public Applications {
 
     Core core;
     std::unique_ptr<Health> health;
-    bool offered = true;       // it has endpoints
+    bool offered = true;        // it has endpoints
     double unused_since = 0.0;  // while it has none
   };
 
@@ -76,9 +76,9 @@ class Edge final : public Applications {
   metrics::Registry& registry_;
   const routing::Policy policy_;
   const std::function<void(Core*)> equip_;
-  std::map<std::string, std::unique_ptr<Served>> served_;            // by "namespace/application"
-  std::map<std::string, routing::TrafficRecord> traffic_;            // the same
-  std::map<std::string, std::vector<std::string>> by_model_;         // applications by their models' own names
+  std::map<std::string, std::unique_ptr<Served>> served_;     // by "namespace/application"
+  std::map<std::string, routing::TrafficRecord> traffic_;     // the same
+  std::map<std::string, std::vector<std::string>> by_model_;  // applications by their models' own names
   RouterCounts forgotten_;
   bool listed_ = false;
   bool stopped_ = false;

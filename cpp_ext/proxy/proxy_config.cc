@@ -30,7 +30,8 @@ void ReadApplication(json::Fields& in, ProxyConfig* config) {
   if (config->edge) {
     config->application.name_space = in.Text("namespace").empty() ? "" : registry::ReadName(in, "namespace");
     for (const char* field : {"application", "deployment"}) {
-      if (!in.Text(field).empty()) in.Note({Code::kInvalidArgument, std::string("field '") + field + "' is not for an edge"});
+      if (!in.Text(field).empty())
+        in.Note({Code::kInvalidArgument, std::string("field '") + field + "' is not for an edge"});
     }
     return;
   }

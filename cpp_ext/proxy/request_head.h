@@ -12,8 +12,8 @@
 namespace mesh::proxy {
 
 // Metadata that a client may send to a proxy.
-inline constexpr char kDeploymentKey[] = "mesh-deployment";  // only endpoints of this deployment are asked
-inline constexpr char kRetryKey[] = "mesh-retry";            // "never": not executed a second time
+inline constexpr char kDeploymentKey[] = "mesh-deployment";    // only endpoints of this deployment are asked
+inline constexpr char kRetryKey[] = "mesh-retry";              // "never": not executed a second time
 inline constexpr char kApplicationKey[] = "mesh-application";  // at the edge: "namespace/application"
 // "1": this is a copy, whose answer is dropped; it is not copied again.
 inline constexpr char kShadowKey[] = "mesh-shadow";

@@ -56,7 +56,8 @@ void Service::Forward(const std::shared_ptr<rpc::ServerCall>& call, rpc::Slice r
 
 void Service::ForwardStream(const std::shared_ptr<rpc::ServerCall>& call) {
   if (draining_.load(std::memory_order_relaxed)) return call->Finish(Draining());
-  if (Core* only = applications_.only(); only != nullptr) return std::make_shared<ForwardedStream>(*only, call)->Start();
+  if (Core* only = applications_.only(); only != nullptr)
+    return std::make_shared<ForwardedStream>(*only, call)->Start();
   call->OnMessage([this, call](std::optional<rpc::Slice> first) { OpenStream(call, std::move(first)); });
 }
 
