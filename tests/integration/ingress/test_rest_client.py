@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import socket
 import ssl
 import subprocess
 import threading
@@ -183,7 +183,7 @@ def test_tls_of_both_protocols_on_one_port(start_ingress: StartIngress, tmp_path
         assert service_pb2_grpc.GRPCInferenceServiceStub(channel).ServerReady(pb.ServerReadyRequest(), timeout=60).ready
 
 
-def test_pipelining_through_tls(start_ingress: StartIngress, tmp_path: Path) -> None:
+async def test_pipelining_through_tls(start_ingress: StartIngress, tmp_path: Path) -> None:
     """What TLS has decrypted already does not wake the server's loop: it must be found anyhow."""
     tls = Authority.make(tmp_path / "authority").issue("server")
     server = start_ingress("--model=slow", f"--cert={tls.cert_file}", f"--key={tls.key_file}")
@@ -193,13 +193,11 @@ def test_pipelining_through_tls(start_ingress: StartIngress, tmp_path: Path) -> 
     slow = b"POST %s HTTP/1.1\r\nContent-Length: %d\r\n\r\n%s" % (SLOW.path.encode(), len(body), body)
     many = b"GET /v2/health/live HTTP/1.1\r\n\r\n" * 20_000
     last = b"GET /v2/health/live HTTP/1.1\r\nConnection: close\r\n\r\n"
-    with context.wrap_socket(socket.create_connection((host, int(port)), timeout=60), server_hostname=host) as peer:
-        sender = threading.Thread(target=peer.sendall, args=(slow + many + last,))
-        sender.start()
-        received = b""
-        while part := peer.recv(1 << 16):
-            received += part
-        sender.join()
+    # One loop sends and receives: a TLS connection of Python's must not be used by two threads at once.
+    reader, writer = await asyncio.open_connection(host, int(port), ssl=context, server_hostname=host)
+    writer.write(slow + many + last)
+    received = await asyncio.wait_for(reader.read(), 120)
+    writer.close()
     assert received.count(b"HTTP/1.1 200 OK\r\n") == 20_002
 
 
