@@ -65,8 +65,8 @@ def replicas(tmp_path_factory: pytest.TempPathFactory, etcd: EtcdCluster) -> Ite
         stack.callback(victim.end)
         kept = LlmProcess(folder, llm_config(folder, name="kept"))
         stack.callback(kept.end)
-        victim.wait_state("ready", registered=True)
-        kept.wait_state("ready")
+        victim.wait_state("ready", registered=True, timeout_s=120)
+        kept.wait_state("ready", timeout_s=120)
         yield victim, kept
 
 
