@@ -19,7 +19,7 @@ from serving._proto import records_pb2 as pb
 from serving.access.estimate import answer_tokens, prompt_tokens
 from serving.errors import MeshError, NotFound, Unavailable
 from serving.gateway.asked import Asked, asked, leads_to, may_ask_all, session_of
-from serving.gateway.balance import NO_DEMAND, Balance
+from serving.gateway.balance import Balance, size_of
 from serving.gateway.caching import Asking, Caching
 from serving.gateway.catalog import Catalog, ModelKey, Offer, is_ready
 from serving.gateway.demand import Demand
@@ -234,8 +234,9 @@ class GatewayApp:
             yield
             return
         demand = request.demand
-        prompt = 0 if call.path == KSERVE else prompt_tokens(len(request.body))  # tensors have no tokens
-        answer = answer_tokens(demand.answer_tokens, demand.choices)
+        tensors = call.path == KSERVE  # which have no tokens
+        prompt = 0 if tensors else prompt_tokens(len(request.body))
+        answer = 0 if tensors else answer_tokens(demand.answer_tokens, demand.choices)
         async with self._gate.admitted(call.key, wire, prompt_tokens=prompt, answer_tokens=answer) as usage:
             request.usage = usage
             request.headers.update(REQUEST_HEADERS)
@@ -249,16 +250,18 @@ class GatewayApp:
         if not found.route:
             await self._forwarder.forward(request, wire)
             return
-        first = request.key
+        prepared = request.key if request.demand.prompt_bytes else None  # whose replicas the demand was made for
 
         async def rename(request: Request, key: ModelKey) -> None:
-            """For another model than the first: its name, and what it asks of that one's replicas."""
-            if key == first and request.named == key.model:
+            """For another model than before: its name, and what it asks of that one's replicas."""
+            nonlocal prepared
+            if key == prepared and request.named == key.model:
                 return
             body = await read_object_apart(request.body, limit_bytes=len(request.body))
             request.demand = await self._demand(key, request.path, body, session, len(request.body))
             request.body = to_json({**body, "model": key.model})
             request.named = key.model
+            prepared = key
 
         await self._routed.forward(found, request, rename, wire)
 
@@ -266,7 +269,7 @@ class GatewayApp:
         """Beside the event loop where it takes long."""
         offer = self._follower.catalog.get(key)
         if offer is None:
-            return NO_DEMAND  # of a route: another model will be asked
+            return size_of(path, body)  # of a route: another model will be asked
         given = (offer, path, body, session)
         if size > PARSED_APART:
             return await asyncio.to_thread(self._balance.demand, *given)

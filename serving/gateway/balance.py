@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,6 +22,13 @@ if TYPE_CHECKING:
 EMBEDDINGS: Final = "/v1/embeddings"
 DEFAULT_INDEX_BYTES: Final = 64 << 20
 NO_DEMAND: Final = Demand()
+
+
+def size_of(path: str, body: Mapping[str, Any]) -> Demand:
+    """What limits have to know of a request of which nobody knows yet who answers it."""
+    if path == EMBEDDINGS:
+        return Demand(answer_tokens=0)
+    return Demand(answer_tokens=answer_limit(path, body), choices=choices_of(path, body))
 
 
 class Balance:
@@ -52,13 +60,11 @@ class Balance:
 
     def demand(self, offer: Offer, path: str, body: Mapping[str, Any], session_header: str) -> Demand:
         """What a request asks of a replica. May be called from any thread: of a long prompt it takes its time."""
-        embeds = path == EMBEDDINGS
         text = prompt_text(path, body)
-        keeps = offer.routing.choice == PREFIX and not embeds
-        return Demand(
+        keeps = offer.routing.choice == PREFIX and path != EMBEDDINGS
+        return replace(
+            size_of(path, body),
             prompt_bytes=len(text),
-            answer_tokens=0 if embeds else answer_limit(body),
-            choices=1 if embeds else choices_of(body),
             session=session_of(body, session_header, offer.routing.session_keys),
             chain=self._prefixes.chain(offer.key, text) if keeps else None,
         )

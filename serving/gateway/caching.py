@@ -16,7 +16,7 @@ from serving._proto import records_pb2 as pb
 from serving.cache import headers
 from serving.cache.control import CacheControl, read_control
 from serving.cache.scope import cannot_be_cached
-from serving.errors import DeadlineExceeded, Unavailable
+from serving.errors import NotFound, Unavailable
 from serving.gateway.cache_client import CacheClient, Found, Held
 from serving.gateway.catalog import Catalog, ModelKey, Offer
 from serving.gateway.forwarding import ANSWERED_BY, Request
@@ -33,9 +33,10 @@ _ROOM_BYTES: Final = 256 << 20  # of answers on their way to caches
 _SETTLING: Final = 256  # answers that are being put; more are not kept
 
 
-class NotStored(DeadlineExceeded):
-    """The client wants a stored answer or none (RFC 9111, 5.2.1.7: answered 504)."""
+class NotStored(NotFound):
+    """The client wants a stored answer or none (RFC 9111, 5.2.1.7: answered 504). Nothing was asked of a replica."""
 
+    http_status = 504
     error_code = "not_cached"
 
 

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 _CHAT: Final = "/v1/chat/completions"
 _COMPLETIONS: Final = "/v1/completions"
 _RESPONSES: Final = "/v1/responses"
-_ANSWER_LIMITS: Final = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+_ANSWER_LIMITS: Final[Mapping[str, Sequence[str]]] = {  # by path: what replicas read there, the first that is said
+    _CHAT: ("max_completion_tokens", "max_tokens"),
+    _COMPLETIONS: ("max_tokens",),
+    _RESPONSES: ("max_output_tokens",),
+}
 _MOST_CHOICES: Final = 128
 _MOST_ANSWER: Final = 1 << 20
 _END: Final = b"\x1e"  # "record separator": in JSON it is escaped, so no text has it
@@ -80,20 +84,22 @@ def _item(item: object) -> bytes:
     return to_json(item)
 
 
-def answer_limit(body: Mapping[str, Any]) -> int | None:
+def answer_limit(path: str, body: Mapping[str, Any]) -> int | None:
     """Tokens of one answer, as far as the request says."""
-    for name in _ANSWER_LIMITS:
+    for name in _ANSWER_LIMITS.get(path, ()):
         value = body.get(name)
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return min(value, _MOST_ANSWER)
     return None
 
 
-def choices_of(body: Mapping[str, Any]) -> int:
+def choices_of(path: str, body: Mapping[str, Any]) -> int:
+    """Answers to all prompts of a request together."""
     value = body.get("n")
-    if isinstance(value, int) and not isinstance(value, bool):
-        return min(max(value, 1), _MOST_CHOICES)
-    return 1
+    each = min(max(value, 1), _MOST_CHOICES) if isinstance(value, int) and not isinstance(value, bool) else 1
+    prompts = body.get("prompt") if path == _COMPLETIONS else None
+    several = isinstance(prompts, list) and prompts and not isinstance(prompts[0], int)
+    return each * min(len(prompts), _MOST_CHOICES) if several and isinstance(prompts, list) else each
 
 
 def session_of(body: Mapping[str, Any], header: str, keys: Sequence[str]) -> str:

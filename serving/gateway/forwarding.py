@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Mapping
@@ -36,6 +37,7 @@ _SERVER_FAULTS: Final = 500
 _CLIENT_FAULTS: Final = 400
 _REST_S: Final = 1.0  # of a replica that says that it is full, and not for how long
 _LONGEST_REST_S: Final = 30.0
+_REFUSAL_S: Final = 1.0  # for the rest of an answer that says no
 _OK: Final = 200
 _TIMED_OUT: Final = 504  # by the client's own deadline
 _KEPT_BYTES: Final = 256 << 20  # of bodies of all streams that may be continued: others are not
@@ -213,6 +215,9 @@ class Forwarder:
                 )
             except aiohttp.ClientConnectorError as error:
                 return self._unreachable(upstream, error)
+            except aiohttp.ConnectionTimeoutError as error:  # nothing was sent: its machine may have gone
+                self._upstreams.lost(upstream)
+                return _Failure(str(error))
             except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
                 self._upstreams.lost(upstream)
                 return _Failure(f"{type(error).__name__}: {error}", sent=True)
@@ -260,7 +265,8 @@ class Forwarder:
             if status < _CLIENT_FAULTS:
                 work.answered(response.headers)
         if status in (_FULL, _AWAY) and (request.spare or self._may_ask_another(request)):
-            await response.read()  # so that the connection can be used again
+            with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError, OSError):
+                await wait_for(response.read(), _REFUSAL_S)  # so that the connection can be used again
             return _Failure(f"it answered {status}", full=status == _FULL)
         return None
 
@@ -269,6 +275,7 @@ class Forwarder:
     ) -> _Failure | None:
         """A stream, or what follows of one."""
         upstream = work.upstream
+        fresh = request.stream is None
         if request.stream is None:
             request.stream = ResumableStream(upstream.endpoint.revision)
             request.spare = False  # what has begun is the client's
@@ -281,6 +288,7 @@ class Forwarder:
         try:
             await pass_steps(response, wire, request.stream, work.meter, request.usage, request.recorder.add)
             request.recorder.end()
+            work.whole = fresh
         except Broken as error:
             self._broke_off(upstream, error)
             return _Failure("it broke off its answer", sent=True, broke=True)
@@ -298,6 +306,7 @@ class Forwarder:
         try:
             await pass_on(response, wire, work.meter, request.usage, request.recorder.add)
             request.recorder.end()
+            work.whole = True
         except Broken as error:
             self._broke_off(work.upstream, error)
             if not error.told:

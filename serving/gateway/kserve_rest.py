@@ -121,6 +121,9 @@ class KserveRest:
             raise
         except Exception as error:  # noqa: BLE001 - the edge: it becomes an error object
             told = at_edge(error, path, _STDLIB_LOG)
+            if wire.status:  # it has begun: an event, or broken off
+                await wire.refuse(told)
+                return ""
             after = retry_after_s(told)
             headers = {"retry-after": str(after)} if after else None
             await wire.answer(status_of(told), {"error": told.message}, headers)
@@ -160,6 +163,7 @@ class KserveRest:
             raise InvalidArgument(f"{target.action or 'metadata'} of a model takes {wanted}, not {method}")
         if terms.refuse is not None:
             raise terms.refuse
+        wire.time_left_s()  # a wrong one is refused before the body is read
         data = await wire.read_body(self._max_body_bytes)
         if wanted == "POST":
             _refuse_sequences(data, wire.header(_HEADER_LENGTH))

@@ -35,6 +35,7 @@ class Work:
         """`known`: tokens of the prompt that the replica should have computed before."""
         self.upstream = upstream
         self.meter = AnswerMeter()
+        self.whole = False  # set when all of one answer has passed: a part teaches nothing of lengths
         self._demand = demand
         self._sizes = sizes
         self._prefixes = prefixes
@@ -74,7 +75,7 @@ class Work:
     ) -> None:
         self.upstream.in_flight -= 1
         self._settle(self._prompt + self._answer)
-        if self._answered and error is None and self._demand.answer_tokens != 0:
+        if self.whole and error is None and self._demand.answer_tokens != 0:
             self._sizes.learn_answer(self.meter.tokens(self._sizes.bytes_per_token) / self._demand.choices)
         if not self._answered and self._blocks_before is not None and self._demand.chain is not None:
             self._prefixes.take_back(self._demand.chain, self.upstream.number, self._blocks_before)

@@ -72,10 +72,11 @@ class Place:
         self.waiting_tokens += tokens
         self._admission.add_waiting(tokens, self.tier)
 
-    def begun(self) -> None:
-        """The first token is there: the prompt waits no longer. May be repeated."""
-        self._admission.end_waiting(self.waiting_tokens, self.tier, computed=True)
-        self.waiting_tokens = 0
+    def begun(self, tokens: int | None = None) -> None:
+        """A first token is there: so many tokens of prompts wait no longer, by default all. May be repeated."""
+        done = self.waiting_tokens if tokens is None else min(tokens, self.waiting_tokens)
+        self._admission.end_waiting(done, self.tier, computed=True)
+        self.waiting_tokens -= done
 
     def leave(self) -> None:
         """Whatever became of it."""

@@ -34,6 +34,7 @@ class Run:
         self._place = place
         self._parts = parts
         self._cached: dict[int, int] = {}
+        self._waiting = {id(request.prompt) for request, _ in parts}  # prompts without a first token
 
     @property
     def completion_tokens(self) -> int:
@@ -71,11 +72,17 @@ class Run:
             told = sum(choice.told for _, choice in self._parts)
             self._clock.ended(self.completion_tokens - told, all(choice.done for _, choice in self._parts))
 
+    def _begun(self, prompt: Sequence[int]) -> None:
+        """Choices share their prompt: it is computed once. The only prompt also takes what was told of it before."""
+        if id(prompt) in self._waiting:
+            self._waiting.remove(id(prompt))
+            self._place.begun(len(prompt) if self._waiting else None)
+
     def _push(self, index: int, event: TokenEvent) -> ChoiceDelta:
         choice = self._parts[index][1]
         if index not in self._cached:
             self._cached[index] = event.cached
-            self._place.begun()
+            self._begun(self._parts[index][0].prompt)
             self._clock.first(len(self._parts[index][0].prompt), event.cached)
         delta = choice.push(event)
         if delta.finish:

@@ -113,6 +113,10 @@ class Gate:
 
         The answer gets the headers of limits. Raises `LimitRefusal`.
         """
+        current = self._directory.get(key.id)
+        if current is None or current.disabled:  # since its request began to arrive
+            raise self._unknown("this API key is not known any more")
+        key = current
         usage = UsageReader(prompt_tokens)
         tenant = self._instruments.label(key.tenant)
         if not key.limits.ListFields():

@@ -30,8 +30,8 @@ class UsageReader:
         self._tail = b""
 
     def begin(self, status: int, headers: Mapping[str, str]) -> None:
-        """The head of the answer. One that is no success costs nothing."""
-        self._begun = status in _OK
+        """The head of an answer. One that is no success costs nothing; after one that was, no other makes it free."""
+        self._begun = self._begun or status in _OK
         self._told = tokens_in(headers.get(HEADER, "").encode("latin-1", "replace"))
 
     def events(self, data: bytes) -> bytes:

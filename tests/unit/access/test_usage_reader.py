@@ -88,3 +88,11 @@ def test_a_client_that_goes_away_pays_for_its_prompt() -> None:
 )
 def test_what_is_no_usage(text: bytes) -> None:
     assert tokens_in(text) is None
+
+
+def test_a_continuation_that_fails_does_not_make_free_what_was_answered() -> None:
+    usage = UsageReader(10)
+    usage.begin(200, {})
+    usage.events(b'data: {"n": 1}\n\n')
+    usage.begin(503, {})
+    assert usage.tokens == 11

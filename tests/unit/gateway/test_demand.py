@@ -73,25 +73,40 @@ json_values = st.recursive(
 def test_no_body_is_too_strange(body: dict[str, Any]) -> None:
     for path in (CHAT, "/v1/completions", "/v1/responses", "/v1/embeddings"):
         assert isinstance(prompt_text(path, body), bytes)
-    assert 1 <= choices_of(body) <= 128
-    assert answer_limit(body) is None
+        assert 1 <= choices_of(path, body) <= 128 * 128
+        assert answer_limit(path, body) is None
 
 
 @pytest.mark.parametrize(
-    ("body", "wanted"),
+    ("path", "body", "wanted"),
     [
-        ({}, None),
-        ({"max_tokens": 5}, 5),
-        ({"max_tokens": 5, "max_completion_tokens": 7}, 7),
-        ({"max_output_tokens": 9}, 9),
-        ({"max_tokens": True}, None),
-        ({"max_tokens": -1}, None),
-        ({"max_tokens": "many"}, None),
-        ({"max_tokens": 10**12}, 1 << 20),
+        (CHAT, {}, None),
+        (CHAT, {"max_tokens": 5}, 5),
+        (CHAT, {"max_tokens": 5, "max_completion_tokens": 7}, 7),
+        ("/v1/completions", {"max_tokens": 5, "max_completion_tokens": 1}, 5),
+        ("/v1/responses", {"max_output_tokens": 9, "max_tokens": 1}, 9),
+        (CHAT, {"max_tokens": True}, None),
+        (CHAT, {"max_tokens": -1}, None),
+        (CHAT, {"max_tokens": "many"}, None),
+        (CHAT, {"max_tokens": 10**12}, 1 << 20),
     ],
 )
-def test_the_bound_of_an_answer(body: dict[str, Any], wanted: int | None) -> None:
-    assert answer_limit(body) == wanted
+def test_the_bound_of_an_answer_is_the_one_that_replicas_read(path: str, body: Any, wanted: int | None) -> None:
+    assert answer_limit(path, body) == wanted
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "wanted"),
+    [
+        (CHAT, {"n": 3, "prompt": ["a", "b"]}, 3),
+        ("/v1/completions", {"n": 3, "prompt": ["a", "b"]}, 6),
+        ("/v1/completions", {"prompt": [[1, 2], [3]]}, 2),
+        ("/v1/completions", {"n": 2, "prompt": [1, 2, 3]}, 2),
+        ("/v1/completions", {"n": 2, "prompt": "a"}, 2),
+    ],
+)
+def test_each_prompt_has_its_choices(path: str, body: Any, wanted: int) -> None:
+    assert choices_of(path, body) == wanted
 
 
 def test_the_first_key_that_is_there_names_the_session() -> None:

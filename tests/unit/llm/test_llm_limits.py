@@ -30,6 +30,16 @@ def test_places_are_given_back_after_success_and_failure() -> None:
     assert (admission.requests, admission.waiting_tokens) == (0, 0)
 
 
+def test_of_several_prompts_each_waits_until_it_begins() -> None:
+    admission = Admission(Limits(max_waiting_tokens=100))
+    with admission.enter(3) as place:
+        place.wait_for(90)
+        place.begun(30)
+        assert admission.waiting_tokens == 60
+        place.begun(1000)
+        assert admission.waiting_tokens == 0
+
+
 def test_one_too_many_is_refused_with_the_numbers() -> None:
     admission = Admission(Limits(max_requests=2))
     words = r"1 generations.*2 more.*2 .max_requests"
