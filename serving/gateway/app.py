@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -33,7 +34,7 @@ from serving.gateway.kserve_rest import PREFIX as KSERVE
 from serving.gateway.kserve_rest import KserveRest, Terms
 from serving.gateway.passing import Broken
 from serving.gateway.resuming import RESUMED_PATHS
-from serving.gateway.route_follower import RouteFollower
+from serving.gateway.route_follower import Routes
 from serving.gateway.routed import RouteForwarder
 from serving.observe import get_logger, log_fields
 from serving.openai.docs_page import docs_page
@@ -71,7 +72,7 @@ class GatewayApp:
     def __init__(
         self,
         follower: CatalogFollower,
-        routes: RouteFollower,
+        routes: Routes,
         forwarder: Forwarder,
         routed: RouteForwarder,
         kserve: KserveRest,
@@ -84,12 +85,20 @@ class GatewayApp:
         max_requests: int,
         resume_streams: bool,
         created: int,
+        called: str,
+        ended: Callable[[int, float], None],
         gate: Gate | None = None,
     ) -> None:
-        """`created` is the unix time that models are said to be of. Without `gate` nobody needs a key."""
+        """`created` is the unix time that models are said to be of. Without `gate` nobody needs a key.
+
+        `called` is the word for it in errors; `ended` hears the status and the seconds of requests for models.
+        """
+        self._called = called
+        self._ended = ended
         self._resume_streams = resume_streams
         self._cuts: set[asyncio.Future[MeshError]] = set()  # one for each request that runs
-        self.draining = False
+        self.draining = False  # /health says so
+        self.refusing = False  # takes no requests
         self._follower = follower
         self._routes = routes
         self._forwarder = forwarder
@@ -118,13 +127,15 @@ class GatewayApp:
             _LOG.warning("requests are cut off, as the drain timeout is over", running=len(self._cuts))
         for cut in self._cuts:
             if not cut.done():
-                cut.set_result(Unavailable("this gateway ends, and its drain timeout is over; send the request again"))
+                cut.set_result(
+                    Unavailable(f"this {self._called} ends, its drain timeout is over; send the request again")
+                )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         wire = Wire(scope, receive, send, replica="", write_timeout_s=_WRITE_TIMEOUT_S)
-        call = _Call(scope["path"], scope["method"])
+        call, began = _Call(scope["path"], scope["method"]), time.monotonic()
         self._running += 1
         self._instruments.in_flight.inc()
         try:
@@ -136,8 +147,10 @@ class GatewayApp:
             self._running -= 1
             self._instruments.in_flight.dec()
             known = call.path in FORWARDED or call.path in self._plain or call.path in (KSERVE, _CACHE)
-            path = call.path if known else "other"
-            self._instruments.count(path, call.model, str(wire.status or _CLIENT_GONE))
+            path, status = call.path if known else "other", wire.status or _CLIENT_GONE
+            self._instruments.count(path, call.model, str(status))
+            if call.model:
+                self._ended(status, time.monotonic() - began)
 
     async def _answered(self, call: _Call, wire: Wire, scope: Scope) -> None:
         try:
@@ -180,14 +193,18 @@ class GatewayApp:
         """Raises `InvalidApiKey`."""
         if self._gate is not None and not path.startswith(KSERVE_HEALTH):
             call.key = self._gate.holder(scope["headers"])
-        leaving = Unavailable("this gateway is draining") if self.draining else None
+        refuse = self._refusal(wire, leaving=self.draining)
         admitted = lambda request: self._admitted(call, wire, request)  # noqa: E731
-        return Terms(leaving or self._full(), cut, self._allowed(call), admitted)
+        return Terms(refuse, cut, self._allowed(call), admitted)
 
-    def _full(self) -> Unavailable | None:
+    def _refusal(self, wire: Wire, *, leaving: bool) -> Unavailable | None:
+        """Why no request for a model is taken now."""
+        if leaving:
+            wire.add_header("connection", "close")  # whoever comes again on it would be refused again
+            return Unavailable(f"this {self._called} is draining")
         if self._running <= self._max_requests:
             return None
-        return Unavailable(f"this gateway is full: {self._max_requests} requests run (max_requests)")
+        return Unavailable(f"this {self._called} is full: {self._max_requests} requests run (max_requests)")
 
     @contextmanager
     def _until_cut(self) -> Iterator[asyncio.Future[MeshError]]:
@@ -200,8 +217,8 @@ class GatewayApp:
             self._cuts.discard(cut)
 
     async def _forward(self, call: _Call, wire: Wire, scope: Scope) -> None:
-        if (full := self._full()) is not None:
-            raise full
+        if (refusal := self._refusal(wire, leaving=self.refusing)) is not None:
+            raise refusal
         wire.time_left_s()  # a wrong one is refused before the body is read
         resumable = self._resumable(call.path, wire)
         data = await wire.read_body(self._max_body_bytes)
@@ -297,7 +314,7 @@ class GatewayApp:
     def _known(self) -> Catalog:
         """Raises `Unavailable` while nothing is known."""
         if not (self._follower.synced and self._routes.synced):
-            raise Unavailable("the models are not known yet: etcd has not answered since this gateway started")
+            raise Unavailable(f"the models are not known yet: etcd has not answered since this {self._called} started")
         return self._follower.catalog
 
     def _allowed(self, call: _Call) -> Callable[[ModelKey], bool]:
@@ -325,7 +342,6 @@ class GatewayApp:
         await wire.answer(status, {"status": state, "discovery_stale": self._follower.stale})
 
     async def _metrics(self, _call: _Call, wire: Wire) -> None:
-        self._instruments.keep({str(offer.key) for offer in self._follower.catalog.offers()})
         await wire.answer_bytes(200, await asyncio.to_thread(generate_latest, self._registry), CONTENT_TYPE_LATEST)
 
     async def _openapi(self, _call: _Call, wire: Wire) -> None:

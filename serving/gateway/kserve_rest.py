@@ -24,7 +24,7 @@ from serving.gateway.catalog import ModelKey, is_ready
 from serving.gateway.follower import CatalogFollower, RestFollower
 from serving.gateway.forwarding import Forwarder, Request
 from serving.gateway.passing import Broken
-from serving.gateway.route_follower import RouteFollower
+from serving.gateway.route_follower import Routes
 from serving.gateway.routed import RouteForwarder
 from serving.gateway.splits import Splits
 from serving.openai.errors import retry_after_s, status_of
@@ -95,13 +95,16 @@ class KserveRest:
         self,
         follower: CatalogFollower,
         rest: RestFollower,
-        routes: RouteFollower,
+        routes: Routes,
         splits: Splits,
         forwarder: Forwarder,
         routed: RouteForwarder,
         *,
         max_body_bytes: int,
+        called: str,
     ) -> None:
+        """`called` is the word for whose it is: in errors, and as the server's name."""
+        self._called = called
         self._follower = follower
         self._rest = rest
         self._routes = routes
@@ -140,12 +143,12 @@ class KserveRest:
         elif path == f"{PREFIX}/health/ready":
             await wire.answer_bytes(200 if synced and terms.refuse is None else 503, b"", "text/plain")
         elif path == PREFIX:
-            await wire.answer(200, {"name": "mesh-gateway", "version": VERSION, "extensions": _EXTENSIONS})
+            await wire.answer(200, {"name": f"mesh-{self._called}", "version": VERSION, "extensions": _EXTENSIONS})
         elif path == f"{PREFIX}/repository/index":
             await wire.answer(200, self._index(terms.may_ask))
         else:
             raise NotSupported(
-                f"{path} is not supported at the gateway, as it concerns one process: ask a replica itself "
+                f"{path} is not supported at the {self._called}, as it concerns one process: ask a replica itself "
                 "(`mesh endpoints` shows the addresses)"
             )
         return ""
@@ -190,7 +193,7 @@ class KserveRest:
 
     def _find(self, name: str, session: str, may_ask: Callable[[ModelKey], bool]) -> Asked:
         if not (self._follower.synced and self._routes.synced):
-            raise Unavailable("the models are not known yet: etcd has not answered since this gateway started")
+            raise Unavailable(f"the models are not known yet: etcd has not answered since this {self._called} started")
         try:
             return asked(name, self._rest.catalog, self._routes.routes, session, may_ask=may_ask)
         except NotFound as error:
@@ -203,8 +206,8 @@ class KserveRest:
         splits = await self._splits.of(app)
         if splits:
             raise NotSupported(
-                f"{app} splits its requests ({', '.join(split.name for split in splits)}), which REST at the gateway "
-                "does not follow yet: use the gRPC gateway, or a client that follows discovery"
+                f"{app} splits its requests ({', '.join(split.name for split in splits)}), which REST at the "
+                f"{self._called} does not follow yet: use gRPC, or a client that follows discovery"
             )
 
 
@@ -219,6 +222,6 @@ def _refuse_sequences(data: bytes, header_length: str) -> None:
         return  # the replica says what is wrong with it
     if sequence not in (0, ""):
         raise NotSupported(
-            "sequences are not supported over REST at the gateway, as their state is at one replica: use the gRPC "
-            "gateway, or a client that follows discovery"
+            "sequences are not supported over REST here, as their state is at one replica: use gRPC, or a client that "
+            "follows discovery"
         )
