@@ -119,6 +119,7 @@ class Forwarder:
         self._hold_s = hold_s
         self._max_attempts = max_attempts
         self._kept_bytes = 0
+        self.held = 0  # requests that wait for a replica
 
     async def forward(self, request: Request, wire: Wire) -> None:
         """Answers the client, also with a replica's error.
@@ -167,10 +168,13 @@ class Forwarder:
             left = request.until - time.monotonic()
             if left <= 0:
                 raise _nobody(request)
+            self.held += 1
             try:
                 await wait_for(self._follower.wait_change(), left)
             except asyncio.TimeoutError:
                 raise _nobody(request) from None
+            finally:
+                self.held -= 1
 
     def _may_retry(self, request: Request, failure: _Failure) -> bool:
         if failure.broke and request.stream is not None:

@@ -81,6 +81,7 @@ class GatewayParts:
         self._splits = Splits(self._store)
         self._session: aiohttp.ClientSession | None = None
         self._caching: Caching | None = None
+        self._all_forwarders: list[Forwarder] = []
         self._running: asyncio.Future[Any] | None = None
         self._app: GatewayApp | None = None
 
@@ -176,6 +177,7 @@ class GatewayParts:
         forwarder = Forwarder(
             session, follower, upstreams, instruments, hold_s=config.hold_s, max_attempts=config.max_attempts
         )
+        self._all_forwarders.append(forwarder)
         return forwarder, RouteForwarder(forwarder, follower, upstreams, instruments, hold_s=config.hold_s)
 
     # ------------------------------------------------------------------------------------------------ while it runs
@@ -193,6 +195,11 @@ class GatewayParts:
         while True:
             await asyncio.sleep(_TIDY_S)
             self._instruments.keep({str(offer.key) for offer in self._follower.catalog.offers()})
+
+    @property
+    def held(self) -> int:
+        """Requests that wait because no replica takes them. From any thread."""
+        return sum(forwarder.held for forwarder in self._all_forwarders)
 
     @property
     def broken(self) -> bool:

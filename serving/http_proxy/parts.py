@@ -32,6 +32,11 @@ class HttpProxyParts(HttpParts):
     def _statistics(self) -> Statistics:
         return self._calls
 
+    def describe(self, report: pb.ReplicaReport) -> None:
+        super().describe(report)
+        if report.HasField("load"):
+            report.load.waiting = self._gateway.held
+
     def _endpoint(self, report: pb.ReplicaReport, node: str) -> pb.Endpoint:
         return settings.endpoint(self._config, report, node)
 

@@ -15,11 +15,12 @@ import pytest
 from serving._proto import records_pb2 as pb
 from serving.access.api_key import new_key, secret_hash
 from serving.config import TlsConfig
+from serving.http_proxy.replica import HttpProxyReplica
 from serving.local.etcd import EtcdCluster
 from serving.store import EtcdClient, keys
 from serving.store.keys import AppKey
 from serving.store.records import decode, encode
-from tests.integration.gateway.raw_replica import raw_replica
+from tests.integration.gateway.raw_replica import raw_replica, whole
 from tests.integration.gateway.speaker import Speaker
 from tests.integration.http_proxy.conftest import OTHER_MODEL, StartProxy
 from tests.support.certificates import Authority
@@ -33,7 +34,7 @@ from tests.support.llm_serving import (
     llm_config,
 )
 from tests.support.stored import stored_keys
-from tests.support.waiting import aeventually, eventually
+from tests.support.waiting import aeventually, eventually, eventually_async
 
 QUESTION: Any = [{"role": "user", "content": "What is the capital of Japan?"}]
 CHAT = "/v1/chat/completions"
@@ -87,15 +88,33 @@ def test_kserve_over_http_is_there(proxy: HttpProxyProcess) -> None:
     assert (unknown.status_code, "language models at /v1" in unknown.json()["error"]) == (404, True)
 
 
-def test_its_load_is_reported(proxy: HttpProxyProcess) -> None:
-    """What its master reads, with a request that is wrong among those that are not."""
-    client_of(proxy).chat.completions.create(model=MODEL, messages=QUESTION, max_tokens=1)
-    with pytest.raises(openai.BadRequestError, match="messages"):
-        client_of(proxy).chat.completions.create(model=MODEL, messages=[])
-    assert proxy.report.health_address
-    metrics = httpx.get(f"{proxy.url}/metrics").text
-    assert 'path="/v1/chat/completions",status="400"' in metrics
-    assert "mesh_replica_registered 1.0" in metrics
+async def test_its_load_is_reported(etcd: EtcdCluster) -> None:
+    """What its master goes by: what runs, what is held while no replica takes it, and how requests have ended."""
+    config = http_proxy_config(name="http-r1-here", etcd=etcd.config(), application="held", hold_s=2)
+    replica = HttpProxyReplica(config, on_drained=lambda: None)
+
+    def report() -> pb.ReplicaReport:
+        return decode(pb.ReplicaReport, replica.report().encode())
+
+    replica.start()
+    try:
+        async with (
+            raw_replica(
+                etcd.config(), "raw-r1-0", whole("404 Not Found"), model="gone", application="held", state="draining"
+            ),
+            raw_replica(etcd.config(), "raw-r1-1", whole("404 Not Found"), model="there", application="held"),
+        ):
+            await eventually_async(lambda: report().state == "ready", what="readiness")
+            async with httpx.AsyncClient(base_url=f"http://{report().address}", timeout=60) as client:
+                held = asyncio.create_task(client.post(CHAT, json={"model": "gone"}))
+                await eventually_async(lambda: report().load.waiting == 1, what="the request is held")
+                assert report().in_flight == 1
+                assert (await client.post(CHAT, json={"model": "there"})).status_code == 404
+                assert (await held).status_code == 503
+        load = report().load
+        assert (load.requests, load.failed, load.waiting, report().in_flight) == (2, 1, 0, 0)
+    finally:
+        await asyncio.to_thread(replica.stop)
 
 
 async def test_it_leaves_without_a_loss(start_proxy: StartProxy, etcd: EtcdCluster) -> None:
