@@ -9,6 +9,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from serving.observe import LATENCY_BUCKETS_S
+from serving.routing import Sides
 
 _KEPT_S: Final = 600.0  # numbers of a model that is gone: long enough for the last scrape, and for one that comes back
 
@@ -64,6 +65,26 @@ class Instruments:
             ["route", "model", "reason"],
             registry=registry,
         )
+
+        self._sides = Counter(
+            "mesh_gateway_split_requests",
+            "Requests that belong to a side of a traffic split, once for each attempt.",
+            ["application", "split", "side"],
+            registry=registry,
+        )
+        self._spared = Counter(
+            "mesh_gateway_split_spared",
+            "Those of them that went to another side, as no replica of theirs works.",
+            ["application", "split", "side"],
+            registry=registry,
+        )
+
+    def on_side(self, app: str, sides: Sides, *, spared: bool) -> None:
+        """An attempt of a request to an application."""
+        for split, side in sides:
+            self._sides.labels(app, split, side).inc()
+            if spared:
+                self._spared.labels(app, split, side).inc()
 
     def count(self, path: str, model: str, status: str) -> None:
         """A request that has ended. `model` is empty, or the full name of one."""

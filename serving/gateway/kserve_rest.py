@@ -26,7 +26,7 @@ from serving.gateway.forwarding import Forwarder, Request
 from serving.gateway.passing import Broken
 from serving.gateway.route_follower import Routes
 from serving.gateway.routed import RouteForwarder
-from serving.gateway.splits import Splits
+from serving.gateway.splits import Splits, lookup_of
 from serving.openai.errors import retry_after_s, status_of
 from serving.python_deployment.failure import at_edge
 from serving.routing.llm_routing import SESSION_HEADER
@@ -170,14 +170,16 @@ class KserveRest:
         data = await wire.read_body(self._max_body_bytes)
         if wanted == "POST":
             _refuse_sequences(data, wire.header(_HEADER_LENGTH))
-        found = self._find(target.name, wire.header(SESSION_HEADER.encode()), terms.may_ask)
+        session = wire.header(SESSION_HEADER.encode())
+        found = self._find(target.name, session, terms.may_ask)
         for key in found.keys:
-            await self._refuse_splits(key)
+            await self._refuse_copies(key)
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"] if key in _PASSED}
         headers["x-request-id"] = wire.request_id
         first = found.keys[0]
         path = target.path(first.model)
         request = Request(first, path, data, headers, method=wanted, faults_from=_FAULTS_FROM)
+        request.lookup, request.session = lookup_of(scope["headers"], {}), session
         del data
 
         async def rename(request: Request, key: ModelKey) -> None:
@@ -201,13 +203,14 @@ class KserveRest:
                 f"{error.message}; models of Python deployments answer gRPC only, language models at /v1"
             ) from error
 
-    async def _refuse_splits(self, key: ModelKey) -> None:
-        app = AppKey(key.namespace, key.application)
-        splits = await self._splits.of(app)
-        if splits:
+    async def _refuse_copies(self, key: ModelKey) -> None:
+        if self._rest.catalog.get(key) is None:
+            return
+        traffic = await self._splits.of(AppKey(key.namespace, key.application))
+        if to := traffic.shadow("", key.model, lambda: 0.0):
             raise NotSupported(
-                f"{app} splits its requests ({', '.join(split.name for split in splits)}), which REST at the "
-                f"{self._called} does not follow yet: use gRPC, or a client that follows discovery"
+                f"{key} has copies of its requests sent to {to} (`shadow`), which REST at the {self._called} does not "
+                "do yet: use gRPC, or a client that follows discovery"
             )
 
 

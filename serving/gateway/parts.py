@@ -78,7 +78,7 @@ class GatewayParts:
         self._rest_upstreams = Upstreams(config.prefer_labels)
         self._rest = RestFollower(self._follower, config.namespaces, self._on_rest)
         self._routes = RouteFollower(self._store) if app is None else NoRoutes()
-        self._splits = Splits(self._store)
+        self._splits = Splits(self._store, self._on_splits)
         self._session: aiohttp.ClientSession | None = None
         self._caching: Caching | None = None
         self._all_forwarders: list[Forwarder] = []
@@ -175,7 +175,13 @@ class GatewayParts:
     ) -> tuple[Forwarder, RouteForwarder]:
         config, instruments = self._config, self._instruments
         forwarder = Forwarder(
-            session, follower, upstreams, instruments, hold_s=config.hold_s, max_attempts=config.max_attempts
+            session,
+            follower,
+            upstreams,
+            self._splits,
+            instruments,
+            hold_s=config.hold_s,
+            max_attempts=config.max_attempts,
         )
         self._all_forwarders.append(forwarder)
         return forwarder, RouteForwarder(forwarder, follower, upstreams, instruments, hold_s=config.hold_s)
@@ -184,12 +190,19 @@ class GatewayParts:
 
     def _on_catalog(self, catalog: Catalog) -> None:
         self._upstreams.apply(catalog)
+        apps = _apps(catalog) | _apps(self._rest.catalog)
+        self._splits.retain(apps)
+        self._splits.follow(apps)
         if self._caching is not None:
             self._caching.known(catalog)
 
     def _on_rest(self, catalog: Catalog) -> None:
+        """Before the other one."""
         self._rest_upstreams.apply(catalog)
-        self._splits.retain({AppKey(offer.key.namespace, offer.key.application) for offer in catalog.offers()})
+
+    def _on_splits(self) -> None:
+        self._upstreams.changed()
+        self._rest_upstreams.changed()
 
     async def _tidy(self) -> None:
         while True:
@@ -243,6 +256,10 @@ class GatewayParts:
         await self._routes.close()
         await self._splits.close()
         await self._store.close()
+
+
+def _apps(catalog: Catalog) -> set[AppKey]:
+    return {AppKey(offer.key.namespace, offer.key.application) for offer in catalog.offers()}
 
 
 def raise_descriptor_limit() -> None:

@@ -159,12 +159,23 @@ async def test_a_route_and_an_application_that_splits(etcd: EtcdCluster, gateway
 
         await aeventually(routed, what="the route leads there")
         sides = [pb.TrafficSide(name="m", deployment="m", weight=1)]
-        record = pb.TrafficRecord(namespace="default", name="numbers", splits=[pb.TrafficSplit(name="s", sides=sides)])
+        split = pb.TrafficSplit(name="s", sides=sides)
+        record = pb.TrafficRecord(namespace="default", name="numbers", splits=[split], version=1)
+        await store.put(keys.traffic(APP), encode(record))
+        metric = 'mesh_gateway_split_requests_total{application="default/numbers",side="m",split="s"}'
+
+        async def followed() -> bool:
+            assert (await client.get(f"{gateway.url}/v2/models/{FULL}")).status_code == 200
+            return metric in (await client.get(f"{gateway.url}/metrics")).text
+
+        await aeventually(followed, what="the split is followed")
+        record.splits[0].shadow.CopyFrom(pb.Shadow(deployment="n", percent=1))
+        record.version = 2
         await store.put(keys.traffic(APP), encode(record))
 
         async def refused() -> bool:
             return (await client.get(f"{gateway.url}/v2/models/{FULL}")).status_code == 501
 
-        await aeventually(refused, what="an application that splits is refused")
+        await aeventually(refused, what="an application that wants copies is refused")
         await store.delete(keys.traffic(APP))
     await store.close()
