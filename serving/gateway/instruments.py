@@ -20,6 +20,7 @@ class Instruments:
     def __init__(self, registry: CollectorRegistry, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self._last_seen: dict[str, float] = {}  # models with numbers, and when they were known for the last time
+        self._splitting: dict[str, float] = {}  # applications with numbers of sides, and when they had the last request
         self._requests = Counter(
             "mesh_gateway_requests",
             "Requests by path, model and status.",
@@ -82,6 +83,7 @@ class Instruments:
     def on_side(self, app: str, sides: Sides, *, spared: bool) -> None:
         """An attempt of a request to an application."""
         for split, side in sides:
+            self._splitting[app] = self._monotonic()
             self._sides.labels(app, split, side).inc()
             if spared:
                 self._spared.labels(app, split, side).inc()
@@ -101,3 +103,8 @@ class Instruments:
             elif now - seen > _KEPT_S:
                 del self._last_seen[model]
                 self._requests.remove_by_labels({"model": model})
+        for app, seen in list(self._splitting.items()):
+            if now - seen > _KEPT_S and not any(model.startswith(f"{app}/") for model in models):
+                del self._splitting[app]
+                self._sides.remove_by_labels({"application": app})
+                self._spared.remove_by_labels({"application": app})

@@ -47,11 +47,16 @@ class Chosen:
         return self.traffic.place(self.sides, endpoint)
 
     def narrowed(self, offer: Offer) -> Offer:
-        """With the endpoints that will answer: those on the request's sides, or spare ones where there are none."""
+        """With the endpoints that will answer: those on the request's sides, or spare ones where there are none.
+
+        What is narrowed so is asked for stored answers.
+        """
         if not self.sides:
             return offer
         places = [(self.place(endpoint), endpoint) for endpoint in offer.endpoints]
         best = min(place for place, _ in places)
+        if best is Place.NEVER:
+            return replace(offer, cache=None)  # nobody may answer it, nor may their stored answers
         return replace(offer, endpoints=tuple(endpoint for place, endpoint in places if place is best))
 
 

@@ -6,13 +6,14 @@ import random
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 
 from serving._proto import records_pb2 as pb
 from serving.gateway.balance import NO_DEMAND, Balance
 from serving.gateway.catalog import Catalog, ModelKey, Offer
 from serving.gateway.demand import Demand
 from serving.gateway.pools import Pool
+from serving.gateway.splits import NO_TRAFFIC, Chosen
 from serving.routing import (
     NO_SIDES,
     LatencyTracker,
@@ -21,12 +22,10 @@ from serving.routing import (
     Rank,
     RetryBudget,
     Sides,
+    Traffic,
     prefer_labels,
 )
 from serving.types import ENDPOINT_READY
-
-if TYPE_CHECKING:
-    from serving.gateway.splits import Chosen
 
 UpstreamKey: TypeAlias = tuple[str, str, str, str]  # namespace, application, id, address: elsewhere it is another one
 _DEFAULT_WEIGHT: Final = 100
@@ -104,7 +103,7 @@ class Upstreams:
         self._budgets: dict[ModelKey, RetryBudget] = {}
         self._known: dict[UpstreamKey, Upstream] = {}
         self._models: dict[UpstreamKey, ModelKey] = {}
-        self._routes: dict[tuple[ModelKey, Sides], _Route] = {}
+        self._routes: dict[tuple[ModelKey, Sides, Traffic], _Route] = {}
         self.balance = balance or Balance()
 
     def apply(self, catalog: Catalog) -> None:
@@ -150,7 +149,7 @@ class Upstreams:
         own works, and not at all without `spare`.
         """
         now = self._monotonic()
-        route = self._route(offer, chosen if chosen is not None and chosen.sides else None)
+        route = self._route(offer, chosen)
         wanted = self.balance.wanted(offer, demand)
         found = route.own[0].pick(wanted, now)
         if found is not None and found.rests_until <= now and found.key not in tried:
@@ -174,7 +173,9 @@ class Upstreams:
         return self._budgets.get(model) or RetryBudget()
 
     def _route(self, offer: Offer, chosen: Chosen | None) -> _Route:
-        name = (offer.key, chosen.sides if chosen is not None else NO_SIDES)
+        if chosen is not None and not chosen.sides:
+            chosen = None
+        name = (offer.key, chosen.sides, chosen.traffic) if chosen is not None else (offer.key, NO_SIDES, NO_TRAFFIC)
         found = self._routes.get(name)
         if found is None:
             ready = [one for one in self._of(offer) if one.ready]

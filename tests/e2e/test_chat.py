@@ -13,9 +13,9 @@ import numpy as np
 import openai
 import pytest
 
-from serving import LlmDeployment, MeshClient, ProxyDeployment, Resources, SemanticCacheDeployment
+from serving import LlmDeployment, MeshClient, ProxyDeployment, Resources, Rollout, SemanticCacheDeployment
 from serving.local.state import load_state
-from serving.sdk import ClientConfig, load_spec
+from serving.sdk import Canary, CanaryStep, ClientConfig, Match, load_spec
 from tests.support.callers import Callers
 from tests.support.mesh import ROOT, RunningMesh
 from tests.support.waiting import eventually
@@ -216,6 +216,37 @@ def test_the_applications_own_http_proxy(mesh: RunningMesh, client: MeshClient) 
             after = callers.answers
             eventually(lambda: callers.answers > after + 10, timeout_s=60, what="traffic after it")
         assert callers.wrong == []
+        assert {one.revision for one in client.endpoints("chat")} == {2}
+    finally:
+        client.delete("chat", wait=True)
+
+
+def test_a_canary_of_the_model(mesh: RunningMesh, client: MeshClient) -> None:
+    """A new revision beside the old one: by a header, with its weight, and in the end alone."""
+    spec = load_spec(EXAMPLE)
+    (model,) = spec.deployments
+    assert isinstance(model, LlmDeployment)
+    asking = openai_client(mesh)
+    canary = Canary((CanaryStep(0.01),), key="user", match=(Match("x-canary", "1"),))
+    careful = replace(model, rollout=Rollout(canary=canary))
+
+    def answered_by(headers: dict[str, str] | None = None) -> str:
+        answer = asking.chat.completions.with_raw_response.create(
+            model="tiny-chat", messages=QUESTION, temperature=0, extra_headers=headers
+        )
+        assert "Tokyo" in (answer.parse().choices[0].message.content or "")
+        return str(answer.headers["x-mesh-replica"]).rpartition("-")[0]
+
+    client.deploy(replace(spec, deployments=[careful]), wait=True, timeout_s=180)
+    try:
+        eventually(lambda: answered_by() == "chat-r1", timeout_s=60, what="the gateway knows the model")
+        client.deploy(replace(spec, deployments=[replace(careful, max_requests=64)]))
+        eventually(lambda: answered_by({"x-canary": "1"}) == "chat-r2", timeout_s=120, what="the new one by the header")
+        assert {answered_by({"x-canary": "1"}) for _ in range(10)} == {"chat-r2"}
+        assert {answered_by({"user": "anna"}) for _ in range(10)} == {"chat-r1"}, "one in ten thousand is another"
+        assert client.promote_rollout("chat", full=True)
+        eventually(lambda: answered_by({"user": "anna"}) == "chat-r2", timeout_s=120, what="the new one for all")
+        eventually(lambda: client.status("chat").ready, timeout_s=120, what="the end of the rollout")
         assert {one.revision for one in client.endpoints("chat")} == {2}
     finally:
         client.delete("chat", wait=True)

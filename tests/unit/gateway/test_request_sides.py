@@ -6,7 +6,7 @@ from serving._proto import records_pb2 as pb
 from serving.gateway.catalog import Catalog, ModelKey
 from serving.gateway.splits import Chosen, lookup_of
 from serving.routing import Traffic
-from tests.unit.gateway.test_catalog import endpoint
+from tests.unit.gateway.test_catalog import cache, endpoint
 
 KEY = ModelKey("default", "app", "chat")
 
@@ -36,3 +36,11 @@ def test_an_offer_is_narrowed_to_who_will_answer() -> None:
     assert narrowed("new") == ["new"]
     assert narrowed("new", "new") == ["old"], "a spare one"
     assert Chosen(KEY).narrowed(offer) is offer
+
+
+def test_stored_answers_of_those_who_may_not_answer_are_not_given() -> None:
+    sides = [pb.TrafficSide(name="old", deployment="old", weight=1), pb.TrafficSide(name="new", deployment="new")]
+    chosen = Chosen(KEY, Traffic([pb.TrafficSplit(name="s", model="chat", sides=sides)]), (("s", "old"),))
+    offer = Catalog([endpoint("chat", deployment="new"), cache()]).find("chat")
+    assert offer.cache is not None
+    assert chosen.narrowed(offer).cache is None

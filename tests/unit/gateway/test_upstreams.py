@@ -94,6 +94,19 @@ def test_replicas_of_other_sides_are_spare() -> None:
     assert found("other") == "own", "an ejected one, as no other is left"
 
 
+def test_a_request_that_began_before_its_record_changed_leaves_no_trace() -> None:
+    """What it makes of the sides is not what the next request with the same sides gets."""
+    upstreams, catalog = three_deployments()
+    offer = catalog.find("chat")
+    before, after = chosen("own", own=1, third=1), chosen("own", own=1, third=0, other=1)
+    upstreams.changed()
+    tried = {upstream_key(one) for one in offer.endpoints if one.deployment == "own"}
+    for sides, deployment in ((before, "third"), (after, "other"), (before, "third")):
+        found = upstreams.pick(offer, tried, NO_DEMAND, sides)
+        assert found is not None
+        assert found.endpoint.deployment == deployment
+
+
 def test_near_ones_of_another_side_are_not_its_own() -> None:
     here, there = (endpoint("chat", id=name, deployment=name) for name in ("other", "own"))
     here.labels["zone"] = "a"
