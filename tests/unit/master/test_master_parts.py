@@ -68,7 +68,8 @@ def test_strangers_names_are_nobodys(text: str) -> None:
 
 
 def test_the_configuration_survives_its_way_to_the_actor() -> None:
-    assert MasterConfig.from_json(CONFIG.to_json()) == CONFIG
+    for config in (CONFIG, replace(CONFIG, require_keys=True)):
+        assert MasterConfig.from_json(config.to_json()) == config
     for rubbish in ("", "{}", "[]", '{"etcd": 1}'):
         with pytest.raises(InvalidArgument, match="master's configuration"):
             MasterConfig.from_json(rubbish)
