@@ -118,7 +118,7 @@ def endpoint_table(found: tuple[pb.Endpoint, ...]) -> str:
             item.id,
             item.deployment or "-",
             item.role,
-            item.protocol,
+            item.protocol or "-",
             item.state,
             item.address,
             item.cluster,
