@@ -67,18 +67,7 @@ class Instruments:
             registry=registry,
         )
 
-        self._sides = Counter(
-            "mesh_gateway_split_requests",
-            "Requests that belong to a side of a traffic split, once for each attempt.",
-            ["application", "split", "side"],
-            registry=registry,
-        )
-        self._spared = Counter(
-            "mesh_gateway_split_spared",
-            "Those of them that went to another side, as no replica of theirs works.",
-            ["application", "split", "side"],
-            registry=registry,
-        )
+        self._sides, self._spared = _split_counters(registry)
 
     def on_side(self, app: str, sides: Sides, *, spared: bool) -> None:
         """An attempt of a request to an application."""
@@ -108,3 +97,20 @@ class Instruments:
                 del self._splitting[app]
                 self._sides.remove_by_labels({"application": app})
                 self._spared.remove_by_labels({"application": app})
+
+
+def _split_counters(registry: CollectorRegistry) -> tuple[Counter, Counter]:
+    names = ["application", "split", "side"]
+    sides = Counter(
+        "mesh_gateway_split_requests",
+        "Requests that belong to a side of a traffic split, once for each attempt.",
+        names,
+        registry=registry,
+    )
+    spared = Counter(
+        "mesh_gateway_split_spared",
+        "Those of them that went to another side, as no replica of theirs works.",
+        names,
+        registry=registry,
+    )
+    return sides, spared
