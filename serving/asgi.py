@@ -50,6 +50,7 @@ class HttpServer:
             server_header=False,
             timeout_keep_alive=int(self._keep_alive_s),
             http=_Protocol,
+            ws="none",  # whoever asks for WebSockets is answered over HTTP
             **options,
         )
         try:

@@ -115,6 +115,28 @@ async def test_head_and_body_of_an_answer_come_in_one_piece() -> None:
     await server.stop(1)
 
 
+async def test_whoever_asks_for_websockets_is_answered_over_http() -> None:
+    """Whatever libraries are installed: no application here speaks them, and none is to fail for that."""
+    asked: list[str] = []
+
+    async def whole(scope: Scope, _receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return
+        asked.append(scope["type"])
+        await send({"type": "http.response.start", "status": 404, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    server = HttpServer(whole)
+    port = await server.start("127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    key = b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n"
+    writer.write(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n" + key + b"\r\n")
+    assert (await reader.readline()).startswith(b"HTTP/1.1 404")
+    assert asked == ["http"]
+    writer.close()
+    await server.stop(1)
+
+
 async def test_a_client_that_does_not_read_stops_an_application_that_never_waits() -> None:
     """What is gathered for one send is bounded: the transport has to hear of it to say that it has enough."""
     sent = 0
