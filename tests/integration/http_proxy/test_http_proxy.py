@@ -133,9 +133,15 @@ async def test_it_leaves_without_a_loss(start_proxy: StartProxy, etcd: EtcdClust
                     return bool((await other.get("/health")).json()["status"] == "draining")
 
                 await aeventually(drains, what="it drains")
+
+                async def refuses() -> httpx.Response | None:
+                    answer = await other.post(CHAT, json={"model": "unknown", "messages": QUESTION})
+                    return answer if answer.status_code == 503 else None
+
+                refused = await aeventually(refuses, what="it takes no requests")
+                assert refused is not None
                 assert await asyncio.to_thread(registered, etcd, proxy) is None
-                refused = await other.post(CHAT, json={"model": "raw", "messages": QUESTION})
-                assert (refused.status_code, "draining" in refused.json()["error"]["message"]) == (503, True)
+                assert "draining" in refused.json()["error"]["message"]
                 assert (refused.headers["connection"], int(refused.headers["retry-after"]) > 0) == ("close", True)
             assert proxy.report.state == "draining"
             speaker.hold.set()
