@@ -242,6 +242,9 @@ def test_keys_where_the_mesh_asks_for_them(
     proxy = start_proxy(require_keys=True)
     with pytest.raises(openai.AuthenticationError, match="no API key of this mesh"):
         client_of(proxy).chat.completions.create(model=MODEL, messages=QUESTION)
+    for path in ("/v2", "/v2/models/any", "/v2/repository/index", "/v1/models", "/v1/cache"):
+        assert httpx.get(f"{proxy.url}{path}").status_code == 401, path
+    assert httpx.get(f"{proxy.url}/v2/health/ready").status_code == 200
     client = client_of(proxy, api_key=made.text())
     assert client.chat.completions.create(model=MODEL, messages=QUESTION, max_tokens=1).choices
     assert httpx.get(f"{proxy.url}/health").status_code == 200
