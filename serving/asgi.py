@@ -50,6 +50,7 @@ class HttpServer:
             server_header=False,
             timeout_keep_alive=int(self._keep_alive_s),
             http=_Protocol,
+            ws="none",  # whoever asks for WebSockets is answered over HTTP
             **options,
         )
         try:
@@ -130,6 +131,10 @@ class _Gathered:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
+        if len(data) > _GATHERED_BYTES:  # putting it beside others would copy it, which costs more than a call
+            self._send()
+            self._transport.write(data)
+            return
         if not self._pieces:
             self._loop.call_soon(self._send)
         self._pieces.append(data)

@@ -183,15 +183,15 @@ class GatewayApp:
     async def _answer_kserve(self, call: Call, wire: Wire, scope: Scope) -> None:
         path, call.path = call.path, KSERVE  # for metrics: names of models are in it
         with self._until_cut() as cut:
-            call.model = await self._kserve.answer(path, wire, scope, lambda: self._terms(path, call, wire, scope, cut))
+            await self._kserve.answer(path, wire, scope, lambda: self._terms(path, call, wire, scope, cut))
 
     def _terms(self, path: str, call: Call, wire: Wire, scope: Scope, cut: asyncio.Future[MeshError]) -> Terms:
         """Raises `InvalidApiKey`."""
         if self._gate is not None and not path.startswith(KSERVE_HEALTH):
             call.key = self._gate.holder(scope["headers"])
-        refuse = self._refusal(wire, leaving=self.draining)
+        refuse = self._refusal(wire, leaving=self.refusing)
         admitted = lambda request: self._admitted(call, wire, request)  # noqa: E731
-        return Terms(refuse, cut, self._allowed(call), admitted)
+        return Terms(refuse, self.draining, cut, self._allowed(call), admitted, call.ask)
 
     def _refusal(self, wire: Wire, *, leaving: bool) -> Unavailable | None:
         """Why no request for a model is taken now."""

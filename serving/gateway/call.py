@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from serving._proto import records_pb2 as pb
+from serving.gateway.catalog import ModelKey
 from serving.openai.errors import InvalidRequest
 from serving.wire import Wire
 
@@ -30,6 +31,10 @@ class Call:
             wire.add_header("allow", ", ".join(methods))
             text = f"{self.path} takes {methods[0]}, not {self.method}"
             raise WrongMethod(text, error_code="method_not_allowed")
+
+    def ask(self, model: ModelKey) -> None:
+        """It is for that model, which is one that there is."""
+        self.model = str(model)
 
     @property
     def tenant(self) -> str:

@@ -77,15 +77,19 @@ def target_of(path: str) -> Target | None:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """On which one request is taken. `refuse` is why the gateway takes none of a model now; `cut` ends one that runs.
+    """On which one request is taken. `refuse` is why none of a model is taken now; `cut` ends one that runs.
 
-    `may_ask` says which models its key is for; what it sends is sent while it is `admitted` by the limits of its key.
+    `leaves`: whoever asks whether it is ready is to go elsewhere. `may_ask` says which models its key is for; what it
+    sends is sent while it is `admitted` by the limits of its key. `asks` hears the model that it is for, when that is
+    known, and the one that was asked last.
     """
 
     refuse: MeshError | None
+    leaves: bool
     cut: asyncio.Future[MeshError]
     may_ask: Callable[[ModelKey], bool]
     admitted: Callable[[Request], AbstractAsyncContextManager[None]]
+    asks: Callable[[ModelKey], None]
 
 
 class KserveRest:
@@ -113,35 +117,31 @@ class KserveRest:
         self._routed = routed
         self._max_body_bytes = max_body_bytes
 
-    async def answer(self, path: str, wire: Wire, scope: Scope, terms: Callable[[], Terms]) -> str:
-        """Answers one request; the full name of the model that was asked last, "" for none.
-
-        Errors are the protocol's objects.
-        """
+    async def answer(self, path: str, wire: Wire, scope: Scope, terms: Callable[[], Terms]) -> None:
+        """Answers one request. Errors are the protocol's objects."""
         try:
-            return await self._answer(path, wire, scope, terms())
+            await self._answer(path, wire, scope, terms())
         except (ClientGone, Broken):
             raise
         except Exception as error:  # noqa: BLE001 - the edge: it becomes an error object
             told = at_edge(error, path, _STDLIB_LOG)
             if wire.status:  # it has begun: an event, or broken off
                 await wire.refuse(told)
-                return ""
+                return
             after = retry_after_s(told)
             headers = {"retry-after": str(after)} if after else None
             await wire.answer(status_of(told), {"error": told.message}, headers)
-            return ""
 
-    async def _answer(self, path: str, wire: Wire, scope: Scope, terms: Terms) -> str:
+    async def _answer(self, path: str, wire: Wire, scope: Scope, terms: Terms) -> None:
         method, path = scope["method"], path.rstrip("/")
         target = target_of(path)
+        ready = self._follower.synced and self._routes.synced and terms.refuse is None and not terms.leaves
         if target is not None and not (target.name == "stats" and not target.action):
-            return await self._forward(target, method, wire, scope, terms)
-        synced = self._follower.synced and self._routes.synced
-        if path == f"{PREFIX}/health/live":
+            await self._forward(target, method, wire, scope, terms)
+        elif path == f"{PREFIX}/health/live":
             await wire.answer_bytes(200, b"", "text/plain")
         elif path == f"{PREFIX}/health/ready":
-            await wire.answer_bytes(200 if synced and terms.refuse is None else 503, b"", "text/plain")
+            await wire.answer_bytes(200 if ready else 503, b"", "text/plain")
         elif path == PREFIX:
             await wire.answer(200, {"name": f"mesh-{self._called}", "version": VERSION, "extensions": _EXTENSIONS})
         elif path == f"{PREFIX}/repository/index":
@@ -151,7 +151,6 @@ class KserveRest:
                 f"{path} is not supported at the {self._called}, as it concerns one process: ask a replica itself "
                 "(`mesh endpoints` shows the addresses)"
             )
-        return ""
 
     def _index(self, may_ask: Callable[[ModelKey], bool]) -> list[dict[str, str]]:
         """Every model by its full name."""
@@ -159,7 +158,7 @@ class KserveRest:
         states = {str(offer.key): "READY" if is_ready(offer) else "UNAVAILABLE" for offer in offers}
         return [{"name": name, "state": state} for name, state in states.items()]
 
-    async def _forward(self, target: Target, method: str, wire: Wire, scope: Scope, terms: Terms) -> str:
+    async def _forward(self, target: Target, method: str, wire: Wire, scope: Scope, terms: Terms) -> None:
         wanted = "POST" if target.action in _POSTED else "GET"
         if method != wanted:
             wire.add_header("allow", wanted)
@@ -172,11 +171,12 @@ class KserveRest:
             _refuse_sequences(data, wire.header(_HEADER_LENGTH))
         session = wire.header(SESSION_HEADER.encode())
         found = self._find(target.name, session, terms.may_ask)
+        first = found.keys[0]
+        terms.asks(first)
         for key in found.keys:
             await self._refuse_copies(key)
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"] if key in _PASSED}
         headers["x-request-id"] = wire.request_id
-        first = found.keys[0]
         path = target.path(first.model)
         request = Request(first, path, data, headers, method=wanted, faults_from=_FAULTS_FROM)
         request.lookup, request.session = lookup_of(scope["headers"], {}), session
@@ -190,8 +190,10 @@ class KserveRest:
                 sending = self._routed.forward(found, request, rename, wire)
             else:
                 sending = self._forwarder.forward(request, wire)
-            await wire.unless_gone(sending, terms.cut)
-        return str(request.key)
+            try:
+                await wire.unless_gone(sending, terms.cut)
+            finally:
+                terms.asks(request.key)
 
     def _find(self, name: str, session: str, may_ask: Callable[[ModelKey], bool]) -> Asked:
         if not (self._follower.synced and self._routes.synced):

@@ -69,6 +69,7 @@ class GatewayParts:
         self._config = config
         self._registry = registry
         self._called = "gateway" if app is None else "proxy"
+        self._own = frozenset({app} if app is not None else ())
         self._ended = ended
         self._instruments = Instruments(registry)
         self._upstreams = Upstreams(config.prefer_labels, balance=self._balance())
@@ -110,6 +111,7 @@ class GatewayParts:
         self._caching = Caching(client, self._instruments, follow_s=self._config.cache_follow_s)
         self._instruments.ejected.set_function(lambda: self._upstreams.ejected + self._rest_upstreams.ejected)
         app = self._new_app(session, self._caching)
+        self._splits.follow(self._own)
         following = [self._follower.start(), self._routes.start()]
         if self._keys is not None:
             following.append(self._keys.start(address))
@@ -123,6 +125,8 @@ class GatewayParts:
     async def wait_synced(self) -> None:
         """Returns when everything that it follows was read once, however long etcd is away."""
         await self._follower.wait_synced()
+        for app in self._own:
+            await self._splits.wait_synced(app)
         if self._keys is not None:
             await self._keys.wait_synced()
 
@@ -190,7 +194,7 @@ class GatewayParts:
 
     def _on_catalog(self, catalog: Catalog) -> None:
         self._upstreams.apply(catalog)
-        apps = _apps(catalog) | _apps(self._rest.catalog)
+        apps = self._own | _apps(catalog) | _apps(self._rest.catalog)
         self._splits.retain(apps)
         self._splits.follow(apps)
         if self._caching is not None:
@@ -207,7 +211,8 @@ class GatewayParts:
     async def _tidy(self) -> None:
         while True:
             await asyncio.sleep(_TIDY_S)
-            self._instruments.keep({str(offer.key) for offer in self._follower.catalog.offers()})
+            catalogs = self._follower.catalog, self._rest.catalog
+            self._instruments.keep({str(offer.key) for catalog in catalogs for offer in catalog.offers()})
 
     @property
     def held(self) -> int:

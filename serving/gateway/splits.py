@@ -51,7 +51,7 @@ class Chosen:
 
         What is narrowed so is asked for stored answers.
         """
-        if not self.sides:
+        if not self.sides or offer.cache is None:
             return offer
         places = [(self.place(endpoint), endpoint) for endpoint in offer.endpoints]
         best = min(place for place, _ in places)
@@ -109,6 +109,10 @@ class Splits:
         known = dict(before.sides) if before is not None else {}
         found = traffic.sides("", key.model, lookup, random.random, sequence=session)
         return Chosen(key, traffic, tuple((split, known.get(split, side)) for split, side in found))
+
+    async def wait_synced(self, app: AppKey) -> None:
+        """Returns when the record of an application that is followed was read, however long etcd is away."""
+        await self._followed[app].cache.wait_synced(None)
 
     def follow(self, apps: Iterable[AppKey]) -> None:
         """So that their records are known before they are asked for, and when etcd is away then."""

@@ -29,6 +29,7 @@ from serving.types import ENDPOINT_READY
 
 UpstreamKey: TypeAlias = tuple[str, str, str, str]  # namespace, application, id, address: elsewhere it is another one
 _DEFAULT_WEIGHT: Final = 100
+_MOST_ROUTES: Final = 1024  # canaries of many deployments that serve one model make many combinations of sides
 
 
 class Upstream:
@@ -79,7 +80,10 @@ class Upstream:
 
 @dataclass(frozen=True, slots=True)
 class _Route:
-    """Replicas of a model for requests of the same sides, best pools first. `own` are without those of other sides."""
+    """Replicas of a model for requests of the same sides, best pools first.
+
+    `own` are those that come before any of another side.
+    """
 
     all: tuple[Pool, ...]
     own: tuple[Pool, ...]
@@ -146,7 +150,7 @@ class Upstreams:
         """The replica for the next request, none of `tried`; one that is ejected only when there is no other.
 
         `chosen` are the request's sides, where its application splits: replicas of others are asked when none of its
-        own works, and not at all without `spare`.
+        own works. Without `spare` None then, also where an ejected one of its own side would be left.
         """
         now = self._monotonic()
         route = self._route(offer, chosen)
@@ -186,7 +190,9 @@ class Upstreams:
                 places = [(chosen.place(one.endpoint), one) for one in ready]
                 own = self._pools(offer, [one for place, one in places if place is Place.ON_SIDE])
                 other = self._pools(offer, [one for place, one in places if place is Place.SPARE])
-                found = _Route((own[0], other[0], own[1], other[1]), own)
+                found = _Route((own[0], other[0], own[1], other[1]), own[:1])
+            if len(self._routes) >= _MOST_ROUTES:
+                self._routes.clear()
             self._routes[name] = found
         return found
 

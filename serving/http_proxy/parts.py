@@ -54,6 +54,10 @@ class HttpProxyParts(HttpParts):
         await self._gateway.wait_synced()
         return report
 
+    async def withdraw(self) -> bool:
+        self._gateway.leave()  # for those who go by /health, and not by discovery
+        return await super().withdraw()
+
     def refuse(self) -> None:
         super().refuse()
         self._gateway.refuse()

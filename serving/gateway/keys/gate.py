@@ -78,7 +78,7 @@ class Gate:
         if key is None:
             raise self._unknown(f"this is no API key of this mesh: {_HINT}")
         if not self._directory.synced:
-            raise Unavailable("the API keys are not known yet: etcd has not answered since this gateway started")
+            raise Unavailable("the API keys are not known yet: etcd has not answered since this process started")
         found = self._directory.get(key.id)
         if found is None or not is_secret(key.secret, found.secret_sha256):
             raise self._unknown("this API key is not known")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import time
 
@@ -10,7 +11,7 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from serving.asgi import HttpServer
+from serving.asgi import ABORT, HttpServer
 from serving.errors import FailedPrecondition
 
 _PIECES = 50_000  # of 1,000 bytes: more than the kernel's buffers hold
@@ -111,6 +112,73 @@ async def test_head_and_body_of_an_answer_come_in_one_piece() -> None:
     for _ in range(20):
         writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
         assert (await reader.read(65536)).endswith(b"\r\n\r\nbody")
+    writer.close()
+    await server.stop(1)
+
+
+async def test_small_and_large_pieces_keep_their_order() -> None:
+    pieces = [bytes([97 + at]) * size for at, size in enumerate((10, 1, 200_000, 70_000, 3, 60_000, 5_536, 1, 300_000))]
+
+    async def whole(scope: Scope, _receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            length = str(sum(map(len, pieces))).encode()
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
+            for piece in pieces:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+
+    server = HttpServer(whole)
+    port = await server.start("127.0.0.1", 0)
+    async with httpx.AsyncClient() as client:
+        for _ in range(3):
+            assert (await client.get(f"http://127.0.0.1:{port}/")).content == b"".join(pieces)
+    await server.stop(1)
+
+
+async def test_what_is_aborted_or_closed_has_told_all_or_nothing() -> None:
+    """Pieces that are gathered go out before a close, and never after an abort."""
+
+    async def application(scope: Scope, _receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        headers = [(b"content-length", b"8")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"half", "more_body": True})
+        if scope["path"] == "/abort":
+            scope["extensions"][ABORT]["abort"]()
+        raise ConnectionError("the application breaks off: the connection is closed")
+
+    server = HttpServer(application)
+    port = await server.start("127.0.0.1", 0)
+    for path, end in (("/abort", b""), ("/close", b"\r\n\r\nhalf")):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+        told = b""
+        with contextlib.suppress(ConnectionError):
+            told = await reader.read()
+        assert told[-8:] == end
+        writer.close()
+    await server.stop(1)
+
+
+async def test_whoever_asks_for_websockets_is_answered_over_http() -> None:
+    """Whatever libraries are installed: no application here speaks them, and none is to fail for that."""
+    asked: list[str] = []
+
+    async def whole(scope: Scope, _receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return
+        asked.append(scope["type"])
+        await send({"type": "http.response.start", "status": 404, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body", "body": b""})
+
+    server = HttpServer(whole)
+    port = await server.start("127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    key = b"sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n"
+    writer.write(b"GET / HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n" + key + b"\r\n")
+    assert (await reader.readline()).startswith(b"HTTP/1.1 404")
+    assert asked == ["http"]
     writer.close()
     await server.stop(1)
 

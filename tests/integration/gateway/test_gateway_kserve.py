@@ -20,7 +20,7 @@ from serving.store.records import encode
 from tests.integration.ingress.kserve_models import write_repository
 from tests.integration.ingress.kserve_servers import Ingress, compose_backends
 from tests.support.llm_serving import GatewayProcess, HttpProxyProcess, http_proxy_config
-from tests.support.waiting import aeventually
+from tests.support.waiting import aeventually, eventually
 
 APP = AppKey("default", "numbers")
 FULL = "default/numbers/id_fp32"
@@ -147,6 +147,19 @@ def test_through_the_applications_own_proxy(
         proxy.end()
 
 
+def test_one_that_leaves_says_so_before_it_refuses(tmp_path: Path, etcd: EtcdCluster, gateway: GatewayProcess) -> None:
+    assert gateway.url
+    leaving = GatewayProcess(tmp_path, etcd.config(), leave_s=3.0)
+    try:
+        with httpx.Client(base_url=leaving.url, timeout=30) as http:
+            assert http.get("/v2/health/ready").status_code == 200
+            leaving.terminate()
+            eventually(lambda: http.get("/v2/health/ready").status_code == 503, timeout_s=30, what="it says so")
+            assert http.get(f"/v2/models/{FULL}").status_code == 200
+    finally:
+        leaving.end()
+
+
 async def test_a_route_and_an_application_that_splits(etcd: EtcdCluster, gateway: GatewayProcess) -> None:
     store = EtcdClient(etcd.config())
     route = pb.RouteRecord(name="ident", targets=[pb.RouteTarget(model=FULL, weight=1)], version=1)
@@ -177,5 +190,7 @@ async def test_a_route_and_an_application_that_splits(etcd: EtcdCluster, gateway
             return (await client.get(f"{gateway.url}/v2/models/{FULL}")).status_code == 501
 
         await aeventually(refused, what="an application that wants copies is refused")
+        counted = f'mesh_gateway_requests_total{{model="{FULL}",path="/v2",status="501"}}'
+        assert counted in (await client.get(f"{gateway.url}/metrics")).text
         await store.delete(keys.traffic(APP))
     await store.close()

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from serving._proto import records_pb2 as pb
+from serving.gateway.splits import Splits
 from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd
 from serving.routing import Traffic
 from serving.store import EtcdClient, keys
@@ -181,6 +182,26 @@ async def test_a_canarys_revisions(shared: Shared, etcd: EtcdCluster) -> None:
             return {await shared.ask() for _ in range(20)} == {"canary", "new"}
 
         await aeventually(moved, what="all goes to the new revision")
+
+
+async def test_a_record_is_known_before_it_is_asked_for(etcd: EtcdCluster) -> None:
+    """What a proxy waits for before it is ready: its first request may come when etcd is away."""
+    client = EtcdClient(etcd.config())
+    record = pb.TrafficRecord(namespace=APP.namespace, name="early", splits=[split(0, 1)], generation=1, version=1)
+    app, (member,) = AppKey(APP.namespace, "early"), etcd.members
+    await client.put(keys.traffic(app), encode(record))
+    splits = Splits(client)
+    splits.follow((app,))
+    await splits.wait_synced(app)
+    await asyncio.to_thread(member.pause)
+    try:
+        traffic = await asyncio.wait_for(splits.of(app), 1.0)
+    finally:
+        await asyncio.to_thread(member.resume)
+    assert traffic.sides("", MODEL, lambda _: "", lambda: 0.0) == (("chat", "new"),)
+    await splits.close()
+    await client.delete(keys.traffic(app))
+    await client.close()
 
 
 async def test_a_record_outlives_etcd(shared: Shared, etcd: EtcdCluster) -> None:

@@ -25,10 +25,12 @@ def test_an_offer_is_narrowed_to_who_will_answer() -> None:
     """So that the semantic cache is asked for what these answer, and not for what others do."""
     sides = [pb.TrafficSide(name=name, deployment=name, weight=1) for name in ("old", "new")]
     traffic = Traffic([pb.TrafficSplit(name="s", model="chat", sides=sides)])
-    offer = Catalog([endpoint("chat", id=name, deployment=name) for name in ("old", "new", "third")]).find("chat")
+    replicas = [endpoint("chat", id=name, deployment=name) for name in ("old", "new", "third")]
+    offer = Catalog([*replicas, cache()]).find("chat")
+    assert offer.cache is not None
 
     def narrowed(side: str, *without: str) -> list[str]:
-        left = Catalog([one for one in offer.endpoints if one.deployment not in without]).find("chat")
+        left = Catalog([cache(), *(one for one in replicas if one.deployment not in without)]).find("chat")
         found = Chosen(KEY, traffic, (("s", side),)).narrowed(left)
         return [one.deployment for one in found.endpoints]
 
@@ -36,6 +38,8 @@ def test_an_offer_is_narrowed_to_who_will_answer() -> None:
     assert narrowed("new") == ["new"]
     assert narrowed("new", "new") == ["old"], "a spare one"
     assert Chosen(KEY).narrowed(offer) is offer
+    alone = Catalog(replicas).find("chat")
+    assert Chosen(KEY, traffic, (("s", "old"),)).narrowed(alone) is alone, "there is no cache to ask"
 
 
 def test_stored_answers_of_those_who_may_not_answer_are_not_given() -> None:

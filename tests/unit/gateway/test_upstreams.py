@@ -94,6 +94,30 @@ def test_replicas_of_other_sides_are_spare() -> None:
     assert found("other") == "own", "an ejected one, as no other is left"
 
 
+def test_no_room_is_no_reason_to_ask_another_side_where_the_rest_of_its_own_is_ejected() -> None:
+    clock, sides = Clock(), chosen("own", own=1, other=1)
+    members = (("full", "own"), ("ejected", "own"), ("spare", "other"))
+    catalog = Catalog([endpoint("chat", id=name, deployment=deployment) for name, deployment in members])
+    upstreams, offer = Upstreams(chance=Random(7).random, monotonic=clock), catalog.find("chat")
+    upstreams.apply(catalog)
+    known = {one.endpoint.id: one for one in upstreams.everyone()}
+    upstreams.full(known["full"], 10)
+    upstreams.lost(known["ejected"])
+    tried = {known["full"].key}
+    assert upstreams.pick(offer, tried, chosen=sides, spare=False) is None, "the client hears that there is no room"
+    found = upstreams.pick(offer, tried, chosen=sides)
+    assert found is not None
+    assert found.endpoint.id == "spare"
+
+
+def test_combinations_of_sides_are_bounded() -> None:
+    upstreams, catalog = three_deployments()
+    offer = catalog.find("chat")
+    for number in range(3000):
+        assert upstreams.pick(offer, chosen=chosen(f"side-{number}", own=1)) is not None
+    assert len(upstreams._routes) <= 1024
+
+
 def test_a_request_that_began_before_its_record_changed_leaves_no_trace() -> None:
     """What it makes of the sides is not what the next request with the same sides gets."""
     upstreams, catalog = three_deployments()
