@@ -56,9 +56,14 @@ class QueueSettings:
 
     An item rises by one class for each `ageing_s` that it waited. One without a deadline counts among those of its
     tenant and class as if it were due `patience_s` after its submission, so that a stream of deadlines does not pass it
-    for ever. Items are long that are predicted to take more than `long_factor` times the running median. While both
-    wait, at least `short_share` of the places are for short ones and `long_share` for long ones (rounded down, but one
-    place where there are two). A tenant's weight is 1 unless `tenant_weights` says otherwise.
+    for ever. Items are long that are predicted to take more than `long_factor` times the running median.
+
+    While both wait, at least `short_share` of the places are for short ones and `long_share` for long ones (rounded
+    down, but one place where there are two). Places that nobody else wants are everybody's, but for `kept_share` of
+    them (rounded down), which no long item takes while short ones come, one in `ageing_s` at least: short ones then
+    seldom find all places taken by long ones, and where few come places stand idle.
+
+    A tenant's weight is 1 unless `tenant_weights` says otherwise.
     """
 
     ageing_s: float = 60.0
@@ -66,6 +71,7 @@ class QueueSettings:
     long_factor: float = 4.0
     short_share: float = 0.5
     long_share: float = 0.25
+    kept_share: float = 0.0
     tenant_weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -78,6 +84,8 @@ class QueueSettings:
             raise InvalidArgument(
                 f"short_share {self.short_share} and long_share {self.long_share}: below 0, or above 1 together"
             )
+        if not 0 <= self.kept_share < 1:
+            raise InvalidArgument(f"kept_share is {self.kept_share}, not from 0 up to, without, 1")
         for tenant, weight in self.tenant_weights.items():
             if not 0 < weight < math.inf:
                 raise InvalidArgument(f"tenant_weights[{tenant!r}] is {weight}, not more than 0")

@@ -38,6 +38,7 @@ class WaitingQueue:
         self._tenants: Counter[str] = Counter()
         self._bytes = 0
         self._now = -math.inf  # the latest that was given
+        self._short_came = -math.inf  # the latest one
 
     def __len__(self) -> int:
         """Items that wait; expired ones count until `expire` has handed them out."""
@@ -71,6 +72,8 @@ class WaitingQueue:
         self._expected.add(item.expected_s)
         if long:
             self._long_numbers.add(item.number)
+        else:
+            self._short_came = self._now
         (self._long if long else self._short).add(item, self._now)
         self._tenants[item.tenant] += 1
         self._bytes += item.size_bytes
@@ -88,8 +91,9 @@ class WaitingQueue:
         return item
 
     def take(self, now: float, places: int) -> Waiting | None:
-        """The next item; it counts as running until `release`. None when all wait that may (expired ones may not), or
-        as many run as there are `places`: running ones and unused credits of all replicas."""
+        """The next item; it counts as running until `release`. None when nothing waits that may go (expired items
+        and, where places are kept, long ones may not), or as many run as there are `places`: running ones and unused
+        credits of all replicas."""
         self._go_on(now)
         self._set_aside()
         lane = self._next_lane(places)
@@ -155,8 +159,10 @@ class WaitingQueue:
         short, long = self._short, self._long
         if len(self._taken) >= places or not self._queued:
             return None
-        if not long.count or not short.count:
-            return short if short.count else long
+        if not short.count:
+            return None if self._are_kept(places) else long
+        if not long.count:
+            return short
         if long.running >= places - self._reserve(self._settings.short_share, places):
             return short
         if short.running >= places - self._reserve(self._settings.long_share, places):
@@ -166,6 +172,12 @@ class WaitingQueue:
             return short if short.level() == level else long
         earlier = long.first(level).submitted + self._settings.ageing_s <= short.first(level).submitted
         return long if earlier else short
+
+    def _are_kept(self, places: int) -> bool:
+        """The places that are left, for short ones."""
+        kept = int(self._settings.kept_share * places)
+        coming = self._now - self._short_came < self._settings.ageing_s
+        return self._long.running >= places - kept and coming
 
     @staticmethod
     def _reserve(share: float, places: int) -> int:
