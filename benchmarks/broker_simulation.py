@@ -191,7 +191,7 @@ def two_choices(seed: int = 1) -> Callable[[list[int]], int]:
 
 
 class SingleQueue:
-    """The ideal that nobody can build: it knows at once who is free, and in one form also how long each request takes."""
+    """The ideal that nobody can build: it knows at once who is free, in one form also what takes how long."""
 
     def __init__(self, shortest_first: bool) -> None:
         self._shortest_first = shortest_first

@@ -118,7 +118,8 @@ def _by_class(outcome: Outcome) -> tuple[float, float, float, float]:
 
 
 def _heading(times: str) -> str:
-    return f"Short requests {times}, 1 % of the requests 100 times as long, {REPLICAS} replicas; times in medians of short requests"
+    what = f"Short requests {times}, 1 % of all 100 times as long, {REPLICAS} replicas"
+    return f"{what}; times in medians of short requests"
 
 
 def table(rows: list[Row]) -> str:

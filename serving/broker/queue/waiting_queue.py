@@ -123,9 +123,8 @@ class WaitingQueue:
 
     def next_deadline(self) -> float:
         """When `expire` will have something to hand out, in unix seconds; math.inf: no item has a deadline."""
-        if self._expired:
-            return min(item.deadline for item in self._expired.values())
-        return min(self._short.next_deadline(), self._long.next_deadline())
+        set_aside = min((item.deadline for item in self._expired.values()), default=math.inf)
+        return min(set_aside, self._short.next_deadline(), self._long.next_deadline())
 
     def _go_on(self, now: float) -> None:
         self._now = max(now, self._now)

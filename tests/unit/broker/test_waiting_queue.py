@@ -200,6 +200,16 @@ class TestLength:
             queue.add(item(number, expected_s=100.0), 0.0)
         assert len(taken(queue, places=8)) == 8
 
+    def test_kept_places_are_for_short_ones_while_these_come(self) -> None:
+        queue = known(queue_of(kept_share=0.375, ageing_s=60.0))
+        for number in range(8):
+            queue.add(item(number, expected_s=100.0), 0.0)
+        assert taken(queue, 1.0, places=8) == [0, 1, 2, 3, 4]
+        queue.add(item(8, submitted=1.0), 1.0)
+        assert taken(queue, 1.0, places=8) == [8]
+        assert taken(queue, 60.0, places=8) == []
+        assert taken(queue, 61.0, places=8) == [5, 6]
+
     def test_released_places_count_again(self) -> None:
         queue = known(queue_of(short_share=0.5, long_share=0.25))
         for number in range(8):
@@ -311,6 +321,7 @@ class TestBooks:
             {"long_factor": 1.0},
             {"short_share": 0.8},
             {"long_share": -0.1},
+            {"kept_share": 1.0},
             {"tenant_weights": {"a": 0.0}},
         ],
     )
