@@ -27,25 +27,27 @@ class Ring:
     Instead of rounds in which an account grows by a quantum until it covers an item, the tenant that has paid least is
     next: the order of infinitely small quanta, in logarithmic time for items of any length (start-time fair queueing).
     Between two tenants that wait all the time, predicted seconds by weight differ by no more than the longest item of
-    each. Who comes anew starts level with who is next, and behind it; what it has paid is forgotten once the others
-    have paid as much.
+    each. Who comes anew starts where the average account is, so that ever new tenants do not keep those waiting who are
+    there; what it has paid is forgotten once the others have paid as much.
     """
 
-    __slots__ = ("_order", "_pushed", "_seats", "busy")
+    __slots__ = ("_level", "_order", "_pushed", "_seats", "busy")
 
     def __init__(self) -> None:
         self.busy = 0  # tenants that wait
+        self._level = 0.0  # where who comes anew starts
         self._seats: dict[str, _Seat] = {}
         self._order: list[tuple[float, int, _Seat]] = []
         self._pushed = 0
 
     def join(self, flow: Flow) -> None:
-        level = self._next_seat().paid if self.busy else 0.0
+        if self.busy:
+            self._level = max(self._level, self._next_seat().paid)
         seat = self._seats.get(flow.tenant)
         if seat is None:
-            seat = self._seats[flow.tenant] = _Seat(flow.tenant, level)
+            seat = self._seats[flow.tenant] = _Seat(flow.tenant, self._level)
             self._pushed += 1
-            heappush(self._order, (level, self._pushed, seat))
+            heappush(self._order, (self._level, self._pushed, seat))
         if seat.flows:
             flow.served = max(flow.served, min(other.served for other in seat.flows))
         else:
@@ -62,6 +64,7 @@ class Ring:
             if self.busy == 0:
                 self._seats.clear()
                 self._order.clear()
+                self._level = 0.0
 
     def next(self) -> Flow:
         """Whose turn it is; of its tenant's flows the one that was served least. There must be one (`busy`)."""
@@ -71,6 +74,7 @@ class Ring:
     def pay(self, flow: Flow, seconds: float, weight: float) -> None:
         """What `next` answered was taken."""
         seat = self._next_seat()
+        self._level = max(self._level, seat.paid) + seconds / weight / self.busy
         seat.paid += seconds / weight
         flow.served += seconds
         self._pushed += 1

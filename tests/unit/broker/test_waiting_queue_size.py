@@ -20,7 +20,7 @@ def items(count: int, tenants: int, deadlines: bool) -> Iterator[Waiting]:
     names = [f"tenant {index}" for index in range(tenants)]
     for number in range(count):
         now = 1.7e9 + number * 0.01
-        deadline = now + chance.random() * 1e5 if deadlines else math.inf
+        deadline = now + 1e4 + chance.random() * 1e5 if deadlines else math.inf
         took_s = chance.lognormvariate(0.0, 0.5) * (100.0 if chance.random() < 0.01 else 1.0)
         size = 1000 + chance.randrange(10**6)
         yield Waiting(number + 1000, chance.choice(names), chance.randint(LOW, HIGH), deadline, now, took_s, size)
