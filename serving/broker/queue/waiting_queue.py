@@ -37,7 +37,7 @@ class WaitingQueue:
         self._submitted = _Lowest()
         self._tenants: Counter[str] = Counter()
         self._bytes = 0
-        self._now = -math.inf  # the latest that was given
+        self._now = -math.inf  # as last given: a clock may be set back
         self._short_came = -math.inf  # the latest one
 
     def __len__(self) -> int:
@@ -127,7 +127,7 @@ class WaitingQueue:
         return min(set_aside, self._short.next_deadline(), self._long.next_deadline())
 
     def _go_on(self, now: float) -> None:
-        self._now = max(now, self._now)
+        self._now = now
         self._short.rise(self._now)
         self._long.rise(self._now)
 

@@ -48,5 +48,5 @@ def test_short_ones_wait_least_with_the_broker() -> None:
 
 def test_the_highest_that_holds() -> None:
     assert highest(lambda load: load <= 0.6, 0.001) == pytest.approx(0.6, abs=0.001)
-    assert highest(lambda load: False, 0.001) == 0.0
+    assert highest(lambda _: False, 0.001) == 0.0
     assert p99([float(value) for value in range(1, 101)]) == 99.0

@@ -103,7 +103,9 @@ class TestAgeing:
     def test_a_clock_that_is_set_back_harms_nothing(self) -> None:
         queue = queue_of(item(1, submitted=100.0), now=100.0)
         assert queue.oldest(50.0) == 0.0
-        assert taken(queue, 50.0) == [1]
+        assert queue.take(1e6, PLACES) == item(1, submitted=100.0)
+        queue.add(item(2, submitted=50.0, deadline=99.0), 50.0)
+        assert taken(queue, 60.0) == [2]
 
 
 class TestTenants:
