@@ -38,6 +38,7 @@ class WaitingQueue:
         self._tenants: Counter[str] = Counter()
         self._bytes = 0
         self._now = -math.inf  # as last given: a clock may be set back
+        self._long_last = False  # of those taken
         self._short_came = -math.inf  # the latest one
 
     def __len__(self) -> int:
@@ -102,6 +103,7 @@ class WaitingQueue:
         item = lane.take(self._now)
         self._forget(item)
         lane.running += 1
+        self._long_last = lane is self._long
         self._taken[item.number] = lane
         return item
 
@@ -170,7 +172,8 @@ class WaitingQueue:
         if short.level() != long.level():
             return short if short.level() == level else long
         earlier = long.first(level).submitted + self._settings.ageing_s <= short.first(level).submitted
-        return long if earlier else short
+        # By turns, as short ones may come anew for ever beside long ones that grow older.
+        return long if earlier and not self._long_last else short
 
     def _are_kept(self, places: int) -> bool:
         """The places that are left, for short ones."""

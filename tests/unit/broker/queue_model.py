@@ -53,7 +53,10 @@ class QueueModel:
             return {True}
         if self.level(shorts[0], now) != self.level(longs[0], now):
             return {self.level(longs[0], now) > self.level(shorts[0], now)}
-        return {long.submitted + self.settings.ageing_s <= short.submitted for long in longs for short in shorts}
+        # A long one only by turns.
+        return {False} | {
+            long.submitted + self.settings.ageing_s <= short.submitted for long in longs for short in shorts
+        }
 
     @staticmethod
     def _kept(share: float, places: int) -> int:
