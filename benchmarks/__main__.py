@@ -12,6 +12,8 @@ from pathlib import Path
 from serving.errors import MeshError
 
 BENCHMARKS = {
+    "broker_queue": ("benchmarks.broker_queue", "run"),
+    "broker_simulator": ("benchmarks.broker_simulator", "run"),
     "ingress": ("benchmarks.ingress", "run"),
     "ingress_http": ("benchmarks.ingress", "run_http"),
     "ingress_shared_memory": ("benchmarks.ingress", "run_shared_memory"),
