@@ -55,19 +55,7 @@ def list_(settings: Settings, *, app: str, deployment: str, tenant: str, states:
     if not found:
         click.echo("no requests")
         return
-    rows = [
-        (
-            one.id,
-            one.state,
-            one.deployment,
-            one.tenant or "-",
-            one.priority,
-            one.attempts,
-            _ago(one.submitted),
-            one.reason,
-        )
-        for one in found
-    ]
+    rows = [(*_plain(one), _ago(one.submitted), one.reason) for one in found]
     click.echo(table(("ID", "STATE", "DEPLOYMENT", "TENANT", "PRIORITY", "ATTEMPTS", "SUBMITTED", "REASON"), rows))
 
 
@@ -155,6 +143,10 @@ def _one(
     ):
         if value and value != "-":
             click.echo(f"  {name:<11}{value}")
+
+
+def _plain(item: QueueItem) -> tuple[object, ...]:
+    return item.id, item.state, item.deployment, item.tenant or "-", item.priority, item.attempts
 
 
 def shape(item: QueueItem) -> dict[str, Any]:
