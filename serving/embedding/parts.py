@@ -36,6 +36,7 @@ _LOG: Final = logging.getLogger(__name__)
 _LOOK_S: Final = 1.0
 _STOP_S: Final = 1.0  # for answers on their way when the time is over
 _WARM_UP: Final = "Hello"
+_PULLED: Final = 4  # items of brokers at least: they are computed together
 
 
 class EmbeddingParts:
@@ -112,7 +113,7 @@ class EmbeddingParts:
         assert self._service is not None
         assert self._application is not None
         runner = EntryRunner(infer=KServeRunner(self._service.inference), http=AsgiRunner(self._application))
-        return PullEntry(runner, self._registry)
+        return PullEntry(runner, self._registry, least=_PULLED)
 
     async def reconfigure(self, _text: str) -> None:
         raise FailedPrecondition("an embedding model is not changed in place: another revision replaces it")

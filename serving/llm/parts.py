@@ -23,6 +23,7 @@ from serving.python_deployment.instruments import Statistics
 
 _LOG: Final = logging.getLogger(__name__)
 _WARM_UP: Final = "Hello"
+_PULLED: Final = 4  # items of brokers at least: they are computed together
 _WARM_UP_TOKENS: Final = 2
 
 
@@ -95,7 +96,7 @@ class LlmParts(HttpParts):
 
     def pull_entry(self) -> PullEntry | None:
         assert self._counted is not None
-        return PullEntry(EntryRunner(http=AsgiRunner(self._counted)), self._registry)
+        return PullEntry(EntryRunner(http=AsgiRunner(self._counted)), self._registry, least=_PULLED)
 
 
 async def _warm_up(engine: Engine) -> None:

@@ -28,6 +28,7 @@ from serving.timeouts import cancel_and_wait
 from serving.types import ENDPOINT_READY, PROTOCOL_BROKER_GRPC
 
 _LOG: Final = logging.getLogger(__name__)
+MOST_HELD: Final = 1024  # items, where the spec does not say
 MAX_HELD_BYTES: Final = 256 << 20  # of requests that run and outcomes that wait: above it nothing more is asked for
 HOMELESS_S: Final = 3600.0  # an outcome whose journal nobody serves is kept for so long
 _FULL_PATIENCE_S: Final = 10.0  # an item waits here for room, then it may go elsewhere
@@ -48,7 +49,9 @@ class Puller:
         self._process = secrets.token_hex(16)
         self._held = HeldItems()
         self._links: dict[tuple[str, str, int], BrokerLink] = {}
-        self._credits = Credits()
+        self._least = entry.least
+        self._credits = Credits(least=self._least, most=MOST_HELD)
+        self._fixed = 0
         self._open = False
         self._draining = False
         self._full_until = 0.0
@@ -106,7 +109,7 @@ class Puller:
             if key not in found:
                 link.leave()
         self._links = {key: link for key, link in self._links.items() if key in found or not link.ended}
-        self._credits.fixed = max((one.per_replica for one in found.values()), default=0)
+        self._set_fixed(max((one.per_replica for one in found.values()), default=0))
         self._forget_homeless()
         self._allot()
 
@@ -116,6 +119,12 @@ class Puller:
             and endpoint.state == ENDPOINT_READY
             and takes(endpoint.before, self._config.deployment)
         )
+
+    def _set_fixed(self, fixed: int) -> None:
+        """What the spec says; 0: as it measures."""
+        if fixed != self._fixed:
+            self._fixed = fixed
+            self._credits = Credits(least=self._least, most=MOST_HELD, fixed=fixed)
 
     def _forget_homeless(self) -> None:
         now = time.monotonic()

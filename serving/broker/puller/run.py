@@ -51,6 +51,7 @@ class PullEntry:
 
     runner: Runner
     registry: CollectorRegistry
+    least: int = 1  # items that are always asked for: more where the model computes some together
 
 
 class ResultTooLarge(MeshError):
