@@ -128,6 +128,8 @@ class Brokers:
                         bound = bound or frozenset(endpoint.journals)
                     elif own_key:
                         left.add(endpoint.id)
+                except DeadlineExceeded as error:
+                    raise _uncertain(app, request) from error
                 failures += 1
                 await _pause(failures, until)
 
@@ -217,10 +219,7 @@ class Brokers:
 
         found = await _awaited(opened.resolver, look, until)
         if found is None and choice.bound:
-            raise DeadlineExceeded(
-                f"the broker of {app} went away while it may have taken the request; submit it again with "
-                f"idempotency_key={request.idempotency_key!r} to get its ticket"
-            )
+            raise _uncertain(app, request)
         if found is None:
             raise Unavailable(f"{app} has no broker in discovery that takes requests")
         return found
@@ -309,6 +308,13 @@ class Brokers:
         for address in [address for address in opened.channels if address not in there]:
             channel, _ = opened.channels.pop(address)
             await channel.close(None)
+
+
+def _uncertain(app: AppKey, request: bpb.SubmitRequest) -> DeadlineExceeded:
+    return DeadlineExceeded(
+        f"no broker of {app} has answered in time, and one may have taken the request; submit it again with "
+        f"idempotency_key={request.idempotency_key!r} to get its ticket"
+    )
 
 
 async def _awaited(resolver: Resolver, look: Callable[[], T | None], until: float) -> T | None:

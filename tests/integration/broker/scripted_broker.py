@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
+import grpc
 import grpc.aio
 
 from serving._proto import broker_pb2 as bpb
@@ -26,6 +27,12 @@ class ScriptedBroker(BrokerServicer):
         self._out: asyncio.Queue[bpb.PullReply | None] = asyncio.Queue()
         self._server: grpc.aio.Server | None = None
         self.port = 0
+        self.submitted: list[bpb.SubmitRequest] = []
+        self.asked: list[bpb.GetRequest] = []
+        self.refuse: tuple[grpc.StatusCode, str] | None = None
+        self.lose = 0
+        self.keys: set[str] = set()
+        self.state = bpb.QUEUED
 
     async def start(self) -> ScriptedBroker:
         server = self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
@@ -85,10 +92,33 @@ class ScriptedBroker(BrokerServicer):
         finally:
             listening.cancel()
 
+    # ------------------------------------------------------------------------------------------------ for clients
+
+    async def Submit(  # noqa: N802
+        self, request: bpb.SubmitRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> bpb.SubmitReply:
+        """Takes it, unless `refuse` says otherwise; `lose` takes it and breaks off."""
+        self.submitted.append(request)
+        if self.refuse is not None:
+            code, words = self.refuse
+            await context.abort(code, words, (("retry-after-ms", "1500"),))
+        known = request.idempotency_key in self.keys
+        self.keys.add(request.idempotency_key)
+        if self.lose:
+            self.lose -= 1
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+        return bpb.SubmitReply(ticket=f"{self.journals[0]}.1.secret", repeated=known)
+
+    async def Get(  # noqa: N802
+        self, request: bpb.GetRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> bpb.Item:
+        journal = request.ticket.partition(".")[0]
+        self.asked.append(request)
+        if journal not in self.journals:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the journal moves to another broker")
+        return bpb.Item(id=f"{journal}.1", state=self.state)
+
     async def _listen(self, requests: AsyncIterator[bpb.PullRequest]) -> None:
         async for request in requests:
             self.said.append(request)
             self.credits += request.credits.more
-
-
-Make = Callable[..., Any]

@@ -68,19 +68,6 @@ async def puller(runs: Runs) -> AsyncIterator[Puller]:
     await made.close()
 
 
-@pytest.fixture
-async def broker() -> AsyncIterator[Callable[..., ScriptedBroker]]:
-    made: list[ScriptedBroker] = []
-
-    def make(name: str, *journals: str, lease_s: float = 15.0, max_result_bytes: int = 0) -> ScriptedBroker:
-        made.append(ScriptedBroker(name, *journals, lease_s=lease_s, max_result_bytes=max_result_bytes))
-        return made[-1]
-
-    yield make
-    for one in made:
-        await one.stop()
-
-
 Make = Callable[..., ScriptedBroker]
 
 

@@ -24,7 +24,7 @@ from serving.errors import (
     InvalidArgument,
     NotFound,
 )
-from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd
+from serving.local.etcd import EtcdCluster
 from serving.sdk import Ticket
 from tests.support.broker_serving import WORKER, BrokerProcess, PythonProcess, broker_config, go, told, worker_config
 from tests.support.llm_serving import ReplicaProcess
@@ -32,13 +32,6 @@ from tests.support.waiting import aeventually, eventually_async
 
 pytestmark = pytest.mark.timeout(300)
 RESULT_S = 120.0
-
-
-@pytest.fixture(scope="module")
-def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
-    cluster = start_etcd(tmp_path_factory.mktemp("etcd"), options=EtcdOptions(die_with_parent=True))
-    yield cluster
-    cluster.kill()
 
 
 class World:
