@@ -6,6 +6,8 @@ import asyncio
 import time
 from typing import Final
 
+from tritonclient.grpc import service_pb2
+
 from serving._proto import broker_pb2 as bpb
 from serving.broker.puller.run import Job, ResultTooLarge, Returned, failed
 from serving.errors import Cancelled, Code, DeadlineExceeded, MeshError, Unavailable
@@ -49,7 +51,7 @@ class KServeRunner:
             request = inference.read(data, tuple(job.request.metadata.items()), job.left_s)
             answers.begun = True
             if inference.model.streams:
-                await inference.stream(place, request, answers.add)
+                await inference.stream(place, request, answers.add_streamed)
             else:
                 await answers.add(await inference.answer(place, request))
             inference.instruments.response_bytes.inc(answers.size)
@@ -78,6 +80,11 @@ class _Answers:
         self._all.append(data)
         if self._job.emit is not None:
             self._job.emit(data)
+
+    async def add_streamed(self, data: bytes) -> None:
+        """A `ModelStreamInferResponse`, whose `infer_response` is the answer."""
+        message = service_pb2.ModelStreamInferResponse.FromString(data)
+        await self.add(bytes(message.infer_response.SerializeToString()))
 
     def result(self, *, streams: bool) -> bpb.Result:
         if streams:
