@@ -1,0 +1,1 @@
+"""Brokers keep requests until replicas have room for them, and results until clients fetch them (design note 0021)."""
