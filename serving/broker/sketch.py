@@ -61,7 +61,7 @@ class Quantiles:
 
     def _settle(self) -> None:
         weights, half = self._weights, self._total / 2
-        while self._below > half:
+        while self._below >= half:
             self._at -= 1
             self._below -= weights.get(self._at, 0.0)
         while self._below + weights.get(self._at, 0.0) < half:

@@ -76,7 +76,7 @@ class QueueSettings:
             raise InvalidArgument(f"long_factor is {self.long_factor}, not more than 1")
         if not (self.short_share >= 0 and self.long_share >= 0 and self.short_share + self.long_share <= 1):
             raise InvalidArgument(
-                f"short_share {self.short_share} and long_share {self.long_share}: not 0 or more, and 1 at most together"
+                f"short_share {self.short_share} and long_share {self.long_share}: below 0, or above 1 together"
             )
         for tenant, weight in self.tenant_weights.items():
             if not 0 < weight < math.inf:

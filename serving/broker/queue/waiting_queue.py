@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
-from heapq import heappop, heappush
+from collections.abc import Iterable, Mapping
+from heapq import heapify, heappop, heappush
+from itertools import chain
 from types import MappingProxyType
 from typing import Final
 
@@ -111,8 +112,8 @@ class WaitingQueue:
         self._go_on(now)
         self._set_aside()
         found = sorted(self._expired.values())
-        self._expired.clear()
         for item in found:
+            del self._expired[item.number]
             self._forget(item)
         return found
 
@@ -143,7 +144,9 @@ class WaitingQueue:
         """Of the counts of those that wait."""
         self._long_numbers.discard(item.number)
         self._bytes -= item.size_bytes
-        self._submitted.remove(item.submitted)
+        if self._submitted.remove(item.submitted):
+            waiting = chain(self._queued.values(), self._expired.values())
+            self._submitted = _Lowest(item.submitted for item in waiting)
         self._tenants[item.tenant] -= 1
         if not self._tenants[item.tenant]:
             del self._tenants[item.tenant]
@@ -174,35 +177,22 @@ class _Lowest:
 
     __slots__ = ("_gone", "_there")
 
-    def __init__(self) -> None:
-        self._there: list[float] = []
+    def __init__(self, numbers: Iterable[float] = ()) -> None:
+        self._there = list(numbers)
         self._gone: list[float] = []  # of those in `_there`
+        heapify(self._there)
 
     def add(self, number: float) -> None:
         heappush(self._there, number)
 
-    def remove(self, number: float) -> None:
-        """One that was added."""
+    def remove(self, number: float) -> bool:
+        """One that was added. True when most of what is kept is gone: make another one of those that are left."""
         heappush(self._gone, number)
         while self._gone and self._gone[0] == self._there[0]:
             heappop(self._gone)
             heappop(self._there)
-        if 2 * len(self._gone) > len(self._there):
-            self._sweep()
+        return 2 * len(self._gone) > len(self._there)
 
     def lowest(self) -> float:
         """There must be one."""
         return self._there[0]
-
-    def _sweep(self) -> None:
-        self._there.sort()  # a sorted list is a heap
-        gone = iter(sorted(self._gone))
-        next_gone = next(gone, None)
-        kept = []
-        for number in self._there:
-            if number == next_gone:
-                next_gone = next(gone, None)
-            else:
-                kept.append(number)
-        self._there = kept
-        self._gone = []
