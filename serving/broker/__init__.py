@@ -1,1 +1,1 @@
-"""Brokers: requests that wait until replicas ask for them. See docs/design/0021-brokers.md."""
+"""Brokers keep requests until replicas have room for them, and results until clients fetch them (design note 0021)."""
