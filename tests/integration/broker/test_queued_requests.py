@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ import numpy as np
 import pytest
 
 from serving import AsyncMeshClient, Connection
-from serving.cli import main
 from serving.config import EtcdConfig
 from serving.errors import (
     Cancelled,
@@ -302,49 +302,62 @@ async def test_items_that_kill_are_given_up(world: World, submit: Submit) -> Non
         await ticket.result(timeout_s=RESULT_S)
 
 
-async def test_the_command_shows_and_changes_them(
-    world: World, submit: Submit, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def mesh(world: World, *words: str) -> tuple[int, str]:
+    """`mesh queue`; its exit code, and what it said."""
+    config = world.folder / "mesh.yaml"
+    endpoints = json.dumps(list(world.etcd.endpoints))
+    clusters = "[{name: east, ray_address: '127.0.0.1:1'}]"
+    config.write_text(f"etcd: {{endpoints: {endpoints}}}\nartifacts: {world.folder}\nclusters: {clusters}\n")
+    command = [sys.executable, "-m", "serving.cli", "queue", *words, "--config", str(config)]
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    said, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, said.decode()
+
+
+async def mesh_json(world: World, *words: str) -> Any:
+    code, said = await mesh(world, *words, "--json")
+    assert code == 0, said
+    return json.loads(said)
+
+
+async def test_the_command_shows_and_changes_them(world: World, submit: Submit) -> None:
     world.broker(max_attempts=1, lease_s=60.0)
     worker = world.worker()
     killed = await submit(1, "wait")
     await noted(world, "began 1")
     worker.kill()
-    worker = world.worker()
+    world.worker().end()
     await state_is(killed, "DEAD")
-    worker.end()
     waiting = await submit(2, tenant="t")
-    config = world.folder / "mesh.yaml"
-    config.write_text(f"etcd: {{endpoints: {json.dumps(list(world.etcd.endpoints))}}}\nartifacts: {world.folder}\n")
-
-    async def mesh(*words: str) -> tuple[int, str]:
-        def run() -> int:
-            with pytest.raises(SystemExit) as ended:
-                main(["queue", *words, "--config", str(config)])
-            return int(ended.value.code or 0)
-
-        code = await asyncio.to_thread(run)
-        return code, capsys.readouterr().out
 
     app = world.application
-    listed = json.loads((await mesh("list", app, "--json"))[1])
-    assert [item["state"] for item in listed["items"]] == ["DEAD", "QUEUED"]
-    dead = json.loads((await mesh("list", app, "--state", "dead", "--json"))[1])
+    listed, dead, shown, statistics = await asyncio.gather(
+        mesh_json(world, "list", app),
+        mesh_json(world, "list", app, "--state", "dead"),
+        mesh_json(world, "show", app, waiting.id),
+        mesh_json(world, "stats", app),
+    )
+    assert [(item["id"], item["state"]) for item in listed["items"]] == [(killed.id, "DEAD"), (waiting.id, "QUEUED")]
     assert [item["id"] for item in dead["items"]] == [killed.id]
-    code, text = await mesh("list", app)
-    assert code == 0
-    assert waiting.id in text
-    shown = json.loads((await mesh("show", app, waiting.id, "--json"))[1])
     assert (shown["tenant"], shown["state"], shown["deployment"]) == ("t", "QUEUED", WORKER)
-    assert "DEAD" in (await mesh("show", app, killed.id))[1]
-    statistics = json.loads((await mesh("stats", app, "--json"))[1])
     (row,) = (one for one in statistics["queues"] if one["deployment"] == WORKER)
     assert (row["queued"], row["running"], row["dead"]) == (1, 0, 1)
-    assert WORKER in (await mesh("stats", app))[1]
-    assert json.loads((await mesh("cancel", app, waiting.id, "--json"))[1])["state"] == "CANCELLED"
-    assert json.loads((await mesh("retry", app, killed.id, "--json"))[1])["state"] == "QUEUED"
-    assert (await mesh("show", app, killed.id + "9"))[0] == 3
-    assert (await mesh("show", app, "nonsense"))[0] == 2
+
+    tables = await asyncio.gather(*(mesh(world, *words) for words in (["list", app], ["stats", app])))
+    assert all(code == 0 and WORKER in said for code, said in tables)
+    missing, nonsense, text = await asyncio.gather(
+        mesh(world, "show", app, killed.id + "9"), mesh(world, "show", app, "x"), mesh(world, "show", app, killed.id)
+    )
+    assert (missing[0], nonsense[0], text[0]) == (3, 2, 0)
+    assert "DEAD" in text[1]
+
+    cancelled, retried = await asyncio.gather(
+        mesh_json(world, "cancel", app, waiting.id), mesh_json(world, "retry", app, killed.id)
+    )
+    assert (cancelled["state"], retried["state"]) == ("CANCELLED", "QUEUED")
     go(world.folder)
     world.worker()
     assert await doubled(killed) == 2
