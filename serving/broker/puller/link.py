@@ -38,6 +38,9 @@ class LinkOwner(Protocol):
 
     def disconnected(self, link: BrokerLink) -> None: ...
 
+    def ended(self, link: BrokerLink) -> None:
+        """It is over with this link, also where it was closed."""
+
 
 class BrokerLink:
     """Belongs to one loop. `outstanding` are the credits that the broker has and has not used."""
@@ -61,14 +64,21 @@ class BrokerLink:
         return self.endpoint.journals
 
     @property
-    def ended(self) -> bool:
+    def has_ended(self) -> bool:
         return self._task is not None and self._task.done()
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name=f"pull from {self.endpoint.id}")
+        self._task.add_done_callback(lambda _: self._owner.ended(self))
 
     def wake(self) -> None:
         """There may be something to say."""
+        self._wake.set()
+
+    def listed(self, endpoint: pb.Endpoint) -> None:
+        """The record of the endpoint, which is in discovery (again)."""
+        self.endpoint = endpoint
+        self.gone = False
         self._wake.set()
 
     def leave(self) -> None:

@@ -49,11 +49,13 @@ class Puller:
         self._process = secrets.token_hex(16)
         self._held = HeldItems()
         self._links: dict[tuple[str, str, int], BrokerLink] = {}
+        self._listed: Sequence[pb.Endpoint] = ()
         self._least = entry.least
         self._credits = Credits(least=self._least, most=MOST_HELD)
         self._fixed = 0
         self._open = False
         self._draining = False
+        self._closed = False
         self._full_until = 0.0
         self._idle = asyncio.Event()
         self._instruments = PullInstruments(
@@ -89,6 +91,7 @@ class Puller:
 
     async def close(self) -> None:
         """Ends everything. Outcomes that are not stored are lost: their items run again."""
+        self._closed = True
         await self.stop_running()
         left = [held.work.item for held in self._held]
         if left:
@@ -97,18 +100,18 @@ class Puller:
 
     def apply(self, endpoints: Sequence[pb.Endpoint]) -> None:
         """The endpoints of brokers that are in discovery now."""
+        self._listed = endpoints
         found = {(one.id, one.address, one.pid): one for one in endpoints if self._serves(one)}
         for key, endpoint in found.items():
             link = self._links.get(key)
-            if link is None or link.ended:
+            if link is None or link.has_ended:
                 link = self._links[key] = BrokerLink(endpoint, self, self._credentials)
                 link.start()
-            link.endpoint = endpoint
-            link.wake()
+            link.listed(endpoint)
         for key, link in self._links.items():
             if key not in found:
                 link.leave()
-        self._links = {key: link for key, link in self._links.items() if key in found or not link.ended}
+        self._links = {key: link for key, link in self._links.items() if key in found or not link.has_ended}
         self._set_fixed(max((one.per_replica for one in found.values()), default=0))
         self._forget_homeless()
         self._allot()
@@ -222,11 +225,20 @@ class Puller:
             other.wake()  # its journals may have another home already
         self._allot()
 
+    def ended(self, link: BrokerLink) -> None:
+        """It is not opened again; where the broker has come back to discovery at that moment, by another link."""
+        if not self._closed:
+            _LOG.debug("a broker is left", extra={"broker": link.endpoint.id})
+            self.apply(self._listed)
+
     # ------------------------------------------------------------------------------------------------ items
 
     def _take(self, work: bpb.Work, link: BrokerLink) -> None:
         if self._held.get(work.item, work.attempt) is not None:
             return
+        for earlier in self._held:
+            if earlier.work.item == work.item and earlier.work.attempt < work.attempt:
+                self._stop(work.item, earlier.work.attempt, "a later attempt has come")
         held = HeldItem(work, time.monotonic(), work.ByteSize())
         self._held.add(held)
         if self._draining:

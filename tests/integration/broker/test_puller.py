@@ -199,6 +199,31 @@ async def test_brokers_share_the_room_and_none_is_left_out(puller: Puller, runs:
     assert runs.jobs == []
 
 
+async def test_a_broker_that_comes_back_to_discovery_is_pulled_from_again(puller: Puller, broker: Make) -> None:
+    """The store was away, and has forgotten it for a moment; its connection has lived on, or not."""
+    one = await connected(broker("b", "j"), puller)
+    puller.apply([])
+    await until(lambda: one.credits == 0, "it gets nothing more")
+    puller.apply([one.endpoint])
+    await until(lambda: one.credits > 0, "credits again")
+    assert len(one.hellos) == 1
+    puller.apply([])
+    await until(lambda: one.credits == 0, "it gets nothing more")
+    one.hang_up()
+    puller.apply([one.endpoint])
+    await until(lambda: len(one.hellos) == 2 and one.credits > 0, "a new connection")
+
+
+async def test_a_later_attempt_ends_the_earlier_one(puller: Puller, runs: Runs, broker: Make) -> None:
+    one = await connected(broker("b", "j"), puller)
+    one.work("j.1", do="wait")
+    await until(lambda: runs.running == 1, "it runs")
+    one.work("j.1", attempt=2)
+    await until(one.done, "an outcome")
+    await until(lambda: runs.cancelled == 1, "the first one is stopped")
+    assert [done.attempt for done in one.done()] == [2]
+
+
 async def test_a_full_replica_keeps_the_item_until_there_is_room(puller: Puller, runs: Runs, broker: Make) -> None:
     one = await connected(broker("b", "j"), puller)
     runs.full = 3
