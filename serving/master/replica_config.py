@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from serving._proto import records_pb2 as pb
+from serving.broker.pulled import with_pulled
 from serving.config import EtcdConfig, TlsConfig
 from serving.errors import NotSupported
 from serving.master.config import MasterConfig
@@ -42,6 +43,7 @@ _ACTORS: Final[Mapping[str, ActorClass | PythonActorClass]] = {
     "llm": PythonActorClass("serving.llm.actor", "LlmActor"),
     "embedding": PythonActorClass("serving.embedding.actor", "EmbeddingActor"),
     "semantic_cache": PythonActorClass("serving.cache.actor", "SemanticCacheActor"),
+    "broker": PythonActorClass("serving.broker.actor", "BrokerActor"),
     "serve": PythonActorClass("serving.serve_deployment.actor", "ServeActor"),
     "proxy": ActorClass("CreateProxyActor", "ProxyActor"),
 }
@@ -150,7 +152,7 @@ def merged_env(ours: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, 
 def replica_config(
     config: MasterConfig, order: pb.Placement, spec: pb.DeploymentSpec, name: ReplicaName
 ) -> pb.ReplicaConfig:
-    """The one argument of the deployment actor and of the Python, Serve, LLM and embedding actors."""
+    """The one argument of the deployment actor and of the Python, Serve, LLM, embedding, cache and broker actors."""
     result = pb.ReplicaConfig(**_common(config, order, spec, name))
     if spec.HasField("python"):
         result.python.CopyFrom(spec.python)
@@ -166,6 +168,9 @@ def replica_config(
         result.cache_dir = config.cache_dir
     elif spec.HasField("semantic_cache"):
         result.semantic_cache.CopyFrom(spec.semantic_cache)
+        result.cache_dir = config.cache_dir
+    elif spec.HasField("broker"):
+        result.broker.CopyFrom(with_pulled(spec, order.stored.spec).broker)
         result.cache_dir = config.cache_dir
     elif spec.HasField("serve"):
         result.serve.CopyFrom(spec.serve)

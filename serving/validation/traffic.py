@@ -26,7 +26,7 @@ MAX_STEPS: Final = 20
 MAX_CHECKED_REQUESTS: Final = 1_000_000
 MAX_RATIO: Final = 1000.0
 # There are no splits over OpenAI's protocol yet.
-_NOT_SPLIT: Final = frozenset({"proxy", "serve", "llm", "embedding", "semantic_cache"})
+_NOT_SPLIT: Final = frozenset({"proxy", "serve", "llm", "embedding", "semantic_cache", "broker"})
 CANARY_NAME: Final = "canary-"  # the splits of canaries are called so
 
 _VALUE: Final = re.compile(r"[\x20-\x7e]{1,1024}")  # what gRPC can carry in metadata with text

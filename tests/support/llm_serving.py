@@ -130,7 +130,7 @@ def embedding_config(
 ) -> pb.ReplicaConfig:
     """Of one replica of the packaged model. `changes` are fields of `EmbeddingDeployment`."""
     embedding = pb.EmbeddingDeployment(**{"threads": 1, **changes})
-    return _config(name, "minilm", etcd, application=application, embedding=embedding)
+    return config_of(name, "minilm", etcd, application=application, embedding=embedding)
 
 
 def cache_config(
@@ -139,10 +139,13 @@ def cache_config(
     """Of the semantic cache of an application, which keeps its answers in `folder`. `changes` are fields of
     `SemanticCacheDeployment`."""
     cache = pb.SemanticCacheDeployment(**changes)
-    return _config(name, "cache", etcd, application=application, cache_dir=str(folder / "cache"), semantic_cache=cache)
+    return config_of(
+        name, "cache", etcd, application=application, cache_dir=str(folder / "cache"), semantic_cache=cache
+    )
 
 
-def _config(name: str, deployment: str, etcd: EtcdConfig | None, **fields: Any) -> pb.ReplicaConfig:
+def config_of(name: str, deployment: str, etcd: EtcdConfig | None, **fields: Any) -> pb.ReplicaConfig:
+    """Of a replica of generation 1. `fields` are those of `ReplicaConfig`."""
     config = pb.ReplicaConfig(
         id=name,
         namespace="default",
@@ -177,7 +180,7 @@ def llm_config(
         options=json.dumps(options),
         **{"model": MODEL, **changes},
     )
-    return _config(name, "chat", etcd, application=application, cache_dir=str(folder / "cache"), llm=llm)
+    return config_of(name, "chat", etcd, application=application, cache_dir=str(folder / "cache"), llm=llm)
 
 
 class GatewayProcess(LineProcess):
