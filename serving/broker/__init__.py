@@ -1,1 +1,1 @@
-"""Brokers keep requests until replicas have room for them, and results until clients fetch them (design note 0021)."""
+"""Brokers: keep requests on disk, hand them to replicas that ask for work, keep the results. See 0021-brokers.md."""

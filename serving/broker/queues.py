@@ -1,0 +1,92 @@
+"""The queues of a journal, one for each deployment, with what they count."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from serving.broker.items import Item, State
+from serving.broker.queue import QueueSettings, Waiting, WaitingQueue
+
+
+@dataclass(slots=True)
+class Counters:
+    """Of a deployment, since the process began."""
+
+    submitted: int = 0
+    succeeded: int = 0
+    failed: int = 0
+    requeued: int = 0
+    dead: int = 0
+    cancelled: int = 0
+    expired: int = 0
+
+    def ended(self, state: State) -> None:
+        name = state.name.lower()
+        setattr(self, name, getattr(self, name) + 1)
+
+
+class Queues:
+    """`now` gives unix seconds."""
+
+    def __init__(self, now: Callable[[], float], settings: QueueSettings | None = None) -> None:
+        self._now = now
+        self._settings = settings or QueueSettings()
+        self._queues: dict[str, WaitingQueue] = {}
+        self._counters: dict[str, Counters] = {}
+        self.dead: Counter[str] = Counter()  # that are kept
+
+    @property
+    def by_deployment(self) -> dict[str, WaitingQueue]:
+        return self._queues
+
+    def counters(self, deployment: str) -> Counters:
+        return self._counters.setdefault(deployment, Counters())
+
+    def add(self, item: Item) -> None:
+        queue = self._queues.get(item.deployment)
+        if queue is None:
+            queue = self._queues[item.deployment] = WaitingQueue(self._settings)
+        queue.add(self._waiting(item), self._now())
+
+    def take(self, deployment: str, places: int) -> Waiting | None:
+        queue = self._queues.get(deployment)
+        return queue.take(self._now(), places) if queue is not None else None
+
+    def remove(self, number: int) -> tuple[str, Waiting] | None:
+        """Takes out an item that waits; with its deployment."""
+        for deployment, queue in self._queues.items():
+            waiting = queue.remove(number)
+            if waiting is not None:
+                return deployment, waiting
+        return None
+
+    def expire(self) -> list[tuple[str, Waiting]]:
+        now = self._now()
+        return [
+            (deployment, waiting)
+            for deployment, queue in self._queues.items()
+            if queue.next_deadline() <= now
+            for waiting in queue.expire(now)
+        ]
+
+    def release(self, item: Item) -> None:
+        """It does not run any more, or never has; harmless to repeat."""
+        queue = self._queues.get(item.deployment)
+        if queue is not None:
+            queue.release(item.number)
+
+    def _waiting(self, item: Item) -> Waiting:
+        expected_s = item.expected_s
+        return Waiting(
+            item.number, item.tenant, item.priority, item.deadline, item.submitted, expected_s, item.size_bytes
+        )
+
+
+def bare_item(deployment: str, waiting: Waiting) -> Item:
+    """What memory knows of an item that waits; the rest is on disk."""
+    return Item(
+        waiting.number, deployment, waiting.tenant, "", waiting.priority, waiting.submitted, waiting.deadline, 0.0, 0.0,
+        waiting.size_bytes,
+    )  # fmt: skip

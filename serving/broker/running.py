@@ -1,0 +1,29 @@
+"""An item that is no longer in a queue and has not ended: it runs, or is being changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from serving.broker.items import NEVER, Item
+from serving.broker.partial_results import PartialResult
+
+
+@dataclass(slots=True, eq=False)
+class Running:
+    """`busy`: a change of it is on its way to the disk; what comes meanwhile is in `deferred`."""
+
+    item: Item  # as it is on disk, or will be when nothing is on its way any more
+    lease_until: float = NEVER  # monotonic
+    busy: bool = False
+    replica: str = ""  # that is to have it
+    process: str = ""
+    progress: float = 0.0
+    partial: PartialResult = field(default_factory=lambda: PartialResult(0))
+    deferred: list[Callable[[], None]] = field(default_factory=list)
+
+    def free(self) -> None:
+        """The change is on disk, or could not be written."""
+        self.busy = False
+        while self.deferred and not self.busy:
+            self.deferred.pop(0)()
