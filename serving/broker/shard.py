@@ -424,7 +424,7 @@ class Shard:
         self._listener.stop(before.replica, self.id_of(after.number), before.attempt, after.reason)
         self._changed(running, told)
 
-    def _finish(self, running: Running, state: State, reason: str, result: bytes, told: Told | None = None) -> None:
+    def _finish(self, running: Running, state: State, reason: str, result: bytes = b"", told: Told | None = None) -> None:
         running.busy = True
         now, before = self.clock.now(), running.item
         ttl_s = before.ttl_s or self.settings.result_ttl_s
