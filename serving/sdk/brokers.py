@@ -146,6 +146,10 @@ class Brokers:
                     return await self._call(opened, endpoint, method, request, until, wait_s=wait_s)
                 except _Away as away:
                     last = away.message
+                except DeadlineExceeded as late:
+                    if time.monotonic() >= until:
+                        raise
+                    last = late.message  # it hangs: whoever serves the journal next is asked again
                 failures += 1
                 await _pause(failures, until)
 
