@@ -197,17 +197,21 @@ class BrokerService:
     # ------------------------------------------------------------------------------------------------ one item
 
     def _find(self, text: str) -> tuple[Shard, Clients, int]:
-        """Of a ticket. Raises `InvalidArgument`, `NotFound`, or `Unavailable` when its journal is not here."""
+        """Of a ticket, or of the id that an operator has from a list. Raises `InvalidArgument`, `NotFound`, or `Unavailable` when its journal is not here."""
         journal, number, secret = tickets.read_ticket(text)
         shard = self._home.shards.get(journal)
         if shard is None:
             raise Unavailable(f"the journal {journal} is not served here: ask the broker whose endpoint names it")
         clients = self._home.clients[journal]
-        clients.check(number, secret)
+        if secret:
+            clients.check(number, secret)
         return shard, clients, number
 
     def _item(self, shard: Shard, clients: Clients, ticket: str, found: Found) -> bytes:
+        """Whoever has only its id may not see its result."""
         item, result = found
+        if not tickets.read_ticket(ticket)[2]:
+            ticket, result = "", None
         progress = clients.progress_of(item.number)
         return messages.item_bytes(messages.item_message(item, shard.name, ticket=ticket, progress=progress), result)
 
@@ -230,6 +234,8 @@ class BrokerService:
     async def _follow(self, data: bytes, context: Context) -> None:
         message = parse(data, pb.FollowRequest)
         shard, clients, number = self._find(message.ticket)
+        if not tickets.read_ticket(message.ticket)[2]:
+            raise InvalidArgument("ticket: an id is not enough to follow an item")
         if message.from_part < 0:
             raise InvalidArgument(f"from_part: {message.from_part} is below 0")
         async for found in clients.follow(number, message.from_part):
