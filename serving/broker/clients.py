@@ -55,7 +55,8 @@ class Clients:
                 self._on_their_way[item.tenant, item.key] = answer
                 answer.add_done_callback(partial(self._arrived, (item.tenant, item.key)))
         if any(item.key for item, _, _ in mine):
-            self._shard.spawn(self._write_unknown(mine))
+            task = self._shard.spawn(self._write_unknown(mine))
+            task.add_done_callback(partial(_refuse_cancelled, mine))
         else:
             self._write(mine)
         return [await asyncio.shield(answer) for answer in answers]
@@ -78,9 +79,6 @@ class Clients:
             self._write(unknown)
         except MeshError as error:
             _refuse(wanted, error)
-        except asyncio.CancelledError:
-            _refuse(wanted, Unavailable("the broker ends: submit it again"))
-            raise
 
     def _write(self, wanted: Sequence[tuple[Item, bytes, asyncio.Future[Answer]]]) -> None:
         taken: list[tuple[Item, bytes, asyncio.Future[Answer]]] = []
@@ -194,8 +192,8 @@ class Clients:
 
     async def cancel(self, number: int) -> Found:
         """Ends it unless it has ended. Raises `NotFound`."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._shard.cancel(number, lambda: done.done() or done.set_result(None))
+        done: asyncio.Future[MeshError | None] = asyncio.get_running_loop().create_future()
+        self._shard.cancel(number, partial(_settle, done, None))
         await done
         found = self._shard.ended.get(number) or await self._read(number)
         if found[0].state.live:
@@ -204,19 +202,24 @@ class Clients:
 
     async def retry(self, number: int) -> Found:
         """Puts it back that has ended without an answer; one that waits or runs is left alone."""
-        item, _ = await self._read(number)
-        if item.state.live:
-            return item, None
-        if item.state.answered:
-            raise FailedPrecondition(
-                f"item {self._shard.id_of(number)} has {item.state.name}: only what is DEAD, EXPIRED or CANCELLED is "
-                "tried again; submit it anew"
-            )
-        if number in self._shard.claimed or number in self._shard.running or number in self._shard.fresh:
-            raise Conflict(f"item {self._shard.id_of(number)} is being changed: look at it again")
-        done: asyncio.Future[MeshError | None] = asyncio.get_running_loop().create_future()
-        self._shard.retry(item, lambda error: done.done() or done.set_result(error))
-        error = await done
+        shard = self._shard
+        if number in shard.claimed:
+            raise Conflict(f"item {shard.id_of(number)} is being changed: look at it again")
+        shard.claimed.add(number)  # so that it is not forgotten meanwhile
+        try:
+            item, _ = await self._read(number)
+            if item.state.live:
+                return item, None
+            if item.state.answered:
+                raise FailedPrecondition(
+                    f"item {shard.id_of(number)} has {item.state.name}: only what is DEAD, EXPIRED or CANCELLED is "
+                    "tried again; submit it anew"
+                )
+            done: asyncio.Future[MeshError | None] = asyncio.get_running_loop().create_future()
+            shard.retry(item, partial(_settle, done))
+            error = await asyncio.shield(done)
+        finally:
+            shard.claimed.discard(number)
         if error is not None:
             raise error
         return await self._read(number)
@@ -237,6 +240,17 @@ def _repeated(earlier: asyncio.Future[Answer]) -> asyncio.Future[Answer]:
 
     earlier.add_done_callback(tell)
     return mine
+
+
+def _refuse_cancelled(wanted: Sequence[tuple[Item, bytes, asyncio.Future[Answer]]], task: asyncio.Task[None]) -> None:
+    """Also of one that was cancelled before it began."""
+    if task.cancelled():
+        _refuse(wanted, Unavailable("the broker ends: submit it again"))
+
+
+def _settle(future: asyncio.Future[MeshError | None], error: MeshError | None) -> None:
+    if not future.done():
+        future.set_result(error)
 
 
 def _refuse(wanted: Sequence[tuple[Item, bytes, asyncio.Future[Answer]]], error: MeshError) -> None:

@@ -33,7 +33,7 @@ _WAL_LIMIT: Final = 64 << 20  # then the log is emptied, for which new commits w
 class Change:
     """What is written together for one item. `insert` and `update` are rows of it, `request` and `result` bodies.
 
-    `items` and `bytes` are what the totals change by. Make them with `submitted`, `changed` and `removed`.
+    `items` and `size` (bytes) are what the totals change by. Make them with `submitted`, `changed` and `removed`.
     """
 
     number: int
@@ -44,12 +44,12 @@ class Change:
     result: bytes | None = None
     drop_request: bool = False
     items: int = 0
-    bytes: int = 0
+    size: int = 0
 
     @classmethod
     def submitted(cls, item: Item, request: bytes) -> Change:
         row = schema.first_values(item) + schema.changing_values(item)
-        return cls(item.number, insert=row, request=request, items=1, bytes=item.kept_bytes)
+        return cls(item.number, insert=row, request=request, items=1, size=item.kept_bytes)
 
     @classmethod
     def changed(cls, before: Item, after: Item, result: bytes | None = None) -> Change:
@@ -57,12 +57,12 @@ class Change:
         row = (after.number, *schema.changing_values(after))
         return cls(
             after.number, update=row, result=result, drop_request=after.state.answered,
-            bytes=after.kept_bytes - before.kept_bytes,
+            size=after.kept_bytes - before.kept_bytes,
         )  # fmt: skip
 
     @classmethod
     def removed(cls, item: Item) -> Change:
-        return cls(item.number, remove=True, drop_request=not item.state.answered, items=-1, bytes=-item.kept_bytes)
+        return cls(item.number, remove=True, drop_request=not item.state.answered, items=-1, size=-item.kept_bytes)
 
     @property
     def body_bytes(self) -> int:
@@ -115,6 +115,8 @@ class Journal:
         self.unwritten_bytes = 0  # bodies in memory that wait for a commit
         self._writer = writer
         self._reader = reader
+        self._items: int
+        self._bytes: int
         with schema.disk_errors(path):
             self.key: bytes = writer.execute("SELECT value FROM about WHERE name = 'key'").fetchone()[0]
             self._items, self._bytes = writer.execute("SELECT items, bytes FROM totals").fetchone()
@@ -132,8 +134,11 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path, loop: asyncio.AbstractEventLoop, sync: str = "full") -> Journal:
-        """From any thread. Raises `FailedPrecondition` (cannot be written, another version), `ResourceExhausted` (the disk is full) or
-        `DataLoss` (damaged; the file stays as it is)."""
+        """From any thread.
+
+        Raises `FailedPrecondition` (it cannot be written, or has another version), `ResourceExhausted` (the disk is
+        full) or `DataLoss` (it is damaged; the file stays as it is).
+        """
         writer = schema.open_writer(path, sync)
         try:
             reader = schema.open_reader(path)
@@ -165,10 +170,18 @@ class Journal:
         """
         if self._closed or self.failure is not None:
             error = self.failure or Unavailable(f"the journal {self.name} is closed: it moves to another broker")
-            self._loop.call_soon(then, [error] * len(changes))
+            refused: list[MeshError | None] = [error] * len(changes)
+            self._loop.call_soon(then, refused)
             return
         self.unwritten_bytes += sum(change.body_bytes for change in changes)
         self._writes.put(_Write(changes, then))
+
+    async def written(self) -> None:
+        """Returns when a group has been committed, or at once when none is on its way."""
+        if self.unwritten_bytes and not self._closed:
+            arrived: asyncio.Future[None] = self._loop.create_future()
+            self.write([], lambda _: None if arrived.done() else arrived.set_result(None))
+            await arrived
 
     async def read(self, look: Callable[[sqlite3.Connection], T]) -> T:
         """What `look` finds, on the reader's thread. Raises errors of the mesh."""
@@ -209,6 +222,8 @@ class Journal:
 
     def _write_group(self, group: list[_Write]) -> None:
         changes = [change for write in group for change in write.changes]
+        if not changes:
+            return
         started = time.monotonic()
         error = self._commit(changes)
         if error is None:
@@ -229,7 +244,7 @@ class Journal:
             database.execute("BEGIN IMMEDIATE")
             _apply(database, changes)
             items += sum(change.items for change in changes)
-            size += sum(change.bytes for change in changes)
+            size += sum(change.size for change in changes)
             database.execute("UPDATE totals SET items = ?, bytes = ?", (items, size))
             database.execute("COMMIT")
         except (sqlite3.Error, OverflowError, UnicodeError) as error:
@@ -265,16 +280,17 @@ class Journal:
             if read is None:
                 self._reader.close()
                 return
+            found: Any = None
+            error: Exception | None = None
             try:
-                found, error = read.look(self._reader), None
+                found = read.look(self._reader)
             except sqlite3.Error as failed:
-                found, error = None, schema.disk_error(failed, self.path)
-                if isinstance(error, DataLoss):
-                    self.failure = error
+                error = told = schema.disk_error(failed, self.path)
+                if isinstance(told, DataLoss):
+                    self.failure = told
             except Exception as failed:  # noqa: BLE001 - it goes to whoever asked
-                found, error = None, failed
+                error = failed
             self._on_loop(_answer, read.future, found, error)
-
 
     def _on_loop(self, call: Callable[..., None], *arguments: Any) -> None:
         try:

@@ -23,7 +23,7 @@ _TABLES: Final = """
 CREATE TABLE about (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE totals (id INTEGER PRIMARY KEY CHECK (id = 1), items INTEGER NOT NULL, bytes INTEGER NOT NULL);
 CREATE TABLE items (
-  number INTEGER PRIMARY KEY AUTOINCREMENT,  -- never given twice: somebody may still hold the ticket of one that is gone
+  number INTEGER PRIMARY KEY AUTOINCREMENT,  -- never given twice: somebody may hold the ticket of one that is gone
   deployment TEXT NOT NULL, tenant TEXT NOT NULL, key TEXT, priority INTEGER NOT NULL, submitted REAL NOT NULL,
   expected_s REAL NOT NULL, ttl_s REAL NOT NULL, size_bytes INTEGER NOT NULL, labels TEXT,
   deadline REAL, state INTEGER NOT NULL, attempt INTEGER NOT NULL, attempts INTEGER NOT NULL, replica TEXT NOT NULL,

@@ -12,7 +12,7 @@ from serving._proto import records_pb2 as pb
 from serving.broker import told
 from serving.broker.departures import Departures
 from serving.broker.puller.run import PullEntry
-from serving.broker.service import BrokerServer
+from serving.broker.server import BrokerServer
 from serving.errors import FailedPrecondition
 from serving.observe import MetricsServer, new_registry
 from serving.python_deployment import settings as common

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from serving.broker.items import Item, State
+from serving.broker.prediction import Features, Predictor
 from serving.broker.queue import QueueSettings, Waiting, WaitingQueue
 
 
@@ -34,12 +35,17 @@ class Queues:
         self._now = now
         self._settings = settings or QueueSettings()
         self._queues: dict[str, WaitingQueue] = {}
+        self._predictors: dict[str, Predictor] = {}
         self._counters: dict[str, Counters] = {}
         self.dead: Counter[str] = Counter()  # that are kept
 
     @property
     def by_deployment(self) -> dict[str, WaitingQueue]:
         return self._queues
+
+    @property
+    def all_counters(self) -> dict[str, Counters]:
+        return self._counters
 
     def counters(self, deployment: str) -> Counters:
         return self._counters.setdefault(deployment, Counters())
@@ -77,11 +83,25 @@ class Queues:
         if queue is not None:
             queue.release(item.number)
 
+    def learn(self, item: Item) -> None:
+        """From one that has succeeded."""
+        self._predictor(item.deployment).learn(_features(item), item.ended - item.started)
+
     def _waiting(self, item: Item) -> Waiting:
-        expected_s = item.expected_s
+        expected_s = self._predictor(item.deployment).predict(_features(item))
         return Waiting(
             item.number, item.tenant, item.priority, item.deadline, item.submitted, expected_s, item.size_bytes
         )
+
+    def _predictor(self, deployment: str) -> Predictor:
+        found = self._predictors.get(deployment)
+        if found is None:
+            found = self._predictors[deployment] = Predictor()
+        return found
+
+
+def _features(item: Item) -> Features:
+    return Features(item.labels, item.size_bytes, item.expected_s)
 
 
 def bare_item(deployment: str, waiting: Waiting) -> Item:

@@ -18,9 +18,15 @@ class Running:
     busy: bool = False
     replica: str = ""  # that is to have it
     process: str = ""
+    then: Callable[[Running, bytes | None], None] | None = None  # hears its request when it may run, None when not
     progress: float = 0.0
     partial: PartialResult = field(default_factory=lambda: PartialResult(0))
     deferred: list[Callable[[], None]] = field(default_factory=list)
+
+    def tell(self, request: bytes | None) -> None:
+        then, self.then = self.then, None
+        if then is not None:
+            then(self, request)
 
     def free(self) -> None:
         """The change is on disk, or could not be written."""

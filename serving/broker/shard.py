@@ -18,10 +18,10 @@ from serving.broker import queries
 from serving.broker.items import NEVER, Item, State
 from serving.broker.journal import Change, Journal
 from serving.broker.limits import Limits
-from serving.broker.queues import Queues, bare_item
-from serving.broker.recent import Ended, Fresh, Watchers
 from serving.broker.partial_results import PartialResult
 from serving.broker.queue import Waiting
+from serving.broker.queues import Queues, bare_item
+from serving.broker.recent import Ended, Fresh, Watchers
 from serving.broker.running import Running
 from serving.broker.settings import BrokerSettings
 from serving.control.clock import Clock
@@ -92,7 +92,9 @@ class Shard:
         for running in self.running.values():
             running.lease_until = lease_until
         self.queues.dead.update(await self.journal.read(queries.dead))
-        _LOG.info("journal opened", extra={"journal": self.name, "items": self.limits.items, "kept": self.journal.items})
+        _LOG.info(
+            "journal opened", extra={"journal": self.name, "items": self.limits.items, "kept": self.journal.items}
+        )
         self._listener.waiting()
 
     @property
@@ -107,11 +109,12 @@ class Shard:
         await asyncio.to_thread(self.journal.close)
         await asyncio.sleep(0)  # what was written last is told to those who wait for it
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Runs it, at most until `close`."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._spawned)
+        return task
 
     def _spawned(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -158,11 +161,12 @@ class Shard:
         running.replica, running.process = replica, process
         return running
 
-    def start(self, batch: Sequence[Running], then: Callable[[Running, bytes], None]) -> None:
-        """Writes their attempts down; then calls `then` for each that may run, with its request."""
+    def start(self, batch: Sequence[Running], then: Callable[[Running, bytes | None], None]) -> None:
+        """Writes their attempts down; then calls `then` for each with its request, or None where it may not run."""
         hot: list[Loaded] = []
         cold: list[Running] = []
         for running in batch:
+            running.then = then
             known = self.fresh.pop(running.item.number)
             if known is None:
                 cold.append(running)
@@ -170,9 +174,9 @@ class Shard:
                 running.item = known[0]
                 hot.append((running, known[1]))
         if hot:
-            self._start_loaded(then, hot)
+            self._start_loaded(hot)
         if cold:
-            self._load(cold, partial(self._start_loaded, then))
+            self._load(cold, self._start_loaded)
 
     def _claim(self, deployment: str, waiting: Waiting) -> Running:
         """Of an item that is out of its queue."""
@@ -199,7 +203,7 @@ class Shard:
             loaded.append((running, body))
         then(loaded)
 
-    def _start_loaded(self, then: Callable[[Running, bytes], None], batch: list[Loaded]) -> None:
+    def _start_loaded(self, batch: list[Loaded]) -> None:
         now = self.clock.now()
         changes = []
         starts: list[tuple[Running, Item, bytes]] = []
@@ -211,12 +215,9 @@ class Shard:
             )  # fmt: skip
             starts.append((running, after, body))
             changes.append(Change.changed(before, after))
-        self.journal.write(changes, partial(self._started, starts, then))
+        self.journal.write(changes, partial(self._started, starts))
 
-    def _started(
-        self, starts: list[tuple[Running, Item, bytes]], then: Callable[[Running, bytes], None],
-        errors: list[MeshError | None],
-    ) -> None:  # fmt: skip
+    def _started(self, starts: list[tuple[Running, Item, bytes]], errors: list[MeshError | None]) -> None:
         for (running, after, body), error in zip(starts, errors, strict=True):
             if error is not None:
                 self._not_written(running, error)
@@ -225,15 +226,15 @@ class Shard:
             running.partial = PartialResult(after.attempt)
             running.lease_until = self.clock.monotonic() + self.settings.lease_s
             running.free()
-            if not running.busy and self.running.get(after.number) is running:
-                self.watchers.changed(after.number)
-                then(running, body)
+            self.watchers.changed(after.number)
+            running.tell(None if running.busy or self.running.get(after.number) is not running else body)
 
     def _put_back(self, running: Running) -> None:
         """Of one that did not start, or did not end while it waited."""
         del self.running[running.item.number]
         self.queues.release(running.item)
         self.queues.add(running.item)
+        running.tell(None)
         running.free()
 
     def not_sent(self, running: Running) -> None:
@@ -292,15 +293,15 @@ class Shard:
         else:
             self._finish(running, state, "", result, told)
 
-    def again(self, number: int, attempt: int, reason: str, told: Told) -> None:
-        """A replica gives an item back."""
+    def again(self, number: int, attempt: int, reason: str, told: Told, *, untouched: bool = False) -> None:
+        """A replica gives an item back; `untouched`, and the attempt does not count."""
         running = self.find(number, attempt)
         if running is None:
             told(False)
         elif running.busy:
-            running.deferred.append(partial(self.again, number, attempt, reason, told))
+            running.deferred.append(partial(self.again, number, attempt, reason, told, untouched=untouched))
         else:
-            self._lose(running, reason, told=told)
+            self._lose(running, reason, counted=not untouched, told=told)
 
     def replica_left(self, replica: str, reason: str) -> None:
         """It is gone for good: what it ran goes back to the queue at once."""
@@ -353,13 +354,11 @@ class Shard:
             before, state=State.QUEUED, attempts=0, ended=0.0, reason="", expires=NEVER, deadline=deadline
         )  # fmt: skip
         self.limits.add(after)
-        self.claimed.add(before.number)
         self.journal.write([Change.changed(before, after)], partial(self._retried, before, after, then))
 
     def _retried(
         self, before: Item, after: Item, then: Callable[[MeshError | None], None], errors: list[MeshError | None]
     ) -> None:
-        self.claimed.discard(after.number)
         if errors[0] is not None:
             self.limits.remove(after, ended=False)
         else:
@@ -410,9 +409,7 @@ class Shard:
         if self.running.get(running.item.number) is running and running.item.attempt == attempt:
             self._lose(running, reason)
 
-    def _requeued(
-        self, running: Running, after: Item, told: Told | None, errors: list[MeshError | None]
-    ) -> None:
+    def _requeued(self, running: Running, after: Item, told: Told | None, errors: list[MeshError | None]) -> None:
         if errors[0] is not None:
             self._not_written(running, errors[0])
             return
@@ -424,7 +421,9 @@ class Shard:
         self._listener.stop(before.replica, self.id_of(after.number), before.attempt, after.reason)
         self._changed(running, told)
 
-    def _finish(self, running: Running, state: State, reason: str, result: bytes = b"", told: Told | None = None) -> None:
+    def _finish(
+        self, running: Running, state: State, reason: str, result: bytes = b"", told: Told | None = None
+    ) -> None:
         running.busy = True
         now, before = self.clock.now(), running.item
         ttl_s = before.ttl_s or self.settings.result_ttl_s
@@ -448,6 +447,8 @@ class Shard:
         self.queues.counters(after.deployment).ended(after.state)
         if after.state is State.DEAD:
             self.queues.dead[after.deployment] += 1
+        if after.state is State.SUCCEEDED:
+            self.queues.learn(after)
         if before.state is State.RUNNING and not after.state.answered:
             self._listener.stop(after.replica, self.id_of(after.number), after.attempt, after.reason)
         self.limits.remove(after, ended=True)

@@ -13,7 +13,7 @@ from typing import Final
 
 from serving.errors import InvalidArgument
 
-_TICKET: Final = re.compile(r"([a-z0-9-]{1,64})\.([0-9]{1,18})\.([A-Za-z0-9_-]{22})")
+_TICKET: Final = re.compile(r"([a-z0-9-]{1,64})\.([0-9]{1,18})(?:\.([A-Za-z0-9_-]{22}))?")
 _ID: Final = re.compile(r"([a-z0-9-]{1,64})\.([0-9]{1,18})")
 
 
@@ -28,11 +28,11 @@ def is_secret(key: bytes, number: int, given: str) -> bool:
 
 
 def read_ticket(text: str) -> tuple[str, int, str]:
-    """Journal, number and secret. Raises `InvalidArgument`."""
+    """Journal, number and secret; the secret of an id is empty. Raises `InvalidArgument`."""
     found = _TICKET.fullmatch(text)
     if found is None:
         raise InvalidArgument(f"no ticket: {text[:100]!r}; one is `<journal>.<number>.<secret>`, as Submit answered it")
-    return found[1], int(found[2]), found[3]
+    return found[1], int(found[2]), found[3] or ""
 
 
 def read_id(text: str) -> tuple[str, int]:
