@@ -20,15 +20,18 @@ _FIRST_VIEW_S: Final = 5.0
 
 
 class Departures:
-    """Tells `left` of each replica once. Belongs to one loop.
+    """Tells `left` of each replica that goes, and `back` of one that is there again. Belongs to one loop.
 
     A replica that vanishes while the store does not answer has not left, nor one that a replaced store does not know.
     """
 
-    def __init__(self, store: EtcdClient, app: AppKey, left: Callable[[str], None]) -> None:
+    def __init__(
+        self, store: EtcdClient, app: AppKey, left: Callable[[str], None], back: Callable[[str], None]
+    ) -> None:
         """`store` is its owner's to close."""
         self._resolver = Resolver(store, app)
         self._left = left
+        self._back = back
         self._there: set[str] = set()
         self._following: asyncio.Task[None] | None = None
 
@@ -57,4 +60,6 @@ class Departures:
         for replica in sorted(self._there - there):
             _LOG.info("a replica has left", extra={"replica_id": replica})
             self._left(replica)
+        for replica in sorted(there - self._there):
+            self._back(replica)
         self._there = there

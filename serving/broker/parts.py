@@ -76,7 +76,7 @@ class BrokerParts:
         if self._departures is None and self._config.etcd.endpoints:
             self._store = EtcdClient(common.etcd_config(self._config.etcd))
             app = AppKey(self._config.namespace, self._config.application)
-            self._departures = Departures(self._store, app, self._broker.endpoint_left)
+            self._departures = Departures(self._store, app, self._broker.endpoint_left, self._broker.endpoint_back)
             self._departures.start()
 
     async def _put(self, report: pb.ReplicaReport) -> None:

@@ -105,6 +105,12 @@ class Pulls:
         else:
             puller.left = True
 
+    def endpoint_back(self, replica: str) -> None:
+        """Its endpoint is in discovery again: the store had lost it."""
+        puller = self._pullers.get(replica)
+        if puller is not None:
+            puller.left = False
+
     def _end_leases(self, replica: str) -> None:
         for shard in self._shards.values():
             shard.replica_left(replica, f"replica {replica} is gone")

@@ -73,6 +73,10 @@ class BrokerServer:
         """A replica's endpoint is gone from discovery."""
         self.home.pulls.endpoint_left(replica)
 
+    def endpoint_back(self, replica: str) -> None:
+        """It is there again, after it was gone."""
+        self.home.pulls.endpoint_back(replica)
+
     def refuse(self) -> None:
         """New calls are answered UNAVAILABLE; nothing is handed out any more, and streams of replicas end."""
         self._service.refusing.set()
