@@ -53,9 +53,12 @@ class HeldShard:
 
     async def settle(self) -> None:
         """Until nothing is on its way to the disk."""
-        await asyncio.sleep(0)
         while any(running.busy for running in self.shard.running.values()) or self.shard._tasks or self.unsettled:
-            await asyncio.sleep(0.0002)
+            await self._written()
+        await self._written()
+
+    async def _written(self) -> None:
+        await asyncio.gather(*self.shard._tasks, return_exceptions=True)
         arrived = asyncio.get_running_loop().create_future()
         self.shard.journal.write([], lambda _: arrived.set_result(None))
         await arrived
