@@ -76,19 +76,19 @@ class Shard:
 
     async def recover(self) -> None:
         """Reads what waits and runs. What ran gets a whole lease: its replica is on its way here."""
-        lease_until = self.clock.monotonic() + self.settings.lease_s
+        ran: list[int] = []
         after = 0
         while rows := await self.journal.read(partial(queries.live, after=after)):
-            after = rows[-1].number
-            lease_until = max(lease_until, self.clock.monotonic() + self.settings.lease_s)
-            for item in rows:
-                self.limits.add(item)
-                if item.state is State.QUEUED:
-                    self.queues.add(item)
+            after = rows[-1][0]
+            for number, state, deployment, tenant, *rest in rows:
+                self.limits.add(tenant, rest[-1])
+                if state == State.QUEUED:
+                    self.queues.recovered(deployment, number, tenant, *rest)
                 else:
-                    self.running[item.number] = Running(item, lease_until)
-        for running in self.running.values():
-            running.lease_until = lease_until
+                    ran.append(number)
+        found = await self.journal.read(partial(queries.items, numbers=ran))
+        lease_until = self.clock.monotonic() + self.settings.lease_s
+        self.running.update((item.number, Running(item, lease_until)) for item in found)
         self.queues.dead.update(await self.journal.read(queries.dead))
         _LOG.info(
             "journal opened", extra={"journal": self.name, "items": self.limits.items, "kept": self.journal.items}
