@@ -12,6 +12,7 @@ from pathlib import Path
 from serving.errors import MeshError
 
 BENCHMARKS = {
+    "broker_capacity": ("benchmarks.broker_capacity", "run"),
     "ingress": ("benchmarks.ingress", "run"),
     "ingress_http": ("benchmarks.ingress", "run_http"),
     "ingress_shared_memory": ("benchmarks.ingress", "run_shared_memory"),

@@ -11,9 +11,9 @@ from typing import TypeAlias
 from serving.broker import queries, tickets
 from serving.broker.items import Item
 from serving.broker.journal import Change
-from serving.broker.partial_results import Part
+from serving.broker.partial_results import Part, PartialResult
 from serving.broker.shard import Shard
-from serving.errors import Conflict, FailedPrecondition, MeshError, NotFound, ResourceExhausted, Unavailable
+from serving.errors import Conflict, FailedPrecondition, MeshError, NotFound, Unavailable
 from serving.timeouts import wait_for
 
 Found: TypeAlias = tuple[Item, bytes | None]  # with its result, where it has one
@@ -143,40 +143,28 @@ class Clients:
         return running.progress if running is not None else 0.0
 
     async def follow(self, number: int, from_part: int) -> AsyncIterator[Part | Found]:
-        """Parts from `from_part` on as they come, then the item at its end.
+        """Parts from `from_part` on as they come, then the item at its end; of another attempt all parts.
 
-        Raises `NotFound`, `Unavailable`, and `ResourceExhausted` when parts that are wanted are no longer kept.
+        Who is slower than parts are forgotten misses some: the result has them. Raises `NotFound`, `Unavailable`.
         """
         shard = self._shard
+        seen: PartialResult | None = None
         wanted = from_part
-        attempt = 0
         while True:
             end, change = shard.watchers.end_of(number), shard.watchers.change_of(number)
             try:
                 running = shard.running.get(number)
-                partial_result = running.partial if running is not None else None
-                if running is None:
-                    found = shard.ended.get(number) or await self._read(number)
-                    if not found[0].state.live:
-                        yield found
-                        return
-                if partial_result is not None:
-                    if attempt not in (0, partial_result.attempt):
-                        wanted = 0  # another attempt begins anew
-                    attempt = partial_result.attempt
-                while True:
-                    if partial_result is not None:
-                        if wanted < partial_result.first:
-                            raise ResourceExhausted(
-                                f"parts {wanted} to {partial_result.first - 1} of item {shard.id_of(number)} are no "
-                                f"longer kept: follow it from part {partial_result.first}, or wait for its result"
-                            )
-                        for part in partial_result.since(wanted):
-                            wanted = part.number + 1
-                            yield part
-                        if wanted < partial_result.next:
-                            continue
-                    break
+                found = None if running is not None else shard.ended.get(number) or await self._read(number)
+                if running is not None and running.partial is not seen:
+                    wanted = from_part if seen is None else 0
+                    seen = running.partial
+                while seen is not None and (parts := seen.since(wanted)):
+                    for part in parts:
+                        wanted = part.number + 1
+                        yield part
+                if found is not None and not found[0].state.live:
+                    yield found
+                    return
                 await asyncio.wait((end, change), return_when=asyncio.FIRST_COMPLETED)
                 if (end.done() and not end.result()) or (change.done() and not change.result()):
                     raise self._moves()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 MAX_BYTES: Final = 1 << 20
@@ -51,4 +52,4 @@ class PartialResult:
     def since(self, number: int) -> list[Part]:
         """Those from `number` on that are kept."""
         skip = max(0, number - self.first)
-        return [part for index, part in enumerate(self._parts) if index >= skip]
+        return list(islice(self._parts, skip, None))

@@ -59,9 +59,7 @@ class ShardMachine(RuleBasedStateMachine):
         return Path(self.folder.name) / f"j{next(self.files)}.sqlite"
 
     def _open(self, path: Path) -> HeldShard:
-        held = HeldShard(
-            path, self.clock, lease_s=LEASE_S, result_ttl_s=TTL_S, dead_ttl_s=TTL_S, max_attempts=ATTEMPTS
-        )
+        held = HeldShard(path, self.clock, lease_s=LEASE_S, result_ttl_s=TTL_S, dead_ttl_s=TTL_S, max_attempts=ATTEMPTS)
         return self.run(held.open())
 
     def run(self, work):
@@ -295,7 +293,9 @@ class ShardMachine(RuleBasedStateMachine):
         assert shard.journal.items == len(self.known)
         kept = 0
         for number, one in self.known.items():
-            item, result = self.run(shard.journal.read(lambda database, number=number: item_with_result(database, number)))
+            item, result = self.run(
+                shard.journal.read(lambda database, number=number: item_with_result(database, number))
+            )
             kept += item.kept_bytes
             assert (item.state, item.attempt, item.attempts) == (one.state, one.attempt, one.attempts)
             assert result == one.result
