@@ -11,6 +11,7 @@ from typing import TypeAlias
 from serving.broker import queries, tickets
 from serving.broker.items import Item
 from serving.broker.journal import Change
+from serving.broker.keeping import Keeping
 from serving.broker.partial_results import Part, PartialResult
 from serving.broker.shard import Shard
 from serving.errors import Conflict, FailedPrecondition, MeshError, NotFound, Unavailable
@@ -32,8 +33,9 @@ _Name: TypeAlias = tuple[str, str]  # tenant and idempotency key
 class Clients:
     """Of a shard that has recovered. Belongs to its loop."""
 
-    def __init__(self, shard: Shard) -> None:
+    def __init__(self, shard: Shard, keeping: Keeping) -> None:
         self._shard = shard
+        self._keeping = keeping
         self._on_their_way: dict[_Name, asyncio.Future[Answer]] = {}
 
     # ------------------------------------------------------------------------------------------------ submit
@@ -85,7 +87,7 @@ class Clients:
         changes: list[Change] = []
         for item, body, answer in wanted:
             try:
-                changes.append(self._shard.add(item, body))
+                changes.append(self._keeping.add(item, body))
                 taken.append((item, body, answer))
             except MeshError as error:
                 answer.set_result(error)
@@ -96,7 +98,7 @@ class Clients:
         self, taken: Sequence[tuple[Item, bytes, asyncio.Future[Answer]]], errors: list[MeshError | None]
     ) -> None:
         for (item, body, answer), error in zip(taken, errors, strict=True):
-            self._shard.added(item, body, error)
+            self._keeping.added(item, body, error)
             answer.set_result(error or Submitted(item.number))
 
     def _arrived(self, name: _Name, _: object) -> None:
@@ -197,6 +199,7 @@ class Clients:
         try:
             item, _ = await self._read(number)
             if item.state.live:
+                shard.claimed.discard(number)
                 return item, None
             if item.state.answered:
                 raise FailedPrecondition(
@@ -204,10 +207,11 @@ class Clients:
                     "tried again; submit it anew"
                 )
             done: asyncio.Future[MeshError | None] = asyncio.get_running_loop().create_future()
-            shard.retry(item, partial(_settle, done))
-            error = await asyncio.shield(done)
-        finally:
+            self._keeping.retry(item, partial(_settle, done))  # which gives the claim back when it is written
+        except BaseException:
             shard.claimed.discard(number)
+            raise
+        error = await done
         if error is not None:
             raise error
         return await self._read(number)

@@ -20,6 +20,7 @@ from typing import Final
 
 from serving.broker.clients import Clients
 from serving.broker.journal import Journal
+from serving.broker.keeping import Keeping
 from serving.broker.pulls import Pulls
 from serving.broker.settings import BrokerSettings
 from serving.broker.shard import Shard
@@ -179,8 +180,9 @@ class Home:
             lock.release()
             raise
         self._locks[shard.name] = lock
-        self._upkeep[shard.name] = Upkeep(shard)
-        self.clients[shard.name] = Clients(shard)
+        keeping = Keeping(shard)
+        self._upkeep[shard.name] = Upkeep(shard, keeping)
+        self.clients[shard.name] = Clients(shard, keeping)
         self.shards[shard.name] = shard
         self.on_open(shard)
         self.pulls.waiting()

@@ -197,7 +197,10 @@ class BrokerService:
     # ------------------------------------------------------------------------------------------------ one item
 
     def _find(self, text: str) -> tuple[Shard, Clients, int]:
-        """Of a ticket, or of the id that an operator has from a list. Raises `InvalidArgument`, `NotFound`, or `Unavailable` when its journal is not here."""
+        """Of a ticket, or of the id that an operator has from a list.
+
+        Raises `InvalidArgument`, `NotFound`, or `Unavailable` when its journal is not here.
+        """
         journal, number, secret = tickets.read_ticket(text)
         shard = self._home.shards.get(journal)
         if shard is None:

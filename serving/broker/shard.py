@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Final, Protocol, TypeAlias
 
 from serving.broker import queries
-from serving.broker.items import NEVER, Item, State
+from serving.broker.items import Item, State
 from serving.broker.journal import Change, Journal
 from serving.broker.limits import Limits
 from serving.broker.partial_results import PartialResult
@@ -67,9 +67,7 @@ class Shard:
         self.ended = Ended()
         self.fresh = Fresh()
         self.running: dict[int, Running] = {}
-        self.unwritten = 0  # bytes that submits on their way will add
-        self._listener = listener
-        self._next = journal.last_number + 1
+        self.listener = listener
         self.claimed: set[int] = set()  # items that have ended and are being changed
         self._tasks: set[asyncio.Task[None]] = set()
         self._paused_until = 0.0
@@ -95,7 +93,7 @@ class Shard:
         _LOG.info(
             "journal opened", extra={"journal": self.name, "items": self.limits.items, "kept": self.journal.items}
         )
-        self._listener.waiting()
+        self.listener.waiting()
 
     @property
     def empty(self) -> bool:
@@ -121,29 +119,6 @@ class Shard:
         if not task.cancelled() and (error := task.exception()) is not None:
             level = logging.WARNING if isinstance(error, MeshError) else logging.ERROR
             _LOG.log(level, "journal work failed", exc_info=error, extra={"journal": self.name})
-
-    # ------------------------------------------------------------------------------------------------ new items
-
-    def add(self, item: Item, body: bytes) -> Change:
-        """Gives the item its number and takes its place. Raises `BrokerFull`.
-
-        The change is to be written, and `added` to be called with what came of it.
-        """
-        self.limits.check(item, self.journal.bytes + self.unwritten, self.journal.unwritten_bytes)
-        item.number, self._next = self._next, self._next + 1
-        self.limits.add(item)
-        self.unwritten += item.kept_bytes
-        return Change.submitted(item, body)
-
-    def added(self, item: Item, body: bytes, error: MeshError | None) -> None:
-        self.unwritten -= item.kept_bytes
-        if error is not None:
-            self.limits.remove(item, ended=False)
-            return
-        self.fresh.add(item, body)
-        self.queues.add(item)
-        self.queues.counters(item.deployment).submitted += 1
-        self._listener.waiting()
 
     # ------------------------------------------------------------------------------------------------ starting
 
@@ -346,44 +321,6 @@ class Shard:
         for running in self.running.values():
             running.lease_until += seconds
 
-    def retry(self, before: Item, then: Callable[[MeshError | None], None]) -> None:
-        """Of one that is DEAD, EXPIRED or CANCELLED, as it is on disk. Raises `BrokerFull`."""
-        self.limits.check(before, self.journal.bytes, 0)
-        deadline = before.deadline if before.deadline > self.clock.now() else NEVER
-        after = replace(
-            before, state=State.QUEUED, attempts=0, ended=0.0, reason="", expires=NEVER, deadline=deadline
-        )  # fmt: skip
-        self.limits.add(after)
-        self.journal.write([Change.changed(before, after)], partial(self._retried, before, after, then))
-
-    def _retried(
-        self, before: Item, after: Item, then: Callable[[MeshError | None], None], errors: list[MeshError | None]
-    ) -> None:
-        if errors[0] is not None:
-            self.limits.remove(after, ended=False)
-        else:
-            self.ended.forget(after.number)
-            if before.state is State.DEAD:
-                self.queues.dead[after.deployment] -= 1
-            self.queues.add(after)
-            self.watchers.changed(after.number)
-            self._listener.waiting()
-        then(errors[0])
-
-    def remove(self, batch: Sequence[Item], then: Callable[[], None]) -> None:
-        """Forgets items that have ended."""
-        self.claimed.update(item.number for item in batch)
-        self.journal.write([Change.removed(item) for item in batch], partial(self._removed, batch, then))
-
-    def _removed(self, batch: Sequence[Item], then: Callable[[], None], errors: list[MeshError | None]) -> None:
-        for item, error in zip(batch, errors, strict=True):
-            self.claimed.discard(item.number)
-            if error is None:
-                self.ended.forget(item.number)
-                if item.state is State.DEAD:
-                    self.queues.dead[item.deployment] -= 1
-        then()
-
     def _finish_loaded(self, state: State, reason: str, loaded: list[Loaded]) -> None:
         for running, _ in loaded:
             self._finish(running, state, reason)
@@ -418,7 +355,7 @@ class Shard:
         self.queues.release(after)
         self.queues.add(after)
         self.queues.counters(after.deployment).requeued += 1
-        self._listener.stop(before.replica, self.id_of(after.number), before.attempt, after.reason)
+        self.listener.stop(before.replica, self.id_of(after.number), before.attempt, after.reason)
         self._changed(running, told)
 
     def _finish(
@@ -450,7 +387,7 @@ class Shard:
         if after.state is State.SUCCEEDED:
             self.queues.learn(after)
         if before.state is State.RUNNING and not after.state.answered:
-            self._listener.stop(after.replica, self.id_of(after.number), after.attempt, after.reason)
+            self.listener.stop(after.replica, self.id_of(after.number), after.attempt, after.reason)
         self.limits.remove(after, ended=True)
         self.ended.add(after, result)
         self.watchers.ended(after.number)
@@ -461,7 +398,7 @@ class Shard:
         if told is not None:
             told(True)
         running.free()
-        self._listener.waiting()
+        self.listener.waiting()
 
     def _not_written(self, running: Running, error: MeshError) -> None:
         """Nothing has changed: its replica says it again, or its lease ends again."""

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Final
 
 from serving.broker import queries
+from serving.broker.keeping import Keeping
 from serving.broker.shard import Shard
 
 _STALLED_S: Final = 2.0  # between two ticks
@@ -16,8 +17,9 @@ _SWEPT: Final = 500  # rows of one slice: between two of them others write
 class Upkeep:
     """`tick` is called several times a second."""
 
-    def __init__(self, shard: Shard) -> None:
+    def __init__(self, shard: Shard, keeping: Keeping) -> None:
         self._shard = shard
+        self._keeping = keeping
         self._last_tick = shard.clock.monotonic()
         self._next_sweep = 0.0
         self._sweeping = False
@@ -47,7 +49,7 @@ class Upkeep:
         free = [item for item in found if item.number not in shard.claimed]
         if len(found) == _SWEPT:
             self._next_sweep = 0.0
-        shard.remove(free, self._swept)
+        self._keeping.remove(free, self._swept)
 
     def _swept(self) -> None:
         self._sweeping = False

@@ -10,6 +10,7 @@ from typing import Any
 from serving.broker.clients import Clients, Submitted
 from serving.broker.items import NEVER, Item, State
 from serving.broker.journal import Journal
+from serving.broker.keeping import Keeping
 from serving.broker.running import Running
 from serving.broker.settings import BrokerSettings
 from serving.broker.shard import Shard
@@ -33,8 +34,9 @@ class HeldShard:
         journal = await asyncio.to_thread(Journal.open, self.path, asyncio.get_running_loop(), self.settings.sync)
         self.shard = Shard(journal, self.settings, self.clock, self, lambda: 0.5)
         await self.shard.recover()
-        self.clients = Clients(self.shard)
-        self.upkeep = Upkeep(self.shard)
+        keeping = Keeping(self.shard)
+        self.clients = Clients(self.shard, keeping)
+        self.upkeep = Upkeep(self.shard, keeping)
         return self
 
     async def close(self) -> None:
@@ -53,9 +55,12 @@ class HeldShard:
 
     async def settle(self) -> None:
         """Until nothing is on its way to the disk."""
-        await asyncio.sleep(0)
         while any(running.busy for running in self.shard.running.values()) or self.shard._tasks or self.unsettled:
-            await asyncio.sleep(0.0002)
+            await self._written()
+        await self._written()
+
+    async def _written(self) -> None:
+        await asyncio.gather(*self.shard._tasks, return_exceptions=True)
         arrived = asyncio.get_running_loop().create_future()
         self.shard.journal.write([], lambda _: arrived.set_result(None))
         await arrived
@@ -78,7 +83,7 @@ class HeldShard:
         assert isinstance(answer, Submitted)
         return answer.number
 
-    def begin(self, replica: str = "r", process: str = "p") -> Running | None:
+    async def begin(self, replica: str = "r", process: str = "p") -> Running | None:
         """Takes the next one; `settle` tells whether it has started. The request is checked."""
         running = self.shard.take("it", 1000, replica, process)
         if running is not None:
@@ -92,7 +97,7 @@ class HeldShard:
         return running
 
     async def start(self, replica: str = "r", process: str = "p") -> Item | None:
-        running = self.begin(replica, process)
+        running = await self.begin(replica, process)
         await self.settle()
         return running.item if running is not None else None
 

@@ -38,9 +38,9 @@ async def test_every_acknowledged_submit_survives_kills_in_the_middle_of_writing
             address = await asyncio.to_thread(lambda broker=broker: broker.address)
             async with grpc.aio.insecure_channel(address) as channel:
                 stub: Any = BrokerStub(channel)  # type: ignore[no-untyped-call]
-                before = len(acknowledged)
+                wanted = len(acknowledged) + 50 + 37 * round_
                 tasks = [asyncio.create_task(asking(stub, client, acknowledged)) for client in range(8)]
-                await eventually_async(lambda n=before: len(acknowledged) > n + 50 + 37 * round_, what="submits")
+                await eventually_async(lambda wanted=wanted: len(acknowledged) > wanted, what="submits")
                 await asyncio.to_thread(broker.kill)
                 await asyncio.gather(*tasks)
     with LoneBroker(tmp_path) as broker:

@@ -233,12 +233,11 @@ async def test_sizes_are_bounded(tmp_path: Path) -> None:
 
 async def test_who_is_full_says_when_to_come_again(tmp_path: Path) -> None:
     async with Served(tmp_path, max_items=5, max_tenant_items=3) as served:
-        for _ in range(3):
-            await served.submit(tenant="t")
-        for tenant, words in (("t", "tenant 't'"), ("u", "5 items")):
+        for tenant, taken, words in (("t", 3, "tenant 't'"), ("u", 2, "5 items")):
+            for _ in range(taken):
+                await served.submit(tenant=tenant)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
-                for _ in range(3):
-                    await served.submit(tenant=tenant)
+                await served.submit(tenant=tenant)
             assert caught.value.code() is CODE.RESOURCE_EXHAUSTED
             assert words in caught.value.details()
             assert int(dict(caught.value.trailing_metadata())["retry-after-ms"]) > 0

@@ -250,7 +250,7 @@ class ShardMachine(RuleBasedStateMachine):
     @rule(replica=REPLICAS)
     def crash_while_it_starts(self, replica: str) -> None:
         process = f"p{self.processes[replica]}"
-        running = self.held.begin(replica, process)
+        running = self.run(self.held.begin(replica, process))
         self._reopen()
         if running is not None:
             one = self.known[running.item.number]
