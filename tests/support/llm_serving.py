@@ -139,7 +139,8 @@ def http_proxy_config(
     **changes: Any,
 ) -> pb.ReplicaConfig:
     """Of an application's HTTP proxy. `changes` are fields of `ProxyDeployment`."""
-    config = config_of(name, "http", etcd, application=application, proxy=pb.ProxyDeployment(protocol="http", **changes))
+    proxy = pb.ProxyDeployment(protocol="http", **changes)
+    config = config_of(name, "http", etcd, application=application, proxy=proxy)
     config.drain_timeout_s = drain_timeout_s
     if require_keys is not None:
         config.require_keys = require_keys
