@@ -15,6 +15,7 @@ import numpy as np
 
 from benchmarks.results import keep_results
 from benchmarks.semantic_pairs import SAME, Label, Pair, all_pairs
+from serving.cache.embedding import cache_embedder
 from serving.cache.guards import GUARDS
 from serving.cache.index import Vectors
 from serving.cache.scope import Asked, Scope, scope_of
@@ -41,7 +42,7 @@ _SETTINGS: Final = {
 
 def run(quick: bool, tell: Tell) -> str:
     tell("loading the embedding model")
-    embedder = OpenVinoEmbedder()
+    embedder = cache_embedder()
     with tempfile.TemporaryDirectory() as folder:
         answers, kinds = answered(Path(folder) / "pairs", _Remembering(embedder), tell)
         times = lookup_times(Path(folder) / "many", embedder, _QUICK_ENTRIES if quick else ENTRIES, tell)

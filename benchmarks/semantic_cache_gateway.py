@@ -20,9 +20,9 @@ from benchmarks.semantic_cache import ENTRIES, all_questions, fill, percentiles,
 from benchmarks.servers import ROOT
 from serving._proto import records_pb2 as pb
 from serving.cache import settings
+from serving.cache.embedding import cache_embedder
 from serving.cache.scope import Asked, Scope
 from serving.cache.store import EntryStore
-from serving.embedding.openvino_embedder import OpenVinoEmbedder
 from serving.errors import Internal
 from serving.llm.settings import content
 from serving.local.etcd import EtcdOptions, start_etcd
@@ -76,7 +76,7 @@ def _configs(endpoints: list[str]) -> tuple[Path, pb.ReplicaConfig]:
 
 def _filled(cache: pb.ReplicaConfig, made_by: str, entries: int, tell: Tell) -> None:
     """Entries as the cache will look for them."""
-    embedder = OpenVinoEmbedder()
+    embedder = cache_embedder()
     store = EntryStore(
         settings.folder(cache), embedder.dimension, settings.kept_for(cache, embedder.name), settings.limits(cache)
     )

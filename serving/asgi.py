@@ -21,6 +21,7 @@ _BACKLOG: Final = 4096
 _KEEP_ALIVE_S: Final = 75.0
 _HEAD_S: Final = 30.0  # from the connection, or the head's first byte, to its end
 _HEAD_BYTES: Final = 64 << 10
+_GATHERED_BYTES: Final = 64 << 10
 _HEAD_TOO_LARGE: Final = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
 )
@@ -113,6 +114,39 @@ def _bind(host: str, port: int) -> socket.socket:
     return bound
 
 
+class _Gathered:
+    """A transport that sends what one turn of the loop writes at once: an answer's head goes with its body.
+
+    Each piece on its own costs a system call here, and wakes the client once more.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._pieces: list[bytes] = []
+        self._bytes = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def write(self, data: bytes) -> None:
+        if not self._pieces:
+            self._loop.call_soon(self._send)
+        self._pieces.append(data)
+        self._bytes += len(data)
+        if self._bytes > _GATHERED_BYTES:  # so that the transport can say that it has enough
+            self._send()
+
+    def _send(self) -> None:
+        pieces, self._pieces, self._bytes = self._pieces, [], 0
+        if pieces:
+            self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+
+    def close(self) -> None:
+        self._send()
+        self._transport.close()
+
+
 class _Protocol(HttpToolsProtocol):
     """Bounds what comes before a request: the bytes of its head, and how long that takes.
 
@@ -121,6 +155,7 @@ class _Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.transport = _Gathered(transport, self.loop)  # type: ignore[assignment] # all that is used of one
         self._head_timer: asyncio.TimerHandle | None = None  # set while a head is awaited
         self._await_head()
 

@@ -20,6 +20,9 @@ ROLE_PROXY: Final = "proxy"
 ROLE_BROKER: Final = "broker"
 ROLE_GATEWAY: Final = "gateway"
 
+PROXY_GRPC: Final = "grpc"  # of `ProxyDeployment.protocol`
+PROXY_HTTP: Final = "http"
+
 ENDPOINT_READY: Final = "ready"
 ENDPOINT_DRAINING: Final = "draining"
 

@@ -50,6 +50,10 @@ class KeyDirectory:
         except StoreUnavailable as error:
             _LOG.warning("the API keys are not known yet", extra={"error": error.message})
 
+    async def wait_synced(self) -> None:
+        """Returns with the first picture, however long etcd is away. Raises `FailedPrecondition` when it is closed."""
+        await self.cache.wait_synced(None)
+
     async def close(self) -> None:
         await self.cache.close()
 

@@ -11,12 +11,12 @@ from typing import Final
 from serving._proto import records_pb2 as pb
 from serving.cache import settings
 from serving.cache.app import CacheApp
+from serving.cache.embedding import cache_embedder
 from serving.cache.folder import FolderLock
 from serving.cache.instruments import CacheInstruments
 from serving.cache.semantic_cache import SemanticCache
 from serving.cache.store import EntryStore
 from serving.cache.turns import Turns
-from serving.embedding.openvino_embedder import EmbedderOptions, OpenVinoEmbedder
 from serving.errors import MeshError
 from serving.openai_http.parts import HttpParts
 from serving.python_deployment.instruments import Statistics
@@ -55,9 +55,7 @@ class CacheParts(HttpParts):
         """Loads the embedder, and what was kept before. `tell` hears what it does. Raises `FailedPrecondition`."""
         config = self._config
         tell("loads the embedding model")
-        embedder = await asyncio.to_thread(
-            OpenVinoEmbedder, EmbedderOptions(threads=max(1, config.semantic_cache.threads))
-        )
+        embedder = await asyncio.to_thread(cache_embedder, config.semantic_cache.threads)
         await asyncio.to_thread(embedder.encode, [_WARM_UP])
         tell("waits for its folder")
         await asyncio.to_thread(self._lock.take, _LOCK_S)

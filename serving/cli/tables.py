@@ -15,7 +15,18 @@ if TYPE_CHECKING:
 
 _COUNTED = ("ReplicasReady", "RevisionServing")  # conditions that are counted from deployments and replicas
 APP_HEADERS = ("NAMESPACE", "NAME", "PHASE", "REPLICAS", "CLUSTER", "REVISION", "MESSAGE")
-ENDPOINT_HEADERS = ("APPLICATION", "ID", "DEPLOYMENT", "ROLE", "STATE", "ADDRESS", "CLUSTER", "REVISION", "MODELS")
+ENDPOINT_HEADERS = (
+    "APPLICATION",
+    "ID",
+    "DEPLOYMENT",
+    "ROLE",
+    "PROTOCOL",
+    "STATE",
+    "ADDRESS",
+    "CLUSTER",
+    "REVISION",
+    "MODELS",
+)
 
 
 def row(item: AppStatus) -> tuple[object, ...]:
@@ -107,6 +118,7 @@ def endpoint_table(found: tuple[pb.Endpoint, ...]) -> str:
             item.id,
             item.deployment or "-",
             item.role,
+            item.protocol or "-",
             item.state,
             item.address,
             item.cluster,

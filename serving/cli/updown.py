@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 @click.option(
     "--gateway-grpc-port", type=click.IntRange(1, 65535), help="Port of the gRPC gateway.  [default: any free one]"
 )
-@click.option("--require-keys", is_flag=True, help="Clients of the gateway need an API key (`mesh keys create`).")
+@click.option("--require-keys", is_flag=True, help="Clients of the gateway and of HTTP proxies need an API key.")
 @click.option("--detach", is_flag=True, help="Return when it is ready; `mesh down` ends it.")
 @click.option("--start-timeout", type=click.FloatRange(1.0), default=180.0, show_default=True, help="Seconds.")
 def up(

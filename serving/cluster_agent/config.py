@@ -21,7 +21,8 @@ class AgentConfig:
 
     `mesh_dir` holds logs and the artifact cache; `library` is the C++ actor, by default the built one.
     `ray_token_file` is for clusters with token authentication. `ray_away_s` is how long Ray may not answer before the
-    cluster's record is taken back, so that keepers place its applications elsewhere.
+    cluster's record is taken back, so that keepers place its applications elsewhere. `require_keys`: clients of HTTP
+    proxies of applications need an API key; None: of those that listen on more than loopback.
     """
 
     cluster: str
@@ -42,6 +43,7 @@ class AgentConfig:
     replica_lease_ttl_s: int = 5
     refresh_s: float = 2.0
     ray_away_s: float = 5.0
+    require_keys: bool | None = None
     log_level: str = "info"
     log_file: str = ""
 
@@ -68,6 +70,7 @@ class AgentConfig:
             log_level=self.log_level,
             serving_tls=self.serving_tls,
             replica_env=dict(self.replica_env),
+            require_keys=self.require_keys,
         )
 
 

@@ -52,7 +52,9 @@ class OpenVinoEmbedder:
             raise InvalidArgument(f"max_tokens must be at least {MIN_TOKENS}, not {options.max_tokens}")
         self._vocabulary = config.vocabulary
         self._max_batch_tokens = options.max_batch_tokens
-        self._name = f"{folder.name if options.folder else 'all-MiniLM-L6-v2'}/{'int8' if options.int8 else 'f32'}"
+        weights = "int8" if options.int8 else "f32"
+        how = f"{weights}, quantised activations" if options.quantised_activations else weights
+        self._name = f"{folder.name if options.folder else 'all-MiniLM-L6-v2'}/{how}"
         self._tokenizer = _tokenizer(folder, self._max_tokens)
         properties = {
             "PERFORMANCE_HINT": "LATENCY",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import resource
 import signal
 import sys
 from dataclasses import asdict
@@ -14,6 +13,7 @@ from typing import Any
 
 from serving.errors import Internal, InvalidArgument, MeshError
 from serving.gateway.config import GatewayConfig, from_mapping, load
+from serving.gateway.parts import raise_descriptor_limit
 from serving.gateway.process import Gateway
 from serving.observe import configure_logging
 
@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
         config = _config(_parser().parse_args(argv))
         file = Path(config.log_file) if config.log_file else None
         configure_logging(level=config.log_level, file=file, process="gateway")
-        _raise_descriptor_limit()
+        raise_descriptor_limit()
         asyncio.run(_run(config))
     except MeshError as error:
         print(f"gateway: {error.message}", file=sys.stderr)
@@ -53,12 +53,6 @@ async def _run(config: GatewayConfig) -> None:
             raise Internal("a part of the gateway ended by itself; see its log")
     finally:
         await gateway.stop()
-
-
-def _raise_descriptor_limit() -> None:
-    """To what the process may have: each stream takes two descriptors, and shells often begin with 1,024."""
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _parser() -> argparse.ArgumentParser:

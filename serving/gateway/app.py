@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 from urllib.parse import parse_qsl
@@ -15,12 +15,12 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.types import Receive, Scope, Send
 
-from serving._proto import records_pb2 as pb
 from serving.access.estimate import answer_tokens, prompt_tokens
 from serving.errors import MeshError, NotFound, Unavailable
 from serving.gateway.asked import Asked, asked, leads_to, may_ask_all, session_of
 from serving.gateway.balance import Balance, size_of
 from serving.gateway.caching import Asking, Caching
+from serving.gateway.call import Call
 from serving.gateway.catalog import Catalog, ModelKey, Offer, is_ready
 from serving.gateway.demand import Demand
 from serving.gateway.follower import CatalogFollower
@@ -33,8 +33,9 @@ from serving.gateway.kserve_rest import PREFIX as KSERVE
 from serving.gateway.kserve_rest import KserveRest, Terms
 from serving.gateway.passing import Broken
 from serving.gateway.resuming import RESUMED_PATHS
-from serving.gateway.route_follower import RouteFollower
+from serving.gateway.route_follower import Routes
 from serving.gateway.routed import RouteForwarder
+from serving.gateway.splits import lookup_of
 from serving.observe import get_logger, log_fields
 from serving.openai.docs_page import docs_page
 from serving.openai.errors import InvalidRequest
@@ -61,17 +62,13 @@ _RESUME_STREAM: Final = b"x-mesh-resume-stream"
 _LEAST_S: Final = 0.001  # what a replica is told of a deadline
 
 
-class _WrongMethod(InvalidRequest):
-    http_status = 405
-
-
 class GatewayApp:
     """An ASGI application. Belongs to one event loop."""
 
     def __init__(
         self,
         follower: CatalogFollower,
-        routes: RouteFollower,
+        routes: Routes,
         forwarder: Forwarder,
         routed: RouteForwarder,
         kserve: KserveRest,
@@ -84,12 +81,20 @@ class GatewayApp:
         max_requests: int,
         resume_streams: bool,
         created: int,
+        called: str,
+        ended: Callable[[int, float], None],
         gate: Gate | None = None,
     ) -> None:
-        """`created` is the unix time that models are said to be of. Without `gate` nobody needs a key."""
+        """`created` is the unix time that models are said to be of. Without `gate` nobody needs a key.
+
+        `called` is the word for it in errors; `ended` hears the status and the seconds of requests for models.
+        """
+        self._called = called
+        self._ended = ended
         self._resume_streams = resume_streams
         self._cuts: set[asyncio.Future[MeshError]] = set()  # one for each request that runs
-        self.draining = False
+        self.draining = False  # /health says so
+        self.refusing = False  # takes no requests
         self._follower = follower
         self._routes = routes
         self._forwarder = forwarder
@@ -104,7 +109,7 @@ class GatewayApp:
         self._running = 0
         self._created = created
         self._gate = gate
-        self._plain: dict[str, Callable[[_Call, Wire], Awaitable[None]]] = {
+        self._plain: dict[str, Callable[[Call, Wire], Awaitable[None]]] = {
             "/health": self._health,
             "/metrics": self._metrics,
             _MODELS: self._models,
@@ -118,13 +123,15 @@ class GatewayApp:
             _LOG.warning("requests are cut off, as the drain timeout is over", running=len(self._cuts))
         for cut in self._cuts:
             if not cut.done():
-                cut.set_result(Unavailable("this gateway ends, and its drain timeout is over; send the request again"))
+                cut.set_result(
+                    Unavailable(f"this {self._called} ends, its drain timeout is over; send the request again")
+                )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
         wire = Wire(scope, receive, send, replica="", write_timeout_s=_WRITE_TIMEOUT_S)
-        call = _Call(scope["path"], scope["method"])
+        call, began = Call(scope["path"], scope["method"]), time.monotonic()
         self._running += 1
         self._instruments.in_flight.inc()
         try:
@@ -136,10 +143,12 @@ class GatewayApp:
             self._running -= 1
             self._instruments.in_flight.dec()
             known = call.path in FORWARDED or call.path in self._plain or call.path in (KSERVE, _CACHE)
-            path = call.path if known else "other"
-            self._instruments.count(path, call.model, str(wire.status or _CLIENT_GONE))
+            path, status = call.path if known else "other", wire.status or _CLIENT_GONE
+            self._instruments.count(path, call.model, str(status))
+            if call.model:
+                self._ended(status, time.monotonic() - began)
 
-    async def _answered(self, call: _Call, wire: Wire, scope: Scope) -> None:
+    async def _answered(self, call: Call, wire: Wire, scope: Scope) -> None:
         try:
             await self._route(call, wire, scope)
         except ClientGone:
@@ -150,7 +159,7 @@ class GatewayApp:
         except Exception as error:  # noqa: BLE001 - the edge: it becomes an error object
             await wire.refuse(at_edge(error, call.path, _STDLIB_LOG))
 
-    async def _route(self, call: _Call, wire: Wire, scope: Scope) -> None:
+    async def _route(self, call: Call, wire: Wire, scope: Scope) -> None:
         path = call.path
         if self._gate is not None and path.startswith(_PROTECTED):
             call.key = self._gate.holder(scope["headers"])
@@ -171,23 +180,27 @@ class GatewayApp:
         else:
             raise NotFound(f"there is no {path} here")
 
-    async def _answer_kserve(self, call: _Call, wire: Wire, scope: Scope) -> None:
+    async def _answer_kserve(self, call: Call, wire: Wire, scope: Scope) -> None:
         path, call.path = call.path, KSERVE  # for metrics: names of models are in it
         with self._until_cut() as cut:
             call.model = await self._kserve.answer(path, wire, scope, lambda: self._terms(path, call, wire, scope, cut))
 
-    def _terms(self, path: str, call: _Call, wire: Wire, scope: Scope, cut: asyncio.Future[MeshError]) -> Terms:
+    def _terms(self, path: str, call: Call, wire: Wire, scope: Scope, cut: asyncio.Future[MeshError]) -> Terms:
         """Raises `InvalidApiKey`."""
         if self._gate is not None and not path.startswith(KSERVE_HEALTH):
             call.key = self._gate.holder(scope["headers"])
-        leaving = Unavailable("this gateway is draining") if self.draining else None
+        refuse = self._refusal(wire, leaving=self.draining)
         admitted = lambda request: self._admitted(call, wire, request)  # noqa: E731
-        return Terms(leaving or self._full(), cut, self._allowed(call), admitted)
+        return Terms(refuse, cut, self._allowed(call), admitted)
 
-    def _full(self) -> Unavailable | None:
+    def _refusal(self, wire: Wire, *, leaving: bool) -> Unavailable | None:
+        """Why no request for a model is taken now."""
+        if leaving:
+            wire.add_header("connection", "close")  # whoever comes again on it would be refused again
+            return Unavailable(f"this {self._called} is draining")
         if self._running <= self._max_requests:
             return None
-        return Unavailable(f"this gateway is full: {self._max_requests} requests run (max_requests)")
+        return Unavailable(f"this {self._called} is full: {self._max_requests} requests run (max_requests)")
 
     @contextmanager
     def _until_cut(self) -> Iterator[asyncio.Future[MeshError]]:
@@ -199,9 +212,9 @@ class GatewayApp:
         finally:
             self._cuts.discard(cut)
 
-    async def _forward(self, call: _Call, wire: Wire, scope: Scope) -> None:
-        if (full := self._full()) is not None:
-            raise full
+    async def _forward(self, call: Call, wire: Wire, scope: Scope) -> None:
+        if (refusal := self._refusal(wire, leaving=self.refusing)) is not None:
+            raise refusal
         wire.time_left_s()  # a wrong one is refused before the body is read
         resumable = self._resumable(call.path, wire)
         data = await wire.read_body(self._max_body_bytes)
@@ -210,8 +223,6 @@ class GatewayApp:
         found, data = self._named(data, body, session, call)
         first = found.keys[0]
         demand = await self._demand(first, call.path, body, session, len(data))
-        asking = self._caching.asking(self._follower.catalog.get(first), body, _tenant(call), wire)
-        del body
         call.model = str(first)
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"] if key in _PASSED}
         headers["x-request-id"] = wire.request_id
@@ -219,7 +230,12 @@ class GatewayApp:
         if left_s is not None:
             headers[TIMEOUT.decode()] = f"{max(left_s, _LEAST_S):.3f}"
         request = Request(first, call.path, data, headers, demand, resumable=resumable, named=first.model)
-        del data  # whoever sends it lets go of it when the answer begins
+        request.lookup, request.session = lookup_of(scope["headers"], body), session_of(session, body)
+        offer = self._follower.catalog.get(first)
+        if offer is not None:  # a stored answer must be one that its side would give
+            offer = (await self._forwarder.choose_sides(request)).narrowed(offer)
+        asking = self._caching.asking(offer, body, call.tenant, wire)
+        del body, data  # whoever sends it lets go of it when the answer begins
         async with self._admitted(call, wire, request):
             with self._until_cut() as cut:
                 try:
@@ -228,7 +244,7 @@ class GatewayApp:
                     call.model = str(request.key)
 
     @asynccontextmanager
-    async def _admitted(self, call: _Call, wire: Wire, request: Request) -> AsyncIterator[None]:
+    async def _admitted(self, call: Call, wire: Wire, request: Request) -> AsyncIterator[None]:
         """The request's place in the limits of its key, where one was needed."""
         if self._gate is None or call.key is None:
             yield
@@ -283,7 +299,7 @@ class GatewayApp:
             )
         return path in RESUMED_PATHS and (said == "true" if said else self._resume_streams)
 
-    def _named(self, data: bytes, body: dict[str, Any], session: str, call: _Call) -> tuple[Asked, bytes]:
+    def _named(self, data: bytes, body: dict[str, Any], session: str, call: Call) -> tuple[Asked, bytes]:
         """Whom a body is for, and the body as the first of them wants it: with the model's own name."""
         name = body.get("model")
         if not isinstance(name, str) or not name:
@@ -297,10 +313,10 @@ class GatewayApp:
     def _known(self) -> Catalog:
         """Raises `Unavailable` while nothing is known."""
         if not (self._follower.synced and self._routes.synced):
-            raise Unavailable("the models are not known yet: etcd has not answered since this gateway started")
+            raise Unavailable(f"the models are not known yet: etcd has not answered since this {self._called} started")
         return self._follower.catalog
 
-    def _allowed(self, call: _Call) -> Callable[[ModelKey], bool]:
+    def _allowed(self, call: Call) -> Callable[[ModelKey], bool]:
         """What the key of a request may ask."""
         gate, key = self._gate, call.key
         if gate is None or key is None:
@@ -309,32 +325,31 @@ class GatewayApp:
 
     # ------------------------------------------------------------------------------------------------ answered here
 
-    async def _remove(self, call: _Call, wire: Wire, scope: Scope) -> None:
+    async def _remove(self, call: Call, wire: Wire, scope: Scope) -> None:
         """Stored answers of who asks, of one model where the query says so; see serving/cache/app.py."""
         wanted = dict(parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True))
         catalog, key = self._known(), None
         if "model" in wanted:
             key = asked(wanted["model"], catalog, {}, "", may_ask=self._allowed(call)).keys[0]
             wanted["model"] = key.model
-        removed = await self._caching.remove(catalog, wanted, key, _tenant(call))
+        removed = await self._caching.remove(catalog, wanted, key, call.tenant)
         await wire.answer(200, {"removed": removed})
 
-    async def _health(self, _call: _Call, wire: Wire) -> None:
+    async def _health(self, _call: Call, wire: Wire) -> None:
         status = 503 if self.draining or not (self._follower.synced and self._routes.synced) else 200
         state = "draining" if self.draining else "ready" if status == 200 else "starting"
         await wire.answer(status, {"status": state, "discovery_stale": self._follower.stale})
 
-    async def _metrics(self, _call: _Call, wire: Wire) -> None:
-        self._instruments.keep({str(offer.key) for offer in self._follower.catalog.offers()})
+    async def _metrics(self, _call: Call, wire: Wire) -> None:
         await wire.answer_bytes(200, await asyncio.to_thread(generate_latest, self._registry), CONTENT_TYPE_LATEST)
 
-    async def _openapi(self, _call: _Call, wire: Wire) -> None:
+    async def _openapi(self, _call: Call, wire: Wire) -> None:
         await wire.answer(200, _document())
 
-    async def _docs(self, _call: _Call, wire: Wire) -> None:
+    async def _docs(self, _call: Call, wire: Wire) -> None:
         await wire.answer_bytes(200, docs_page(_document()).encode(), "text/html; charset=utf-8")
 
-    async def _models(self, call: _Call, wire: Wire) -> None:
+    async def _models(self, call: Call, wire: Wire) -> None:
         catalog, routes, may_ask = self._follower.catalog, self._routes.routes, self._allowed(call)
         offers = [offer for offer in catalog.offers() if is_ready(offer) and may_ask(offer.key)]
         listed = [_entry(str(offer.key) if offer.name in routes else offer.name, offer) for offer in offers]
@@ -342,7 +357,7 @@ class GatewayApp:
         listed += [_entry(name, offer, route=True) for name, offer in leading if offer is not None]
         await wire.answer(200, {"object": "list", "data": [{**one, "created": self._created} for one in listed]})
 
-    async def _model(self, call: _Call, name: str, wire: Wire) -> None:
+    async def _model(self, call: Call, name: str, wire: Wire) -> None:
         catalog, route, may_ask = self._known(), self._routes.routes.get(name), self._allowed(call)
         known = {} if route is None else {name: route}
         key = asked(name, catalog, known, "", may_ask=may_ask).keys[0]
@@ -350,11 +365,6 @@ class GatewayApp:
         if offer is None:
             raise Unavailable(f"no model of the route `{name}` has a replica that takes requests now")
         await wire.answer(200, {**_entry(name, offer, route=route is not None), "created": self._created})
-
-
-def _tenant(call: _Call) -> str:
-    """Whose stored answers a request may meet; all who need no key are one."""
-    return call.key.tenant if call.key is not None else ""
 
 
 def _entry(name: str, offer: Offer, *, route: bool = False) -> dict[str, Any]:
@@ -367,19 +377,3 @@ def _entry(name: str, offer: Offer, *, route: bool = False) -> dict[str, Any]:
 @cache
 def _document() -> dict[str, Any]:
     return document("OpenAI-compatible API of a mesh", VERSION, GATEWAY)
-
-
-@dataclass(slots=True)
-class _Call:
-    """One request. `model` is its name where that is known, for metrics: names that clients make up are not."""
-
-    path: str
-    method: str
-    model: str = ""
-    key: pb.ApiKey | None = None
-
-    def want(self, wire: Wire, *methods: str) -> None:
-        if self.method not in methods:
-            wire.add_header("allow", ", ".join(methods))
-            text = f"{self.path} takes {methods[0]}, not {self.method}"
-            raise _WrongMethod(text, error_code="method_not_allowed")

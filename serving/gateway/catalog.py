@@ -55,7 +55,8 @@ class Offer:
 
 
 def speaks_openai(endpoint: pb.Endpoint) -> bool:
-    return endpoint.protocol == PROTOCOL_OPENAI_HTTP
+    """Replicas only: proxies of applications speak it, too, and would be asked for what they ask replicas for."""
+    return endpoint.protocol == PROTOCOL_OPENAI_HTTP and endpoint.role == ROLE_DIRECT
 
 
 def speaks_kserve_rest(endpoint: pb.Endpoint) -> bool:

@@ -15,6 +15,7 @@ from serving.store import keys
 from serving.store.cache import CacheUpdate, PrefixCache
 from serving.store.client import EtcdClient
 from serving.store.keys import AppKey
+from serving.types import ROLE_DIRECT
 
 _LOG: Final = logging.getLogger(__name__)
 _FIRST_VIEW_S: Final = 5.0
@@ -34,9 +35,18 @@ class Following(Protocol):
 class CatalogFollower:
     """Keeps a `Catalog` from `start` to `close`. Belongs to one event loop. Never torn down by errors of etcd."""
 
-    def __init__(self, client: EtcdClient, namespaces: tuple[str, ...], on_change: Callable[[Catalog], None]) -> None:
-        """`on_change` is called with each new catalog, on the loop."""
+    def __init__(
+        self,
+        client: EtcdClient,
+        namespaces: tuple[str, ...],
+        on_change: Callable[[Catalog], None],
+        *,
+        app: AppKey | None = None,
+    ) -> None:
+        """`on_change` is called with each new catalog, on the loop. With `app` it is of that application's models."""
         prefix = f"{keys.ENDPOINTS}{namespaces[0]}/" if len(namespaces) == 1 else keys.ENDPOINTS
+        if app is not None:
+            prefix = keys.endpoints(app, ROLE_DIRECT)
         self._cache = PrefixCache(client, prefix, prefer=prefer_newer)
         self._namespaces = namespaces
         self._on_change = on_change
@@ -53,6 +63,10 @@ class CatalogFollower:
             await self._cache.wait_synced(_FIRST_VIEW_S)
         except StoreUnavailable as error:
             _LOG.warning("the models are not known yet", extra={"error": error.message})
+
+    async def wait_synced(self) -> None:
+        """Returns with the first catalog, however long etcd is away. Raises `FailedPrecondition` when it is closed."""
+        await self._cache.wait_synced(None)
 
     async def close(self) -> None:
         await self._cache.close()

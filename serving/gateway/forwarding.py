@@ -13,6 +13,7 @@ from typing import Final
 import aiohttp
 from yarl import URL
 
+from serving._proto import records_pb2 as pb
 from serving.errors import Internal, MeshError, Unavailable
 from serving.gateway.balance import NO_DEMAND
 from serving.gateway.catalog import ModelKey, Offer
@@ -23,9 +24,12 @@ from serving.gateway.keys.usage import UsageReader
 from serving.gateway.passing import Broken, forwarded_headers, pass_on
 from serving.gateway.recording import Recorder
 from serving.gateway.resuming import ResumableStream, pass_steps
+from serving.gateway.splits import Chosen, Splits, no_value
 from serving.gateway.upstreams import Upstream, UpstreamKey, Upstreams, upstream_key
 from serving.gateway.work import Work
 from serving.openai import resume
+from serving.routing import Place
+from serving.routing.traffic import Lookup
 from serving.timeouts import wait_for
 from serving.wire import Wire
 
@@ -50,7 +54,8 @@ class Request:
 
     `usage` reads the answer, `recorder` remembers it. With `spare` another model waits to be asked: what this one's
     replicas cannot answer is not the client's to see. `resumable`: its stream may be continued on another replica;
-    `stream`, once one has begun that can be.
+    `stream`, once one has begun that can be. `lookup` and `session` say to which sides it belongs where its application
+    splits its requests; `chosen` are these.
     """
 
     key: ModelKey
@@ -68,6 +73,9 @@ class Request:
     stream: ResumableStream | None = None
     spare: bool = False
     named: str = ""  # the model's own name in the body
+    lookup: Lookup = no_value
+    session: str = ""
+    chosen: Chosen | None = None
     method: str = "POST"
     faults_from: int = _SERVER_FAULTS  # answers with such a status, or a higher one, count against the replica
 
@@ -107,11 +115,13 @@ class Forwarder:
         session: aiohttp.ClientSession,
         follower: Following,
         upstreams: Upstreams,
+        splits: Splits,
         instruments: Instruments,
         *,
         hold_s: float,
         max_attempts: int,
     ) -> None:
+        self._splits = splits
         self._session = session
         self._follower = follower
         self._upstreams = upstreams
@@ -119,6 +129,7 @@ class Forwarder:
         self._hold_s = hold_s
         self._max_attempts = max_attempts
         self._kept_bytes = 0
+        self.held = 0  # requests that wait for a replica
 
     async def forward(self, request: Request, wire: Wire) -> None:
         """Answers the client, also with a replica's error.
@@ -155,22 +166,32 @@ class Forwarder:
                 request.tried.discard(upstream.key)  # a connection may break without fault of the only replica
             self._instruments.retries.inc()
 
+    async def choose_sides(self, request: Request) -> Chosen:
+        """Where its application's splits have it belong. Raises `StoreUnavailable` while these were never read."""
+        request.chosen = await self._splits.choose(request.key, request.lookup, request.session, request.chosen)
+        return request.chosen
+
     async def _pick(self, request: Request) -> Work:
         """The request on a replica; waits for one as long as requests are held. Raises `Unavailable`."""
         while True:
             offer = self._follower.catalog.get(request.key)
-            found = None
             if offer is not None:
-                found = self._upstreams.pick(offer, _barred(request, offer), request.demand)
-            if offer is not None and found is not None:
-                return self._upstreams.balance.work(found, offer, request.demand)
+                chosen = await self.choose_sides(request)
+                found = self._upstreams.pick(offer, _barred(request, offer), request.demand, chosen)
+                if found is not None:
+                    spared = chosen.place(found.endpoint) is Place.SPARE
+                    self._instruments.on_side(str(chosen.app), chosen.sides, spared=spared)
+                    return self._upstreams.balance.work(found, offer, request.demand)
             left = request.until - time.monotonic()
             if left <= 0:
                 raise _nobody(request)
+            self.held += 1
             try:
                 await wait_for(self._follower.wait_change(), left)
             except asyncio.TimeoutError:
                 raise _nobody(request) from None
+            finally:
+                self.held -= 1
 
     def _may_retry(self, request: Request, failure: _Failure) -> bool:
         if failure.broke and request.stream is not None:
@@ -188,16 +209,18 @@ class Forwarder:
             return False  # nothing is paid for asking another model
         return self._upstreams.budget(request.key).try_spend(time.monotonic())
 
-    def _has_another(self, request: Request) -> bool:
-        """True when there is a replica that was not asked yet."""
+    def _has_another(self, request: Request, *, spare: bool = True) -> bool:
+        """True when there is a replica that was not asked yet; without `spare` one of the request's own sides."""
         offer = self._follower.catalog.get(request.key)
-        return offer is not None and self._upstreams.pick(offer, _barred(request, offer)) is not None
+        if offer is None:
+            return False
+        return self._upstreams.pick(offer, _barred(request, offer), chosen=request.chosen, spare=spare) is not None
 
-    def _may_ask_another(self, request: Request) -> bool:
+    def _may_ask_another(self, request: Request, *, spare: bool) -> bool:
         may = (
             request.attempts < self._max_attempts and self._upstreams.budget(request.key).left(time.monotonic()) >= 1.0
         )
-        return may and self._has_another(request)
+        return may and self._has_another(request, spare=spare)
 
     async def _attempt(self, request: Request, work: Work, wire: Wire) -> _Failure | None:
         """None when the client has been answered, else why it was not. Raises when that cannot be mended."""
@@ -264,7 +287,8 @@ class Forwarder:
             self._instruments.first_byte.observe(first_byte_s)
             if status < _CLIENT_FAULTS:
                 work.answered(response.headers)
-        if status in (_FULL, _AWAY) and (request.spare or self._may_ask_another(request)):
+        # While the replicas of its side have no room, no other side gets the request.
+        if status in (_FULL, _AWAY) and (request.spare or self._may_ask_another(request, spare=status != _FULL)):
             with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError, OSError):
                 await wait_for(response.read(), _REFUSAL_S)  # so that the connection can be used again
             return _Failure(f"it answered {status}", full=status == _FULL)
@@ -277,7 +301,7 @@ class Forwarder:
         upstream = work.upstream
         fresh = request.stream is None
         if request.stream is None:
-            request.stream = ResumableStream(upstream.endpoint.revision)
+            request.stream = ResumableStream(_answers_as(upstream.endpoint))
             request.spare = False  # what has begun is the client's
             request.recorder.begin(response.status, response.headers, upstream.endpoint)
             wire.add_header(ANSWERED_BY, str(request.key))
@@ -314,11 +338,16 @@ class Forwarder:
 
 
 def _barred(request: Request, offer: Offer) -> set[UpstreamKey]:
-    """Those that are not to be asked: for the rest of a stream, all of other revisions."""
+    """Those that are not to be asked: for the rest of a stream, all that may answer something else."""
     if request.stream is None:
         return request.tried
-    revision = request.stream.revision
-    return request.tried | {upstream_key(one) for one in offer.endpoints if one.revision != revision}
+    made_by = request.stream.made_by
+    return request.tried | {upstream_key(one) for one in offer.endpoints if _answers_as(one) != made_by}
+
+
+def _answers_as(endpoint: pb.Endpoint) -> tuple[str, int]:
+    """Equal for replicas of one revision whose answers are the same: of one deployment, or of the same weights."""
+    return endpoint.content or endpoint.deployment, endpoint.revision
 
 
 def _nobody(request: Request, *, full: bool = False) -> MeshError:

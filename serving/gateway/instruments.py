@@ -9,6 +9,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from serving.observe import LATENCY_BUCKETS_S
+from serving.routing import Sides
 
 _KEPT_S: Final = 600.0  # numbers of a model that is gone: long enough for the last scrape, and for one that comes back
 
@@ -19,6 +20,7 @@ class Instruments:
     def __init__(self, registry: CollectorRegistry, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self._last_seen: dict[str, float] = {}  # models with numbers, and when they were known for the last time
+        self._splitting: dict[str, float] = {}  # applications with numbers of sides, and when they had the last request
         self._requests = Counter(
             "mesh_gateway_requests",
             "Requests by path, model and status.",
@@ -65,6 +67,16 @@ class Instruments:
             registry=registry,
         )
 
+        self._sides, self._spared = _split_counters(registry)
+
+    def on_side(self, app: str, sides: Sides, *, spared: bool) -> None:
+        """An attempt of a request to an application."""
+        for split, side in sides:
+            self._splitting[app] = self._monotonic()
+            self._sides.labels(app, split, side).inc()
+            if spared:
+                self._spared.labels(app, split, side).inc()
+
     def count(self, path: str, model: str, status: str) -> None:
         """A request that has ended. `model` is empty, or the full name of one."""
         self._requests.labels(path, model, status).inc()
@@ -80,3 +92,25 @@ class Instruments:
             elif now - seen > _KEPT_S:
                 del self._last_seen[model]
                 self._requests.remove_by_labels({"model": model})
+        for app, seen in list(self._splitting.items()):
+            if now - seen > _KEPT_S and not any(model.startswith(f"{app}/") for model in models):
+                del self._splitting[app]
+                self._sides.remove_by_labels({"application": app})
+                self._spared.remove_by_labels({"application": app})
+
+
+def _split_counters(registry: CollectorRegistry) -> tuple[Counter, Counter]:
+    names = ["application", "split", "side"]
+    sides = Counter(
+        "mesh_gateway_split_requests",
+        "Requests that belong to a side of a traffic split, once for each attempt.",
+        names,
+        registry=registry,
+    )
+    spared = Counter(
+        "mesh_gateway_split_spared",
+        "Those of them that went to another side, as no replica of theirs works.",
+        names,
+        registry=registry,
+    )
+    return sides, spared

@@ -24,9 +24,9 @@ from serving.gateway.catalog import ModelKey, is_ready
 from serving.gateway.follower import CatalogFollower, RestFollower
 from serving.gateway.forwarding import Forwarder, Request
 from serving.gateway.passing import Broken
-from serving.gateway.route_follower import RouteFollower
+from serving.gateway.route_follower import Routes
 from serving.gateway.routed import RouteForwarder
-from serving.gateway.splits import Splits
+from serving.gateway.splits import Splits, lookup_of
 from serving.openai.errors import retry_after_s, status_of
 from serving.python_deployment.failure import at_edge
 from serving.routing.llm_routing import SESSION_HEADER
@@ -95,13 +95,16 @@ class KserveRest:
         self,
         follower: CatalogFollower,
         rest: RestFollower,
-        routes: RouteFollower,
+        routes: Routes,
         splits: Splits,
         forwarder: Forwarder,
         routed: RouteForwarder,
         *,
         max_body_bytes: int,
+        called: str,
     ) -> None:
+        """`called` is the word for whose it is: in errors, and as the server's name."""
+        self._called = called
         self._follower = follower
         self._rest = rest
         self._routes = routes
@@ -140,12 +143,12 @@ class KserveRest:
         elif path == f"{PREFIX}/health/ready":
             await wire.answer_bytes(200 if synced and terms.refuse is None else 503, b"", "text/plain")
         elif path == PREFIX:
-            await wire.answer(200, {"name": "mesh-gateway", "version": VERSION, "extensions": _EXTENSIONS})
+            await wire.answer(200, {"name": f"mesh-{self._called}", "version": VERSION, "extensions": _EXTENSIONS})
         elif path == f"{PREFIX}/repository/index":
             await wire.answer(200, self._index(terms.may_ask))
         else:
             raise NotSupported(
-                f"{path} is not supported at the gateway, as it concerns one process: ask a replica itself "
+                f"{path} is not supported at the {self._called}, as it concerns one process: ask a replica itself "
                 "(`mesh endpoints` shows the addresses)"
             )
         return ""
@@ -167,14 +170,16 @@ class KserveRest:
         data = await wire.read_body(self._max_body_bytes)
         if wanted == "POST":
             _refuse_sequences(data, wire.header(_HEADER_LENGTH))
-        found = self._find(target.name, wire.header(SESSION_HEADER.encode()), terms.may_ask)
+        session = wire.header(SESSION_HEADER.encode())
+        found = self._find(target.name, session, terms.may_ask)
         for key in found.keys:
-            await self._refuse_splits(key)
+            await self._refuse_copies(key)
         headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"] if key in _PASSED}
         headers["x-request-id"] = wire.request_id
         first = found.keys[0]
         path = target.path(first.model)
         request = Request(first, path, data, headers, method=wanted, faults_from=_FAULTS_FROM)
+        request.lookup, request.session = lookup_of(scope["headers"], {}), session
         del data
 
         async def rename(request: Request, key: ModelKey) -> None:
@@ -190,7 +195,7 @@ class KserveRest:
 
     def _find(self, name: str, session: str, may_ask: Callable[[ModelKey], bool]) -> Asked:
         if not (self._follower.synced and self._routes.synced):
-            raise Unavailable("the models are not known yet: etcd has not answered since this gateway started")
+            raise Unavailable(f"the models are not known yet: etcd has not answered since this {self._called} started")
         try:
             return asked(name, self._rest.catalog, self._routes.routes, session, may_ask=may_ask)
         except NotFound as error:
@@ -198,13 +203,14 @@ class KserveRest:
                 f"{error.message}; models of Python deployments answer gRPC only, language models at /v1"
             ) from error
 
-    async def _refuse_splits(self, key: ModelKey) -> None:
-        app = AppKey(key.namespace, key.application)
-        splits = await self._splits.of(app)
-        if splits:
+    async def _refuse_copies(self, key: ModelKey) -> None:
+        if self._rest.catalog.get(key) is None:
+            return
+        traffic = await self._splits.of(AppKey(key.namespace, key.application))
+        if to := traffic.shadow("", key.model, lambda: 0.0):
             raise NotSupported(
-                f"{app} splits its requests ({', '.join(split.name for split in splits)}), which REST at the gateway "
-                "does not follow yet: use the gRPC gateway, or a client that follows discovery"
+                f"{key} has copies of its requests sent to {to} (`shadow`), which REST at the {self._called} does not "
+                "do yet: use gRPC, or a client that follows discovery"
             )
 
 
@@ -219,6 +225,6 @@ def _refuse_sequences(data: bytes, header_length: str) -> None:
         return  # the replica says what is wrong with it
     if sequence not in (0, ""):
         raise NotSupported(
-            "sequences are not supported over REST at the gateway, as their state is at one replica: use the gRPC "
-            "gateway, or a client that follows discovery"
+            "sequences are not supported over REST here, as their state is at one replica: use gRPC, or a client that "
+            "follows discovery"
         )

@@ -26,10 +26,10 @@ _MOST_TOKENS: Final = 1 << 17  # of an answer; longer ones cannot be continued a
 
 
 class ResumableStream:
-    """Of one request, whatever replicas told it. `revision` is theirs: another one may have other weights."""
+    """Of one request, whatever replicas told it. `made_by` says who may go on: others may have other weights."""
 
-    def __init__(self, revision: int) -> None:
-        self.revision = revision
+    def __init__(self, made_by: tuple[str, int]) -> None:
+        self.made_by = made_by
         self._head: dict[str, Any] | None = None
         self._tokens = array("i")
         self._finish: str | None = None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from typing import Final
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, Protocol
 
 from serving.errors import StoreUnavailable
 from serving.routing import ModelRoute, WeightedModel
@@ -14,6 +16,29 @@ from serving.store.route_records import ROUTE_GRACE_S, newer_route, readable_rou
 
 _LOG: Final = logging.getLogger(__name__)
 _FIRST_VIEW_S: Final = 5.0
+
+
+class Routes(Protocol):
+    """Routes as requests see them. `synced` False: a name may be one of a route that is not known yet."""
+
+    @property
+    def routes(self) -> Mapping[str, ModelRoute]: ...
+
+    @property
+    def synced(self) -> bool: ...
+
+
+class NoRoutes:
+    """Of those for one application: routes are names for the models of several."""
+
+    routes: Mapping[str, ModelRoute] = MappingProxyType({})
+    synced = True
+
+    async def start(self) -> None:
+        """There is nothing to follow."""
+
+    async def close(self) -> None:
+        """Nor to end."""
 
 
 class RouteFollower:

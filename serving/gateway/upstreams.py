@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from serving._proto import records_pb2 as pb
@@ -12,7 +13,18 @@ from serving.gateway.balance import NO_DEMAND, Balance
 from serving.gateway.catalog import Catalog, ModelKey, Offer
 from serving.gateway.demand import Demand
 from serving.gateway.pools import Pool
-from serving.routing import LatencyTracker, OutlierDetector, Rank, RetryBudget, prefer_labels
+from serving.gateway.splits import NO_TRAFFIC, Chosen
+from serving.routing import (
+    NO_SIDES,
+    LatencyTracker,
+    OutlierDetector,
+    Place,
+    Rank,
+    RetryBudget,
+    Sides,
+    Traffic,
+    prefer_labels,
+)
 from serving.types import ENDPOINT_READY
 
 UpstreamKey: TypeAlias = tuple[str, str, str, str]  # namespace, application, id, address: elsewhere it is another one
@@ -65,6 +77,14 @@ class Upstream:
         return f"replica {self.endpoint.id} at {self.endpoint.address}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """Replicas of a model for requests of the same sides, best pools first. `own` are without those of other sides."""
+
+    all: tuple[Pool, ...]
+    own: tuple[Pool, ...]
+
+
 class Upstreams:
     """Kept in step with the catalog by `apply`. Belongs to one event loop; time is monotonic."""
 
@@ -83,7 +103,7 @@ class Upstreams:
         self._budgets: dict[ModelKey, RetryBudget] = {}
         self._known: dict[UpstreamKey, Upstream] = {}
         self._models: dict[UpstreamKey, ModelKey] = {}
-        self._routes: dict[ModelKey, tuple[Pool, Pool]] = {}
+        self._routes: dict[tuple[ModelKey, Sides, Traffic], _Route] = {}
         self.balance = balance or Balance()
 
     def apply(self, catalog: Catalog) -> None:
@@ -110,16 +130,32 @@ class Upstreams:
         known.update(endpoint)
         return known
 
-    def pick(self, offer: Offer, tried: Collection[UpstreamKey] = (), demand: Demand = NO_DEMAND) -> Upstream | None:
-        """The replica for the next request, none of `tried`; one that is ejected only when there is no other."""
+    def changed(self) -> None:
+        """The choice must be made anew: requests are shared in another way."""
+        self._routes.clear()
+
+    def pick(
+        self,
+        offer: Offer,
+        tried: Collection[UpstreamKey] = (),
+        demand: Demand = NO_DEMAND,
+        chosen: Chosen | None = None,
+        *,
+        spare: bool = True,
+    ) -> Upstream | None:
+        """The replica for the next request, none of `tried`; one that is ejected only when there is no other.
+
+        `chosen` are the request's sides, where its application splits: replicas of others are asked when none of its
+        own works, and not at all without `spare`.
+        """
         now = self._monotonic()
-        working, ready = self._route(offer)
+        route = self._route(offer, chosen)
         wanted = self.balance.wanted(offer, demand)
-        found = working.pick(wanted, now)
+        found = route.own[0].pick(wanted, now)
         if found is not None and found.rests_until <= now and found.key not in tried:
             return found
         untried = (lambda one: one.key not in tried and one.rests_until <= now), (lambda one: one.key not in tried)
-        for pool in (working, ready):
+        for pool in route.all if spare else route.own:
             for allowed in untried:
                 found = pool.pick(wanted, now, allowed)
                 if found is not None:
@@ -136,15 +172,29 @@ class Upstreams:
         """What pays for the retries of a model's requests; a new one for a model that is not in the catalog."""
         return self._budgets.get(model) or RetryBudget()
 
-    def _route(self, offer: Offer) -> tuple[Pool, Pool]:
-        found = self._routes.get(offer.key)
+    def _route(self, offer: Offer, chosen: Chosen | None) -> _Route:
+        if chosen is not None and not chosen.sides:
+            chosen = None
+        name = (offer.key, chosen.sides, chosen.traffic) if chosen is not None else (offer.key, NO_SIDES, NO_TRAFFIC)
+        found = self._routes.get(name)
         if found is None:
             ready = [one for one in self._of(offer) if one.ready]
-            working = [one for one in ready if self._detectors[offer.key].is_active(one.key)]
-            near = self._near(working)
-            found = self.balance.pool(offer, near, self._chance), self.balance.pool(offer, ready, self._chance)
-            self._routes[offer.key] = found
+            if chosen is None:
+                own = self._pools(offer, ready)
+                found = _Route(own, own)
+            else:
+                places = [(chosen.place(one.endpoint), one) for one in ready]
+                own = self._pools(offer, [one for place, one in places if place is Place.ON_SIDE])
+                other = self._pools(offer, [one for place, one in places if place is Place.SPARE])
+                found = _Route((own[0], other[0], own[1], other[1]), own)
+            self._routes[name] = found
         return found
+
+    def _pools(self, offer: Offer, ready: list[Upstream]) -> tuple[Pool, Pool]:
+        """Those that work, and all."""
+        working = [one for one in ready if self._detectors[offer.key].is_active(one.key)]
+        near = self._near(working)
+        return self.balance.pool(offer, near, self._chance), self.balance.pool(offer, ready, self._chance)
 
     def _of(self, offer: Offer) -> Iterator[Upstream]:
         for endpoint in offer.endpoints:

@@ -72,6 +72,8 @@ def agent_spec(plan: MeshPlan, cluster: ClusterPlan) -> ChildSpec:
         "listen_host": cluster.listen.host,
         "advertise_host": cluster.listen.advertise_host,
     }
+    if plan.require_keys:  # else it goes by where they listen
+        config["require_keys"] = True
     if cluster.listen.tls is not None:
         config["serving_tls"] = asdict(cluster.listen.tls)
     return _spec(plan, f"agent-{cluster.name}", "agent", "serving.cluster_agent", config, cluster.env)

@@ -20,7 +20,7 @@ class UpOptions:
 
     `cpus_per_cluster` is what Ray is told to hand out, not a limit of the machine; 0: the number of its cores. So is
     `gpus_per_cluster`; None: as many as the driver lists. `gateway_port` and `gateway_grpc_port` 0: any free one.
-    `require_keys`: whoever asks the HTTP gateway needs an API key.
+    `require_keys`: whoever asks the HTTP gateway, or an application's HTTP proxy, needs an API key.
     """
 
     mesh_dir: Path

@@ -38,7 +38,8 @@ class MeshPlan:
     """Everything that keepers, agents and the gateways are started with.
 
     `gateway` is the host:port of the HTTP gateway, `gateway_grpc` that of the gRPC gateway; empty: none.
-    `require_keys`: the HTTP gateway asks clients for API keys, and there is no gRPC gateway, which knows none.
+    `require_keys`: the HTTP gateway and applications' HTTP proxies ask clients for API keys, and there is no gRPC
+    gateway, which knows none.
     """
 
     mesh_dir: Path

@@ -19,7 +19,8 @@ class MasterConfig:
     `mesh` is the mesh's name, which keeps its actors apart from those of other meshes in the same Ray cluster.
     `advertise_host` is what clients are told, by default `listen_host`, or the Ray node's address where that is every
     address. An empty `mesh_dir` leaves logs to Ray. `serving_tls` is what replicas present to clients, with it health
-    checks use TLS too.
+    checks use TLS too. `require_keys`: clients of HTTP proxies need an API key; None: of those that listen on more than
+    loopback.
     """
 
     cluster: str
@@ -35,6 +36,7 @@ class MasterConfig:
     serving_tls: TlsConfig | None = None
     replica_env: Mapping[str, str] = field(default_factory=dict)
     status_heartbeat_s: float = 10.0
+    require_keys: bool | None = None
 
     def log_file(self, *parts: str) -> Path | None:
         """`<mesh_dir>/logs/<parts>`; None where logs are left to Ray."""

@@ -15,6 +15,7 @@ from serving.master.config import MasterConfig
 from serving.master.names import ReplicaName
 from serving.python_deployment.workers import worker_variables
 from serving.store.records import encode
+from serving.types import PROXY_HTTP
 
 LIBRARY_PATH: Final = "LD_LIBRARY_PATH"
 LIBRARY_SEPARATOR: Final = ":"
@@ -47,6 +48,7 @@ _ACTORS: Final[Mapping[str, ActorClass | PythonActorClass]] = {
     "serve": PythonActorClass("serving.serve_deployment.actor", "ServeActor"),
     "proxy": ActorClass("CreateProxyActor", "ProxyActor"),
 }
+_HTTP_PROXY: Final = PythonActorClass("serving.http_proxy.actor", "HttpProxyActor")
 
 
 SPREAD: Final = "spread"  # of `Scheduling.strategy`
@@ -83,14 +85,15 @@ def build_launch(config: MasterConfig, order: pb.Placement, name: ReplicaName, *
     kind = spec.WhichOneof("kind") or "nothing"
     if kind not in _ACTORS:
         raise NotSupported(f"deployment {spec.name}: this version starts {', '.join(_ACTORS)}, not `{kind}`")
-    make = proxy_config if kind == "proxy" else replica_config
+    over_http = spec.proxy.protocol == PROXY_HTTP
+    make = proxy_config if kind == "proxy" and not over_http else replica_config
     told = make(config, order, spec, name)
     env = merged_env(config.replica_env, spec.env)
     if isinstance(told, pb.ReplicaConfig) and spec.scheduling.bundles:
         env |= worker_variables(told)
     return Launch(
         name=name,
-        actor=_ACTORS[kind],
+        actor=_HTTP_PROXY if over_http else _ACTORS[kind],
         config_json=encode(told).decode(),
         num_cpus=spec.resources.cpus,
         num_gpus=spec.resources.gpus,
@@ -152,7 +155,7 @@ def merged_env(ours: Mapping[str, str], wanted: Mapping[str, str]) -> dict[str, 
 def replica_config(
     config: MasterConfig, order: pb.Placement, spec: pb.DeploymentSpec, name: ReplicaName
 ) -> pb.ReplicaConfig:
-    """The one argument of the deployment actor and of the Python, Serve, LLM, embedding, cache and broker actors."""
+    """The one argument of the deployment actor and of all actors in Python."""
     result = pb.ReplicaConfig(**_common(config, order, spec, name))
     if spec.HasField("python"):
         result.python.CopyFrom(spec.python)
@@ -176,6 +179,10 @@ def replica_config(
         result.serve.CopyFrom(spec.serve)
         result.cache_dir = config.cache_dir
         result.env.update(spec.env)
+    elif spec.HasField("proxy"):
+        result.proxy.CopyFrom(spec.proxy)
+        if config.require_keys is not None:
+            result.require_keys = config.require_keys
     else:
         result.triton.CopyFrom(spec.triton)
         result.prepare_command.extend(prepare_command(config, spec.triton.repository))
@@ -187,7 +194,7 @@ def replica_config(
 def proxy_config(
     config: MasterConfig, order: pb.Placement, spec: pb.DeploymentSpec, name: ReplicaName
 ) -> pb.ProxyConfig:
-    """The one argument of the proxy actor. It speaks to replicas with what they present themselves."""
+    """The one argument of the actor of gRPC proxies. It speaks to replicas with what they present themselves."""
     result = pb.ProxyConfig(
         **_common(config, order, spec, name),
         hold_s=spec.proxy.hold_s,

@@ -35,11 +35,20 @@ _HEADERS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
+class Query:
+    """A parameter of a query, which may be left out. Each may stand there once."""
+
+    name: str
+    description: str
+    pattern: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Operation:
-    """What one path takes and gives. `request` None: it is asked with GET. `chunk`: what events hold, where it streams.
+    """What one path takes and gives. `request` None: it has no body. `chunk`: what events hold, where it streams.
 
     `answer` None: text of `media_type`. `errors` are statuses of `ERRORS`, `undone` fields that nothing follows
-    with the values that may be given nevertheless.
+    with the values that may be given nevertheless. With `removes` it is asked with DELETE.
     """
 
     path: str
@@ -51,9 +60,13 @@ class Operation:
     media_type: str = _JSON
     errors: Sequence[int] = ()
     undone: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    query: Sequence[Query] = ()
+    removes: bool = False
 
     @property
-    def method(self) -> Literal["get", "post"]:
+    def method(self) -> Literal["get", "post", "delete"]:
+        if self.removes:
+            return "delete"
         return "get" if self.request is None else "post"
 
 
@@ -94,7 +107,11 @@ def _described(one: Operation, schemas: Mapping[str, Any]) -> dict[str, Any]:
     made: dict[str, Any] = {
         "summary": one.summary,
         "operationId": one.name,
-        "parameters": [*_path_parameters(one.path), *(_header_parameters() if one.request else ())],
+        "parameters": [
+            *_path_parameters(one.path),
+            *map(_query_parameter, one.query),
+            *(_header_parameters() if one.request else ()),
+        ],
         "responses": {"200": _good(one, schemas)},
     }
     if one.request is not None:
@@ -125,6 +142,11 @@ def _event(data: Mapping[str, Any]) -> dict[str, Any]:
 def _path_parameters(path: str) -> list[dict[str, Any]]:
     names = [part[1:-1] for part in path.split("/") if part.startswith("{")]
     return [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
+
+
+def _query_parameter(one: Query) -> dict[str, Any]:
+    schema = {"type": "string"} | ({"pattern": one.pattern} if one.pattern else {})
+    return {"name": one.name, "in": "query", "description": one.description, "schema": schema}
 
 
 def _header_parameters() -> list[dict[str, Any]]:

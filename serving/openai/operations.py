@@ -11,7 +11,7 @@ from serving.openai.chat_answers import ChatCompletion, ChatCompletionChunk
 from serving.openai.completions import UNDONE_COMPLETIONS, Completion, CompletionRequest
 from serving.openai.embeddings import EmbeddingList, EmbeddingRequest
 from serving.openai.models import Model, ModelList
-from serving.openai.openapi import ERRORS, Operation
+from serving.openai.openapi import ERRORS, Operation, Query
 from serving.openai.response_objects import ResponseEvent, ResponseObject
 from serving.openai.responses import UNDONE_RESPONSES, ResponseRequest
 from serving.openai.tokens import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
@@ -25,6 +25,12 @@ class Health(TypedDict):
 
     status: str
     discovery_stale: NotRequired[bool]
+
+
+class Removed(TypedDict):
+    """How many stored answers are gone."""
+
+    removed: int
 
 
 CHAT: Final = Operation(
@@ -66,6 +72,21 @@ TOKENIZE: Final = Operation(
 DETOKENIZE: Final = Operation(
     "/detokenize", "detokenize", "Tokens to text", DetokenizeRequest, DetokenizeAnswer, errors=_ALL
 )
+_DIGEST: Final = "^[0-9a-f]{64}$"
+REMOVE_STORED: Final = Operation(
+    "/v1/cache",
+    "cache.remove",
+    "Removes answers of yours that semantic caches keep: those that fit all that is given, and all where nothing is",
+    answer=Removed,
+    errors=(400, 404, 503),
+    query=(
+        Query("model", "Only those of this model."),
+        Query("scope", "Only those that may be shared with an answer: its header `x-mesh-cache-scope`.", _DIGEST),
+        Query("entry", "Only this one: the header `x-mesh-cache-entry` of an answer.", _DIGEST),
+        Query("tag", "Only those whose requests had it among their `x-mesh-cache-tags`."),
+    ),
+    removes=True,
+)
 OPERATIONAL: Final = (
     Operation("/v1/models", "models", "The models that are served here", answer=ModelList),
     Operation("/v1/models/{model}", "model", "One model", answer=Model, errors=(400, 404)),
@@ -74,4 +95,4 @@ OPERATIONAL: Final = (
     Operation("/docs", "docs", "This document as a page", media_type=_HTML),
 )
 LANGUAGE_MODEL: Final = (CHAT, COMPLETIONS, RESPONSES, TOKENIZE, DETOKENIZE)
-GATEWAY: Final = (CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, *OPERATIONAL)
+GATEWAY: Final = (CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, REMOVE_STORED, *OPERATIONAL)

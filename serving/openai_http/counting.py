@@ -7,20 +7,21 @@ from typing import Final
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-_COUNTED: Final = "/v1/"
+COUNTED: Final = ("/v1/",)
 
 
 class Counted:
-    """POST below `/v1/` counts. Belongs to one event loop; any thread may read `in_flight`."""
+    """POST below one of `paths` counts. Belongs to one event loop; any thread may read `in_flight`."""
 
-    def __init__(self, application: ASGIApp) -> None:
+    def __init__(self, application: ASGIApp, paths: tuple[str, ...] = COUNTED) -> None:
         self._application = application
+        self._paths = paths
         self.in_flight = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].startswith(_COUNTED):
+        if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].startswith(self._paths):
             await self._application(scope, receive, send)
             return
         self.in_flight += 1

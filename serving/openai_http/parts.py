@@ -16,7 +16,7 @@ from serving.asgi import HttpServer
 from serving.broker.puller.run import PullEntry
 from serving.errors import FailedPrecondition
 from serving.observe import MetricsServer, new_registry
-from serving.openai_http.counting import Counted
+from serving.openai_http.counting import COUNTED, Counted
 from serving.python_deployment import settings as common
 from serving.python_deployment.health_server import HealthServer
 from serving.python_deployment.instruments import Statistics
@@ -70,13 +70,16 @@ class HttpParts(ABC):
             report.load.CopyFrom(self._statistics().load())
         self._registration.describe(report)
 
-    async def _serve(self, application: ASGIApp) -> pb.ReplicaReport:
-        """Listens; the part of the report that says where. Raises `FailedPrecondition`."""
+    async def _serve(self, application: ASGIApp, *, counted: tuple[str, ...] = COUNTED) -> pb.ReplicaReport:
+        """Listens; the part of the report that says where. Requests below the paths `counted` are its work.
+
+        Raises `FailedPrecondition`.
+        """
         config = self._config
         host = common.listen_host(config)
         advertised = common.advertised_host(config, self._node_address)
         tls = common.serving_tls(config)
-        self._counted = Counted(application)
+        self._counted = Counted(application, counted)
         self._server = HttpServer(self._counted)
         port = await self._server.start(host, config.listen_port, tls)
         health_port = await self._health.start(host, tls)

@@ -16,6 +16,7 @@ from serving.sdk._rollout_options import Rollout
 from serving.sdk._scaling_options import Autoscaling
 from serving.sdk._scheduling_options import Scheduling, SlowReplicas
 from serving.sdk._triton_options import RateLimiter, ResponseCache
+from serving.types import PROXY_GRPC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,11 +240,12 @@ class ServeDeployment(DeploymentOptions):
 
 @dataclass(frozen=True, slots=True)
 class ProxyDeployment(DeploymentOptions):
-    """gRPC proxies that send requests to the replicas of the application's other deployments.
+    """Proxies that send requests to the replicas of the application's other deployments.
 
-    `policy` says how, as a `RoutingPolicy` or the values of one. While no replica takes new work, requests are held
-    for `hold`; 0 is 30 s. `max_message_bytes` bounds one message; 0 is 2 GiB - 1. `busy_poll_us` is how long the proxy
-    polls for more before it sleeps.
+    `protocol` is `"grpc"` for KServe v2, or `"http"` for what a gateway answers: OpenAI's API and KServe v2. While no
+    replica takes new work, requests are held for `hold`; 0 is 30 s. `max_message_bytes` bounds one message; 0 is
+    2 GiB - 1, of HTTP proxies 8 MiB. Of gRPC proxies only, `policy` says how requests are sent, as a `RoutingPolicy` or
+    the values of one, and `busy_poll_us` how long the proxy polls for more before it sleeps.
     """
 
     name: str
@@ -251,6 +253,7 @@ class ProxyDeployment(DeploymentOptions):
     hold: float | str = 0.0
     max_message_bytes: int | str = 0
     busy_poll_us: int = 0
+    protocol: str = PROXY_GRPC
 
 
 Deployment = (

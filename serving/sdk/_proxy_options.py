@@ -13,6 +13,8 @@ from serving.routing import OutlierConfig, RetryBudgetConfig, RoutingPolicy
 from serving.routing.policy import CHOICES
 from serving.sdk._ingress_options import BUSY_POLL
 from serving.sdk._table import BYTES, SECONDS, Field, Kind, MapOf, Number, Record, Text, Whole, Word
+from serving.types import PROXY_GRPC
+from serving.validation.proxy import PROTOCOLS
 
 _DOCS: Final = {
     "choice": "How an endpoint is chosen.",
@@ -51,9 +53,15 @@ _POLICY: Final = _record_of(
 PROXY: Final = Record(
     "proxy",
     (
-        Field("policy", _POLICY, "How requests are sent to replicas; without it the defaults."),
+        Field(
+            "protocol",
+            Text(allowed=PROTOCOLS),
+            "What clients speak: gRPC (KServe v2), or HTTP (OpenAI's API, KServe v2).",
+            default=PROXY_GRPC,
+        ),
+        Field("policy", _POLICY, "Of gRPC proxies: how requests are sent to replicas; without it the defaults."),
         Field("hold", SECONDS, "How long requests wait while no replica takes new work; 0 is 30s.", default=0.0),
-        Field("max_message_bytes", BYTES, "Largest message: 64Mi; 0 is 2 GiB - 1.", default=0),
+        Field("max_message_bytes", BYTES, "Largest message: 64Mi; 0 is 2 GiB - 1, of HTTP proxies 8Mi.", default=0),
         BUSY_POLL,
     ),
 )
@@ -78,7 +86,10 @@ def _different(values: Mapping[str, Any], usual: Mapping[str, Any]) -> dict[str,
 def proxy_record(values: Mapping[str, Any]) -> pb.ProxyDeployment:
     """The record of what `PROXY` read."""
     record = pb.ProxyDeployment(
-        hold_s=values["hold"], max_message_bytes=values["max_message_bytes"], busy_poll_us=values["busy_poll_us"]
+        hold_s=values["hold"],
+        max_message_bytes=values["max_message_bytes"],
+        busy_poll_us=values["busy_poll_us"],
+        protocol=values["protocol"] if values["protocol"] != PROXY_GRPC else "",  # as specs of before said it
     )
     policy = _given(values["policy"] or {})
     if policy:

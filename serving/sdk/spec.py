@@ -143,7 +143,7 @@ _DEPLOYMENT: Final = Record(
         Field("semantic_cache", SEMANTIC_CACHE, "Keeps answers of language models."),
         Field("broker", BROKER, "Keeps requests until replicas ask for them."),
         Field("serve", SERVE, "Runs an application of Ray Serve."),
-        Field("proxy", PROXY, "Runs gRPC proxies in front of the other deployments."),
+        Field("proxy", PROXY, "Runs proxies in front of the other deployments."),
         Field("resources", RESOURCES, "What one replica needs.", default=RESOURCES.defaults()),
         Field("replicas", Either(REPLICAS, Whole()), "How many replicas: 2 or {min: 2, max: 2}.", default=1),
         Field("env", MapOf(Word()), "Environment variables of the replicas.", default={}),

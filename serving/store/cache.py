@@ -86,8 +86,11 @@ class PrefixCache:
         if wait_s is not None:
             await self.wait_synced(wait_s)
 
-    async def wait_synced(self, timeout_s: float) -> None:
-        """Raises `StoreUnavailable` when there is no picture by then (following goes on), else why it never will be."""
+    async def wait_synced(self, timeout_s: float | None) -> None:
+        """Raises `StoreUnavailable` when there is no picture by then (following goes on), else why it never will be.
+
+        None waits however long etcd is away.
+        """
         try:
             await wait_for(self._synced.wait(), timeout_s)
         except asyncio.TimeoutError:

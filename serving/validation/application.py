@@ -9,10 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-from google.protobuf.json_format import MessageToDict
-
 from serving._proto import records_pb2 as pb
-from serving.errors import SpecError
 from serving.hub_name import is_hub_name
 from serving.problems import (
     MAX_TIMEOUT_S,
@@ -28,12 +25,12 @@ from serving.problems import (
     problems_error,
     shown,
 )
-from serving.routing import RoutingPolicy
 from serving.types import is_name
 from serving.validation.broker import broker_problems, pulled_problems
 from serving.validation.cpp import busy_poll_problems, cpp_problems
 from serving.validation.embedding import embedding_problems
 from serving.validation.llm import llm_problems, openai_model_problems
+from serving.validation.proxy import may_hold_for_none, message_problems, proxy_problems, reach_problems
 from serving.validation.python import function_problems, python_problems
 from serving.validation.resources import MAX_MEMORY_BYTES, check_resources
 from serving.validation.scaling import check_bundles, check_replicas, check_rollout, check_scheduling, check_slow
@@ -42,7 +39,6 @@ from serving.validation.serve import serve_problems
 from serving.validation.traffic import canary_problems, traffic_problems
 
 KINDS: Final = ("triton", "python", "cpp", "llm", "embedding", "semantic_cache", "broker", "serve", "proxy")
-_NOT_PROXIED: Final = frozenset({"proxy", "serve", "llm", "semantic_cache", "broker"})
 MODEL_CONTROLS: Final = ("none", "explicit")
 CACHE_TYPES: Final = ("local",)
 RATE_LIMITER_MODES: Final = ("execution_count",)
@@ -53,7 +49,6 @@ MAX_SPEC_BYTES: Final = 512 * 1024  # etcd refuses values beyond 1.5 MB, and a p
 MAX_DEPLOYMENTS: Final = 64
 MAX_DEPLOYMENT_NAME: Final = 40  # leaves room for `-r<revision>-<index>` in the 63 letters of a replica's id
 MAX_EVENT_LOOPS: Final = 256
-MAX_MESSAGE_BYTES: Final = (1 << 31) - 1
 MIN_CACHE_BYTES: Final = 1024  # Triton's local cache cannot keep its own books in less
 MAX_RESOURCE_COUNT: Final = (1 << 31) - 1
 MAX_DEVICE: Final = 1023
@@ -90,16 +85,10 @@ def _application(spec: pb.ApplicationSpec, packed: bool) -> Iterator[Problem]:
     yield from _placement(spec)
     if not spec.deployments:
         yield Problem("deployments", "an application needs at least one deployment")
-    elif all(deployment.HasField("proxy") for deployment in spec.deployments):
-        yield Problem("deployments", "has proxies only; they need a deployment to send requests to")
-    elif any(one.HasField("proxy") for one in spec.deployments) and all(
-        one.WhichOneof("kind") in _NOT_PROXIED for one in spec.deployments
-    ):
-        yield Problem("deployments", "gRPC proxies do not reach `serve` and `llm`, and there are no other deployments")
+    yield from reach_problems(spec)
     if len(spec.deployments) > MAX_DEPLOYMENTS:
         yield Problem("deployments", f"has {len(spec.deployments)} deployments, at most {MAX_DEPLOYMENTS} are allowed")
-    proxies = sum(deployment.HasField("proxy") for deployment in spec.deployments)
-    proxied = proxies > 0 and len(spec.deployments) - proxies == 1
+    proxied = may_hold_for_none(spec)
     seen: dict[str, int] = {}
     for index, deployment in enumerate(spec.deployments):
         path = f"deployments[{index}]"
@@ -142,7 +131,7 @@ def _deployment(path: str, deployment: pb.DeploymentSpec, packed: bool, proxied:
     elif kind not in KINDS:
         yield Problem(f"{path}.{kind}", f"the kind `{kind}` is not supported by this version", allowed=KINDS)
     elif kind == "proxy":
-        yield from _proxy(f"{path}.proxy", deployment.proxy)
+        yield from proxy_problems(f"{path}.proxy", deployment.proxy)
     elif kind == "python":
         yield from python_problems(f"{path}.python", deployment.python)
         if deployment.python.HasField("code"):
@@ -207,7 +196,7 @@ def _triton(path: str, triton: pb.TritonDeployment, packed: bool) -> Iterator[Pr
             if not key or not is_clean(key) or not is_clean(settings[key]):
                 yield Problem(f"{path}.backends.{name}", f"the setting {shown(key)} is empty or has control characters")
     yield from check_whole(f"{path}.event_loops", triton.event_loops, 0, MAX_EVENT_LOOPS, "; 0 lets the replica choose")
-    yield from _message_bytes(path, triton.max_message_bytes)
+    yield from message_problems(path, triton.max_message_bytes)
     yield from check_whole(f"{path}.max_requests", triton.max_requests, 0, MAX_REQUESTS, "; 0 is the default of 10000")
     yield from busy_poll_problems(path, triton.busy_poll_us)
     yield from check_whole(f"{path}.log_verbosity", triton.log_verbosity, 0, MAX_LOG_VERBOSITY)
@@ -216,22 +205,6 @@ def _triton(path: str, triton: pb.TritonDeployment, packed: bool) -> Iterator[Pr
         yield Problem(f"{path}.model_control", f"{shown(triton.model_control)} is not known; allowed are {allowed}")
     if triton.update and triton.update not in UPDATES:
         yield Problem(f"{path}.update", f"{shown(triton.update)} is not known; allowed are {', '.join(UPDATES)}")
-
-
-def _proxy(path: str, proxy: pb.ProxyDeployment) -> Iterator[Problem]:
-    try:
-        RoutingPolicy.from_dict(MessageToDict(proxy.policy))
-    except SpecError as error:
-        field = f"{path}.policy.{error.field}" if error.field else f"{path}.policy"
-        message = error.detail.removeprefix(f"{error.field}: ")
-        yield Problem(field, message, allowed=tuple(error.allowed), closest=error.closest)
-    yield from check_number(f"{path}.hold", proxy.hold_s, MAX_TIMEOUT_S, "seconds")
-    yield from _message_bytes(path, proxy.max_message_bytes)
-    yield from busy_poll_problems(path, proxy.busy_poll_us)
-
-
-def _message_bytes(path: str, value: int) -> Iterator[Problem]:
-    yield from check_whole(f"{path}.max_message_bytes", value, 0, MAX_MESSAGE_BYTES, "; 0 is the default")
 
 
 def _response_cache(path: str, deployment: pb.DeploymentSpec) -> Iterator[Problem]:

@@ -16,7 +16,7 @@ from serving.embedding.options import (
     TOO_LONG,
 )
 from serving.problems import Problem, check_whole, shown
-from serving.validation.llm import MAX_TOKENS, model_name_problems, no_canary
+from serving.validation.llm import MAX_TOKENS, model_name_problems
 from serving.validation.python import MAX_REQUESTS, MAX_THREADS
 
 MAX_BATCH: Final = 1 << 20
@@ -42,4 +42,3 @@ def embedding_problems(path: str, deployment: pb.DeploymentSpec) -> Iterator[Pro
         ("max_waiting_tokens", MAX_TOKENS, f"the default of {DEFAULT_WAITING_TOKENS}"),
     ):
         yield from check_whole(f"{here}.{field}", getattr(embedding, field), 0, high, f"; 0 is {note}")
-    yield from no_canary(path, "embedding", deployment)

@@ -39,7 +39,6 @@ def llm_problems(path: str, deployment: pb.DeploymentSpec) -> Iterator[Problem]:
     yield from check_whole(f"{path}.llm.max_waiting_tokens", tokens, 0, MAX_TOKENS, "; 0 is the default of 262144")
     yield from check_number(f"{path}.llm.max_wait", llm.max_wait_s, MAX_TIMEOUT_S, "seconds; 0 is the default of 60")
     yield from _routing(f"{path}.llm.routing", llm.routing)
-    yield from no_canary(path, "llm", deployment)
 
 
 def model_name_problems(path: str, model: str) -> Iterator[Problem]:
@@ -48,15 +47,6 @@ def model_name_problems(path: str, model: str) -> Iterator[Problem]:
     if model and not (MODEL_NAME.fullmatch(name) and (not slash or MODEL_NAME.fullmatch(owner))):
         text = f"{shown(model)} is not a name of a model (letters, digits, `_ . + -`, and one `/` between)"
         yield Problem(path, text)
-
-
-def no_canary(path: str, kind: str, deployment: pb.DeploymentSpec) -> Iterator[Problem]:
-    if deployment.rollout.HasField("canary"):
-        yield Problem(
-            f"{path}.rollout.canary",
-            f"is not supported with `{kind}`: what shares requests between revisions does not speak OpenAI's protocol "
-            "yet",
-        )
 
 
 def openai_model_problems(spec: pb.ApplicationSpec) -> Iterator[Problem]:

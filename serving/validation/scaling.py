@@ -32,7 +32,7 @@ def check_replicas(path: str, spec: pb.DeploymentSpec, *, proxied: bool) -> Iter
     note = (
         ""
         if may_be_none or replicas.min
-        else "; none at all needs autoscaling, proxies that hold requests, and no other deployment"
+        else "; none at all needs autoscaling, gRPC proxies that hold requests, and no other deployment"
     )
     yield from check_whole(f"{path}.replicas.min", replicas.min, 0 if may_be_none else 1, MAX_REPLICAS, note)
     if replicas.max < replicas.min or (may_be_none and replicas.max < 1):

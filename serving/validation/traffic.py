@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from serving._proto import records_pb2 as pb
@@ -25,8 +25,8 @@ MAX_WEIGHT: Final = 1_000_000
 MAX_STEPS: Final = 20
 MAX_CHECKED_REQUESTS: Final = 1_000_000
 MAX_RATIO: Final = 1000.0
-# There are no splits over OpenAI's protocol yet.
-_NOT_SPLIT: Final = frozenset({"proxy", "serve", "llm", "embedding", "semantic_cache", "broker"})
+_NOT_SPLIT: Final = frozenset({"proxy", "serve", "semantic_cache", "broker"})
+_NOT_COPIED: Final = ("llm", "embedding")  # gateways send no copies
 CANARY_NAME: Final = "canary-"  # the splits of canaries are called so
 
 _VALUE: Final = re.compile(r"[\x20-\x7e]{1,1024}")  # what gRPC can carry in metadata with text
@@ -52,7 +52,7 @@ def traffic_problems(spec: pb.ApplicationSpec) -> Iterator[Problem]:
         yield from _sides(path, split, targets)
         yield from _metadata_name(f"{path}.key", split.key)
         yield from _matches(f"{path}.match", split.matches, tuple(side.name for side in split.sides))
-        yield from _shadow(f"{path}.shadow", split, targets)
+        yield from _shadow(f"{path}.shadow", split, deployments, targets)
 
 
 def _name(path: str, name: str, seen: set[str]) -> Iterator[Problem]:
@@ -84,10 +84,17 @@ def _no_target(path: str, name: str, targets: tuple[str, ...]) -> Problem:
     return Problem(path, message, allowed=targets, closest=closest_match(name, targets))
 
 
-def _shadow(path: str, split: pb.TrafficSplit, targets: tuple[str, ...]) -> Iterator[Problem]:
+def _shadow(
+    path: str, split: pb.TrafficSplit, deployments: Mapping[str, pb.DeploymentSpec], targets: tuple[str, ...]
+) -> Iterator[Problem]:
     if not split.HasField("shadow"):
         return
     name = split.shadow.deployment
+    for one in (name, *(side.deployment for side in split.sides)):
+        kind = deployments[one].WhichOneof("kind") if one in deployments else None
+        if kind in _NOT_COPIED:
+            yield Problem(path, f"is not supported with `{kind}` (`{one}`): gateways send no copies of requests")
+            break
     if name not in targets:
         yield _no_target(f"{path}.to", name, targets)
     elif any(side.deployment == name and side.weight > 0 for side in split.sides):

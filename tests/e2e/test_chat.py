@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import httpx
 import numpy as np
 import openai
 import pytest
 
-from serving import LlmDeployment, MeshClient, ProxyDeployment, Resources, SemanticCacheDeployment
+from serving import LlmDeployment, MeshClient, ProxyDeployment, Resources, Rollout, SemanticCacheDeployment
 from serving.local.state import load_state
-from serving.sdk import ClientConfig, load_spec
+from serving.sdk import Canary, CanaryStep, ClientConfig, Match, load_spec
 from tests.support.callers import Callers
 from tests.support.mesh import ROOT, RunningMesh
 from tests.support.waiting import eventually
@@ -140,6 +141,115 @@ def test_embeddings_beside_it(mesh: RunningMesh, client: MeshClient) -> None:
         assert len(edge.embeddings.create(model="all-minilm", input=TEXTS).data) == 3
     finally:
         client.delete("embedding", wait=True)
+
+
+class AskingProxies(Callers):
+    """Threads that look up a proxy before each request, and again when the one that they found takes none."""
+
+    def __init__(self, mesh: RunningMesh, threads: int) -> None:
+        super().__init__(threads)
+        self._mesh = mesh
+        self.answers = 0
+        self.wrong: list[str] = []
+
+    def call(self, number: int) -> None:
+        with MeshClient(self._mesh.connection) as discovery:
+            while not self.over.is_set():
+                try:
+                    text = self._ask(discovery)
+                    wrong = "" if "Tokyo" in text else f"answered {text!r}"
+                except openai.OpenAIError as error:
+                    wrong = f"{number}: {type(error).__name__}: {error}"
+                with self.lock:
+                    self.answers += not wrong
+                    self.wrong += [wrong] if wrong else []
+
+    @staticmethod
+    def _ask(discovery: MeshClient) -> str:
+        for _ in range(3):
+            with proxy_client(discovery) as client:
+                try:
+                    return ask(client)
+                except openai.InternalServerError as error:
+                    if "is draining" not in str(error):
+                        raise
+                except openai.APIConnectionError as error:
+                    if not isinstance(error.__cause__, httpx.ConnectError):  # else nothing was sent
+                        raise
+        raise openai.OpenAIError("three proxies in a row took no request")
+
+
+def proxy_client(discovery: MeshClient) -> openai.OpenAI:
+    """Of the application's HTTP proxy, as discovery knows it."""
+    found = [one for one in discovery.endpoints("chat", role="proxy") if one.state == "ready"]
+    assert {one.protocol for one in found} == {"openai-http"}
+    return openai.OpenAI(base_url=f"http://{found[-1].address}/v1", api_key="none", max_retries=0, timeout=60)
+
+
+def test_the_applications_own_http_proxy(mesh: RunningMesh, client: MeshClient) -> None:
+    """Asked at its address from discovery; killed; replaced together with the model's replica under traffic."""
+    spec = load_spec(EXAMPLE)
+    (model,) = spec.deployments
+    assert isinstance(model, LlmDeployment)
+    proxy = ProxyDeployment("http", protocol="http", resources=Resources(cpus=0.1))
+    client.deploy(replace(spec, deployments=[model, proxy]), wait=True, timeout_s=180)
+    try:
+        asking = proxy_client(client)
+        assert "Tokyo" in ask(asking)
+        stream = asking.chat.completions.create(model="tiny-chat", messages=QUESTION, temperature=0, stream=True)
+        assert "Tokyo" in "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+        assert [one.id for one in asking.models.list()] == ["tiny-chat"]
+
+        (before,) = client.endpoints("chat", role="proxy")
+        os.kill(before.pid, signal.SIGKILL)
+        eventually(
+            lambda: [one.pid for one in client.endpoints("chat", role="proxy")] not in ([], [before.pid]),
+            timeout_s=90,
+            what="the proxy comes back, and registers again",
+        )
+        assert "Tokyo" in ask(proxy_client(client))
+
+        with AskingProxies(mesh, 2) as callers:
+            eventually(lambda: callers.answers > 10, timeout_s=60, what="traffic before the new revision")
+            changed = [replace(model, max_requests=64), replace(proxy, hold=10)]
+            client.deploy(replace(spec, deployments=changed), wait=True, timeout_s=180)
+            after = callers.answers
+            eventually(lambda: callers.answers > after + 10, timeout_s=60, what="traffic after it")
+        assert callers.wrong == []
+        assert {one.revision for one in client.endpoints("chat")} == {2}
+    finally:
+        client.delete("chat", wait=True)
+
+
+def test_a_canary_of_the_model(mesh: RunningMesh, client: MeshClient) -> None:
+    """A new revision beside the old one: by a header, with its weight, and in the end alone."""
+    spec = load_spec(EXAMPLE)
+    (model,) = spec.deployments
+    assert isinstance(model, LlmDeployment)
+    asking = openai_client(mesh)
+    canary = Canary((CanaryStep(0.01),), key="user", match=(Match("x-canary", "1"),))
+    careful = replace(model, rollout=Rollout(canary=canary))
+
+    def answered_by(headers: dict[str, str] | None = None) -> str:
+        answer = asking.chat.completions.with_raw_response.create(
+            model="tiny-chat", messages=QUESTION, temperature=0, extra_headers=headers
+        )
+        assert "Tokyo" in (answer.parse().choices[0].message.content or "")
+        return str(answer.headers["x-mesh-replica"]).rpartition("-")[0]
+
+    client.deploy(replace(spec, deployments=[careful]), wait=True, timeout_s=180)
+    try:
+        eventually(lambda: answered_by() == "chat-r1", timeout_s=60, what="the gateway knows the model")
+        client.deploy(replace(spec, deployments=[replace(careful, max_requests=64)]))
+        eventually(lambda: answered_by({"x-canary": "1"}) == "chat-r2", timeout_s=120, what="the new one by the header")
+        assert {answered_by({"x-canary": "1"}) for _ in range(10)} == {"chat-r2"}
+        assert {answered_by({"user": "anna"}) for _ in range(10)} == {"chat-r1"}, "one in ten thousand is another"
+        assert client.promote_rollout("chat", full=True)
+        eventually(lambda: answered_by({"user": "anna"}) == "chat-r2", timeout_s=120, what="the new one for all")
+        eventually(lambda: client.status("chat").ready, timeout_s=120, what="the end of the rollout")
+        assert {one.revision for one in client.endpoints("chat")} == {2}
+    finally:
+        client.delete("chat", wait=True)
 
 
 def test_answers_are_kept(mesh: RunningMesh, client: MeshClient) -> None:

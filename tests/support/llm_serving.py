@@ -125,6 +125,28 @@ class CacheProcess(ReplicaProcess):
     module = "serving.cache"
 
 
+class HttpProxyProcess(ReplicaProcess):
+    module = "serving.http_proxy"
+
+
+def http_proxy_config(
+    *,
+    name: str = "http-r1-0",
+    etcd: EtcdConfig | None = None,
+    application: str = "chat",
+    require_keys: bool | None = None,
+    drain_timeout_s: float = 20,
+    **changes: Any,
+) -> pb.ReplicaConfig:
+    """Of an application's HTTP proxy. `changes` are fields of `ProxyDeployment`."""
+    proxy = pb.ProxyDeployment(protocol="http", **changes)
+    config = config_of(name, "http", etcd, application=application, proxy=proxy)
+    config.drain_timeout_s = drain_timeout_s
+    if require_keys is not None:
+        config.require_keys = require_keys
+    return config
+
+
 def embedding_config(
     *, name: str = "minilm-r1-0", etcd: EtcdConfig | None = None, application: str = "texts", **changes: Any
 ) -> pb.ReplicaConfig:

@@ -39,6 +39,10 @@ class GatewayKeys:
         await self._ledger.start()
         await self._directory.start()
 
+    async def wait_synced(self) -> None:
+        """Returns when the keys are known, however long etcd is away."""
+        await self._directory.wait_synced()
+
     async def close(self) -> None:
         """After the last request."""
         await self._ledger.close()

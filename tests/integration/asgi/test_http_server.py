@@ -13,6 +13,8 @@ from starlette.types import Receive, Scope, Send
 from serving.asgi import HttpServer
 from serving.errors import FailedPrecondition
 
+_PIECES = 50_000  # of 1,000 bytes: more than the kernel's buffers hold
+
 
 class Slow:
     """Answers in `parts`, one each 50 ms; counts the answers that were sent whole."""
@@ -93,3 +95,47 @@ async def test_signals_stay_with_the_process() -> None:
     await server.start("127.0.0.1", 0)
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
     await server.stop(1)
+
+
+async def test_head_and_body_of_an_answer_come_in_one_piece() -> None:
+    """Each piece wakes the client, and whoever passes it on."""
+
+    async def whole(scope: Scope, _receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"4")]})
+            await send({"type": "http.response.body", "body": b"body"})
+
+    server = HttpServer(whole)
+    port = await server.start("127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for _ in range(20):
+        writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert (await reader.read(65536)).endswith(b"\r\n\r\nbody")
+    writer.close()
+    await server.stop(1)
+
+
+async def test_a_client_that_does_not_read_stops_an_application_that_never_waits() -> None:
+    """What is gathered for one send is bounded: the transport has to hear of it to say that it has enough."""
+    sent = 0
+
+    async def endless(scope: Scope, _receive: Receive, send: Send) -> None:
+        nonlocal sent
+        if scope["type"] != "http":
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while sent < _PIECES:
+            await send({"type": "http.response.body", "body": b"x" * 1000, "more_body": True})
+            sent += 1
+
+    server = HttpServer(endless)
+    port = await server.start("127.0.0.1", 0)
+    _, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+    writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+    before = -1
+    while sent != before or not sent:  # until the kernel's buffers are full
+        before = sent
+        await asyncio.sleep(0.3)
+    assert sent < _PIECES
+    writer.close()
+    await server.stop(0.1)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from serving.cache.embedding import cache_embedder
 from serving.cache.scope import Asked
 from serving.cache.semantic_cache import CacheOptions, Hit, Miss, SemanticCache
 from serving.cache.store import EntryStore, Limits
@@ -24,7 +25,7 @@ FRANCE = "What is the capital of France?"
 
 @pytest.fixture(scope="module")
 def embedder() -> OpenVinoEmbedder:
-    return OpenVinoEmbedder()
+    return cache_embedder()
 
 
 @pytest.fixture

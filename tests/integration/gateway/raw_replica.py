@@ -15,13 +15,16 @@ Answer = Callable[["RawReplica", bytes, asyncio.StreamWriter], Awaitable[None]]
 
 
 class RawReplica:
-    """`requests` are heads and bodies of what came, probes of /health aside; `readers` belong to open connections."""
+    """`requests` are heads and bodies of what came, probes of /health aside; `readers` belong to open connections.
+
+    What it answers may be changed.
+    """
 
     def __init__(self, name: str, answer: Answer) -> None:
         self.name = name
         self.requests: list[bytes] = []
         self.readers: dict[asyncio.StreamWriter, asyncio.StreamReader] = {}
-        self._answer = answer
+        self.answer = answer
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.readers[writer] = reader
@@ -36,7 +39,7 @@ class RawReplica:
                     writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
                     continue
                 self.requests.append(head + body)
-                await self._answer(self, body, writer)
+                await self.answer(self, body, writer)
                 await writer.drain()
         del self.readers[writer]
         writer.close()
@@ -54,6 +57,7 @@ async def raw_replica(
     cluster: str = "east",
     revision: int = 1,
     content: str = "",
+    deployment: str = "m",
 ) -> AsyncIterator[RawReplica]:
     """Listens and is in discovery as long as it is entered."""
     replica = RawReplica(name, answer)
@@ -66,7 +70,7 @@ async def raw_replica(
         role="direct",
         namespace="default",
         application=application,
-        deployment="m",
+        deployment=deployment,
         cluster=cluster,
         models=[pb.ModelRecord(name=model)],
         generation=1,

@@ -15,7 +15,11 @@ import httpx
 import openai
 import pytest
 
+from serving._proto import records_pb2 as pb
 from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd
+from serving.store import EtcdClient, keys
+from serving.store.keys import AppKey
+from serving.store.records import encode
 from tests.integration.gateway.raw_replica import raw_replica
 from tests.integration.gateway.speaker import USAGE, Speaker
 from tests.support.llm_serving import CacheProcess, GatewayProcess, cache_config
@@ -368,6 +372,46 @@ async def test_another_revision_has_other_answers(edge: Edge, etcd: EtcdCluster)
 
 async def _misses(edge: Edge) -> bool:
     return (await edge.said())[0] != "exact"
+
+
+async def test_stored_answers_are_those_of_the_requests_side(
+    gateway: GatewayProcess, etcd: EtcdCluster, cache: CacheProcess
+) -> None:
+    """Where an application tries other weights on a part of its requests, the others' answers are not given to it."""
+    assert cache.report.registered
+    model, app = f"m{uuid.uuid4().hex[:8]}", AppKey("default", "raw")
+    sides = [pb.TrafficSide(name=name, deployment=name, weight=1) for name in ("old", "new")]
+    matches = [pb.HeaderMatch(header="x-side", value=name, side=name) for name in ("old", "new")]
+    split = pb.TrafficSplit(name=model, model=model, sides=sides, matches=matches)
+    async with AsyncExitStack() as stack:
+        store = EtcdClient(etcd.config())
+        stack.push_async_callback(store.close)
+        record = pb.TrafficRecord(namespace=app.namespace, name=app.name, splits=[split], generation=1, version=1)
+        await store.put(keys.traffic(app), encode(record))
+        stack.push_async_callback(store.delete, keys.traffic(app))
+        speakers = {name: Speaker(name) for name in ("old", "new")}
+        for name, speaker in speakers.items():
+            replica = raw_replica(
+                etcd.config(), f"{model}-{name}", speaker, model=model, deployment=name, content=f"weights {name}"
+            )
+            await stack.enter_async_context(replica)
+        edge = Edge(gateway, model, speakers["new"])
+        stack.push_async_callback(edge.close)
+
+        async def split_is_known() -> bool:
+            fresh = {"cache-control": "no-store"}
+            texts = [content(await edge.ask("?", {**fresh, "x-side": name})) for name in ("old", "new") * 3]
+            return [text.split()[-1] for text in texts] == ["old.", "new."] * 3
+
+        await aeventually(split_is_known, what="the split is known")
+        for name in ("old", "new"):
+            said, text = await edge.said(headers={"x-side": name})
+            assert (said, text.split()[-1]) == ("miss", f"{name}.")
+            await until(lambda: _has(edge, name, text), what="its answer is stored")  # noqa: B023 - awaited here
+
+
+async def _has(edge: Edge, side: str, text: str) -> bool:
+    return await edge.said(headers={"x-side": side}) == ("exact", text)
 
 
 async def test_numbers(edge: Edge, cache: CacheProcess) -> None:

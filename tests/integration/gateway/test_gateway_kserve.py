@@ -19,7 +19,7 @@ from serving.store.keys import AppKey
 from serving.store.records import encode
 from tests.integration.ingress.kserve_models import write_repository
 from tests.integration.ingress.kserve_servers import Ingress, compose_backends
-from tests.support.llm_serving import GatewayProcess
+from tests.support.llm_serving import GatewayProcess, HttpProxyProcess, http_proxy_config
 from tests.support.waiting import aeventually
 
 APP = AppKey("default", "numbers")
@@ -81,6 +81,10 @@ def client(gateway: GatewayProcess) -> Iterator[triton.InferenceServerClient]:
 @pytest.mark.parametrize("name", ["id_fp32", "numbers/id_fp32", FULL])
 @pytest.mark.parametrize("binary", [True, False], ids=["binary", "json"])
 def test_infer(client: triton.InferenceServerClient, name: str, binary: bool) -> None:
+    check_infer(client, name, binary)
+
+
+def check_infer(client: triton.InferenceServerClient, name: str, binary: bool) -> None:
     sent = np.arange(4, dtype=np.float32)
     tensor = triton.InferInput("INPUT0", list(sent.shape), "FP32")
     tensor.set_data_from_numpy(sent, binary_data=binary)
@@ -125,6 +129,24 @@ def test_what_is_not_there(client: triton.InferenceServerClient, gateway: Gatewa
     assert httpx.get(f"{gateway.url}/v2/models/{quoted}/versions/1").json()["name"] == "id_fp32"
 
 
+def test_through_the_applications_own_proxy(
+    tmp_path: Path, etcd: EtcdCluster, client: triton.InferenceServerClient
+) -> None:
+    """It says what the gateway says, of its own models only."""
+    proxy = HttpProxyProcess(tmp_path, http_proxy_config(etcd=etcd.config(), application="numbers"))
+    try:
+        address = proxy.wait_state("ready", registered=True).address
+        with triton.InferenceServerClient(address, network_timeout=60.0) as own:
+            check_infer(own, "id_fp32", binary=True)
+            check_infer(own, FULL, binary=False)
+            assert own.get_model_config(FULL) == client.get_model_config(FULL)
+            assert own.get_model_repository_index() == [{"name": FULL, "state": "READY"}]
+            with pytest.raises(InferenceServerException, match="not supported at the proxy"):
+                own.get_log_settings()
+    finally:
+        proxy.end()
+
+
 async def test_a_route_and_an_application_that_splits(etcd: EtcdCluster, gateway: GatewayProcess) -> None:
     store = EtcdClient(etcd.config())
     route = pb.RouteRecord(name="ident", targets=[pb.RouteTarget(model=FULL, weight=1)], version=1)
@@ -137,12 +159,23 @@ async def test_a_route_and_an_application_that_splits(etcd: EtcdCluster, gateway
 
         await aeventually(routed, what="the route leads there")
         sides = [pb.TrafficSide(name="m", deployment="m", weight=1)]
-        record = pb.TrafficRecord(namespace="default", name="numbers", splits=[pb.TrafficSplit(name="s", sides=sides)])
+        split = pb.TrafficSplit(name="s", sides=sides)
+        record = pb.TrafficRecord(namespace="default", name="numbers", splits=[split], version=1)
+        await store.put(keys.traffic(APP), encode(record))
+        metric = 'mesh_gateway_split_requests_total{application="default/numbers",side="m",split="s"}'
+
+        async def followed() -> bool:
+            assert (await client.get(f"{gateway.url}/v2/models/{FULL}")).status_code == 200
+            return metric in (await client.get(f"{gateway.url}/metrics")).text
+
+        await aeventually(followed, what="the split is followed")
+        record.splits[0].shadow.CopyFrom(pb.Shadow(deployment="n", percent=1))
+        record.version = 2
         await store.put(keys.traffic(APP), encode(record))
 
         async def refused() -> bool:
             return (await client.get(f"{gateway.url}/v2/models/{FULL}")).status_code == 501
 
-        await aeventually(refused, what="an application that splits is refused")
+        await aeventually(refused, what="an application that wants copies is refused")
         await store.delete(keys.traffic(APP))
     await store.close()

@@ -17,6 +17,7 @@ import pytest
 
 from serving._proto import records_pb2 as pb
 from serving.discovery import Registrar
+from serving.llm.settings import content
 from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd
 from tests.integration.gateway.raw_replica import RawReplica, raw_replica, whole
 from tests.support.llm_serving import MODEL, GatewayProcess, LlmProcess, llm_config
@@ -157,6 +158,7 @@ def record_of(replica: LlmProcess) -> pb.Endpoint:
         generation=config.generation,
         revision=config.revision,
         state="ready",
+        content=content(config),
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import httpx
 import pytest
 
-from serving.local.etcd import EtcdOptions, start_etcd
+from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd
 from tests.support.llm_serving import MODEL, GatewayProcess, LlmProcess, llm_config
 from tests.support.waiting import eventually
 
@@ -17,6 +17,7 @@ from tests.support.waiting import eventually
 class Served:
     """`bases` are the addresses that clients are given: the gateway's, and the replica's own."""
 
+    etcd: EtcdCluster
     gateway: GatewayProcess
     replica: LlmProcess
     model: str = MODEL
@@ -37,7 +38,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         replica.wait_state("ready", registered=True)
         url = f"{gateway.url}/v1/models"
         eventually(lambda: httpx.get(url).json()["data"], timeout_s=30, what="the model at the gateway")
-        yield Served(gateway, replica)
+        yield Served(etcd, gateway, replica)
         for process in (gateway, replica):
             faults = [line for line in process.log().splitlines() if "internal failure" in line]
             assert not faults, faults[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import httpx
 import pytest
 import schemathesis
@@ -11,6 +13,8 @@ from schemathesis import Case, GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
 from tests.integration.openai_clients.conftest import Served
+from tests.support.llm_serving import CacheProcess, cache_config
+from tests.support.waiting import eventually
 
 load_all_checks()
 NEEDED = {"model", "messages", "prompt", "input", "tokens", "max_tokens", "max_output_tokens"}
@@ -35,7 +39,23 @@ def ask(case: Case, model: str) -> int:
     if isinstance(case.path_parameters, dict) and case.path_parameters:
         case.path_parameters["model"] = model
     case.headers.pop("x-request-timeout", None)
+    if isinstance(case.query, dict):
+        case.query.pop("model", None)  # of stored answers: the model that is there has no cache before it
     return case.call_and_validate(timeout=60, excluded_checks=[CHECKS.get_one("positive_data_acceptance")]).status_code
+
+
+@pytest.fixture(scope="module")
+def cache(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CacheProcess]:
+    """Of another application, so that answers of the model are always its own."""
+    folder = tmp_path_factory.mktemp("cache")
+    running = CacheProcess(folder, cache_config(folder, etcd=served.etcd.config(), application="elsewhere"))
+    try:
+        running.wait_state("ready", registered=True)
+        url = f"{served.gateway.url}/v1/cache"
+        eventually(lambda: httpx.delete(url).status_code == 200, timeout_s=30, what="the gateway knows it")
+        yield running
+    finally:
+        running.end()
 
 
 def check(base: str, model: str, mode: GenerationMode, examples: int) -> None:
@@ -75,12 +95,14 @@ def checked(cases: SearchStrategy[Case], model: str, mode: GenerationMode, examp
     return seen
 
 
+@pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize("mode", list(GenerationMode))
 def test_both_do_what_their_documents_say(base: str, served: Served, mode: GenerationMode) -> None:
     check(base, served.model, mode, 6)
 
 
 @pytest.mark.long
+@pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize("mode", list(GenerationMode))
 def test_both_do_what_their_documents_say_for_long(base: str, served: Served, mode: GenerationMode) -> None:
     check(base, served.model, mode, 150)

@@ -126,7 +126,7 @@ class FakeClient:
             return ()
         models = [pb.ModelRecord(name="digits", versions=["1"])]
         where = {"namespace": key.namespace, "application": key.name, "role": "direct", "address": "127.0.0.1:9000"}
-        return (pb.Endpoint(id="digits-r2-0", state="ready", models=models, **where),)
+        return (pb.Endpoint(id="digits-r2-0", state="ready", protocol="kserve-grpc", models=models, **where),)
 
     async def watch(self, app: object = "", *, namespace: str = "") -> AsyncIterator[AppEvent]:
         self._mesh.asked.append(("watch", (app, namespace)))

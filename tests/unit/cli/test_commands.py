@@ -204,7 +204,7 @@ def test_status_watch(fake: FakeMesh, run: Run) -> None:
 def test_endpoints(fake: FakeMesh, run: Run) -> None:
     result = run("endpoints", "digits", "--role", "direct")
     assert result.stdout.splitlines()[1].split() == [
-        "default/digits", "digits-r2-0", "-", "direct", "ready", "127.0.0.1:9000", "0", "digits:1",
+        "default/digits", "digits-r2-0", "-", "direct", "kserve-grpc", "ready", "127.0.0.1:9000", "0", "digits:1",
     ]  # fmt: skip
     assert fake.asked == [("endpoints", "direct")]
     shape = json.loads(run("endpoints", "digits", "--json").stdout)["endpoints"][0]

@@ -13,7 +13,7 @@ from serving.types import PROTOCOL_KSERVE_GRPC, PROTOCOL_OPENAI_HTTP, PROTOCOL_S
 def endpoint(
     model: str, *, app: str = "app", namespace: str = "default", protocol: str = PROTOCOL_OPENAI_HTTP, **fields: str
 ) -> pb.Endpoint:
-    values = {"id": f"{app}-r1-0", "address": "127.0.0.1:1", "state": "ready", **fields}
+    values = {"id": f"{app}-r1-0", "address": "127.0.0.1:1", "state": "ready", "role": "direct", **fields}
     return pb.Endpoint(
         protocol=protocol, namespace=namespace, application=app, models=[pb.ModelRecord(name=model)], **values
     )
@@ -69,6 +69,11 @@ def test_what_is_not_there() -> None:
 def test_only_the_namespaces_that_are_asked_for() -> None:
     catalog = Catalog([endpoint("one", namespace="a"), endpoint("two", namespace="b")], namespaces=("b",))
     assert [str(offer.key) for offer in catalog.offers()] == ["b/app/two"]
+
+
+def test_proxies_are_no_replicas() -> None:
+    """They speak the same protocol, and ask the replicas."""
+    assert Catalog([endpoint("chat", role="proxy")]).offers() == ()
 
 
 def test_readiness() -> None:

@@ -7,6 +7,19 @@ from prometheus_client import CollectorRegistry, generate_latest
 from serving.gateway.instruments import Instruments
 
 
+def test_sides_of_applications_that_are_gone_are_forgotten_too() -> None:
+    now = [0.0]
+    registry = CollectorRegistry()
+    instruments = Instruments(registry, lambda: now[0])
+    for app in ("ns/kept", "ns/gone"):
+        instruments.on_side(app, (("s", "old"),), spared=True)
+    now[0] = 700.0
+    instruments.keep({"ns/kept/chat"})
+    text = generate_latest(registry).decode()
+    assert 'split_spared_total{application="ns/kept"' in text
+    assert "ns/gone" not in text
+
+
 def test_models_that_are_gone_are_forgotten_after_a_while() -> None:
     now = [0.0]
     registry = CollectorRegistry()

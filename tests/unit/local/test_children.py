@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,16 @@ clusters:
 keepers: 2
 listen: {host: "::", advertise_host: keepers.example, tls: {cert_file: keeper.pem, key_file: keeper.key}}
 """
+
+
+def test_http_proxies_ask_for_keys_where_the_gateway_does(tmp_path: Path) -> None:
+    """With `mesh up --require-keys`; a mesh of other machines goes by where its replicas listen."""
+    file = tmp_path / "mesh.yaml"
+    file.write_text(MESH)
+    plan, _ = external_plan(tmp_path, file)
+    for asked, told in ((False, None), (True, True)):
+        config = build(agent_spec(replace(plan, require_keys=asked), plan.clusters[0]).config, "agent")
+        assert (config.require_keys, config.master_config().require_keys) == (told, told)
 
 
 def test_what_the_file_says_arrives(tmp_path: Path) -> None:

@@ -68,7 +68,8 @@ def test_strangers_names_are_nobodys(text: str) -> None:
 
 
 def test_the_configuration_survives_its_way_to_the_actor() -> None:
-    assert MasterConfig.from_json(CONFIG.to_json()) == CONFIG
+    for config in (CONFIG, replace(CONFIG, require_keys=True)):
+        assert MasterConfig.from_json(config.to_json()) == config
     for rubbish in ("", "{}", "[]", '{"etcd": 1}'):
         with pytest.raises(InvalidArgument, match="master's configuration"):
             MasterConfig.from_json(rubbish)
@@ -161,6 +162,20 @@ def test_a_proxy_gets_its_policy_and_the_keys_of_the_replicas() -> None:
     assert (config.etcd.endpoints, config.etcd.tls.ca, config.etcd.user) == (["h:1"], "ca", "u")
     assert config.endpoint_tls == config.serving_tls == pb.TlsFiles(ca="ca", cert="cert", key="key")
     assert config.log_file == "/mesh/logs/replicas/default/digits/grpc/grpc-r2-1.log"
+
+
+def test_an_http_proxy_becomes_a_python_actor() -> None:
+    spec = pb.DeploymentSpec(name="http", proxy=pb.ProxyDeployment(protocol="http", hold_s=3), drain_timeout_s=7)
+    name = ReplicaName(APP, 4, "http", 2, 1)
+    tls = TlsConfig(ca_file="ca", cert_file="cert", key_file="key")
+    launch = build_launch(replace(CONFIG, serving_tls=tls, require_keys=True), order(spec=spec), name)
+    config = decode(pb.ReplicaConfig, launch.config_json.encode())
+    assert launch.actor == PythonActorClass("serving.http_proxy.actor", "HttpProxyActor")
+    assert (config.id, config.deployment, config.generation, config.revision) == ("http-r2-1", "http", 4, 2)
+    assert (config.proxy.hold_s, config.drain_timeout_s, config.require_keys) == (3, 7, True)
+    assert config.serving_tls == pb.TlsFiles(ca="ca", cert="cert", key="key")
+    unsaid = decode(pb.ReplicaConfig, build_launch(CONFIG, order(spec=spec), name).config_json.encode())
+    assert not unsaid.HasField("require_keys")
 
 
 def python(config: str = "", **more: object) -> pb.DeploymentSpec:

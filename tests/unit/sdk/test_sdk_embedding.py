@@ -87,7 +87,6 @@ def test_the_folder_is_relative_to_the_file_and_packed(tmp_path: Path) -> None:
         ("embedding: {max_requests: -1}", "embedding.max_requests"),
         ("embedding: {max_waiting_tokens: -1}", "embedding.max_waiting_tokens"),
         ("embedding: {engine: openvino}", "engine"),
-        ("embedding: {}\n    rollout: {canary: {steps: [{weight: 5}]}}", "rollout.canary: is not supported"),
         ("embedding: {}\n    scheduling: {bundles: [{cpus: 1}]}", "scheduling.bundles"),
     ],
 )
@@ -105,10 +104,12 @@ def test_grpc_proxies_reach_it() -> None:
     parse_spec(HEAD + "    embedding: {}\n  - {name: p, proxy: {}}\n").to_spec()
 
 
-def test_traffic_is_not_split_over_it() -> None:
+def test_traffic_is_split_over_it() -> None:
     split = "  - {name: other, embedding: {model: texts}}\ntraffic: [{split: {texts: 1, other: 1}}]\n"
-    with pytest.raises(SpecError, match="traffic"):
-        parse_spec(HEAD + "    embedding: {}\n" + split).to_spec()
+    assert len(parse_spec(HEAD + "    embedding: {}\n" + split).to_spec().traffic[0].sides) == 2
+    copies = split.replace("other: 1}}", "other: 0}, shadow: {to: other, percent: 1}}")
+    with pytest.raises(SpecError, match=r"shadow: is not supported with `embedding` \(`other`\)"):
+        parse_spec(HEAD + "    embedding: {}\n" + copies).to_spec()
 
 
 def test_a_name_stands_for_one_kind_of_model() -> None:

@@ -106,7 +106,6 @@ def test_the_folder_is_relative_to_the_file_and_packed(tmp_path: Path) -> None:
         ("llm: {weights: ./m, routing: {polity: prefix}}", "routing.*polity"),
         ("llm: {weights: ./m, max_wait: -1s}", "llm.max_wait"),
         ("llm: {weights: ./m, max_wait: 1000000000}", r"llm.max_wait: .* out of range"),
-        ("llm: {weights: ./m}\n    rollout: {canary: {steps: [{weight: 5}]}}", "rollout.canary: is not supported"),
     ],
 )
 def test_what_is_refused(line: str, wrong: str) -> None:
@@ -117,6 +116,31 @@ def test_what_is_refused(line: str, wrong: str) -> None:
 def test_weights_must_be_exact_once_they_are_packed() -> None:
     spec = Application("app", [LlmDeployment("chat", "./somewhere")]).to_spec()
     assert [problem.field for problem in spec_problems(spec)] == ["deployments[0].llm.weights.digest"]
+
+
+BOTH = f"""
+name: app
+deployments:
+  - name: old
+    llm: {{weights: {{uri: "{WEIGHTS.uri}", digest: "{WEIGHTS.digest}"}}, model: chat}}
+    rollout: {{canary: {{steps: [{{weight: 5, duration: 1m}}], match: [{{header: x-canary, value: "1"}}]}}}}
+  - name: new
+    llm: {{weights: {{uri: "{WEIGHTS.uri}", digest: "{WEIGHTS.digest}"}}, model: chat}}
+traffic:
+"""
+
+
+def test_requests_are_split_and_canaries_are_tried() -> None:
+    spec = parse_spec(f"{BOTH}  - {{model: chat, split: {{old: 9, new: 1}}, key: user}}\n").to_spec()
+    assert [(side.deployment, side.weight) for side in spec.traffic[0].sides] == [("old", 9), ("new", 1)]
+    assert spec.deployments[0].rollout.canary.steps[0].weight == 5
+
+
+def test_copies_of_requests_are_refused() -> None:
+    with pytest.raises(
+        SpecError, match=r"traffic\[0\].shadow: is not supported with `llm` \(`new`\): gateways send no"
+    ):
+        parse_spec(f"{BOTH}  - {{model: chat, split: {{old: 1}}, shadow: {{to: new, percent: 5}}}}\n").to_spec()
 
 
 def test_grpc_proxies_do_not_reach_it() -> None:

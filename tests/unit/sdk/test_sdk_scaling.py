@@ -32,7 +32,7 @@ MODELS = TritonDeployment("digits", Artifact("file:///artifacts/x.tar", "sha256:
     ("autoscaling", "replicas", "says"),
     [
         (Autoscaling(), Replicas(1, 3), "names no target, no policy and no schedule"),
-        (Autoscaling(target_ongoing=1), Replicas(0, 3), "none at all needs autoscaling, proxies that hold requests"),
+        (Autoscaling(target_ongoing=1), Replicas(0, 3), "none at all needs autoscaling, gRPC proxies that hold"),
         (Autoscaling(target_ongoing=-1), Replicas(1, 3), "target_ongoing: -1 is out of range"),
         (Autoscaling(target_cpu=0.5, window="2h"), Replicas(1, 3), "window: 7200 is out of range"),
         (Autoscaling(schedule=(Schedule("8", "20:00", 1),)), Replicas(1, 3), "`8` is not a time of day such as 08:30"),

@@ -164,6 +164,8 @@ def test_every_field_of_the_records_has_a_word_in_the_table(tmp_path: Path) -> N
     spec.traffic.extend(Application("a", [MODELS, other], traffic=(split,)).to_spec().traffic)
     front = ProxyDeployment("grpc", {"probes": 3}, hold=1, max_message_bytes=1, busy_poll_us=1)
     proxy = Application("a", [MODELS, front]).to_spec().deployments[1].proxy
+    over_http = Application("a", [MODELS, ProxyDeployment("http", protocol="http")]).to_spec()
+    proxy.MergeFrom(over_http.deployments[1].proxy)
     for message in (
         spec,
         spec.placement,
