@@ -32,6 +32,7 @@ from serving.timeouts import cancel_and_wait
 _LOG: Final = logging.getLogger(__name__)
 _TICK_S: Final = 0.1
 _ADOPT_S: Final = 1.0
+_AGAIN_S: Final = 30.0  # until a journal that could not be opened is tried again
 _SUFFIX: Final = ".sqlite"
 _REMOTE: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "fuse.sshfs", "lustre"})
 
@@ -83,6 +84,7 @@ class Home:
         self._settings = settings
         self._clock = clock or SystemClock()
         self._own = ""
+        self._again_at: dict[str, float] = {}  # of those, when they are tried again
         self._locks: dict[str, JournalLock] = {}
         self._upkeep: dict[str, Upkeep] = {}
         self._task: asyncio.Task[None] | None = None
@@ -118,20 +120,21 @@ class Home:
         next_look = loop.time() + _ADOPT_S
         while True:
             await self._clock.sleep(_TICK_S)
-            for upkeep in list(self._upkeep.values()):
-                upkeep.tick()
-            if loop.time() >= next_look:
-                next_look = loop.time() + _ADOPT_S
-                try:
+            try:
+                for upkeep in list(self._upkeep.values()):
+                    upkeep.tick()
+                if loop.time() >= next_look:
+                    next_look = loop.time() + _ADOPT_S
                     await self._look()
-                except (MeshError, OSError) as error:
-                    _LOG.warning("journals could not be looked after", extra={"error": str(error)})
+            except (MeshError, OSError) as error:
+                _LOG.warning("journals could not be looked after", extra={"error": str(error)})
+            except Exception:  # noqa: BLE001 - a fault of ours, told in the log; leases and deadlines must go on
+                _LOG.exception("upkeep of the journals failed")
 
     async def _look(self) -> None:
         for name, shard in list(self.shards.items()):
             if shard.journal.failure is not None:
-                self.refused[name] = shard.journal.failure.message
-                _LOG.error("journal is given up", extra={"journal": name, "error": shard.journal.failure.message})
+                self._refuse(name, shard.journal.failure, "journal is given up")
                 await self._release(name)
             elif name != self._own and shard.empty:
                 await self._release(name, remove=True)
@@ -139,9 +142,10 @@ class Home:
         await self._have_own()
 
     async def _adopt(self) -> None:
-        """What nobody serves."""
+        """What nobody serves. What cannot be opened is tried again after a while: a disk may have room again."""
+        loop = asyncio.get_running_loop()
         for path in await asyncio.to_thread(lambda: sorted(self._settings.folder.glob(f"*{_SUFFIX}"))):
-            if path.stem not in self.shards and path.stem not in self.refused:
+            if path.stem not in self.shards and loop.time() >= self._again_at.get(path.stem, 0.0):
                 await self._open(path)
 
     async def _have_own(self) -> None:
@@ -173,12 +177,12 @@ class Home:
             failure = error if isinstance(error, MeshError) else FailedPrecondition(f"{path} cannot be used: {error}")
             if begin:
                 raise failure from error
-            self.refused[path.stem] = failure.message
-            _LOG.error("journal is left as it is", extra={"journal": path.stem, "error": failure.message})
+            self._refuse(path.stem, failure, "journal is left as it is")
             return
         except BaseException:
             lock.release()
             raise
+        self.refused.pop(shard.name, None)
         self._locks[shard.name] = lock
         keeping = Keeping(shard)
         self._upkeep[shard.name] = Upkeep(shard, keeping)
@@ -186,6 +190,12 @@ class Home:
         self.shards[shard.name] = shard
         self.on_open(shard)
         self.pulls.waiting()
+
+    def _refuse(self, name: str, failure: MeshError, what: str) -> None:
+        if name not in self.refused:
+            _LOG.error(what, extra={"journal": name, "error": failure.message})
+        self.refused[name] = failure.message
+        self._again_at[name] = asyncio.get_running_loop().time() + _AGAIN_S
 
     async def _release(self, name: str, *, remove: bool = False) -> None:
         shard = self.shards.pop(name)

@@ -19,6 +19,7 @@ from serving.python_deployment.codec import parse
 from serving.timeouts import cancel_and_wait, wait_for
 
 _HELLO_S: Final = 30.0
+_WRITE_S: Final = 60.0
 _NOT_YOURS: Final = "its lease has ended"
 _MAX_NAME: Final = 256
 _MAX_HELD: Final = 100_000
@@ -57,7 +58,10 @@ class PullStream:
         return Conflict(f"replica {puller.replica} has connected again")
 
     async def _hello(self) -> tuple[Puller, pb.Hello]:
-        data = await wait_for(self._context.read(), _HELLO_S)
+        try:
+            data = await wait_for(self._context.read(), _HELLO_S)
+        except asyncio.TimeoutError as error:
+            raise InvalidArgument(f"the replica has not said hello for {_HELLO_S:g} s") from error
         if not isinstance(data, bytes):
             raise InvalidArgument("the stream ended before the replica said hello")
         message = parse(data, pb.PullRequest)
@@ -83,7 +87,7 @@ class PullStream:
         welcome = pb.Welcome(lease_s=self._settings.lease_s, max_result_bytes=self._settings.max_result_bytes)
         for name, shard in self._home.shards.items():
             lost = shard.hold(hello.replica, hello.process, held[name])
-            puller.held += len(held[name]) - len(lost)
+            puller.held.update((shard.id_of(number), attempt) for number, attempt in held[name] - lost)
             for number, attempt in sorted(lost):
                 welcome.lost.add(item=shard.id_of(number), attempt=attempt)
         return pb.PullReply(welcome=welcome).SerializeToString()
@@ -94,8 +98,11 @@ class PullStream:
             puller.wake.clear()
             while puller.outbox and not puller.closed:
                 data = puller.outbox.popleft()
-                await self._context.write(data)
-                puller.unsent -= len(data)
+                try:
+                    await wait_for(self._context.write(data), _WRITE_S)
+                except asyncio.TimeoutError as error:
+                    raise Unavailable(f"replica {puller.replica} has read nothing for {_WRITE_S:g} s") from error
+                puller.sent(data)
             if not puller.closed:
                 if puller.credits > 0:
                     self._home.pulls.waiting()
@@ -124,6 +131,7 @@ class PullStream:
             return
         parts = [(part.number, part.body) for part in said.parts]
         if not shard.progress(number, said.attempt, said.progress, parts):
+            puller.held.discard((said.item, said.attempt))
             puller.send(stop_bytes(said.item, said.attempt, _NOT_YOURS))
 
     async def _done(self, puller: Puller, said: pb.Done) -> None:
@@ -149,7 +157,6 @@ class PullStream:
             raise InvalidArgument("done: neither `result` nor `again` is set")
 
     def _stored(self, puller: Puller, item: str, attempt: int, wanted: bool) -> None:
-        if wanted:
-            puller.held = max(0, puller.held - 1)
+        puller.held.discard((item, attempt))
         reply = pb.PullReply(stored=pb.Stored(item=item, attempt=attempt, wanted=wanted))
         puller.send(reply.SerializeToString())

@@ -22,6 +22,7 @@ from serving.broker.shard import Shard
 _LOG: Final = logging.getLogger(__name__)
 _MOST_CREDITS: Final = 10_000
 _MOST_UNSENT: Final = 64 << 20  # bytes that wait for a replica to read them
+_MESSAGE_BYTES: Final = 100  # of memory, for a message besides its text
 _BATCH: Final = 256  # items that are started together
 
 
@@ -35,17 +36,30 @@ class Puller:
     generation: int
     credits: int = 0
     starting: int = 0  # items that are on their way to it
-    held: int = 0  # that were sent and have not been told about
+    held: set[tuple[str, int]] = field(default_factory=set)  # item and attempt, of what it was sent and has
     left: bool = False  # its endpoint is gone from discovery
     closed: bool = False
     outbox: deque[bytes] = field(default_factory=deque)
     unsent: int = 0
     wake: asyncio.Event = field(default_factory=asyncio.Event)
 
+    @property
+    def full(self) -> bool:
+        """It does not read as fast as it is written to."""
+        return self.unsent >= _MOST_UNSENT
+
     def send(self, data: bytes) -> None:
+        if self.closed:
+            return
         self.outbox.append(data)
-        self.unsent += len(data)
+        self.unsent += len(data) + _MESSAGE_BYTES
         self.wake.set()
+        if self.unsent >= 2 * _MOST_UNSENT and len(self.outbox) > 1:
+            self.close()  # it reads nothing at all: it connects again, and names what it holds
+
+    def sent(self, data: bytes) -> None:
+        """It was in the outbox."""
+        self.unsent -= len(data) + _MESSAGE_BYTES
 
     def close(self) -> None:
         """Its stream is to end."""
@@ -54,7 +68,7 @@ class Puller:
 
     @property
     def busy_share(self) -> float:
-        used = self.held + self.starting
+        used = len(self.held) + self.starting
         return used / (used + self.credits)
 
 
@@ -130,7 +144,7 @@ class Pulls:
     def stop(self, replica: str, item: str, attempt: int, reason: str) -> None:
         puller = self._pullers.get(replica)
         if puller is not None:
-            puller.held = max(0, puller.held - 1)
+            puller.held.discard((item, attempt))
             puller.send(stop_bytes(item, attempt, reason))
 
     # ------------------------------------------------------------------------------------------------ handing out
@@ -144,8 +158,8 @@ class Pulls:
 
     def _hand_out_of(self, deployment: str) -> None:
         allowed = self._allowed(deployment)
-        places = sum(puller.held + puller.starting + max(0, puller.credits) for puller in allowed)
-        able = [puller for puller in allowed if puller.credits > 0 and puller.unsent < _MOST_UNSENT]
+        places = sum(len(puller.held) + puller.starting + max(0, puller.credits) for puller in allowed)
+        able = [puller for puller in allowed if puller.credits > 0 and not puller.full]
         batches: dict[str, list[Running]] = {}
         takers: dict[Running, Puller] = {}
         while able and len(takers) < _BATCH:
@@ -191,9 +205,9 @@ class Pulls:
         elif puller.closed:
             shard.not_sent(running)
         else:
-            puller.held += 1
-            item = running.item
-            puller.send(work_bytes(item, shard.id_of(item.number), shard.clock.now(), request))
+            item, item_id = running.item, shard.id_of(running.item.number)
+            puller.held.add((item_id, item.attempt))
+            puller.send(work_bytes(item, item_id, shard.clock.now(), request))
 
 
 def stop_bytes(item: str, attempt: int, reason: str) -> bytes:

@@ -106,6 +106,8 @@ class Shard:
         await cancel_and_wait(*self._tasks)
         await asyncio.to_thread(self.journal.close)
         await asyncio.sleep(0)  # what was written last is told to those who wait for it
+        for running in list(self.running.values()):
+            running.tell(None)  # what was on its way to a replica is not any more
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Runs it, at most until `close`."""
@@ -355,7 +357,8 @@ class Shard:
         self.queues.release(after)
         self.queues.add(after)
         self.queues.counters(after.deployment).requeued += 1
-        self.listener.stop(before.replica, self.id_of(after.number), before.attempt, after.reason)
+        if told is None:  # else its replica has said so itself
+            self.listener.stop(before.replica, self.id_of(after.number), before.attempt, after.reason)
         self._changed(running, told)
 
     def _finish(
@@ -386,7 +389,7 @@ class Shard:
             self.queues.dead[after.deployment] += 1
         if after.state is State.SUCCEEDED:
             self.queues.learn(after)
-        if before.state is State.RUNNING and not after.state.answered:
+        if before.state is State.RUNNING and told is None:
             self.listener.stop(after.replica, self.id_of(after.number), after.attempt, after.reason)
         self.limits.remove(after, ended=True)
         self.ended.add(after, result)

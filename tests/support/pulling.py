@@ -35,7 +35,7 @@ class HandReplica:
 
     async def work(self) -> bpb.Work:
         while not (reply := await self.next()).HasField("work"):
-            assert reply.HasField("stop"), reply
+            assert reply.WhichOneof("message") in ("stop", "stored"), reply
         return reply.work
 
     async def ended(self) -> tuple[grpc.StatusCode, str]:
