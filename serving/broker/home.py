@@ -123,6 +123,7 @@ class Home:
             try:
                 for upkeep in list(self._upkeep.values()):
                     upkeep.tick()
+                self.pulls.waiting()  # a pause may be over
                 if loop.time() >= next_look:
                     next_look = loop.time() + _ADOPT_S
                     await self._look()

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from serving.broker.items import Item, State
 from serving.broker.journal_schema import COLUMNS, item_of
+from serving.errors import DataLoss
 
 _COLUMNS: Final = ", ".join(COLUMNS)
 _SLICE: Final = 2000
@@ -16,10 +17,13 @@ _LOOKED_AT: Final = 20_000  # rows for one page of a list, whatever it wants
 
 
 def items_with_requests(database: sqlite3.Connection, numbers: Sequence[int]) -> dict[int, tuple[Item, bytes]]:
-    """Those that there are, at most 500."""
+    """At most 500. Raises `DataLoss` where one is missing."""
     marks = ",".join("?" * len(numbers))
     rows = database.execute(f"SELECT {_COLUMNS} FROM items WHERE number IN ({marks})", numbers).fetchall()
     bodies = dict(database.execute(f"SELECT number, body FROM requests WHERE number IN ({marks})", numbers))
+    missing = set(numbers) - {row[0] for row in rows} & bodies.keys()
+    if missing:
+        raise DataLoss(f"the journal has no request of item {min(missing)}: it is damaged")
     return {row[0]: (item_of(row), bodies[row[0]]) for row in rows}
 
 
