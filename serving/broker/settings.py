@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
+from serving.broker.queue import QueueSettings
 from serving.errors import InvalidArgument
 
 
@@ -32,12 +33,13 @@ class BrokerSettings:
     max_request_bytes: int = 64 << 20
     max_result_bytes: int = 64 << 20
     sync: Literal["full", "normal"] = "full"
+    queue: QueueSettings = field(default_factory=QueueSettings)
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for each in fields(self):
+            value = getattr(self, each.name)
             if isinstance(value, int | float) and not value > 0:
-                raise InvalidArgument(f"broker: {field.name} must be above 0, found {value}")
+                raise InvalidArgument(f"broker: {each.name} must be above 0, found {value}")
         if self.sync not in ("full", "normal"):
             raise InvalidArgument(f"broker: sync must be `full` or `normal`, found {self.sync!r}")
         if max(self.max_request_bytes, self.max_result_bytes) > 1 << 30:

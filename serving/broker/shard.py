@@ -49,7 +49,7 @@ class Shard:
         self.settings = settings
         self.clock = clock
         self.limits = Limits(settings, random_share)
-        self.queues = Queues(clock.now)
+        self.queues = Queues(clock.now, settings.queue)
         self.watchers = Watchers()
         self.ended = Ended()
         self.fresh = Fresh()

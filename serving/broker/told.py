@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from serving._proto import records_pb2 as pb
+from serving.broker.queue import QueueSettings
 from serving.broker.settings import BrokerSettings
 from serving.errors import InvalidArgument
 from serving.python_deployment import settings as common
@@ -36,7 +38,17 @@ def broker_settings(config: pb.ReplicaConfig) -> BrokerSettings:
         raise InvalidArgument("nothing says whose requests are taken: broker.before is empty")
     given: dict[str, Any] = {name: getattr(broker, name) for name in _GIVEN if getattr(broker, name)}
     sync: Literal["full", "normal"] = "normal" if broker.sync == "normal" else "full"
-    return BrokerSettings(folder=folder(config), deployments=tuple(broker.before), sync=sync, **given)
+    deployments = tuple(broker.before)
+    return BrokerSettings(folder(config), deployments, sync=sync, queue=_queue_settings(broker), **given)
+
+
+def _queue_settings(broker: pb.BrokerDeployment) -> QueueSettings:
+    usual = QueueSettings()
+    return QueueSettings(
+        ageing_s=(broker.ageing_s or math.inf) if broker.HasField("ageing_s") else usual.ageing_s,
+        short_share=broker.short_share if broker.HasField("short_share") else usual.short_share,
+        long_share=broker.long_share if broker.HasField("long_share") else usual.long_share,
+    )
 
 
 def endpoint(config: pb.ReplicaConfig, report: pb.ReplicaReport, node: str, journals: Iterable[str]) -> pb.Endpoint:

@@ -10,7 +10,7 @@ from serving.sdk._table import BYTES, SECONDS, Field, ListOf, Number, Record, Te
 
 _AGEING_S: Final = 60.0
 _SHORT: Final = 0.5
-_LONG: Final = 0.1
+_LONG: Final = 0.25
 BROKER: Final = Record(
     "broker",
     (
@@ -18,8 +18,8 @@ BROKER: Final = Record(
         Field("lease", SECONDS, "A request goes back so long after its replica's last word; 0 is 15s.", default=0.0),
         Field("max_attempts", Whole(), "Starts of a request until it is given up; 0 is 3.", default=0),
         Field("result_ttl", SECONDS, "Results are kept for so long; 0 is an hour.", default=0.0),
-        Field("max_items", Whole(), "Requests and results that are kept; 0 is 1000000.", default=0),
-        Field("max_bytes", BYTES, "Their size: 1Gi; 0 is 4 GiB.", default=0),
+        Field("max_items", Whole(), "Requests that wait or run; 0 is 1000000.", default=0),
+        Field("max_bytes", BYTES, "Size of what is kept, results included: 1Gi; 0 is 4 GiB.", default=0),
         Field("max_tenant_items", Whole(), "Those of one tenant; 0 is no limit of its own.", default=0),
         Field("max_request_bytes", BYTES, "Size of one request; 0 is 64 MiB.", default=0),
         Field("max_result_bytes", BYTES, "Size of one result; 0 is 64 MiB.", default=0),

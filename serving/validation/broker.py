@@ -9,6 +9,7 @@ from typing import Final
 
 from serving._proto import records_pb2 as pb
 from serving.broker.pulled import PULLED, pulled_deployments
+from serving.broker.queue import QueueSettings
 from serving.problems import MAX_TIMEOUT_S, Problem, check_duplicates, check_number, check_whole, shown
 from serving.spelling import closest_match
 
@@ -60,8 +61,9 @@ def _shares(at: str, broker: pb.BrokerDeployment) -> Iterator[Problem]:
         value = getattr(broker, field)
         if broker.HasField(field) and not (math.isfinite(value) and 0 <= value <= 1):
             yield Problem(f"{at}.{field}", f"{value:g} is not a share between 0 and 1")
-    short = broker.short_share if broker.HasField("short_share") else 0.5
-    long = broker.long_share if broker.HasField("long_share") else 0.1
+    usual = QueueSettings()
+    short = broker.short_share if broker.HasField("short_share") else usual.short_share
+    long = broker.long_share if broker.HasField("long_share") else usual.long_share
     if math.isfinite(short) and math.isfinite(long) and 1 < short + long <= 2:
         yield Problem(f"{at}.long_share", f"{long:g} and short_share {short:g} are more than all places")
 

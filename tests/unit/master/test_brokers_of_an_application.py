@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
 from serving._proto import records_pb2 as pb
 from serving.broker import told
+from serving.broker.queue import QueueSettings
 from serving.config import EtcdConfig
 from serving.errors import InvalidArgument
 from serving.master.config import MasterConfig
@@ -53,6 +55,9 @@ def test_a_broker_is_told_whose_requests_it_takes_and_where_they_lie() -> None:
     settings = told.broker_settings(config)
     assert (settings.lease_s, settings.max_tenant_items, settings.sync) == (4.0, 7, "normal")
     assert settings.folder == Path("/data/default/app/queue")
+    assert settings.queue == QueueSettings()
+    config.broker.MergeFrom(pb.BrokerDeployment(ageing_s=0, short_share=0.6, long_share=0.2))
+    assert told.broker_settings(config).queue == QueueSettings(ageing_s=math.inf, short_share=0.6, long_share=0.2)
 
 
 def test_what_a_broker_must_be_told() -> None:
