@@ -120,6 +120,7 @@ class Home:
             await self._clock.sleep(_TICK_S)
             for upkeep in list(self._upkeep.values()):
                 upkeep.tick()
+            self.pulls.waiting()  # a pause may be over
             if loop.time() >= next_look:
                 next_look = loop.time() + _ADOPT_S
                 try:

@@ -196,10 +196,10 @@ class Journal:
         if self._closed:
             return
         self._closed = True
-        self._writes.put(None)
         self._reads.put(None)
-        for thread in self._threads:
-            thread.join()
+        self._threads[1].join()
+        self._writes.put(None)  # the last one to close the file folds the log into it, which a reader must not
+        self._threads[0].join()
 
     # ------------------------------------------------------------------------------------------------ the threads
 

@@ -27,7 +27,7 @@ class Keeping:
         """
         self._shard.limits.check(item, self._shard.journal.bytes + self._unwritten, self._shard.journal.unwritten_bytes)
         item.number, self._next = self._next, self._next + 1
-        self._shard.limits.add(item)
+        self._shard.limits.add(item.tenant, item.size_bytes)
         self._unwritten += item.kept_bytes
         return Change.submitted(item, body)
 
@@ -48,7 +48,7 @@ class Keeping:
         after = replace(
             before, state=State.QUEUED, attempts=0, ended=0.0, reason="", expires=NEVER, deadline=deadline
         )  # fmt: skip
-        self._shard.limits.add(after)
+        self._shard.limits.add(after.tenant, after.size_bytes)
         self._shard.journal.write([Change.changed(before, after)], partial(self._retried, before, after, then))
 
     def _retried(

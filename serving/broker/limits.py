@@ -60,11 +60,11 @@ class Limits:
         if unwritten_bytes + item.size_bytes > max(_UNWRITTEN_BYTES, settings.max_request_bytes):
             raise BrokerFull("more requests come than the disk of the broker takes; send them more slowly", 1.0)
 
-    def add(self, item: Item) -> None:
+    def add(self, tenant: str, size_bytes: int) -> None:
         self.items += 1
-        use = self._tenants[item.tenant]
+        use = self._tenants[tenant]
         use.items += 1
-        use.bytes += item.size_bytes
+        use.bytes += size_bytes
 
     def remove(self, item: Item, *, ended: bool) -> None:
         self.items -= 1

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from serving.broker.items import Item, State
 from serving.broker.journal_schema import COLUMNS, item_of
+from serving.errors import DataLoss
 
 _COLUMNS: Final = ", ".join(COLUMNS)
 _SLICE: Final = 2000
@@ -16,10 +17,13 @@ _LOOKED_AT: Final = 20_000  # rows for one page of a list, whatever it wants
 
 
 def items_with_requests(database: sqlite3.Connection, numbers: Sequence[int]) -> dict[int, tuple[Item, bytes]]:
-    """Those that there are, at most 500."""
+    """At most 500. Raises `DataLoss` where one is missing."""
     marks = ",".join("?" * len(numbers))
     rows = database.execute(f"SELECT {_COLUMNS} FROM items WHERE number IN ({marks})", numbers).fetchall()
     bodies = dict(database.execute(f"SELECT number, body FROM requests WHERE number IN ({marks})", numbers))
+    missing = set(numbers) - {row[0] for row in rows} & bodies.keys()
+    if missing:
+        raise DataLoss(f"the journal has no request of item {min(missing)}: it is damaged")
     return {row[0]: (item_of(row), bodies[row[0]]) for row in rows}
 
 
@@ -44,13 +48,23 @@ def numbers_of_keys(database: sqlite3.Connection, keys: Collection[tuple[str, st
     return found
 
 
-def live(database: sqlite3.Connection, after: int) -> list[Item]:
-    """The next ones that wait or run, by number; empty: those were all."""
-    rows = database.execute(
-        f"SELECT {_COLUMNS} FROM items INDEXED BY items_live WHERE state <= 2 AND number > ? ORDER BY number LIMIT ?",
+def live(database: sqlite3.Connection, after: int) -> list[tuple[Any, ...]]:
+    """Number, state and what a queue needs (`Queues.recovered`) of the next ones that wait or run; empty: no more."""
+    return database.execute(
+        "SELECT number, state, deployment, tenant, priority, submitted, deadline, expected_s, size_bytes FROM items"
+        " INDEXED BY items_live WHERE state <= 2 AND number > ? ORDER BY number LIMIT ?",
         (after, _SLICE),
     ).fetchall()
-    return [item_of(row) for row in rows]
+
+
+def items(database: sqlite3.Connection, numbers: Sequence[int]) -> list[Item]:
+    """Those that there are."""
+    found: list[Item] = []
+    for at in range(0, len(numbers), 500):
+        part = numbers[at : at + 500]
+        marks = ",".join("?" * len(part))
+        found += map(item_of, database.execute(f"SELECT {_COLUMNS} FROM items WHERE number IN ({marks})", part))
+    return found
 
 
 def dead(database: sqlite3.Connection) -> dict[str, int]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from serving.broker.items import Item, State
-from serving.broker.prediction import Features, Predictor
+from serving.broker.prediction import UNKNOWN_S, Features, Predictor
 from serving.broker.queue import QueueSettings, Waiting, WaitingQueue
 
 
@@ -51,10 +52,16 @@ class Queues:
         return self._counters.setdefault(deployment, Counters())
 
     def add(self, item: Item) -> None:
-        queue = self._queues.get(item.deployment)
-        if queue is None:
-            queue = self._queues[item.deployment] = WaitingQueue(self._settings)
-        queue.add(self._waiting(item), self._now())
+        self._queue(item.deployment).add(self._waiting(item), self._now())
+
+    def recovered(
+        self, deployment: str, number: int, tenant: str, priority: int, submitted: float, deadline: float | None,
+        expected_s: float, size_bytes: int,
+    ) -> None:  # fmt: skip
+        """One that waited before this process began, which has seen none yet to predict from."""
+        until = math.inf if deadline is None else deadline
+        waiting = Waiting(number, tenant, priority, until, submitted, expected_s or UNKNOWN_S, size_bytes)
+        self._queue(deployment).add(waiting, self._now())
 
     def take(self, deployment: str, places: int) -> Waiting | None:
         queue = self._queues.get(deployment)
@@ -92,6 +99,12 @@ class Queues:
         return Waiting(
             item.number, item.tenant, item.priority, item.deadline, item.submitted, expected_s, item.size_bytes
         )
+
+    def _queue(self, deployment: str) -> WaitingQueue:
+        queue = self._queues.get(deployment)
+        if queue is None:
+            queue = self._queues[deployment] = WaitingQueue(self._settings)
+        return queue
 
     def _predictor(self, deployment: str) -> Predictor:
         found = self._predictors.get(deployment)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
 
 from serving.broker.items import NEVER, Item
 from serving.broker.partial_results import PartialResult
@@ -33,3 +34,17 @@ class Running:
         self.busy = False
         while self.deferred and not self.busy:
             self.deferred.pop(0)()
+
+
+Loaded: TypeAlias = tuple[Running, bytes]
+Told: TypeAlias = Callable[[bool], None]  # whether the outcome was wanted; not called when it could not be written
+
+
+class Listener(Protocol):
+    """Who hands work to replicas."""
+
+    def waiting(self) -> None:
+        """Something can be started that could not before."""
+
+    def stop(self, replica: str, item: str, attempt: int, reason: str) -> None:
+        """Work at a replica has become useless."""

@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final
 
 from serving.broker import queries
 from serving.broker.items import Item, State
@@ -22,7 +22,7 @@ from serving.broker.partial_results import PartialResult
 from serving.broker.queue import Waiting
 from serving.broker.queues import Queues, bare_item
 from serving.broker.recent import Ended, Fresh, Watchers
-from serving.broker.running import Running
+from serving.broker.running import Listener, Loaded, Running, Told
 from serving.broker.settings import BrokerSettings
 from serving.control.clock import Clock
 from serving.errors import MeshError
@@ -31,19 +31,6 @@ from serving.timeouts import cancel_and_wait
 _LOG: Final = logging.getLogger(__name__)
 _PAUSE_S: Final = 1.0  # after a start that could not be written
 _SLICE: Final = 500  # items that are read or ended together
-
-Loaded: TypeAlias = tuple[Running, bytes]
-Told: TypeAlias = Callable[[bool], None]  # whether the outcome was wanted; not called when it could not be written
-
-
-class Listener(Protocol):
-    """Who hands work to replicas."""
-
-    def waiting(self) -> None:
-        """Something can be started that could not before."""
-
-    def stop(self, replica: str, item: str, attempt: int, reason: str) -> None:
-        """Work at a replica has become useless."""
 
 
 class Shard:
@@ -76,19 +63,19 @@ class Shard:
 
     async def recover(self) -> None:
         """Reads what waits and runs. What ran gets a whole lease: its replica is on its way here."""
-        lease_until = self.clock.monotonic() + self.settings.lease_s
+        ran: list[int] = []
         after = 0
         while rows := await self.journal.read(partial(queries.live, after=after)):
-            after = rows[-1].number
-            lease_until = max(lease_until, self.clock.monotonic() + self.settings.lease_s)
-            for item in rows:
-                self.limits.add(item)
-                if item.state is State.QUEUED:
-                    self.queues.add(item)
+            after = rows[-1][0]
+            for number, state, deployment, tenant, *rest in rows:
+                self.limits.add(tenant, rest[-1])
+                if state == State.QUEUED:
+                    self.queues.recovered(deployment, number, tenant, *rest)
                 else:
-                    self.running[item.number] = Running(item, lease_until)
-        for running in self.running.values():
-            running.lease_until = lease_until
+                    ran.append(number)
+        found = await self.journal.read(partial(queries.items, numbers=ran))
+        lease_until = self.clock.monotonic() + self.settings.lease_s
+        self.running.update((item.number, Running(item, lease_until)) for item in found)
         self.queues.dead.update(await self.journal.read(queries.dead))
         _LOG.info(
             "journal opened", extra={"journal": self.name, "items": self.limits.items, "kept": self.journal.items}
@@ -315,11 +302,6 @@ class Shard:
                 self._finish(running, State.EXPIRED, "its deadline passed while it ran")
             elif running.lease_until <= monotonic:
                 self._lose(running, f"replica {running.item.replica} said nothing for {self.settings.lease_s:g} s")
-
-    def extend_leases(self, seconds: float) -> None:
-        """This process stood still for so long: what replicas said meanwhile has yet to be read."""
-        for running in self.running.values():
-            running.lease_until += seconds
 
     def _finish_loaded(self, state: State, reason: str, loaded: list[Loaded]) -> None:
         for running, _ in loaded:

@@ -30,7 +30,8 @@ class Upkeep:
         passed = monotonic - self._last_tick
         self._last_tick = monotonic
         if passed > _STALLED_S:
-            self._shard.extend_leases(passed)
+            for running in self._shard.running.values():  # what replicas said meanwhile has yet to be read
+                running.lease_until += passed
         self._shard.limits.measure(passed)
         self._shard.expire()
         if not self._sweeping and monotonic >= self._next_sweep:
