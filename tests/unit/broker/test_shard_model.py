@@ -150,6 +150,15 @@ class ShardMachine(RuleBasedStateMachine):
         if one is not None:
             self._end(one, State.SUCCEEDED, first)
 
+    @precondition(lambda self: any(one.state is State.RUNNING and one.attempt > 1 for one in self.known.values()))
+    @rule()
+    def late(self) -> None:
+        """Results of the attempt before the one that runs."""
+        for number, one in self.known.items():
+            if one.state is State.RUNNING and one.attempt > 1:
+                assert not self.run(self.held.done(number, one.attempt - 1, b"late"))
+                assert not self.held.shard.progress(number, one.attempt - 1, 0.5, [])
+
     @rule(data=st.data(), untouched=st.booleans())
     def again(self, data: st.DataObject, untouched: bool) -> None:
         number, attempt = data.draw(st.sampled_from(self.sent))
@@ -309,6 +318,24 @@ class ShardMachine(RuleBasedStateMachine):
         assert (item.state, result) == (self.known[number].state, self.known[number].result)
         with pytest.raises(NotFound):
             self.run(self.held.clients.get(10_000))
+
+
+async def test_a_result_of_an_earlier_attempt_changes_nothing(tmp_path: Path) -> None:
+    held = await HeldShard(tmp_path / "j.sqlite", ManualClock(), lease_s=LEASE_S).open()
+    number = await held.submit()
+    first = await held.start("a")
+    await held.tick(LEASE_S + 1)
+    second = await held.start("b")
+    assert first is not None
+    assert second is not None
+    assert held.stopped == [("a", held.shard.id_of(number), 1)]
+    assert not await held.done(number, first.attempt, b"late")
+    assert not held.shard.progress(number, first.attempt, 0.5, [])
+    assert await held.done(number, second.attempt, b"right")
+    assert not await held.done(number, second.attempt, b"again")
+    item, result = await held.clients.get(number)
+    assert (item.state, item.attempts, result) == (State.SUCCEEDED, 2, b"right")
+    await held.close()
 
 
 TestShard = ShardMachine.TestCase
