@@ -77,9 +77,7 @@ class Shard:
         lease_until = self.clock.monotonic() + self.settings.lease_s
         self.running.update((item.number, Running(item, lease_until)) for item in found)
         self.queues.dead.update(await self.journal.read(queries.dead))
-        _LOG.info(
-            "journal opened", extra={"journal": self.name, "items": self.limits.items, "kept": self.journal.items}
-        )
+        _LOG.info("journal opened", extra={"journal": self.name, "items": self.limits.items})
         self.listener.waiting()
 
     @property
@@ -150,7 +148,8 @@ class Shard:
 
     def _load(self, batch: Sequence[Running], then: Callable[[list[Loaded]], object]) -> None:
         """Reads what only the disk knows of claimed items. Those that cannot be read go back."""
-        self.spawn(self._read(batch, then))
+        for at in range(0, len(batch), _SLICE):
+            self.spawn(self._read(batch[at : at + _SLICE], then))
 
     async def _read(self, batch: Sequence[Running], then: Callable[[list[Loaded]], object]) -> None:
         numbers = [running.item.number for running in batch]
@@ -293,9 +292,7 @@ class Shard:
     def expire(self) -> None:
         """Ends what has passed its deadline, and leases that are over."""
         claimed = [self._claim(*found) for found in self.queues.expire()]
-        for at in range(0, len(claimed), _SLICE):
-            text = "its deadline passed before it was started"
-            self._load(claimed[at : at + _SLICE], partial(self._finish_loaded, State.EXPIRED, text))
+        self._load(claimed, partial(self._finish_loaded, State.EXPIRED, "its deadline passed before it was started"))
         now, monotonic = self.clock.now(), self.clock.monotonic()
         for running in list(self.running.values()):
             if running.busy or running.item.state is not State.RUNNING:

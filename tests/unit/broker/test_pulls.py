@@ -14,6 +14,8 @@ from serving.broker.pulls import Puller, Pulls
 from serving.control.clock import ManualClock
 from tests.support.shards import HeldShard
 
+BODY = bpb.Request(infer=b"ask").SerializeToString()
+
 
 class Handed:
     """A shard whose listener is the `Pulls` under test."""
@@ -22,15 +24,15 @@ class Handed:
         self.held = held
         self.pulls = pulls
 
-    def replica(self, name: str, credits: int, generation: int = 1) -> Puller:
+    def replica(self, name: str, more: int, generation: int = 1) -> Puller:
         puller = Puller(name, "p", "it", generation)
         self.pulls.open(puller)
-        self.pulls.add_credits(puller, credits)
+        self.pulls.add_credits(puller, more)
         return puller
 
     async def hand_out(self, items: int) -> None:
         for _ in range(items):
-            await self.held.submit()
+            await self.held.submit(BODY)
         self.pulls.waiting()
         await asyncio.sleep(0)
         await self.held.settle()
@@ -83,13 +85,13 @@ async def test_older_generations_wait_while_a_newer_one_pulls(handed: Handed) ->
 
 
 async def test_what_was_not_sent_goes_to_another_and_does_not_count(handed: Handed) -> None:
+    number = await handed.held.submit(BODY)
     gone = handed.replica("gone", 1)
-    number = await handed.held.submit()
     await asyncio.sleep(0)  # it is being started
+    assert gone.starting == 1
     handed.pulls.close(gone)
     await handed.held.settle()
     assert sent(gone) == []
-    await handed.held.settle()
     other = handed.replica("other", 1)
     await handed.hand_out(0)
     assert sent(other) == [f"j1.{number}"]
