@@ -11,9 +11,13 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+from starlette.types import ASGIApp
 
 from serving._proto import records_pb2 as pb
 from serving.asgi import HttpServer
+from serving.broker.puller.asgi import AsgiRunner
+from serving.broker.puller.kserve import KServeRunner
+from serving.broker.puller.run import EntryRunner, PullEntry
 from serving.embedding import settings
 from serving.embedding.app import build_app
 from serving.embedding.instruments import EmbeddingInstruments
@@ -32,6 +36,7 @@ _LOG: Final = logging.getLogger(__name__)
 _LOOK_S: Final = 1.0
 _STOP_S: Final = 1.0  # for answers on their way when the time is over
 _WARM_UP: Final = "Hello"
+_PULLED: Final = 4  # items of brokers at least: they are computed together
 
 
 class EmbeddingParts:
@@ -46,6 +51,7 @@ class EmbeddingParts:
         self._instruments = Instruments(self._registry, max_requests=settings.max_requests(config))
         self._core: EmbeddingCore | None = None
         self._service: EmbeddingService | None = None
+        self._application: ASGIApp | None = None
         self._http: HttpServer | None = None
         self._grpc: GrpcServer | None = None
         self._metrics: MetricsServer | None = None
@@ -86,7 +92,8 @@ class EmbeddingParts:
         )
         self._grpc = GrpcServer(service.inference, max_message_bytes=MAX_BODY_BYTES, platform=PLATFORM)
         grpc_port = await self._grpc.start(host, 0, tls)
-        self._http = HttpServer(build_app(service, self._registry))
+        application = self._application = build_app(service, self._registry)
+        self._http = HttpServer(application)
         http_port = await self._http.start(host, config.listen_port, tls)
         self._metrics = MetricsServer(self._registry, host=host)
         metrics_port = int((await self._metrics.start()).rpartition(":")[2])
@@ -101,6 +108,12 @@ class EmbeddingParts:
     async def register(self, report: pb.ReplicaReport) -> None:
         """The first time begins to register, then the records change with the report."""
         await self._registration.put(*settings.endpoints(self._config, report, socket.gethostname()))
+
+    def pull_entry(self) -> PullEntry | None:
+        assert self._service is not None
+        assert self._application is not None
+        runner = EntryRunner(infer=KServeRunner(self._service.inference), http=AsgiRunner(self._application))
+        return PullEntry(runner, self._registry, least=_PULLED)
 
     async def reconfigure(self, _text: str) -> None:
         raise FailedPrecondition("an embedding model is not changed in place: another revision replaces it")

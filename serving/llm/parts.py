@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from serving._proto import records_pb2 as pb
+from serving.broker.puller.asgi import AsgiRunner
+from serving.broker.puller.run import EntryRunner, PullEntry
 from serving.errors import FailedPrecondition, MeshError
 from serving.llm import settings
 from serving.llm.app import build_app
@@ -21,6 +23,7 @@ from serving.python_deployment.instruments import Statistics
 
 _LOG: Final = logging.getLogger(__name__)
 _WARM_UP: Final = "Hello"
+_PULLED: Final = 4  # items of brokers at least: they are computed together
 _WARM_UP_TOKENS: Final = 2
 
 
@@ -90,6 +93,10 @@ class LlmParts(HttpParts):
         report = await self._serve(application)
         report.models.add(name=name, version=str(config.revision), state="READY")
         return report
+
+    def pull_entry(self) -> PullEntry | None:
+        assert self._counted is not None
+        return PullEntry(EntryRunner(http=AsgiRunner(self._counted)), self._registry, least=_PULLED)
 
 
 async def _warm_up(engine: Engine) -> None:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from serving._proto import records_pb2 as pb
+from serving.broker.pulled import with_pulled
 from serving.master.model import Goal, Replica
 from serving.master.plan import DEFAULT_DRAIN_S
 from serving.master.replica import ReplicaLimits
@@ -59,9 +60,9 @@ def goals(
             deployment=wanted.name,
             replicas=numbers[wanted.name],
             revision=order.stored.revision,
-            same=frozenset(number for number in older if _same(wanted, specs.get(number))),
+            same=frozenset(number for number in older if _same(wanted, specs.get(number), order.stored.spec)),
             unknown=frozenset(number for number in older if number not in specs),
-            updatable=frozenset(number for number in older if _updatable(wanted, specs.get(number))),
+            updatable=frozenset(number for number in older if _updatable(wanted, specs.get(number), order.stored.spec)),
             drain_timeout_s=wanted.drain_timeout_s or DEFAULT_DRAIN_S,
             paused=order.stored.paused,
             enough=wanted.replicas.min if wanted.HasField("autoscaling") else None,
@@ -103,21 +104,22 @@ def limits(order: pb.Placement, deployment: str) -> ReplicaLimits:
     return ReplicaLimits(start_timeout_s=DEFAULT_START_S)
 
 
-def _same(wanted: pb.DeploymentSpec, other: pb.ApplicationSpec | None) -> bool:
-    """True when replicas of `other` need not be replaced: nothing but their number differs."""
+def _same(wanted: pb.DeploymentSpec, other: pb.ApplicationSpec | None, own: pb.ApplicationSpec) -> bool:
+    """True when replicas of `other` need not be replaced: nothing but their number differs. `wanted` is of `own`."""
     if other is None:
         return False
-    return any(_without_number(spec) == _without_number(wanted) for spec in other.deployments)
+    target = _without_number(with_pulled(wanted, own))
+    return any(_without_number(with_pulled(spec, other)) == target for spec in other.deployments)
 
 
-def _updatable(wanted: pb.DeploymentSpec, other: pb.ApplicationSpec | None) -> bool:
+def _updatable(wanted: pb.DeploymentSpec, other: pb.ApplicationSpec | None, own: pb.ApplicationSpec) -> bool:
     """True when a replica of `other` becomes one of `wanted` while it runs: nothing differs but what may change so.
 
     These are the models of a Triton deployment that says `in_place`, and the `config` of a Python or C++ deployment.
     """
     in_place = wanted.triton.update == IN_PLACE or wanted.HasField("python") or wanted.HasField("cpp")
     in_place = in_place and not wanted.rollout.HasField("canary")  # which needs both revisions
-    if other is None or not in_place or _same(wanted, other):
+    if other is None or not in_place or _same(wanted, other, own):
         return False
     return any(_lasting(spec) == _lasting(wanted) for spec in other.deployments)
 

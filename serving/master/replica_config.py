@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from serving._proto import records_pb2 as pb
+from serving.broker.pulled import with_pulled
 from serving.config import EtcdConfig, TlsConfig
 from serving.errors import NotSupported
 from serving.master.config import MasterConfig
@@ -43,6 +44,7 @@ _ACTORS: Final[Mapping[str, ActorClass | PythonActorClass]] = {
     "llm": PythonActorClass("serving.llm.actor", "LlmActor"),
     "embedding": PythonActorClass("serving.embedding.actor", "EmbeddingActor"),
     "semantic_cache": PythonActorClass("serving.cache.actor", "SemanticCacheActor"),
+    "broker": PythonActorClass("serving.broker.actor", "BrokerActor"),
     "serve": PythonActorClass("serving.serve_deployment.actor", "ServeActor"),
     "proxy": ActorClass("CreateProxyActor", "ProxyActor"),
 }
@@ -169,6 +171,9 @@ def replica_config(
         result.cache_dir = config.cache_dir
     elif spec.HasField("semantic_cache"):
         result.semantic_cache.CopyFrom(spec.semantic_cache)
+        result.cache_dir = config.cache_dir
+    elif spec.HasField("broker"):
+        result.broker.CopyFrom(with_pulled(spec, order.stored.spec).broker)
         result.cache_dir = config.cache_dir
     elif spec.HasField("serve"):
         result.serve.CopyFrom(spec.serve)

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp
 
 from serving._proto import records_pb2 as pb
 from serving.asgi import HttpServer
+from serving.broker.puller.run import PullEntry
 from serving.errors import FailedPrecondition
 from serving.observe import MetricsServer, new_registry
 from serving.openai_http.counting import COUNTED, Counted
@@ -93,6 +94,10 @@ class HttpParts(ABC):
     async def register(self, report: pb.ReplicaReport) -> None:
         """The first time begins to register, then the record changes with the report."""
         await self._registration.put(self._endpoint(report, socket.gethostname()))
+
+    def pull_entry(self) -> PullEntry | None:
+        """How it runs what it pulls from brokers; None: it pulls nothing."""
+        return None
 
     async def reconfigure(self, _text: str) -> None:
         raise FailedPrecondition("this kind of deployment is not changed in place: another revision replaces it")

@@ -16,6 +16,8 @@ from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar, Final, Protocol
 
 from serving._proto import records_pb2 as pb
+from serving.broker.puller.pulling import Pulling
+from serving.broker.puller.run import PullEntry
 from serving.errors import MeshError
 from serving.observe import configure_logging
 from serving.python_deployment import environment, settings
@@ -26,6 +28,7 @@ from serving.timeouts import wait_for
 
 _LOG: Final = logging.getLogger(__name__)
 _MAX_DRAIN_S: Final = 24 * 3600.0
+_SLICE_S: Final = 0.1
 _ENDS: Final = ("draining", "drained")
 
 
@@ -39,6 +42,8 @@ class Parts(Protocol):
     async def reconfigure(self, text: str) -> None: ...
 
     async def register(self, report: pb.ReplicaReport) -> None: ...
+
+    def pull_entry(self) -> PullEntry | None: ...
 
     async def watch_health(self, tell: Callable[[str], None]) -> None: ...
 
@@ -69,6 +74,7 @@ class Replica:
         self._loop = asyncio.new_event_loop()
         self._wake = asyncio.Event()  # of the loop: an update or a drain is asked for
         self._stack: Parts | None = None
+        self._pulling: Pulling | None = None
         self._thread = threading.Thread(target=self._serve, name="replica", daemon=True)
 
     def start(self) -> None:
@@ -197,6 +203,10 @@ class Replica:
             self._report.MergeFrom(listening)
         await parts.register(self._report)
         self._step("ready")
+        entry = parts.pull_entry()
+        if entry is not None:
+            self._pulling = Pulling(self._config, entry)
+            self._pulling.start()
         _LOG.info("replica ready", extra={"address": self._report.address, "took_s": time.monotonic() - began})
 
     def _begin_log(self) -> None:
@@ -253,6 +263,8 @@ class Replica:
         """Of the health checks: empty is well."""
         if self._report.state in ("ready", "unhealthy"):
             self._step("unhealthy" if reason else "ready", reason)
+            if self._pulling is not None:
+                self._pulling.set_well(not reason)
 
     async def _fail(self, reason: str) -> None:
         _LOG.error("replica failed", extra={"reason": reason})
@@ -263,18 +275,28 @@ class Replica:
         """Leave discovery, stop accepting, finish what runs, release: always in this order."""
         if self._report.state != "failed":
             self._step("draining")
-        stack = self._stack
+        stack, pulling = self._stack, self._pulling
+        if pulling is not None:
+            pulling.drain()
         if stack is not None:
             if await stack.withdraw():
                 await self._linger()
             stack.refuse()
-            while not await stack.wait_idle(min(0.1, self._left_s())):  # in slices: a second drain may shorten it
+            while not await self._is_idle(stack):  # in slices: a second drain may shorten it
                 if self._left_s() <= 0:
                     break
+            if pulling is not None:
+                await pulling.close()
             await stack.close(self._left_s)
         _LOG.info("replica drained")
         self._step("drained")
         self._on_drained()
+
+    async def _is_idle(self, stack: Parts) -> bool:
+        """Nothing runs, and what brokers are to know is stored. Waits a slice of time for it."""
+        if not await stack.wait_idle(min(_SLICE_S, self._left_s())):
+            return False
+        return self._pulling is None or await self._pulling.wait_idle(min(_SLICE_S, self._left_s()))
 
     async def _linger(self) -> None:
         end = time.monotonic() + self.leave_s

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from serving._proto import records_pb2 as pb
+from serving.broker.puller.kserve import KServeRunner
+from serving.broker.puller.run import EntryRunner, PullEntry
 from serving.errors import FailedPrecondition, MeshError
 from serving.observe import MetricsServer, new_registry
 from serving.python_deployment import settings
@@ -124,6 +126,10 @@ class Stack:
         signature = self.user.signature
         model = pb.ModelRecord(name=signature.model, versions=[signature.version])
         await self._registration.put(settings.endpoint(self._config, report, model, socket.gethostname()))
+
+    def pull_entry(self) -> PullEntry | None:
+        assert self._inference is not None
+        return PullEntry(EntryRunner(infer=KServeRunner(self._inference)), self._metrics_registry)
 
     # ------------------------------------------------------------------------------------------------ health
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from serving.sdk._artifacts import Artifact
 from serving.sdk._deployments import (
+    BrokerDeployment,
     CppDeployment,
     EmbeddingDeployment,
     LlmDeployment,
@@ -35,10 +36,12 @@ if TYPE_CHECKING:
     from serving.discovery.client_config import ClientConfig, ClientStats
     from serving.sdk.api_keys import ApiKey, CreatedKey, KeyLimits
     from serving.sdk.blocking import MeshClient
+    from serving.sdk.brokers import QueueFull
     from serving.sdk.client import AsyncMeshClient
     from serving.sdk.routes import Route, RoutedModel, RouteStatus, load_routes
     from serving.sdk.status import AppEvent, AppStatus, DeployResult, ModelMetadata, TensorMetadata
     from serving.sdk.tensors import BF16
+    from serving.sdk.tickets import QueueItem, QueueStatistics, Ticket, TicketPart
 
 __all__ = [
     "BF16",
@@ -49,6 +52,7 @@ __all__ = [
     "Artifact",
     "AsyncMeshClient",
     "Autoscaling",
+    "BrokerDeployment",
     "Canary",
     "CanaryChecks",
     "CanaryStep",
@@ -70,6 +74,9 @@ __all__ = [
     "Placement",
     "ProxyDeployment",
     "PythonDeployment",
+    "QueueFull",
+    "QueueItem",
+    "QueueStatistics",
     "RateLimiter",
     "RateLimiterResource",
     "Replicas",
@@ -89,6 +96,8 @@ __all__ = [
     "Shadow",
     "SlowReplicas",
     "TensorMetadata",
+    "Ticket",
+    "TicketPart",
     "TrafficSplit",
     "TritonDeployment",
     "load_mesh_config",
@@ -110,10 +119,15 @@ _LAZY = {
     "KeyLimits": "serving.sdk.api_keys",
     "MeshClient": "serving.sdk.blocking",
     "ModelMetadata": "serving.sdk.status",
+    "QueueFull": "serving.sdk.brokers",
+    "QueueItem": "serving.sdk.tickets",
+    "QueueStatistics": "serving.sdk.tickets",
     "Route": "serving.sdk.routes",
     "RouteStatus": "serving.sdk.routes",
     "RoutedModel": "serving.sdk.routes",
     "TensorMetadata": "serving.sdk.status",
+    "Ticket": "serving.sdk.tickets",
+    "TicketPart": "serving.sdk.tickets",
     "load_routes": "serving.sdk.routes",
 }
 

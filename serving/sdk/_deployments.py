@@ -190,6 +190,38 @@ class SemanticCacheDeployment(DeploymentOptions):
 
 
 @dataclass(frozen=True, slots=True)
+class BrokerDeployment(DeploymentOptions):
+    """Keeps requests until replicas of the application ask for them, and their results until they are fetched.
+
+    `before` names the `python`, `llm` and `embedding` deployments whose requests it takes; empty: all. A request goes
+    back to the queue `lease` after the last word of its replica, at most `max_attempts` times; results are kept for
+    `result_ttl`. What waits and runs is bounded by `max_items`, and by `max_tenant_items` of one tenant; what is kept
+    by `max_bytes`; one request by `max_request_bytes`, one result by `max_result_bytes`. It lies in `path` on its
+    node, by default in the node's cache; `sync` is `"full"` where an answer means that it is on disk, `"normal"` where
+    a power failure may cost the last moments. Waiting items rise by a class each `ageing`; `short_share` and
+    `long_share` of the running places are kept for short and long items. A replica holds at most `per_replica`; 0 is
+    as many as keep it busy.
+    """
+
+    name: str
+    before: tuple[str, ...] | list[str] = ()
+    lease: float | str = 0.0
+    max_attempts: int = 0
+    result_ttl: float | str = 0.0
+    max_items: int = 0
+    max_bytes: int | str = 0
+    max_tenant_items: int = 0
+    max_request_bytes: int | str = 0
+    max_result_bytes: int | str = 0
+    path: str = ""
+    sync: str = ""
+    ageing: float | str = 60.0
+    short_share: float = 0.5
+    long_share: float = 0.25
+    per_replica: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ServeDeployment(DeploymentOptions):
     """An application of Ray Serve, deployed unchanged in the Serve instance of the Ray cluster.
 
@@ -232,6 +264,7 @@ Deployment = (
     | LlmDeployment
     | EmbeddingDeployment
     | SemanticCacheDeployment
+    | BrokerDeployment
     | ServeDeployment
     | ProxyDeployment
 )
@@ -243,6 +276,7 @@ KINDS_OF: Final[Mapping[type[Deployment], str]] = {
     LlmDeployment: "llm",
     EmbeddingDeployment: "embedding",
     SemanticCacheDeployment: "semantic_cache",
+    BrokerDeployment: "broker",
     ServeDeployment: "serve",
     ProxyDeployment: "proxy",
 }

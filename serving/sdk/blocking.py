@@ -11,23 +11,27 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Any, TypeVar
 
+from typing_extensions import Unpack
+
 from serving._proto import keeper_pb2 as kpb
 from serving._proto import records_pb2 as pb
 from serving.discovery.client_config import ClientConfig, ClientStats
 from serving.errors import FailedPrecondition
 from serving.routing import Rank
 from serving.sdk import calls
+from serving.sdk._app_names import AppName
 from serving.sdk._client_loop import ClientLoop
 from serving.sdk.api_keys import ApiKeys
+from serving.sdk.blocking_queue import BlockingQueue, BlockingTicket
 from serving.sdk.blocking_routes import BlockingRoutes
 from serving.sdk.client import (
     CONTROL_TIMEOUT_S,
     DEPLOY_TIMEOUT_S,
     INFER_TIMEOUT_S,
-    AppName,
     AsyncMeshClient,
 )
 from serving.sdk.connection import Connection
+from serving.sdk.queue import SubmitOptions
 from serving.sdk.spec import Application
 from serving.sdk.status import AppEvent, AppStatus, DeployResult, ModelMetadata
 from serving.sdk.tensors import Array, Parameter
@@ -58,6 +62,7 @@ class MeshClient:
         self._closed = False
         self._running: set[asyncio.Task[Any] | None] = set()  # of the loop's thread
         self.routes = BlockingRoutes(self._client.routes, self._wait)
+        self.queue = BlockingQueue(self._client.queue, self._wait)
 
     @property
     def keys(self) -> ApiKeys:
@@ -288,6 +293,20 @@ class MeshClient:
         return self._wait(
             self._client.model_metadata(app, model, version=version, deployment=deployment, timeout_s=timeout_s)
         )
+
+    def submit(
+        self,
+        app: AppName,
+        deployment: str,
+        inputs: Mapping[str, Any] | None = None,
+        **options: Unpack[SubmitOptions],
+    ) -> BlockingTicket:
+        """See `AsyncMeshClient.submit`."""
+        return BlockingTicket(self._wait(self._client.submit(app, deployment, inputs, **options)), self._wait)
+
+    def ticket(self, text: str) -> BlockingTicket:
+        """See `AsyncMeshClient.ticket`."""
+        return BlockingTicket(self._client.ticket(text), self._wait)
 
     def is_stale(self, app: AppName) -> bool:
         """True while discovery does not answer, so that requests go to the endpoints known before."""

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine
-from typing import Any, Protocol, TypeVar
-
+from serving.sdk._client_loop import Wait
 from serving.sdk.routes import ROUTES_TIMEOUT_S, Route, RoutesClient, RouteStatus
-
-T = TypeVar("T")
-
-
-class _Wait(Protocol):
-    def __call__(self, work: Coroutine[Any, Any, T], /) -> T: ...
 
 
 class BlockingRoutes:
     """The methods of `RoutesClient`, which wait for their answer."""
 
-    def __init__(self, client: RoutesClient, wait: _Wait) -> None:
+    def __init__(self, client: RoutesClient, wait: Wait) -> None:
         self._client = client
         self._wait = wait
 

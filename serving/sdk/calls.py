@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from serving._proto import broker_pb2 as bpb
 from serving._proto import records_pb2 as pb
 from serving.sdk.spec import Application
 from serving.store.keys import AppKey
@@ -136,6 +137,47 @@ class ModelMetadataCall:
 
 
 @dataclass(frozen=True, slots=True)
+class SubmitCall:
+    """`request` is complete but for an idempotency key, which it gets where it has none."""
+
+    app: AppKey
+    request: bpb.SubmitRequest
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ItemCall:
+    """`ticket` without the application, or an item's id; `action` is `"get"`, `"cancel"` or `"retry"`.
+
+    A `get` waits for the item's end for `wait_s`.
+    """
+
+    app: AppKey
+    ticket: str
+    action: str
+    wait_s: float
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ListItemsCall:
+    """`states` are names, empty is all."""
+
+    app: AppKey
+    deployment: str
+    tenant: str
+    states: Sequence[str]
+    limit: int
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class QueueStatisticsCall:
+    app: AppKey
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class SetRouteCall:
     record: pb.RouteRecord
     if_version: int
@@ -176,6 +218,10 @@ Call: TypeAlias = (
     | EndpointsCall
     | InferCall
     | ModelMetadataCall
+    | SubmitCall
+    | ItemCall
+    | ListItemsCall
+    | QueueStatisticsCall
     | SetRouteCall
     | GetRouteCall
     | ListRoutesCall

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, TypeVar
+
+from typing_extensions import Unpack
 
 from serving._proto import keeper_pb2 as kpb
 from serving._proto import records_pb2 as pb
@@ -13,27 +15,28 @@ from serving.discovery.client_config import ClientConfig
 from serving.errors import Internal, InvalidArgument
 from serving.routing import Rank
 from serving.sdk import calls
+from serving.sdk._app_names import AppName, app_key
 from serving.sdk.api_keys import AsyncApiKeys
+from serving.sdk.brokers import Brokers
 from serving.sdk.connection import Connection
 from serving.sdk.deploying import Deployer, Notify
 from serving.sdk.inference import InferenceClients
 from serving.sdk.keepers import Keepers
+from serving.sdk.queue import QueueClient, QueueHandlers, SubmitOptions
 from serving.sdk.routes import RouteHandlers, RoutesClient
 from serving.sdk.spec import Application
 from serving.sdk.status import AppEvent, AppStatus, DeployResult, ModelMetadata
 from serving.sdk.tensors import Array, Parameter
+from serving.sdk.tickets import Ticket
 from serving.store import keys
 from serving.store.client import EtcdClient
 from serving.store.keys import AppKey
 from serving.store.records import decode
-from serving.types import DEFAULT_NAMESPACE, NAME_RULE, ROLE_DIRECT, is_name
+from serving.types import ROLE_DIRECT
 
 CONTROL_TIMEOUT_S: Final = 15.0
 DEPLOY_TIMEOUT_S: Final = 300.0
 INFER_TIMEOUT_S: Final = 30.0
-
-AppName: TypeAlias = str | AppKey | Application
-"""An application: `"digits"` (of the namespace `default`), `"team/digits"`, its `AppKey`, or the `Application`."""
 
 T = TypeVar("T")
 
@@ -62,6 +65,7 @@ class AsyncMeshClient:
         self._keepers = Keepers(self._store, self.connection.tls)
         self._deployer = Deployer(self._keepers, self.connection.artifacts)
         self._inference = InferenceClients(self._store, self.connection.tls, client_config, rank)
+        self._brokers = Brokers(self._store, self.connection.tls)
         self.keys = AsyncApiKeys(self._keepers)
         self._handlers: dict[type, Callable[[Any], Awaitable[Any]]] = {
             calls.DeployCall: self._deployer.deploy,
@@ -79,9 +83,11 @@ class AsyncMeshClient:
             calls.InferCall: self._inference.infer,
             calls.ModelMetadataCall: self._inference.model_metadata,
             **RouteHandlers(self._keepers).by_call,
+            **QueueHandlers(self._brokers).by_call,
         }
         self._handle = calls.chain(interceptors, self._dispatch)
         self.routes = RoutesClient(self._handle)
+        self.queue = QueueClient(self._handle, self._brokers)
 
     async def __aenter__(self) -> AsyncMeshClient:
         return self
@@ -93,6 +99,7 @@ class AsyncMeshClient:
 
     async def close(self) -> None:
         """Closes every connection. May be called more than once."""
+        await self._brokers.close()
         await self._inference.close()
         await self._keepers.close()
         await self._store.close()
@@ -291,6 +298,25 @@ class AsyncMeshClient:
             calls.ModelMetadataCall(app_key(app), model, version, deployment, timeout_s), ModelMetadata
         )
 
+    async def submit(
+        self,
+        app: AppName,
+        deployment: str,
+        inputs: Mapping[str, Any] | None = None,
+        **options: Unpack[SubmitOptions],
+    ) -> Ticket:
+        """Gives a request to a broker of `app`, which keeps it until a replica of `deployment` asks for work.
+
+        `inputs` are those of `infer`; for language models give `body`, a dict as OpenAI's API takes it, instead.
+        Returns when the request is on disk. One that fails on the way is repeated safely. Raises `QueueFull` when a
+        limit of the broker is reached, `NotFound` where no broker takes requests for the deployment.
+        """
+        return await self.queue.submit(app, deployment, inputs, **options)
+
+    def ticket(self, text: str) -> Ticket:
+        """The ticket whose text this is. Raises `InvalidArgument`."""
+        return self.queue.ticket(text)
+
     async def inference_client(self, app: AppName) -> InferenceClient:
         """The application's own client: its counters, its endpoints, whether they are stale. It is closed with this."""
         return await self._inference.client(app_key(app))
@@ -330,19 +356,6 @@ class AsyncMeshClient:
 
     async def _ask(self, method: str, request: Any, timeout_s: float) -> Any:
         return await self._keepers.call(method, request, timeout_s=timeout_s)
-
-
-def app_key(app: AppName) -> AppKey:
-    """`"digits"`, `"team/digits"`, an `AppKey` or an `Application` → the key. Raises `InvalidArgument`."""
-    if isinstance(app, AppKey):
-        return app
-    if isinstance(app, Application):
-        return AppKey(app.namespace, app.name)
-    namespace, _, name = app.rpartition("/")
-    key = AppKey(namespace or DEFAULT_NAMESPACE, name)
-    if not is_name(key.namespace) or not is_name(key.name):
-        raise InvalidArgument(f"`{app}` names no application; expected is `name` or `namespace/name` ({NAME_RULE})")
-    return key
 
 
 def _name(key: AppKey) -> kpb.ApplicationName:

@@ -11,6 +11,7 @@ from serving.hub_name import is_hub_name
 from serving.problems import Problem
 from serving.sdk._artifacts import Artifact, local_path
 from serving.sdk._deployments import (
+    BrokerDeployment,
     CppDeployment,
     Deployment,
     EmbeddingDeployment,
@@ -172,6 +173,8 @@ def _deployment(values: Mapping[str, Any], folder: Path) -> Deployment:
         return EmbeddingDeployment(**shared, **{**values["embedding"], "weights": weights})
     if values["semantic_cache"] is not None:
         return SemanticCacheDeployment(**shared, **values["semantic_cache"])
+    if values["broker"] is not None:
+        return BrokerDeployment(**shared, **values["broker"])
     if values["cpp"] is not None:
         folders = {name: _repository(values["cpp"][name], folder) or None for name in ("code", "repository")}
         return CppDeployment(**shared, **{**values["cpp"], **folders})

@@ -14,6 +14,7 @@ from serving._proto import records_pb2 as pb
 from serving.problems import problems_error
 from serving.routing import RoutingPolicy
 from serving.sdk._artifacts import Artifact, local_path
+from serving.sdk._broker_options import BROKER, broker_record
 from serving.sdk._cpp_options import CPP, cpp_record
 from serving.sdk._deployments import (
     KINDS_OF,
@@ -140,6 +141,7 @@ _DEPLOYMENT: Final = Record(
         Field("llm", LLM, "Runs a language model behind OpenAI's protocol."),
         Field("embedding", EMBEDDING, "Runs a model that makes vectors of texts."),
         Field("semantic_cache", SEMANTIC_CACHE, "Keeps answers of language models."),
+        Field("broker", BROKER, "Keeps requests until replicas ask for them."),
         Field("serve", SERVE, "Runs an application of Ray Serve."),
         Field("proxy", PROXY, "Runs proxies in front of the other deployments."),
         Field("resources", RESOURCES, "What one replica needs.", default=RESOURCES.defaults()),
@@ -153,7 +155,7 @@ _DEPLOYMENT: Final = Record(
         Field("scheduling", SCHEDULING, "On which nodes of its cluster it runs.", default=SCHEDULING.defaults()),
         Field("replace_slow", SLOW, "Replicas much slower than the others are replaced.", default=SLOW.defaults()),
     ),
-    one_of=("triton", "python", "cpp", "llm", "embedding", "semantic_cache", "serve", "proxy"),
+    one_of=("triton", "python", "cpp", "llm", "embedding", "semantic_cache", "broker", "serve", "proxy"),
 )
 _PLACEMENT: Final = Record(
     "placement",
@@ -209,6 +211,7 @@ _TABLES: Final = {
     "llm": LLM,
     "embedding": EMBEDDING,
     "semantic_cache": SEMANTIC_CACHE,
+    "broker": BROKER,
     "serve": SERVE,
     "proxy": PROXY,
 }
@@ -247,7 +250,7 @@ def _application(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact]) 
 
 
 def _deployment(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact]) -> pb.DeploymentSpec:
-    triton, python, cpp, llm, embedding, semantic_cache, serve, proxy = (values[kind] for kind in _TABLES)
+    triton, python, cpp, llm, embedding, semantic_cache, broker, serve, proxy = (values[kind] for kind in _TABLES)
     return pb.DeploymentSpec(
         name=values["name"],
         resources=resources_record(values["resources"]),
@@ -266,6 +269,7 @@ def _deployment(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact]) -
         llm=None if llm is None else llm_record(llm, artifacts),
         embedding=None if embedding is None else embedding_record(embedding, artifacts),
         semantic_cache=None if semantic_cache is None else semantic_cache_record(semantic_cache),
+        broker=None if broker is None else broker_record(broker),
         serve=None if serve is None else serve_record(serve, artifacts),
         proxy=None if proxy is None else proxy_record(proxy),
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from serving._proto import records_pb2 as pb
+from serving.broker.puller.run import PullEntry
 from serving.discovery import Registrar
 from serving.errors import FailedPrecondition
 from serving.python_deployment import settings
@@ -92,6 +93,9 @@ class ServeParts:
         raise FailedPrecondition("an application of Ray Serve is not changed in place: another revision replaces it")
 
     # ------------------------------------------------------------------------------------------------ health
+
+    def pull_entry(self) -> PullEntry | None:
+        return None
 
     async def watch_health(self, tell: Callable[[str], None]) -> None:
         """Until cancelled. `tell` hears after each look why the replica is unhealthy; empty: it is well."""

@@ -26,6 +26,7 @@ from serving.problems import (
     shown,
 )
 from serving.types import is_name
+from serving.validation.broker import broker_problems, pulled_problems
 from serving.validation.cpp import busy_poll_problems, cpp_problems
 from serving.validation.embedding import embedding_problems
 from serving.validation.llm import llm_problems, openai_model_problems
@@ -37,7 +38,7 @@ from serving.validation.semantic_cache import before_problems, semantic_cache_pr
 from serving.validation.serve import serve_problems
 from serving.validation.traffic import canary_problems, traffic_problems
 
-KINDS: Final = ("triton", "python", "cpp", "llm", "embedding", "semantic_cache", "serve", "proxy")
+KINDS: Final = ("triton", "python", "cpp", "llm", "embedding", "semantic_cache", "broker", "serve", "proxy")
 MODEL_CONTROLS: Final = ("none", "explicit")
 CACHE_TYPES: Final = ("local",)
 RATE_LIMITER_MODES: Final = ("execution_count",)
@@ -100,6 +101,7 @@ def _application(spec: pb.ApplicationSpec, packed: bool) -> Iterator[Problem]:
         yield Problem("on_failed_rollout", f"{shown(spec.on_failed_rollout)} is not known", allowed=FAILED_ROLLOUTS)
     yield from openai_model_problems(spec)
     yield from before_problems(spec)
+    yield from pulled_problems(spec)
     yield from traffic_problems(spec)
     if spec.ByteSize() > MAX_SPEC_BYTES:
         yield Problem("name", f"the whole spec has {spec.ByteSize()} bytes, at most {MAX_SPEC_BYTES} are allowed")
@@ -145,6 +147,8 @@ def _deployment(path: str, deployment: pb.DeploymentSpec, packed: bool, proxied:
             yield from _artifact(f"{path}.embedding.weights", deployment.embedding.weights, packed, wanted)
     elif kind == "semantic_cache":
         yield from semantic_cache_problems(path, deployment)
+    elif kind == "broker":
+        yield from broker_problems(path, deployment)
     elif kind == "serve":
         yield from serve_problems(path, deployment)
         if deployment.serve.HasField("code"):

@@ -139,7 +139,8 @@ def http_proxy_config(
     **changes: Any,
 ) -> pb.ReplicaConfig:
     """Of an application's HTTP proxy. `changes` are fields of `ProxyDeployment`."""
-    config = _config(name, "http", etcd, application=application, proxy=pb.ProxyDeployment(protocol="http", **changes))
+    proxy = pb.ProxyDeployment(protocol="http", **changes)
+    config = config_of(name, "http", etcd, application=application, proxy=proxy)
     config.drain_timeout_s = drain_timeout_s
     if require_keys is not None:
         config.require_keys = require_keys
@@ -151,7 +152,7 @@ def embedding_config(
 ) -> pb.ReplicaConfig:
     """Of one replica of the packaged model. `changes` are fields of `EmbeddingDeployment`."""
     embedding = pb.EmbeddingDeployment(**{"threads": 1, **changes})
-    return _config(name, "minilm", etcd, application=application, embedding=embedding)
+    return config_of(name, "minilm", etcd, application=application, embedding=embedding)
 
 
 def cache_config(
@@ -160,10 +161,13 @@ def cache_config(
     """Of the semantic cache of an application, which keeps its answers in `folder`. `changes` are fields of
     `SemanticCacheDeployment`."""
     cache = pb.SemanticCacheDeployment(**changes)
-    return _config(name, "cache", etcd, application=application, cache_dir=str(folder / "cache"), semantic_cache=cache)
+    return config_of(
+        name, "cache", etcd, application=application, cache_dir=str(folder / "cache"), semantic_cache=cache
+    )
 
 
-def _config(name: str, deployment: str, etcd: EtcdConfig | None, **fields: Any) -> pb.ReplicaConfig:
+def config_of(name: str, deployment: str, etcd: EtcdConfig | None, **fields: Any) -> pb.ReplicaConfig:
+    """Of a replica of generation 1. `fields` are those of `ReplicaConfig`."""
     config = pb.ReplicaConfig(
         id=name,
         namespace="default",
@@ -198,7 +202,7 @@ def llm_config(
         options=json.dumps(options),
         **{"model": MODEL, **changes},
     )
-    return _config(name, "chat", etcd, application=application, cache_dir=str(folder / "cache"), llm=llm)
+    return config_of(name, "chat", etcd, application=application, cache_dir=str(folder / "cache"), llm=llm)
 
 
 class GatewayProcess(LineProcess):

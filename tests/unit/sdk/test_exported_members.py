@@ -14,6 +14,11 @@ import serving.sdk
 from serving.sdk import AsyncMeshClient, MeshClient
 
 PUBLIC = {
+    "QueueFull",
+    "QueueItem",
+    "QueueStatistics",
+    "Ticket",
+    "TicketPart",
     "Application",
     "ApiKey",
     "AppEvent",
@@ -21,6 +26,7 @@ PUBLIC = {
     "Artifact",
     "AsyncMeshClient",
     "Autoscaling",
+    "BrokerDeployment",
     "BF16",
     "Canary",
     "CanaryChecks",

@@ -33,8 +33,9 @@ def test_example_is_a_valid_spec(tmp_path: Path) -> None:
     assert spec.deployments[3].llm.model == "tiny-chat"
     assert spec.deployments[4].embedding.model == "all-minilm"
     assert spec.deployments[5].semantic_cache.before == ["chat"]
-    assert spec.deployments[6].serve.import_path == "readability:app"
-    assert spec.deployments[7].proxy.hold_s == 30
+    assert spec.deployments[6].broker.before == ["chat", "reader"]
+    assert spec.deployments[7].serve.import_path == "readability:app"
+    assert spec.deployments[8].proxy.hold_s == 30
 
 
 def test_every_field_is_shown() -> None:

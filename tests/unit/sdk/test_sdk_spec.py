@@ -360,7 +360,17 @@ def test_a_kind_that_is_not_there() -> None:
     spec.deployments[0].ClearField("triton")
     (problem,) = spec_problems(spec)
     assert problem.field == "deployments[0]"
-    assert problem.allowed == ("triton", "python", "cpp", "llm", "embedding", "semantic_cache", "serve", "proxy")
+    assert problem.allowed == (
+        "triton",
+        "python",
+        "cpp",
+        "llm",
+        "embedding",
+        "semantic_cache",
+        "broker",
+        "serve",
+        "proxy",
+    )
 
 
 def test_a_spec_too_large_for_the_store() -> None:

@@ -1,0 +1,367 @@
+"""Items and results on disk. One thread writes: while one commit is on its way to the disk the next one gathers.
+
+A group is a handful of statements of many rows each, not many statements: each statement costs the thread Python's
+global lock once, and it waits for that as long as the event loop is busy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, TypeAlias, TypeVar
+
+from serving.broker import journal_schema as schema
+from serving.broker.items import Item
+from serving.errors import DataLoss, Internal, MeshError, Unavailable
+
+T = TypeVar("T")
+Written: TypeAlias = Callable[[list[MeshError | None]], None]  # an error or None for each change
+_GROUP_CHANGES: Final = 2000
+_GROUP_BYTES: Final = 32 << 20
+_CHUNKS: Final = (64, 16, 4, 1)  # rows of one statement
+_WAL_LIMIT: Final = 64 << 20  # then the log is emptied, for which new commits wait
+
+
+@dataclass(slots=True)
+class Change:
+    """What is written together for one item. `insert` and `update` are rows of it, `request` and `result` bodies.
+
+    `items` and `size` (bytes) are what the totals change by. Make them with `submitted`, `changed` and `removed`.
+    """
+
+    number: int
+    insert: tuple[Any, ...] | None = None
+    update: tuple[Any, ...] | None = None
+    remove: bool = False
+    request: bytes | None = None
+    result: bytes | None = None
+    drop_request: bool = False
+    items: int = 0
+    size: int = 0
+
+    @classmethod
+    def submitted(cls, item: Item, request: bytes) -> Change:
+        row = schema.first_values(item) + schema.changing_values(item)
+        return cls(item.number, insert=row, request=request, items=1, size=item.kept_bytes)
+
+    @classmethod
+    def changed(cls, before: Item, after: Item, result: bytes | None = None) -> Change:
+        """To another state; the request goes when there is a result."""
+        row = (after.number, *schema.changing_values(after))
+        return cls(
+            after.number, update=row, result=result, drop_request=after.state.answered,
+            size=after.kept_bytes - before.kept_bytes,
+        )  # fmt: skip
+
+    @classmethod
+    def removed(cls, item: Item) -> Change:
+        return cls(item.number, remove=True, drop_request=not item.state.answered, items=-1, size=-item.kept_bytes)
+
+    @property
+    def body_bytes(self) -> int:
+        return len(self.request or b"") + len(self.result or b"")
+
+
+@dataclass(slots=True)
+class Commits:
+    """What the writer has done, for metrics. Written by its thread."""
+
+    groups: int = 0
+    changes: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+    on_commit: Callable[[float, int], None] | None = None  # seconds, changes
+
+    def note(self, seconds: float, changes: int) -> None:
+        self.groups += 1
+        self.changes += changes
+        self.seconds += seconds
+        if self.on_commit is not None:
+            self.on_commit(seconds, changes)
+
+
+@dataclass(slots=True)
+class _Write:
+    changes: Sequence[Change]
+    then: Written
+    outcome: list[MeshError | None] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Read:
+    look: Callable[[sqlite3.Connection], Any]
+    future: asyncio.Future[Any]
+
+
+class Journal:
+    """From `open` to `close`, which block. `write` and `read` belong to the event loop it was opened for."""
+
+    def __init__(
+        self, path: Path, loop: asyncio.AbstractEventLoop, writer: sqlite3.Connection, reader: sqlite3.Connection
+    ) -> None:
+        """See `open`."""
+        self.path = path
+        self.name = path.stem
+        self._loop = loop
+        self.commits = Commits()
+        self.failure: MeshError | None = None  # of the file as a whole: nothing can be done with it any more
+        self.unwritten_bytes = 0  # bodies in memory that wait for a commit
+        self._writer = writer
+        self._reader = reader
+        self._items: int
+        self._bytes: int
+        with schema.disk_errors(path):
+            self.key: bytes = writer.execute("SELECT value FROM about WHERE name = 'key'").fetchone()[0]
+            self._items, self._bytes = writer.execute("SELECT items, bytes FROM totals").fetchone()
+            last = writer.execute("SELECT seq FROM sqlite_sequence WHERE name = 'items'").fetchone()
+        self.last_number: int = last[0] if last else 0
+        self._writes: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
+        self._reads: queue.SimpleQueue[_Read | None] = queue.SimpleQueue()
+        self._closed = False
+        self._threads = [
+            threading.Thread(target=self._write_loop, name="journal-writer", daemon=True),
+            threading.Thread(target=self._read_loop, name="journal-reader", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @classmethod
+    def open(cls, path: Path, loop: asyncio.AbstractEventLoop, sync: str = "full") -> Journal:
+        """From any thread.
+
+        Raises `FailedPrecondition` (it cannot be written, or has another version), `ResourceExhausted` (the disk is
+        full) or `DataLoss` (it is damaged; the file stays as it is).
+        """
+        writer = schema.open_writer(path, sync)
+        try:
+            reader = schema.open_reader(path)
+        except BaseException:
+            writer.close()
+            raise
+        try:
+            return cls(path, loop, writer, reader)
+        except BaseException:
+            reader.close()
+            writer.close()
+            raise
+
+    @property
+    def items(self) -> int:
+        """Kept in all, as of the last commit."""
+        return self._items
+
+    @property
+    def bytes(self) -> int:
+        return self._bytes
+
+    # ------------------------------------------------------------------------------------------------ for the loop
+
+    def write(self, changes: Sequence[Change], then: Written) -> None:
+        """Calls `then` on the loop when they are on disk. One that fails takes no other with it.
+
+        Each item stands in at most one change that is not written yet.
+        """
+        if self._closed or self.failure is not None:
+            error = self.failure or Unavailable(f"the journal {self.name} is closed: it moves to another broker")
+            refused: list[MeshError | None] = [error] * len(changes)
+            self._loop.call_soon(then, refused)
+            return
+        self.unwritten_bytes += sum(change.body_bytes for change in changes)
+        self._writes.put(_Write(changes, then))
+
+    async def written(self) -> None:
+        """Returns when a group has been committed, or at once when none is on its way."""
+        if self.unwritten_bytes and not self._closed:
+            arrived: asyncio.Future[None] = self._loop.create_future()
+            self.write([], lambda _: None if arrived.done() else arrived.set_result(None))
+            await arrived
+
+    async def read(self, look: Callable[[sqlite3.Connection], T]) -> T:
+        """What `look` finds, on the reader's thread. Raises errors of the mesh."""
+        if self._closed:
+            raise Unavailable(f"the journal {self.name} is closed: it moves to another broker")
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._reads.put(_Read(look, future))
+        return await future
+
+    def close(self) -> None:
+        """Writes what was given, folds the log into the file and lets go of it. Blocks; may be repeated."""
+        if self._closed:
+            return
+        self._closed = True
+        self._reads.put(None)
+        self._threads[1].join()
+        self._writes.put(None)  # the last one to close the file folds the log into it, which a reader must not
+        self._threads[0].join()
+
+    # ------------------------------------------------------------------------------------------------ the threads
+
+    def _write_loop(self) -> None:
+        ended = False
+        while not ended:
+            group, ended = _gather(self._writes)
+            if group:
+                self._write_group(group)
+                self._on_loop(self._written, group)
+        try:
+            self._writer.close()
+        except sqlite3.Error as error:  # what is in the log stays there for whoever opens it next
+            self.failure = schema.disk_error(error, self.path)
+
+    def _written(self, group: list[_Write]) -> None:
+        for write in group:
+            self.unwritten_bytes -= sum(change.body_bytes for change in write.changes)
+            write.then(write.outcome)
+
+    def _write_group(self, group: list[_Write]) -> None:
+        changes = [change for write in group for change in write.changes]
+        if not changes:
+            return
+        started = time.monotonic()
+        error = self._commit(changes)
+        if error is None:
+            self.commits.note(time.monotonic() - started, len(changes))
+        for write in group:
+            if error is None:
+                write.outcome = [None] * len(write.changes)
+            elif len(changes) == 1 or self.failure is not None:
+                write.outcome = [error] * len(write.changes)
+            else:  # the one that does not fit must not take the others with it
+                write.outcome = [self._commit([change]) for change in write.changes]
+            self.commits.failed += sum(outcome is not None for outcome in write.outcome)
+
+    def _commit(self, changes: Sequence[Change]) -> MeshError | None:
+        database = self._writer
+        items, size = self._items, self._bytes
+        try:
+            database.execute("BEGIN IMMEDIATE")
+            _apply(database, changes)
+            items += sum(change.items for change in changes)
+            size += sum(change.size for change in changes)
+            database.execute("UPDATE totals SET items = ?, bytes = ?", (items, size))
+            database.execute("COMMIT")
+        except (sqlite3.Error, OverflowError, UnicodeError) as error:
+            return self._failed(error)
+        self._items, self._bytes = items, size
+        self._bound_log()
+        return None
+
+    def _failed(self, error: Exception) -> MeshError:
+        if self._writer.in_transaction:  # a full disk has ended it already
+            try:
+                self._writer.execute("ROLLBACK")
+            except sqlite3.Error as second:
+                self.failure = schema.disk_error(second, self.path)
+        if not isinstance(error, sqlite3.Error):
+            return Internal(f"the journal {self.name} cannot keep it: {error}")
+        told = schema.disk_error(error, self.path)
+        if isinstance(told, DataLoss):
+            self.failure = told
+        return told
+
+    def _bound_log(self) -> None:
+        """Readers may keep the log from being begun anew; then it is emptied by force: reads are short."""
+        try:
+            if self.path.with_name(self.path.name + "-wal").stat().st_size > _WAL_LIMIT:
+                self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except (sqlite3.Error, OSError):
+            return  # what was committed is in the log; the next commit tries it again
+
+    def _read_loop(self) -> None:
+        while True:
+            read = self._reads.get()
+            if read is None:
+                self._reader.close()
+                return
+            found: Any = None
+            error: Exception | None = None
+            try:
+                found = read.look(self._reader)
+            except sqlite3.Error as failed:
+                error = told = schema.disk_error(failed, self.path)
+                if isinstance(told, DataLoss):
+                    self.failure = told
+            except Exception as failed:  # noqa: BLE001 - it goes to whoever asked
+                error = failed
+            self._on_loop(_answer, read.future, found, error)
+
+    def _on_loop(self, call: Callable[..., None], *arguments: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(call, *arguments)
+        except RuntimeError:
+            if not self._loop.is_closed():  # then nobody waits any more
+                raise
+
+
+def _gather(writes: queue.SimpleQueue[_Write | None]) -> tuple[list[_Write], bool]:
+    """What waits, up to a bound; at least one. True when it was the last."""
+    group: list[_Write] = []
+    changes = size = 0
+    while True:
+        try:
+            write = writes.get(block=not group)
+        except queue.Empty:
+            return group, False
+        if write is None:
+            return group, True
+        group.append(write)
+        changes += len(write.changes)
+        size += sum(change.body_bytes for change in write.changes)
+        if changes >= _GROUP_CHANGES or size >= _GROUP_BYTES:
+            return group, False
+
+
+def _answer(future: asyncio.Future[Any], found: Any, error: Exception | None) -> None:
+    if future.done():
+        return
+    if error is None:
+        future.set_result(found)
+    else:
+        future.set_exception(error)
+
+
+# ---------------------------------------------------------------------------------------------------- statements
+
+
+def _apply(database: sqlite3.Connection, changes: Sequence[Change]) -> None:
+    _run(database, "insert", [change.insert for change in changes if change.insert is not None])
+    _run(database, "request", [(change.number, change.request) for change in changes if change.request is not None])
+    _run(database, "update", [change.update for change in changes if change.update is not None])
+    _run(database, "result", [(change.number, change.result) for change in changes if change.result is not None])
+    _run(database, "drop_request", [(change.number,) for change in changes if change.drop_request])
+    removed = [(change.number,) for change in changes if change.remove]
+    _run(database, "drop_result", removed)
+    _run(database, "remove", removed)
+
+
+def _run(database: sqlite3.Connection, kind: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    at = 0
+    for size in _CHUNKS:
+        while len(rows) - at >= size:
+            database.execute(_statement(kind, size), [value for row in rows[at : at + size] for value in row])
+            at += size
+
+
+@cache
+def _statement(kind: str, rows: int) -> str:
+    widths = {"insert": len(schema.COLUMNS), "update": 1 + len(schema.CHANGING_COLUMNS), "request": 2, "result": 2}
+    row = f"({','.join('?' * widths.get(kind, 1))})"
+    values = ",".join([row] * rows)
+    if kind == "insert":
+        return f"INSERT INTO items ({','.join(schema.COLUMNS)}) VALUES {values}"
+    if kind == "update":
+        pairs = ",".join(f"{name}=v.column{index}" for index, name in enumerate(schema.CHANGING_COLUMNS, 2))
+        return f"UPDATE items SET {pairs} FROM (VALUES {values}) AS v WHERE items.number = v.column1"
+    if kind == "request":
+        return f"INSERT INTO requests VALUES {values}"
+    if kind == "result":
+        return f"INSERT OR REPLACE INTO results VALUES {values}"
+    table = {"drop_request": "requests", "drop_result": "results", "remove": "items"}[kind]
+    return f"DELETE FROM {table} WHERE number IN ({','.join('?' * rows)})"

@@ -1,0 +1,81 @@
+"""What a journal keeps: new items come in, ended ones go back to their queue or are forgotten."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+
+from serving.broker.items import NEVER, Item, State
+from serving.broker.journal import Change
+from serving.broker.shard import Shard
+from serving.errors import MeshError
+
+
+class Keeping:
+    """Of a shard that has recovered. Belongs to its loop."""
+
+    def __init__(self, shard: Shard) -> None:
+        self._shard = shard
+        self._unwritten = 0  # bytes that submits on their way will add
+        self._next = shard.journal.last_number + 1
+
+    def add(self, item: Item, body: bytes) -> Change:
+        """Gives the item its number and takes its place. Raises `BrokerFull`.
+
+        The change is to be written, and `added` to be called with what came of it.
+        """
+        self._shard.limits.check(item, self._shard.journal.bytes + self._unwritten, self._shard.journal.unwritten_bytes)
+        item.number, self._next = self._next, self._next + 1
+        self._shard.limits.add(item.tenant, item.size_bytes)
+        self._unwritten += item.kept_bytes
+        return Change.submitted(item, body)
+
+    def added(self, item: Item, body: bytes, error: MeshError | None) -> None:
+        self._unwritten -= item.kept_bytes
+        if error is not None:
+            self._shard.limits.remove(item, ended=False)
+            return
+        self._shard.fresh.add(item, body)
+        self._shard.queues.add(item)
+        self._shard.queues.counters(item.deployment).submitted += 1
+        self._shard.listener.waiting()
+
+    def retry(self, before: Item, then: Callable[[MeshError | None], None]) -> None:
+        """Of one that is DEAD, EXPIRED or CANCELLED, as it is on disk, and claimed. Raises `BrokerFull`."""
+        self._shard.limits.check(before, self._shard.journal.bytes, 0)
+        deadline = before.deadline if before.deadline > self._shard.clock.now() else NEVER
+        after = replace(
+            before, state=State.QUEUED, attempts=0, ended=0.0, reason="", expires=NEVER, deadline=deadline
+        )  # fmt: skip
+        self._shard.limits.add(after.tenant, after.size_bytes)
+        self._shard.journal.write([Change.changed(before, after)], partial(self._retried, before, after, then))
+
+    def _retried(
+        self, before: Item, after: Item, then: Callable[[MeshError | None], None], errors: list[MeshError | None]
+    ) -> None:
+        self._shard.claimed.discard(after.number)
+        if errors[0] is not None:
+            self._shard.limits.remove(after, ended=False)
+        else:
+            self._shard.ended.forget(after.number)
+            if before.state is State.DEAD:
+                self._shard.queues.dead[after.deployment] -= 1
+            self._shard.queues.add(after)
+            self._shard.watchers.changed(after.number)
+            self._shard.listener.waiting()
+        then(errors[0])
+
+    def remove(self, batch: Sequence[Item], then: Callable[[], None]) -> None:
+        """Forgets items that have ended."""
+        self._shard.claimed.update(item.number for item in batch)
+        self._shard.journal.write([Change.removed(item) for item in batch], partial(self._removed, batch, then))
+
+    def _removed(self, batch: Sequence[Item], then: Callable[[], None], errors: list[MeshError | None]) -> None:
+        for item, error in zip(batch, errors, strict=True):
+            self._shard.claimed.discard(item.number)
+            if error is None:
+                self._shard.ended.forget(item.number)
+                if item.state is State.DEAD:
+                    self._shard.queues.dead[item.deployment] -= 1
+        then()

@@ -1,0 +1,88 @@
+"""How much a journal takes: counts in all and by tenant, and when a client that was refused may come again."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from serving.broker.items import ROW_BYTES, Item
+from serving.broker.settings import BrokerSettings
+from serving.errors import ResourceExhausted
+
+_UNWRITTEN_BYTES: Final = 256 << 20
+_SHORTEST_S: Final = 0.1
+_LONGEST_S: Final = 60.0
+_UNKNOWN_S: Final = 5.0
+_ROOM: Final = 0.01  # of a limit, that should be free again
+_SMOOTHING_S: Final = 10.0
+
+
+class BrokerFull(ResourceExhausted):
+    """`retry_after_ms` says when it should be tried again."""
+
+    def __init__(self, message: str, wait_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_ms = math.ceil(wait_s * 1000)
+        self.retry_after_s = max(1, math.ceil(wait_s))
+
+
+@dataclass(slots=True)
+class _Use:
+    items: int = 0
+    bytes: int = 0
+
+
+class Limits:
+    """Counts requests that wait or run. `random` gives numbers from 0 to 1, so that not all come back at once."""
+
+    def __init__(self, settings: BrokerSettings, random: Callable[[], float]) -> None:
+        self._settings = settings
+        self._random = random
+        self._tenants: defaultdict[str, _Use] = defaultdict(_Use)
+        self.items = 0
+        self.ended_per_s = 0.0
+        self._ended = 0
+
+    def check(self, item: Item, kept_bytes: int, unwritten_bytes: int) -> None:
+        """Raises `BrokerFull`. `kept_bytes`: of the journal, what is on its way included."""
+        settings, use = self._settings, self._tenants.get(item.tenant, _Use())
+        if self.items >= settings.max_items:
+            raise self._full(f"{settings.max_items:,} items wait or run", settings.max_items)
+        if kept_bytes + item.size_bytes + ROW_BYTES > settings.max_bytes:
+            raise self._full(f"requests and results have {kept_bytes:,} bytes of {settings.max_bytes:,}", self.items)
+        if use.items >= settings.max_tenant_items:
+            raise self._full(f"{use.items:,} items of tenant {item.tenant!r} wait or run", use.items)
+        if use.bytes + item.size_bytes > settings.max_tenant_bytes:
+            raise self._full(f"requests of tenant {item.tenant!r} have {use.bytes:,} bytes", use.items)
+        if unwritten_bytes + item.size_bytes > max(_UNWRITTEN_BYTES, settings.max_request_bytes):
+            raise BrokerFull("more requests come than the disk of the broker takes; send them more slowly", 1.0)
+
+    def add(self, tenant: str, size_bytes: int) -> None:
+        self.items += 1
+        use = self._tenants[tenant]
+        use.items += 1
+        use.bytes += size_bytes
+
+    def remove(self, item: Item, *, ended: bool) -> None:
+        self.items -= 1
+        self._ended += ended
+        use = self._tenants[item.tenant]
+        use.items -= 1
+        use.bytes -= item.size_bytes
+        if use.items == 0:
+            del self._tenants[item.tenant]
+
+    def measure(self, seconds: float) -> None:
+        """Since the last time: how fast items end."""
+        if seconds > 0:
+            share = 1 - math.exp(-seconds / _SMOOTHING_S)
+            self.ended_per_s += share * (self._ended / seconds - self.ended_per_s)
+            self._ended = 0
+
+    def _full(self, what: str, of: int) -> BrokerFull:
+        wait_s = of * _ROOM / self.ended_per_s if self.ended_per_s > 0 else _UNKNOWN_S
+        wait_s = min(max(wait_s, _SHORTEST_S), _LONGEST_S) * (0.75 + 0.5 * self._random())
+        return BrokerFull(f"the broker is full: {what}; send it again in {wait_s:.1f} s", wait_s)

@@ -1,0 +1,30 @@
+"""Whose requests a broker takes. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+from serving._proto import records_pb2 as pb
+
+PULLED: Final = ("python", "llm", "embedding")  # kinds whose replicas ask brokers for work
+
+
+def pulled_deployments(spec: pb.ApplicationSpec) -> tuple[str, ...]:
+    """The deployments of an application whose replicas ask brokers for work, in its order."""
+    return tuple(one.name for one in spec.deployments if one.WhichOneof("kind") in PULLED)
+
+
+def with_pulled(deployment: pb.DeploymentSpec, spec: pb.ApplicationSpec) -> pb.DeploymentSpec:
+    """The deployment of `spec`; of a broker for all, with all of them by name, so that another one is a change."""
+    if not deployment.HasField("broker") or deployment.broker.before:
+        return deployment
+    named = pb.DeploymentSpec()
+    named.CopyFrom(deployment)
+    named.broker.before.extend(pulled_deployments(spec))
+    return named
+
+
+def takes(before: Collection[str], deployment: str) -> bool:
+    """Whether the broker of an endpoint with this `before` takes requests for the deployment."""
+    return not before or deployment in before

@@ -1,0 +1,214 @@
+"""Replicas that pull: their connections, their credits, and who gets the next item. Belongs to one event loop.
+
+A replica's credits are the broker's, whichever journals it serves. An item goes to the replica with the largest part of
+its room free.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+from serving._proto import broker_pb2 as pb
+from serving.broker.messages import work_bytes
+from serving.broker.running import Running
+from serving.broker.shard import Shard
+
+_LOG: Final = logging.getLogger(__name__)
+_MOST_CREDITS: Final = 10_000
+_MOST_UNSENT: Final = 64 << 20  # bytes that wait for a replica to read them
+_MESSAGE_BYTES: Final = 100  # of memory, for a message besides its text
+_BATCH: Final = 256  # items that are started together
+
+
+@dataclass(slots=True, eq=False)
+class Puller:
+    """One connection of a replica. `credits` may be below 0: work was on its way when they were taken back."""
+
+    replica: str
+    process: str
+    deployment: str
+    generation: int
+    credits: int = 0
+    starting: int = 0  # items that are on their way to it
+    held: set[tuple[str, int]] = field(default_factory=set)  # item and attempt, of what it was sent and has
+    left: bool = False  # its endpoint is gone from discovery
+    closed: bool = False
+    outbox: deque[bytes] = field(default_factory=deque)
+    unsent: int = 0
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def full(self) -> bool:
+        """It does not read as fast as it is written to."""
+        return self.unsent >= _MOST_UNSENT
+
+    def send(self, data: bytes) -> None:
+        if self.closed:
+            return
+        self.outbox.append(data)
+        self.unsent += len(data) + _MESSAGE_BYTES
+        self.wake.set()
+        if self.unsent >= 2 * _MOST_UNSENT and len(self.outbox) > 1:
+            self.close()  # it reads nothing at all: it connects again, and names what it holds
+
+    def sent(self, data: bytes) -> None:
+        """It was in the outbox."""
+        self.unsent -= len(data) + _MESSAGE_BYTES
+
+    def close(self) -> None:
+        """Its stream is to end."""
+        self.closed = True
+        self.wake.set()
+
+    @property
+    def busy_share(self) -> float:
+        used = len(self.held) + self.starting
+        return used / (used + self.credits)
+
+
+class Pulls:
+    """The replicas of one broker. It is the `Listener` of the broker's shards."""
+
+    def __init__(self, shards: Mapping[str, Shard]) -> None:
+        """`shards` by journal; its owner adds and takes away."""
+        self._shards = shards
+        self._pullers: dict[str, Puller] = {}
+        self._turn = 0
+        self._planned = False
+        self.refusing = False
+
+    def of(self, deployment: str) -> list[Puller]:
+        return [puller for puller in list(self._pullers.values()) if puller.deployment == deployment]
+
+    @property
+    def pullers(self) -> Iterable[Puller]:
+        return self._pullers.values()
+
+    def open(self, puller: Puller) -> None:
+        """In place of an earlier connection of the same replica, which ends."""
+        before = self._pullers.get(puller.replica)
+        if before is not None:
+            before.close()
+        self._pullers[puller.replica] = puller
+        self.waiting()
+
+    def close(self, puller: Puller) -> None:
+        """Its stream has ended. What it runs stays its own while its lease lasts, unless it has left discovery."""
+        puller.close()
+        if self._pullers.get(puller.replica) is puller:
+            del self._pullers[puller.replica]
+            if puller.left:
+                self._end_leases(puller.replica)
+            self.waiting()  # an older generation may be allowed now
+
+    def close_all(self) -> None:
+        for puller in list(self._pullers.values()):
+            puller.close()
+
+    def endpoint_left(self, replica: str) -> None:
+        """Its endpoint is gone from discovery. One that is connected finishes what it has: it drains."""
+        puller = self._pullers.get(replica)
+        if puller is None:
+            self._end_leases(replica)
+        else:
+            puller.left = True
+
+    def endpoint_back(self, replica: str) -> None:
+        """Its endpoint is in discovery again: the store had lost it."""
+        puller = self._pullers.get(replica)
+        if puller is not None:
+            puller.left = False
+
+    def _end_leases(self, replica: str) -> None:
+        for shard in self._shards.values():
+            shard.replica_left(replica, f"replica {replica} is gone")
+
+    def add_credits(self, puller: Puller, more: int) -> None:
+        puller.credits = max(-_MOST_CREDITS, min(puller.credits + more, _MOST_CREDITS))
+        if more > 0:
+            self.waiting()
+
+    # ------------------------------------------------------------------------------------------------ Listener
+
+    def waiting(self) -> None:
+        if not self._planned and not self.refusing:
+            self._planned = True
+            asyncio.get_running_loop().call_soon(self._hand_out)
+
+    def stop(self, replica: str, item: str, attempt: int, reason: str) -> None:
+        puller = self._pullers.get(replica)
+        if puller is not None:
+            puller.held.discard((item, attempt))
+            puller.send(stop_bytes(item, attempt, reason))
+
+    # ------------------------------------------------------------------------------------------------ handing out
+
+    def _hand_out(self) -> None:
+        self._planned = False
+        if self.refusing:
+            return
+        for deployment in {puller.deployment for puller in self._pullers.values()}:
+            self._hand_out_of(deployment)
+
+    def _hand_out_of(self, deployment: str) -> None:
+        allowed = self._allowed(deployment)
+        places = sum(len(puller.held) + puller.starting + max(0, puller.credits) for puller in allowed)
+        able = [puller for puller in allowed if puller.credits > 0 and not puller.full]
+        batches: dict[str, list[Running]] = {}
+        takers: dict[Running, Puller] = {}
+        while able and len(takers) < _BATCH:
+            puller = min(able, key=lambda each: each.busy_share) if len(able) > 1 else able[0]
+            found = self._take(deployment, places, puller)
+            if found is None:
+                break
+            shard, running = found
+            puller.credits -= 1
+            puller.starting += 1
+            batches.setdefault(shard.name, []).append(running)
+            takers[running] = puller
+            if puller.credits <= 0:
+                able.remove(puller)
+        for name, batch in batches.items():
+            shard = self._shards[name]
+            shard.start(batch, partial(self._started, shard, takers))
+        if len(takers) == _BATCH:
+            self.waiting()
+
+    def _allowed(self, deployment: str) -> list[Puller]:
+        """Those of the newest generation that pulls; older ones get no work."""
+        pullers = [puller for puller in self.of(deployment) if not puller.closed]
+        newest = max((puller.generation for puller in pullers), default=0)
+        return [puller for puller in pullers if puller.generation == newest]
+
+    def _take(self, deployment: str, places: int, puller: Puller) -> tuple[Shard, Running] | None:
+        """From each journal in turn."""
+        shards = list(self._shards.values())
+        for offset in range(len(shards)):
+            shard = shards[(self._turn + offset) % len(shards)]
+            running = shard.take(deployment, places, puller.replica, puller.process)
+            if running is not None:
+                self._turn = (self._turn + offset + 1) % len(shards)
+                return shard, running
+        return None
+
+    def _started(self, shard: Shard, takers: Mapping[Running, Puller], running: Running, request: bytes | None) -> None:
+        puller = takers[running]
+        puller.starting -= 1
+        if request is None:
+            self.add_credits(puller, 1)
+        elif puller.closed:
+            shard.not_sent(running)
+        else:
+            item, item_id = running.item, shard.id_of(running.item.number)
+            puller.held.add((item_id, item.attempt))
+            puller.send(work_bytes(item, item_id, shard.clock.now(), request))
+
+
+def stop_bytes(item: str, attempt: int, reason: str) -> bytes:
+    return pb.PullReply(stop=pb.Stop(item=item, attempt=attempt, reason=reason)).SerializeToString()

@@ -1,0 +1,294 @@
+"""`mesh.broker.v1.Broker` (proto/broker.proto) over the journals of a home.
+
+Messages arrive as bytes, so that what is malformed is answered INVALID_ARGUMENT, and bodies are passed on as they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final, TypeAlias
+
+import grpc
+import grpc.aio
+
+from serving._proto import broker_pb2 as pb
+from serving.broker import messages, tickets
+from serving.broker.clients import Answer, Clients, Found, Submitted
+from serving.broker.home import Home
+from serving.broker.instruments import BrokerInstruments
+from serving.broker.items import Item
+from serving.broker.partial_results import Part
+from serving.broker.pull_stream import PullStream
+from serving.broker.queries import Filter
+from serving.broker.settings import BrokerSettings
+from serving.broker.shard import Shard
+from serving.broker.statistics import statistics
+from serving.errors import Code, InvalidArgument, MeshError, Unavailable
+from serving.python_deployment.codec import parse
+from serving.python_deployment.failure import at_edge, status_text
+from serving.python_deployment.service import left_s
+
+SERVICE: Final = "mesh.broker.v1.Broker"
+DRAINING: Final = "this broker is draining and takes no new requests; ask another one, or this application's next"
+_LOG: Final = logging.getLogger(__name__)
+_STATUS: Final = {code.value[0]: code for code in grpc.StatusCode}
+_LIST: Final = 100
+_MOST_LISTED: Final = 1000
+
+Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
+Handler: TypeAlias = Callable[[bytes, Context], Awaitable[bytes]]
+
+
+class BrokerService:
+    """The handlers. `refusing` is set while the broker drains."""
+
+    def __init__(self, home: Home, settings: BrokerSettings, instruments: BrokerInstruments) -> None:
+        self._home = home
+        self._settings = settings
+        self._instruments = instruments
+        self.refusing = asyncio.Event()
+        self.in_flight = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    def handlers(self) -> grpc.GenericRpcHandler[bytes, bytes]:
+        """For `grpc.aio.Server.add_generic_rpc_handlers`."""
+        own: dict[str, Handler] = {
+            "Submit": self._submit,
+            "SubmitMany": self._submit_many,
+            "Get": self._get,
+            "Cancel": self._cancel,
+            "Retry": self._retry,
+            "List": self._list,
+            "Statistics": self._statistics,
+        }
+        methods: dict[str, Any] = {
+            name: grpc.unary_unary_rpc_method_handler(self._unary(name, handler)) for name, handler in own.items()
+        }
+        methods["Follow"] = grpc.unary_stream_rpc_method_handler(self._streaming("Follow", self._follow))
+        methods["Pull"] = grpc.stream_stream_rpc_method_handler(self._streaming("Pull", self._pull))
+        return grpc.method_handlers_generic_handler(SERVICE, methods)
+
+    def _unary(self, name: str, handler: Handler) -> Handler:
+        async def answer(data: bytes, context: Context) -> bytes:
+            if self.refusing.is_set():
+                await self._abort(context, Unavailable(DRAINING))
+            started = time.perf_counter()
+            code = Code.CANCELLED
+            self._enter()
+            try:
+                made = await handler(data, context)
+                code = Code.OK
+                return made
+            except asyncio.CancelledError:  # by the client, or by its deadline
+                code = Code.DEADLINE_EXCEEDED if left_s(context) == 0 else Code.CANCELLED
+                raise
+            except Exception as error:  # noqa: BLE001 - the edge: it becomes a status
+                failure = at_edge(error, name, _LOG)
+                code = failure.code
+            finally:
+                self._leave()
+                self._instruments.called(name, code, time.perf_counter() - started)
+            await self._abort(context, failure)
+            return b""
+
+        return answer
+
+    def _streaming(self, name: str, run: Callable[[Any, Context], Awaitable[None]]) -> Callable[[Any, Context], Any]:
+        async def answer(first: Any, context: Context) -> None:
+            if self.refusing.is_set():
+                await self._abort(context, Unavailable(DRAINING))
+            started = time.perf_counter()
+            code = Code.CANCELLED
+            failure: MeshError | None = None
+            try:
+                await run(first, context)
+                code = Code.OK
+            except asyncio.CancelledError:
+                raise
+            except Exception as error:  # noqa: BLE001 - the edge: it becomes a status
+                failure = at_edge(error, name, _LOG)
+                code = failure.code
+            finally:
+                self._instruments.called(name, code, time.perf_counter() - started)
+            if failure is not None:
+                await self._abort(context, failure)
+
+        return answer
+
+    def _enter(self) -> None:
+        self.in_flight += 1
+        self.idle.clear()
+
+    def _leave(self) -> None:
+        self.in_flight -= 1
+        if self.in_flight == 0:
+            self.idle.set()
+
+    @staticmethod
+    async def _abort(context: Context, failure: MeshError) -> None:
+        after = getattr(failure, "retry_after_ms", None)
+        trailing = (("retry-after-ms", str(after)),) if after is not None else ()
+        await context.abort(_STATUS[int(failure.code)], status_text(failure.message), trailing)
+
+    # ------------------------------------------------------------------------------------------------ submit
+
+    async def _submit(self, data: bytes, context: Context) -> bytes:
+        message = parse(data, pb.SubmitRequest)
+        made = messages.read_submit(message, self._settings, time.time(), _trace_of(context))
+        (answer,) = await self._keep([made])
+        if isinstance(answer, MeshError):
+            raise answer
+        return answer.SerializeToString()
+
+    async def _submit_many(self, data: bytes, context: Context) -> bytes:
+        message = parse(data, pb.SubmitManyRequest)
+        if len(message.requests) > messages.MAX_SUBMITS:
+            raise InvalidArgument(f"requests: {len(message.requests)} are more than {messages.MAX_SUBMITS}")
+        trace, now = _trace_of(context), time.time()
+        outcomes: list[pb.SubmitReply | MeshError | None] = [None] * len(message.requests)
+        good: list[tuple[Item, bytes]] = []
+        places: list[int] = []
+        for index, request in enumerate(message.requests):
+            try:
+                good.append(messages.read_submit(request, self._settings, now, trace))
+                places.append(index)
+            except MeshError as error:
+                outcomes[index] = error
+        for index, answer in zip(places, await self._keep(good), strict=True):
+            outcomes[index] = answer
+        reply = pb.SubmitManyReply()
+        for outcome in outcomes:
+            if isinstance(outcome, pb.SubmitReply):
+                reply.outcomes.add(reply=outcome)
+            elif outcome is not None:
+                reply.outcomes.add(refused=pb.Failure(code=int(outcome.code), message=outcome.message))
+        return reply.SerializeToString()
+
+    async def _keep(self, wanted: Sequence[tuple[Item, bytes]]) -> list[pb.SubmitReply | MeshError]:
+        """In the broker's own journal; in one that it adopted where that knows the idempotency key."""
+        shard, clients = self._home.own
+        elsewhere = await self._known_elsewhere(clients, [item for item, _ in wanted if item.key])
+        new = [each for each in wanted if (each[0].tenant, each[0].key) not in elsewhere]
+        answers = iter(await clients.submit(new))
+        replies: list[pb.SubmitReply | MeshError] = []
+        for item, _ in wanted:
+            ticket = elsewhere.get((item.tenant, item.key))
+            replies.append(
+                _reply(shard, next(answers)) if ticket is None else pb.SubmitReply(ticket=ticket, repeated=True)
+            )
+        return replies
+
+    async def _known_elsewhere(self, own: Clients, items: Sequence[Item]) -> dict[tuple[str, str], str]:
+        found: dict[tuple[str, str], str] = {}
+        if not items or len(self._home.shards) == 1:
+            return found
+        for name, clients in list(self._home.clients.items()):
+            if clients is not own:
+                known = await clients.known([(item.tenant, item.key) for item in items])
+                shard = self._home.shards.get(name)
+                if shard is not None:
+                    found.update((key, ticket_of(shard, number)) for key, number in known.items())
+        return found
+
+    # ------------------------------------------------------------------------------------------------ one item
+
+    def _find(self, text: str) -> tuple[Shard, Clients, int]:
+        """Of a ticket, or of the id that an operator has from a list.
+
+        Raises `InvalidArgument`, `NotFound`, or `Unavailable` when its journal is not here.
+        """
+        journal, number, secret = tickets.read_ticket(text)
+        shard = self._home.shards.get(journal)
+        if shard is None:
+            raise Unavailable(f"the journal {journal} is not served here: ask the broker whose endpoint names it")
+        clients = self._home.clients[journal]
+        if secret:
+            clients.check(number, secret)
+        return shard, clients, number
+
+    def _item(self, shard: Shard, clients: Clients, ticket: str, found: Found) -> bytes:
+        """Whoever has only its id may not see its result."""
+        item, result = found
+        if not tickets.read_ticket(ticket)[2]:
+            ticket, result = "", None
+        progress = clients.progress_of(item.number)
+        return messages.item_bytes(messages.item_message(item, shard.name, ticket=ticket, progress=progress), result)
+
+    async def _get(self, data: bytes, context: Context) -> bytes:
+        message = parse(data, pb.GetRequest)
+        shard, clients, number = self._find(message.ticket)
+        wait_s = messages.wait_of(message.wait_s, left_s(context))
+        return self._item(shard, clients, message.ticket, await clients.get(number, wait_s))
+
+    async def _cancel(self, data: bytes, _: Context) -> bytes:
+        ticket = parse(data, pb.CancelRequest).ticket
+        shard, clients, number = self._find(ticket)
+        return self._item(shard, clients, ticket, await clients.cancel(number))
+
+    async def _retry(self, data: bytes, _: Context) -> bytes:
+        ticket = parse(data, pb.RetryRequest).ticket
+        shard, clients, number = self._find(ticket)
+        return self._item(shard, clients, ticket, await clients.retry(number))
+
+    async def _follow(self, data: bytes, context: Context) -> None:
+        message = parse(data, pb.FollowRequest)
+        shard, clients, number = self._find(message.ticket)
+        if not tickets.read_ticket(message.ticket)[2]:
+            raise InvalidArgument("ticket: an id is not enough to follow an item")
+        if message.from_part < 0:
+            raise InvalidArgument(f"from_part: {message.from_part} is below 0")
+        async for found in clients.follow(number, message.from_part):
+            if isinstance(found, Part):
+                await context.write(messages.part_bytes(found))
+            else:
+                await context.write(messages.ended_bytes(self._item(shard, clients, message.ticket, found)))
+
+    # ------------------------------------------------------------------------------------------------ about many
+
+    async def _list(self, data: bytes, _: Context) -> bytes:
+        message = parse(data, pb.ListRequest)
+        limit = message.limit or _LIST
+        if not 0 < limit <= _MOST_LISTED:
+            raise InvalidArgument(f"limit: {message.limit} is out of range: 1 to {_MOST_LISTED}")
+        wanted = Filter(message.deployment, message.tenant or None, messages.read_states(message.states))
+        journal, after = tickets.read_id(message.page) if message.page else ("", 0)
+        reply = pb.ListReply()
+        for name in sorted(self._home.clients):
+            if name < journal or name not in self._home.clients:
+                continue
+            clients = self._home.clients[name]
+            found, more = await clients.list(wanted, after if name == journal else 0, limit - len(reply.items))
+            reply.items.extend(
+                messages.item_message(item, name, progress=clients.progress_of(item.number)) for item in found
+            )
+            if more is not None:
+                reply.next = f"{name}.{more}"
+                break
+        return reply.SerializeToString()
+
+    async def _statistics(self, data: bytes, _: Context) -> bytes:
+        parse(data, pb.StatisticsRequest)
+        return statistics(self._home, self._settings.deployments).SerializeToString()
+
+    # ------------------------------------------------------------------------------------------------ replicas
+
+    async def _pull(self, _: object, context: Context) -> None:
+        await PullStream(self._home, self._settings, context).run()
+
+
+def ticket_of(shard: Shard, number: int) -> str:
+    return f"{shard.id_of(number)}.{tickets.secret(shard.journal.key, number)}"
+
+
+def _reply(shard: Shard, answer: Answer) -> pb.SubmitReply | MeshError:
+    if not isinstance(answer, Submitted):
+        return answer
+    return pb.SubmitReply(ticket=ticket_of(shard, answer.number), repeated=answer.repeated)
+
+
+def _trace_of(context: Context) -> dict[str, str]:
+    return {str(name): value for name, value in context.invocation_metadata() or () if isinstance(value, str)}

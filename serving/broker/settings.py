@@ -1,0 +1,46 @@
+"""What a broker is told. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Literal
+
+from serving.broker.queue import QueueSettings
+from serving.errors import InvalidArgument
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerSettings:
+    """Raises `InvalidArgument` for what cannot be.
+
+    `folder`: of the journals, on a local disk, shared by the brokers of one application on a node.
+    `deployments`: what may be asked for. `max_items` and `max_tenant_items` bound what waits and runs, `max_bytes` and
+    `max_tenant_bytes` requests that are kept; `max_bytes` also results. `sync`: `full` waits for the disk before
+    anything is confirmed; `normal` survives the end of the process, and may lose the last moment with the machine.
+    """
+
+    folder: Path
+    deployments: tuple[str, ...]
+    lease_s: float = 15.0
+    max_attempts: int = 3
+    result_ttl_s: float = 3600.0
+    dead_ttl_s: float = 7 * 24 * 3600.0
+    max_items: int = 1_000_000
+    max_bytes: int = 4 << 30
+    max_tenant_items: int = 1_000_000
+    max_tenant_bytes: int = 4 << 30
+    max_request_bytes: int = 64 << 20
+    max_result_bytes: int = 64 << 20
+    sync: Literal["full", "normal"] = "full"
+    queue: QueueSettings = field(default_factory=QueueSettings)
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if isinstance(value, int | float) and not value > 0:
+                raise InvalidArgument(f"broker: {each.name} must be above 0, found {value}")
+        if self.sync not in ("full", "normal"):
+            raise InvalidArgument(f"broker: sync must be `full` or `normal`, found {self.sync!r}")
+        if max(self.max_request_bytes, self.max_result_bytes) > 1 << 30:
+            raise InvalidArgument("broker: one request or result can have at most 1 GiB")

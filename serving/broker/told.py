@@ -1,0 +1,62 @@
+"""What a broker reads from its `ReplicaConfig`, and the record that it registers. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from serving._proto import records_pb2 as pb
+from serving.broker.queue import QueueSettings
+from serving.broker.settings import BrokerSettings
+from serving.errors import InvalidArgument
+from serving.python_deployment import settings as common
+from serving.types import PROTOCOL_BROKER_GRPC, ROLE_BROKER
+
+_FOLDER: Final = "broker"
+_GIVEN: Final = (  # where they are 0, what is usual
+    *("lease_s", "max_attempts", "result_ttl_s", "max_items", "max_bytes", "max_tenant_items"),
+    *("max_request_bytes", "max_result_bytes"),
+)
+
+
+def folder(config: pb.ReplicaConfig) -> Path:
+    """Of the deployment's journals, whichever of its brokers on this node serves them. Raises `InvalidArgument`."""
+    own = Path(config.namespace) / config.application / config.deployment
+    if config.broker.path:
+        return Path(config.broker.path) / own
+    if not config.cache_dir:
+        raise InvalidArgument("nothing says where requests are kept: neither broker.path nor cache_dir")
+    return Path(config.cache_dir).absolute() / _FOLDER / own
+
+
+def broker_settings(config: pb.ReplicaConfig) -> BrokerSettings:
+    """Raises `InvalidArgument`."""
+    broker = config.broker
+    if not broker.before:
+        raise InvalidArgument("nothing says whose requests are taken: broker.before is empty")
+    given: dict[str, Any] = {name: getattr(broker, name) for name in _GIVEN if getattr(broker, name)}
+    sync: Literal["full", "normal"] = "normal" if broker.sync == "normal" else "full"
+    deployments = tuple(broker.before)
+    return BrokerSettings(folder(config), deployments, sync=sync, queue=_queue_settings(broker), **given)
+
+
+def _queue_settings(broker: pb.BrokerDeployment) -> QueueSettings:
+    usual = QueueSettings()
+    return QueueSettings(
+        ageing_s=(broker.ageing_s or math.inf) if broker.HasField("ageing_s") else usual.ageing_s,
+        short_share=broker.short_share if broker.HasField("short_share") else usual.short_share,
+        long_share=broker.long_share if broker.HasField("long_share") else usual.long_share,
+    )
+
+
+def endpoint(config: pb.ReplicaConfig, report: pb.ReplicaReport, node: str, journals: Iterable[str]) -> pb.Endpoint:
+    """The record of a ready broker at the address of its report. It serves no model of its own."""
+    record = common.endpoint(config, report, pb.ModelRecord(), node, protocol=PROTOCOL_BROKER_GRPC)
+    del record.models[:]
+    record.role = ROLE_BROKER
+    record.before.extend(config.broker.before)
+    record.journals.extend(journals)
+    record.per_replica = config.broker.per_replica
+    return record

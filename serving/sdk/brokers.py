@@ -1,0 +1,362 @@
+"""The brokers of applications as their clients ask them: finds who serves a journal, and follows it when it moves."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+import grpc
+import grpc.aio
+
+from serving._proto import broker_pb2 as bpb
+from serving._proto import records_pb2 as pb
+from serving._proto.broker_pb2_grpc import BrokerStub
+from serving.broker.pulled import takes
+from serving.config import TlsConfig
+from serving.control import Backoff
+from serving.discovery.client_peer import CHANNEL_OPTIONS
+from serving.discovery.client_tls import channel_credentials
+from serving.discovery.client_verdict import was_never_sent
+from serving.discovery.resolver import START_WAIT_S, Resolver
+from serving.errors import (
+    DeadlineExceeded,
+    FailedPrecondition,
+    MeshError,
+    NotFound,
+    ResourceExhausted,
+    Unavailable,
+    error_for_code,
+)
+from serving.routing.rendezvous import RendezvousMember, rendezvous_order
+from serving.store.client import EtcdClient
+from serving.store.keys import AppKey
+from serving.timeouts import wait_for
+from serving.types import PROTOCOL_BROKER_GRPC, ROLE_BROKER
+
+T = TypeVar("T")
+MAX_APPLICATIONS: Final = 256
+_BACKOFF: Final = Backoff(first_s=0.05, limit_s=1.0, jitter=0.5)
+_RETRY_AFTER: Final = "retry-after-ms"
+_REFUSED: Final = "takes no new requests"  # of a broker that leaves, to what it has not begun
+_STEP_S: Final = 30.0  # one call lasts so long at most, beside what it was asked to wait
+
+
+class QueueFull(ResourceExhausted):
+    """A broker's limit is reached. `retry_after_s` is when it may be worth to try again; 0: it does not say."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class _Away(Unavailable):
+    """A broker did not answer. `begun`: it may have done what it was asked for."""
+
+    def __init__(self, message: str, *, begun: bool) -> None:
+        super().__init__(message)
+        self.begun = begun
+
+
+@dataclass(slots=True)
+class _Application:
+    resolver: Resolver
+    channels: dict[str, tuple[grpc.aio.Channel, BrokerStub]] = field(default_factory=dict)  # by address
+    used_at: float = field(default_factory=time.monotonic)
+    users: int = 0
+
+    def brokers(self) -> list[pb.Endpoint]:
+        return [one for one in self.resolver.view.ready if one.protocol == PROTOCOL_BROKER_GRPC]
+
+    async def close(self) -> None:
+        await asyncio.gather(*(channel.close(None) for channel, _ in self.channels.values()))
+        await self.resolver.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """Who may be given a request: one that serves all of `bound`, and one that is not `left` where there is one."""
+
+    bound: frozenset[str]
+    left: set[str]
+
+
+class Brokers:
+    """Belongs to one event loop. `store` is its owner's to close."""
+
+    def __init__(self, store: EtcdClient, tls: TlsConfig | None) -> None:
+        self._store = store
+        self._tls = tls
+        self._credentials: grpc.ChannelCredentials | None = None
+        self._known: dict[AppKey, _Application] = {}
+        self._opening = asyncio.Lock()
+        self._closed = False
+
+    async def close(self) -> None:
+        """Ends what runs. May be repeated."""
+        self._closed = True
+        known, self._known = list(self._known.values()), {}
+        await asyncio.gather(*(one.close() for one in known))
+
+    # ------------------------------------------------------------------------------------------------ questions
+
+    async def submit(self, app: AppKey, request: bpb.SubmitRequest, timeout_s: float) -> bpb.SubmitReply:
+        """Returns when the item is on disk.
+
+        A request without an idempotency key gets one here. A broker that surely has not taken it is left for another
+        one; of one that may have taken it the journals are waited for, wherever they are served, and asked again with
+        the same key, so that there is one item. Raises `QueueFull`, and `DeadlineExceeded` that says where it stands.
+        """
+        own_key = not request.idempotency_key
+        request.idempotency_key = request.idempotency_key or secrets.token_urlsafe(24)
+        until = time.monotonic() + timeout_s
+        bound: frozenset[str] = frozenset()
+        left: set[str] = set()  # brokers that have not taken it: with a key of the caller's it belongs to one of them
+        async with self._application(app, until) as opened:
+            failures = 0
+            while True:
+                endpoint = await self._taker(opened, request, app, _Choice(bound, left), until)
+                try:
+                    reply: bpb.SubmitReply = await self._call(opened, endpoint, "Submit", request, until)
+                    return reply
+                except _Away as away:
+                    if away.begun:
+                        bound = bound or frozenset(endpoint.journals)
+                    elif own_key:
+                        left.add(endpoint.id)
+                except DeadlineExceeded as error:
+                    raise _uncertain(app, request) from error
+                failures += 1
+                await _pause(failures, until)
+
+    async def ask(
+        self, app: AppKey, journal: str, method: str, request: Any, *, wait_s: float = 0.0, timeout_s: float
+    ) -> Any:
+        """The answer of whoever serves the journal, which is looked for until the time is over; safe to repeat."""
+        until = time.monotonic() + timeout_s
+        async with self._application(app, until) as opened:
+            failures, last = 0, ""
+            while True:
+                endpoint = await self._home(opened, app, journal, until, last)
+                try:
+                    return await self._call(opened, endpoint, method, request, until, wait_s=wait_s)
+                except _Away as away:
+                    last = away.message
+                except DeadlineExceeded as late:
+                    if time.monotonic() >= until:
+                        raise
+                    last = late.message  # it hangs: whoever serves the journal next is asked again
+                failures += 1
+                await _pause(failures, until)
+
+    async def follow(
+        self, app: AppKey, journal: str, request: bpb.FollowRequest, *, timeout_s: float | None, home_s: float
+    ) -> AsyncIterator[bpb.FollowReply]:
+        """What one connection brings, to its end. Raises `Unavailable` when that comes too early: follow again.
+
+        Whoever serves the journal is looked for during `home_s`.
+        """
+        until = time.monotonic() + (home_s if timeout_s is None else min(home_s, timeout_s))
+        async with self._application(app, until) as opened:
+            endpoint = await self._home(opened, app, journal, until, "")
+            call = self._stub(opened, endpoint).Follow(request, timeout=timeout_s)
+            try:
+                async for reply in call:
+                    yield reply
+            except grpc.aio.AioRpcError as error:
+                raise _error(error, endpoint) from error
+            finally:
+                call.cancel()
+
+    async def everywhere(
+        self, app: AppKey, method: str, request: Any, *, timeout_s: float
+    ) -> list[tuple[pb.Endpoint, Any]]:
+        """The answers of all brokers of the application. Raises `NotFound` where it has none."""
+        until = time.monotonic() + timeout_s
+        async with self._application(app, until) as opened:
+            endpoints = opened.brokers()
+            if not endpoints:
+                raise NotFound(f"{app} has no broker in discovery")
+            answers = await asyncio.gather(*(self._call(opened, one, method, request, until) for one in endpoints))
+            return list(zip(endpoints, answers, strict=True))
+
+    async def pages(self, app: AppKey, request: bpb.ListRequest, *, limit: int, timeout_s: float) -> list[bpb.Item]:
+        """The first `limit` items of each broker of the application."""
+        until = time.monotonic() + timeout_s
+        found: list[bpb.Item] = []
+        for endpoint, first in await self.everywhere(app, "List", request, timeout_s=timeout_s):
+            async with self._application(app, until) as opened:
+                reply, count = first, 0
+                while True:
+                    found.extend(reply.items)
+                    count += len(reply.items)
+                    if not reply.next or count >= limit:
+                        break
+                    more = bpb.ListRequest()
+                    more.CopyFrom(request)
+                    more.page = reply.next
+                    reply = await self._call(opened, endpoint, "List", more, until)
+        return found
+
+    # ------------------------------------------------------------------------------------------------ who is asked
+
+    async def _taker(
+        self, opened: _Application, request: bpb.SubmitRequest, app: AppKey, choice: _Choice, until: float
+    ) -> pb.Endpoint:
+        """Equal keys go to the journal that has the best claim on them. Raises `NotFound`, `DeadlineExceeded`."""
+
+        def look() -> pb.Endpoint | None:
+            brokers = opened.brokers()
+            taking = [one for one in brokers if takes(one.before, request.deployment)]
+            if brokers and not taking:
+                raise NotFound(f"no broker of {app} takes requests for the deployment `{request.deployment}`")
+            able = [one for one in taking if choice.bound <= set(one.journals)]
+            able = [one for one in able if one.id not in choice.left] or able
+            claims = [(RendezvousMember(name, 1), one) for one in able for name in (one.journals or [one.id])]
+            if not claims:
+                return None
+            return claims[rendezvous_order(request.idempotency_key, [member for member, _ in claims])[0]][1]
+
+        found = await _awaited(opened.resolver, look, until)
+        if found is None and choice.bound:
+            raise _uncertain(app, request)
+        if found is None:
+            raise Unavailable(f"{app} has no broker in discovery that takes requests")
+        return found
+
+    async def _home(self, opened: _Application, app: AppKey, journal: str, until: float, last: str) -> pb.Endpoint:
+        def look() -> pb.Endpoint | None:
+            return next((one for one in opened.brokers() if journal in one.journals), None)
+
+        found = await _awaited(opened.resolver, look, until)
+        if found is None:
+            why = f"; last heard: {last}" if last else ""
+            raise Unavailable(f"no broker of {app} serves the journal {journal} now{why}")
+        return found
+
+    # ------------------------------------------------------------------------------------------------ calls
+
+    async def _call(
+        self, opened: _Application, endpoint: pb.Endpoint, method: str, request: Any, until: float, *, wait_s: float = 0
+    ) -> Any:
+        """Raises `_Away` where another broker, or a later call, may help."""
+        left_s = min(until - time.monotonic(), wait_s + _STEP_S)
+        if left_s <= 0:
+            raise DeadlineExceeded(f"{method} was not answered in time")
+        call: Callable[..., Awaitable[Any]] = getattr(self._stub(opened, endpoint), method)
+        try:
+            return await call(request, timeout=left_s)
+        except grpc.aio.AioRpcError as error:
+            raise _error(error, endpoint) from error
+        except asyncio.CancelledError:
+            if self._closed:
+                raise FailedPrecondition("the mesh client was closed meanwhile") from None
+            raise
+
+    def _stub(self, opened: _Application, endpoint: pb.Endpoint) -> BrokerStub:
+        address = endpoint.address
+        found = opened.channels.get(address)
+        if found is None:
+            if endpoint.tls:
+                credentials = self._credentials or grpc.ssl_channel_credentials()
+                channel = grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+            else:
+                channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+            stub = BrokerStub(channel)  # type: ignore[no-untyped-call]
+            found = opened.channels[address] = (channel, stub)
+        return found[1]
+
+    # ------------------------------------------------------------------------------------------------ applications
+
+    @contextlib.asynccontextmanager
+    async def _application(self, app: AppKey, until: float) -> AsyncIterator[_Application]:
+        if self._closed:
+            raise FailedPrecondition("the mesh client is closed")
+        opened = self._known.get(app)
+        if opened is None:
+            async with self._opening:
+                opened = self._known.get(app) or await self._open(app, until)
+        opened.users += 1
+        try:
+            await self._close_left(opened)
+            yield opened
+        finally:
+            opened.users -= 1
+            opened.used_at = time.monotonic()
+
+    async def _open(self, app: AppKey, until: float) -> _Application:
+        if self._tls is not None and self._credentials is None:
+            self._credentials = await asyncio.to_thread(channel_credentials, self._tls)
+        idle = [(one.used_at, key) for key, one in self._known.items() if not one.users]
+        if len(self._known) >= MAX_APPLICATIONS and idle:
+            await self._known.pop(min(idle)[1]).close()
+        resolver = Resolver(self._store, app, role=ROLE_BROKER)
+        try:
+            await resolver.start(wait_s=min(START_WAIT_S, max(0.0, until - time.monotonic())))
+        except BaseException:
+            await resolver.close()
+            raise
+        opened = self._known[app] = _Application(resolver)
+        return opened
+
+    @staticmethod
+    async def _close_left(opened: _Application) -> None:
+        """Connections to brokers that are gone, once nobody else may use them."""
+        if opened.users > 1:
+            return
+        there = {one.address for one in opened.brokers()}
+        for address in [address for address in opened.channels if address not in there]:
+            channel, _ = opened.channels.pop(address)
+            await channel.close(None)
+
+
+def _uncertain(app: AppKey, request: bpb.SubmitRequest) -> DeadlineExceeded:
+    return DeadlineExceeded(
+        f"no broker of {app} has answered in time, and one may have taken the request; submit it again with "
+        f"idempotency_key={request.idempotency_key!r} to get its ticket"
+    )
+
+
+async def _awaited(resolver: Resolver, look: Callable[[], T | None], until: float) -> T | None:
+    """What `look` finds in the view, now or when it changes; None when the time is over."""
+    found = look()
+    if found is not None:
+        return found
+    views = resolver.subscribe()
+    try:
+        while True:
+            await wait_for(anext(views), max(0.0, until - time.monotonic()))
+            found = look()
+            if found is not None:
+                return found
+    except (asyncio.TimeoutError, StopAsyncIteration):
+        return None
+    finally:
+        await views.aclose()
+
+
+async def _pause(failures: int, until: float) -> None:
+    pause_s = _BACKOFF.delay_s(failures)
+    await asyncio.sleep(max(0.0, min(pause_s, until - time.monotonic())))
+
+
+def _error(error: grpc.aio.AioRpcError, endpoint: pb.Endpoint) -> MeshError:
+    details = error.details() or ""
+    code = int(error.code().value[0])
+    if error.code() is grpc.StatusCode.UNAVAILABLE:
+        text = f"the broker {endpoint.id} at {endpoint.address} does not answer: {details}"
+        return _Away(text, begun=not (was_never_sent(details, connected=False) or _REFUSED in details))
+    if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return QueueFull(details, _retry_after_s(error.trailing_metadata() or ()))
+    return error_for_code(code, details)
+
+
+def _retry_after_s(metadata: Iterable[Any]) -> float:
+    for name, value in metadata:
+        if name == _RETRY_AFTER and str(value).isdigit():
+            return int(value) / 1000
+    return 0.0

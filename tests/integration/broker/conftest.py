@@ -1,0 +1,31 @@
+"""Brokers that a test leads, and a real etcd."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+
+from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd
+from tests.integration.broker.scripted_broker import ScriptedBroker
+
+
+@pytest.fixture(scope="module")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
+    cluster = start_etcd(tmp_path_factory.mktemp("etcd"), options=EtcdOptions(die_with_parent=True))
+    yield cluster
+    cluster.kill()
+
+
+@pytest.fixture
+async def broker() -> AsyncIterator[Callable[..., ScriptedBroker]]:
+    """Makes brokers; stops them after the test."""
+    made: list[ScriptedBroker] = []
+
+    def make(name: str, *journals: str, lease_s: float = 15.0, max_result_bytes: int = 0) -> ScriptedBroker:
+        made.append(ScriptedBroker(name, *journals, lease_s=lease_s, max_result_bytes=max_result_bytes))
+        return made[-1]
+
+    yield make
+    for one in made:
+        await one.stop()

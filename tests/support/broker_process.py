@@ -1,0 +1,98 @@
+"""`python -m tests.support.broker_process FOLDER [FIELD=NUMBER ...]`: a broker alone, which tests may kill.
+
+Prints its port as a line, and its journals whenever they change.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from serving.broker.server import BrokerServer
+from serving.broker.settings import BrokerSettings
+from tests.support.waiting import eventually
+
+_LOOK_S = 0.02
+
+
+class LoneBroker:
+    """Such a process. `journals` are those that it said last."""
+
+    def __init__(self, folder: Path, **changes: float) -> None:
+        fields = [f"{name}={value}" for name, value in changes.items()]
+        command = [sys.executable, "-m", "tests.support.broker_process", str(folder), *fields]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self.port = 0
+        self.journals: tuple[str, ...] = ()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    @property
+    def address(self) -> str:
+        eventually(lambda: self.port, timeout_s=60.0, what="the broker's port")
+        return f"127.0.0.1:{self.port}"
+
+    def serves(self, *journals: str) -> bool:
+        return set(journals) <= set(self.journals)
+
+    def kill(self) -> None:
+        self._end(signal.SIGKILL)
+
+    def drain(self) -> None:
+        self._end(signal.SIGTERM)
+
+    def __enter__(self) -> LoneBroker:
+        return self
+
+    def __exit__(self, _: type[BaseException] | None, __: BaseException | None, ___: TracebackType | None) -> None:
+        self.kill()
+
+    def _end(self, number: signal.Signals) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(number)
+        self._process.wait(30)
+        self._reader.join()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with self._process.stdout as lines:
+            for line in lines:
+                kind, _, value = line.strip().partition(" ")
+                if kind == "port":
+                    self.port = int(value)
+                elif kind == "journals":
+                    self.journals = tuple(value.split())
+
+
+async def main(folder: str, *fields: str) -> None:
+    given: dict[str, Any] = {}
+    for field in fields:
+        name, _, value = field.partition("=")
+        given[name] = float(value) if name.endswith("_s") else int(value)
+    settings = BrokerSettings(folder=Path(folder), deployments=("worker",), **given)
+    broker = BrokerServer(settings, CollectorRegistry())
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    port = await broker.start("127.0.0.1", 0, None)
+    told: tuple[str, ...] = ()
+    while not ended.is_set():
+        if broker.journals != told:
+            told = broker.journals
+            print("journals", *told, flush=True)
+            print("port", port, flush=True)
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(ended.wait(), _LOOK_S)
+    await broker.close()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))

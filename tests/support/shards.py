@@ -1,0 +1,116 @@
+"""A shard over a real journal, on a clock that tests move."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from pathlib import Path
+from typing import Any
+
+from serving.broker.clients import Clients, Submitted
+from serving.broker.items import NEVER, Item, State
+from serving.broker.journal import Journal
+from serving.broker.keeping import Keeping
+from serving.broker.running import Running
+from serving.broker.settings import BrokerSettings
+from serving.broker.shard import Shard
+from serving.broker.upkeep import Upkeep
+from serving.control.clock import ManualClock
+from serving.errors import MeshError
+
+
+class HeldShard:
+    """Its own listener: `stopped` are the stops that replicas would hear."""
+
+    def __init__(self, path: Path, clock: ManualClock, **changes: Any) -> None:
+        self.path = path
+        self.clock = clock
+        given: dict[str, Any] = {"lease_s": 15.0, "sync": "normal", **changes}
+        self.settings = BrokerSettings(folder=path.parent, deployments=("it",), **given)
+        self.stopped: list[tuple[str, str, int]] = []
+        self.unsettled = 0
+
+    async def open(self) -> HeldShard:
+        journal = await asyncio.to_thread(Journal.open, self.path, asyncio.get_running_loop(), self.settings.sync)
+        self.shard = Shard(journal, self.settings, self.clock, self, lambda: 0.5)
+        await self.shard.recover()
+        keeping = Keeping(self.shard)
+        self.clients = Clients(self.shard, keeping)
+        self.upkeep = Upkeep(self.shard, keeping)
+        return self
+
+    async def close(self) -> None:
+        await self.shard.close()
+
+    def image(self, path: Path) -> None:
+        """What a machine that lost power now would find: the log only grows, and the file changes at its folding."""
+        for suffix in ("", "-wal"):
+            shutil.copyfile(f"{self.path}{suffix}", f"{path}{suffix}")
+
+    def waiting(self) -> None: ...
+
+    def stop(self, replica: str, item: str, attempt: int, reason: str) -> None:
+        assert reason
+        self.stopped.append((replica, item, attempt))
+
+    async def settle(self) -> None:
+        """Until nothing is on its way to the disk."""
+        while any(running.busy for running in self.shard.running.values()) or self.shard._tasks or self.unsettled:
+            await self._written()
+        await self._written()
+
+    async def _written(self) -> None:
+        await asyncio.gather(*self.shard._tasks, return_exceptions=True)
+        arrived = asyncio.get_running_loop().create_future()
+        self.shard.journal.write([], lambda _: arrived.set_result(None))
+        await arrived
+
+    # ------------------------------------------------------------------------------------------------ short words
+
+    def item(self, **changes: Any) -> Item:
+        now = self.clock.now()
+        usual: dict[str, Any] = {
+            "number": 0, "deployment": "it", "tenant": "", "key": "", "priority": 2, "submitted": now,
+            "deadline": NEVER, "expected_s": 0.0, "ttl_s": 0.0, "size_bytes": 4,
+        }  # fmt: skip
+        return Item(**{**usual, **changes})
+
+    async def submit(self, body: bytes = b"body", **changes: Any) -> int:
+        """The number; raises what it is refused with."""
+        (answer,) = await self.clients.submit([(self.item(size_bytes=len(body), **changes), body)])
+        if isinstance(answer, MeshError):
+            raise answer
+        assert isinstance(answer, Submitted)
+        return answer.number
+
+    async def begin(self, replica: str = "r", process: str = "p") -> Running | None:
+        """Takes the next one; `settle` tells whether it has started. The request is checked."""
+        running = self.shard.take("it", 1000, replica, process)
+        if running is not None:
+            self.unsettled += 1
+
+            def told(_: Running, request: bytes | None) -> None:
+                self.unsettled -= 1
+                assert request is None or len(request) == running.item.size_bytes
+
+            self.shard.start([running], told)
+        return running
+
+    async def start(self, replica: str = "r", process: str = "p") -> Item | None:
+        running = await self.begin(replica, process)
+        await self.settle()
+        return running.item if running is not None else None
+
+    async def done(self, number: int, attempt: int, result: bytes = b"result", state: State = State.SUCCEEDED) -> bool:
+        told: list[bool] = []
+        self.shard.done(number, attempt, state, result, told.append)
+        await self.settle()
+        return told == [True]
+
+    async def tick(self, seconds: float) -> None:
+        """So many seconds pass, one after the other."""
+        while seconds > 0:
+            self.clock.advance(min(1.0, seconds))
+            seconds -= 1.0
+            self.upkeep.tick()
+            await self.settle()

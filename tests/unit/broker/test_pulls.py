@@ -1,0 +1,124 @@
+"""Who gets the next item: replicas with credits over a shard with a real journal."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from serving._proto import broker_pb2 as bpb
+from serving.broker import pulls as pulls_module
+from serving.broker.pulls import Puller, Pulls
+from serving.control.clock import ManualClock
+from tests.support.shards import HeldShard
+
+BODY = bpb.Request(infer=b"ask").SerializeToString()
+
+
+class Handed:
+    """A shard whose listener is the `Pulls` under test."""
+
+    def __init__(self, held: HeldShard, pulls: Pulls) -> None:
+        self.held = held
+        self.pulls = pulls
+
+    def replica(self, name: str, more: int, generation: int = 1) -> Puller:
+        puller = Puller(name, "p", "it", generation)
+        self.pulls.open(puller)
+        self.pulls.add_credits(puller, more)
+        return puller
+
+    async def hand_out(self, items: int) -> None:
+        for _ in range(items):
+            await self.held.submit(BODY)
+        self.pulls.waiting()
+        await asyncio.sleep(0)
+        await self.held.settle()
+
+
+@pytest.fixture
+async def handed(tmp_path: Path) -> AsyncIterator[Handed]:
+    held = await HeldShard(tmp_path / "j1.sqlite", ManualClock()).open()
+    pulls = Pulls({"j1": held.shard})
+    held.shard.listener = pulls
+    yield Handed(held, pulls)
+    await held.close()
+
+
+def sent(puller: Puller) -> list[str]:
+    kinds = [bpb.PullReply.FromString(data) for data in puller.outbox]
+    return [reply.work.item if reply.HasField("work") else str(reply.WhichOneof("message")) for reply in kinds]
+
+
+async def test_an_item_goes_where_most_room_is_free(handed: Handed) -> None:
+    small, large = handed.replica("small", 2), handed.replica("large", 6)
+    await handed.hand_out(4)
+    assert (len(small.held), len(large.held)) == (1, 3)
+    await handed.hand_out(10)
+    assert (len(small.held), len(large.held)) == (2, 6)
+    assert (small.credits, large.credits) == (0, 0)
+    assert handed.held.shard.queues.by_deployment["it"].running == 8
+
+
+async def test_credits_that_were_taken_back_are_owed(handed: Handed) -> None:
+    puller = handed.replica("r", 1)
+    await handed.hand_out(3)
+    handed.pulls.add_credits(puller, -2)
+    handed.pulls.add_credits(puller, 2)
+    await handed.hand_out(0)
+    assert len(puller.held) == 1
+    handed.pulls.add_credits(puller, 1)
+    await handed.hand_out(0)
+    assert len(puller.held) == 2
+
+
+async def test_older_generations_wait_while_a_newer_one_pulls(handed: Handed) -> None:
+    old = handed.replica("old", 5, generation=1)
+    new = handed.replica("new", 1, generation=2)
+    await handed.hand_out(3)
+    assert (len(old.held), len(new.held)) == (0, 1)
+    handed.pulls.close(new)
+    await handed.hand_out(0)
+    assert len(old.held) == 2
+
+
+async def test_what_was_not_sent_goes_to_another_and_does_not_count(handed: Handed) -> None:
+    number = await handed.held.submit(BODY)
+    gone = handed.replica("gone", 1)
+    await asyncio.sleep(0)  # it is being started
+    assert gone.starting == 1
+    handed.pulls.close(gone)
+    await handed.held.settle()
+    assert sent(gone) == []
+    other = handed.replica("other", 1)
+    await handed.hand_out(0)
+    assert sent(other) == [f"j1.{number}"]
+    item, _ = await handed.held.clients.get(number)
+    assert (item.attempt, item.attempts) == (2, 1)
+
+
+async def test_a_replica_that_reads_nothing_gets_nothing_more(handed: Handed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pulls_module, "_MOST_UNSENT", 1000)
+    puller = handed.replica("r", 100)
+    while not puller.full:
+        await handed.hand_out(1)
+    before = sent(puller)
+    await handed.hand_out(5)
+    assert sent(puller) == before
+    assert not puller.closed
+    for number in range(20):
+        handed.pulls.stop("r", f"j1.{number}", 1, "cancelled by its client")
+    assert puller.closed, "it connects again when it reads, and names what it holds"
+
+
+async def test_held_are_those_that_were_sent_and_have_not_ended(handed: Handed) -> None:
+    puller = handed.replica("r", 3)
+    await handed.hand_out(3)
+    assert puller.held == {("j1.1", 1), ("j1.2", 1), ("j1.3", 1)}
+    await handed.held.clients.cancel(1)
+    assert puller.held == {("j1.2", 1), ("j1.3", 1)}
+    handed.pulls.stop("r", "j1.1", 1, "said twice")
+    assert puller.busy_share == 1.0
+    assert len(puller.held) == 2

@@ -1,0 +1,344 @@
+"""The shard beside a naive model: any order of events, late and repeated results, and crashes at any point."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from serving.broker.items import State
+from serving.broker.queries import item_with_result
+from serving.control.clock import ManualClock
+from serving.errors import FailedPrecondition, NotFound
+from tests.support.shards import HeldShard
+
+LEASE_S = 15.0
+TTL_S = 40.0
+ATTEMPTS = 2
+REPLICAS = st.sampled_from(["a", "b"])
+
+
+@dataclass
+class Known:
+    """What the model knows of an item."""
+
+    deadline: float
+    state: State = State.QUEUED
+    attempt: int = 0
+    attempts: int = 0
+    replica: str = ""
+    process: str = ""
+    lease_until: float = math.inf
+    result: bytes | None = None
+    expires: float = math.inf
+
+
+class ShardMachine(RuleBasedStateMachine):
+    @initialize()
+    def begin(self) -> None:
+        self.folder = tempfile.TemporaryDirectory()
+        self.clock = ManualClock()
+        self.loop = asyncio.new_event_loop()
+        self.files = itertools.count()
+        self.known: dict[int, Known] = {}
+        self.sent: list[tuple[int, int]] = [(1, 1)]  # work that replicas have heard of, the first one of nobody
+        self.processes = {"a": 0, "b": 0}
+        self.results = itertools.count()
+        self.crashed: list[HeldShard] = []
+        self.held = self._open(self._file())
+
+    def _file(self) -> Path:
+        return Path(self.folder.name) / f"j{next(self.files)}.sqlite"
+
+    def _open(self, path: Path) -> HeldShard:
+        held = HeldShard(path, self.clock, lease_s=LEASE_S, result_ttl_s=TTL_S, dead_ttl_s=TTL_S, max_attempts=ATTEMPTS)
+        return self.run(held.open())
+
+    def run(self, work):
+        return self.loop.run_until_complete(work)
+
+    def teardown(self) -> None:
+        if hasattr(self, "held"):
+            for held in (self.held, *self.crashed):
+                self.run(held.close())
+            self.loop.close()
+            self.folder.cleanup()
+
+    # ------------------------------------------------------------------------------------------------ the model
+
+    def _end(self, one: Known, state: State, result: bytes | None = None) -> None:
+        one.state, one.result, one.expires = state, result, self.clock.now() + TTL_S
+
+    def _lose(self, one: Known, *, counted: bool = True) -> None:
+        attempts = one.attempts - (not counted)
+        if one.deadline <= self.clock.now():
+            self._end(one, State.EXPIRED)
+        elif attempts >= ATTEMPTS:
+            self._end(one, State.DEAD)
+        else:
+            one.state, one.attempts = State.QUEUED, attempts
+
+    def _running(self, number: int, attempt: int) -> Known | None:
+        one = self.known.get(number)
+        return one if one is not None and one.state is State.RUNNING and one.attempt == attempt else None
+
+    def _pass(self) -> None:
+        now = self.clock.now()
+        for number, one in list(self.known.items()):
+            if one.state.live and one.deadline <= now:
+                self._end(one, State.EXPIRED)
+            elif one.state is State.RUNNING and one.lease_until <= now:
+                self._lose(one)
+            elif not one.state.live and one.expires <= now:
+                del self.known[number]
+
+    # ------------------------------------------------------------------------------------------------ events
+
+    @rule(deadline=st.sampled_from([math.inf, 3.0, 20.0]), priority=st.integers(1, 3), tenant=st.sampled_from("xy"))
+    def submit(self, deadline: float, priority: int, tenant: str) -> None:
+        until = self.clock.now() + deadline
+        number = self.run(self.held.submit(deadline=until, priority=priority, tenant=tenant))
+        assert number not in self.known
+        self.known[number] = Known(until)
+
+    @rule(replica=REPLICAS)
+    def start(self, replica: str) -> None:
+        process = f"p{self.processes[replica]}"
+        item = self.run(self.held.start(replica, process))
+        waiting = [one for one in self.known.values() if one.state is State.QUEUED]
+        if item is None:
+            assert not waiting
+            return
+        one = self.known[item.number]
+        assert one.state is State.QUEUED
+        one.state, one.attempt, one.attempts = State.RUNNING, one.attempt + 1, one.attempts + 1
+        one.replica, one.process, one.lease_until = replica, process, self.clock.now() + LEASE_S
+        assert item.attempt == one.attempt
+        self.sent.append((item.number, item.attempt))
+
+    @rule(data=st.data(), failed=st.booleans())
+    def done(self, data: st.DataObject, failed: bool) -> None:
+        """Also late and repeated ones."""
+        number, attempt = data.draw(st.sampled_from(self.sent))
+        one = self._running(number, attempt)
+        state = State.FAILED if failed else State.SUCCEEDED
+        result = b"%d" % next(self.results)
+        assert self.run(self.held.done(number, attempt, result, state)) == (one is not None)
+        if one is not None:
+            self._end(one, state, result)
+
+    @rule(data=st.data())
+    def done_twice_at_once(self, data: st.DataObject) -> None:
+        number, attempt = data.draw(st.sampled_from(self.sent))
+        one = self._running(number, attempt)
+        told: list[tuple[bytes, bool]] = []
+        first, second = b"%d" % next(self.results), b"%d" % next(self.results)
+        for result in (first, second):
+            self.held.shard.done(
+                number, attempt, State.SUCCEEDED, result, lambda wanted, result=result: told.append((result, wanted))
+            )
+        self.run(self.held.settle())
+        assert told == [(first, one is not None), (second, False)]
+        if one is not None:
+            self._end(one, State.SUCCEEDED, first)
+
+    @precondition(lambda self: any(one.state is State.RUNNING and one.attempt > 1 for one in self.known.values()))
+    @rule()
+    def late(self) -> None:
+        """Results of the attempt before the one that runs."""
+        for number, one in self.known.items():
+            if one.state is State.RUNNING and one.attempt > 1:
+                assert not self.run(self.held.done(number, one.attempt - 1, b"late"))
+                assert not self.held.shard.progress(number, one.attempt - 1, 0.5, [])
+
+    @rule(data=st.data(), untouched=st.booleans())
+    def again(self, data: st.DataObject, untouched: bool) -> None:
+        number, attempt = data.draw(st.sampled_from(self.sent))
+        one = self._running(number, attempt)
+        told: list[bool] = []
+        self.held.shard.again(number, attempt, "full", told.append, untouched=untouched)
+        self.run(self.held.settle())
+        assert told == [one is not None]
+        if one is not None:
+            self._lose(one, counted=not untouched)
+
+    @rule(data=st.data())
+    def progress(self, data: st.DataObject) -> None:
+        number, attempt = data.draw(st.sampled_from(self.sent))
+        one = self._running(number, attempt)
+        assert self.held.shard.progress(number, attempt, 0.5, [(0, b"part")]) == (one is not None)
+        if one is not None:
+            one.lease_until = self.clock.now() + LEASE_S
+
+    @rule(replica=REPLICAS, restarted=st.booleans(), data=st.data())
+    def connect(self, replica: str, restarted: bool, data: st.DataObject) -> None:
+        self.processes[replica] += restarted
+        process = f"p{self.processes[replica]}"
+        named = set(data.draw(st.lists(st.sampled_from(self.sent), max_size=4)))
+        lost = self.held.shard.hold(replica, process, named)
+        self.run(self.held.settle())
+        for number, one in self.known.items():
+            if one.state is not State.RUNNING or one.replica != replica:
+                continue
+            if one.process == process and (number, one.attempt) in named:
+                one.lease_until = self.clock.now() + LEASE_S
+                assert (number, one.attempt) not in lost
+            else:
+                self._lose(one)
+        kept = {(number, one.attempt) for number, one in self.known.items() if one.replica == replica}
+        assert named - kept <= lost
+
+    @rule(replica=REPLICAS)
+    def leaves(self, replica: str) -> None:
+        self.held.shard.replica_left(replica, "gone")
+        self.run(self.held.settle())
+        for one in self.known.values():
+            if one.state is State.RUNNING and one.replica == replica:
+                self._lose(one)
+
+    @rule(seconds=st.sampled_from([1, 5, 20]))
+    def time_passes(self, seconds: int) -> None:
+        for _ in range(seconds):
+            self.run(self.held.tick(1.0))
+            self._pass()
+
+    @precondition(lambda self: self.known)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        number = data.draw(st.sampled_from(sorted(self.known)))
+        one = self.known[number]
+        item, _ = self.run(self.held.clients.cancel(number))
+        if one.state.live:
+            self._end(one, State.CANCELLED)
+        assert item.state is one.state
+
+    @precondition(lambda self: self.known)
+    @rule(data=st.data())
+    def retry(self, data: st.DataObject) -> None:
+        number = data.draw(st.sampled_from(sorted(self.known)))
+        one = self.known[number]
+        if one.state.answered:
+            with pytest.raises(FailedPrecondition):
+                self.run(self.held.clients.retry(number))
+            return
+        self.run(self.held.clients.retry(number))
+        if not one.state.live:
+            one.state, one.attempts, one.expires = State.QUEUED, 0, math.inf
+            if one.deadline <= self.clock.now():
+                one.deadline = math.inf
+
+    # ------------------------------------------------------------------------------------------------ crashes
+
+    @rule()
+    def crash(self) -> None:
+        """Without goodbye, when nothing is on its way."""
+        self._reopen()
+
+    @rule(data=st.data())
+    def crash_while_it_ends(self, data: st.DataObject) -> None:
+        """A result that nobody was told about may be there or not; nothing else may be."""
+        number, attempt = data.draw(st.sampled_from(self.sent))
+        one = self._running(number, attempt)
+        result = b"%d" % next(self.results)
+        self.held.shard.done(number, attempt, State.SUCCEEDED, result, lambda _: None)
+        self._reopen()
+        if one is not None:
+            item, kept = self.run(self.held.clients.get(number))
+            if item.state is State.SUCCEEDED:
+                assert kept == result
+                self._end(one, State.SUCCEEDED, result)
+
+    @rule(replica=REPLICAS)
+    def crash_while_it_starts(self, replica: str) -> None:
+        process = f"p{self.processes[replica]}"
+        running = self.run(self.held.begin(replica, process))
+        self._reopen()
+        if running is not None:
+            one = self.known[running.item.number]
+            item, _ = self.run(self.held.clients.get(running.item.number))
+            if item.state is State.RUNNING:
+                one.state, one.attempt, one.attempts = State.RUNNING, one.attempt + 1, one.attempts + 1
+                one.replica, one.process, one.lease_until = replica, process, self.clock.now() + LEASE_S
+
+    @rule()
+    def moves(self) -> None:
+        """To another broker, as at a drain."""
+        self.run(self.held.close())
+        self.held = self._open(self.held.path)
+        self._renew_leases()
+
+    def _reopen(self) -> None:
+        path = self._file()
+        self.held.image(path)
+        self.crashed.append(self.held)
+        self.held = self._open(path)
+        self._renew_leases()
+
+    def _renew_leases(self) -> None:
+        for one in self.known.values():
+            one.lease_until = self.clock.now() + LEASE_S
+
+    # ------------------------------------------------------------------------------------------------ what must hold
+
+    @invariant()
+    def same(self) -> None:
+        if not hasattr(self, "held"):
+            return
+        shard = self.held.shard
+        live = [one for one in self.known.values() if one.state.live]
+        queue = shard.queues.by_deployment.get("it")
+        assert (len(queue) if queue else 0) == sum(one.state is State.QUEUED for one in live)
+        assert len(shard.running) == sum(one.state is State.RUNNING for one in live)
+        assert shard.limits.items == len(live)
+        assert shard.queues.dead["it"] == sum(one.state is State.DEAD for one in self.known.values())
+        assert shard.journal.items == len(self.known)
+        kept = 0
+        for number, one in self.known.items():
+            item, result = self.run(
+                shard.journal.read(lambda database, number=number: item_with_result(database, number))
+            )
+            kept += item.kept_bytes
+            assert (item.state, item.attempt, item.attempts) == (one.state, one.attempt, one.attempts)
+            assert result == one.result
+        assert shard.journal.bytes == kept
+
+    @precondition(lambda self: self.known)
+    @rule(data=st.data())
+    def look(self, data: st.DataObject) -> None:
+        number = data.draw(st.sampled_from(sorted(self.known)))
+        item, result = self.run(self.held.clients.get(number))
+        assert (item.state, result) == (self.known[number].state, self.known[number].result)
+        with pytest.raises(NotFound):
+            self.run(self.held.clients.get(10_000))
+
+
+async def test_a_result_of_an_earlier_attempt_changes_nothing(tmp_path: Path) -> None:
+    held = await HeldShard(tmp_path / "j.sqlite", ManualClock(), lease_s=LEASE_S).open()
+    number = await held.submit()
+    first = await held.start("a")
+    await held.tick(LEASE_S + 1)
+    second = await held.start("b")
+    assert first is not None
+    assert second is not None
+    assert held.stopped == [("a", held.shard.id_of(number), 1)]
+    assert not await held.done(number, first.attempt, b"late")
+    assert not held.shard.progress(number, first.attempt, 0.5, [])
+    assert await held.done(number, second.attempt, b"right")
+    assert not await held.done(number, second.attempt, b"again")
+    item, result = await held.clients.get(number)
+    assert (item.state, item.attempts, result) == (State.SUCCEEDED, 2, b"right")
+    await held.close()
+
+
+TestShard = ShardMachine.TestCase
+TestShard.settings = settings(
+    max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)

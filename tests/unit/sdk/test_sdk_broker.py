@@ -1,0 +1,134 @@
+"""Brokers in a spec: what YAML and Python say of them, and what is wrong with it."""
+
+from __future__ import annotations
+
+import pytest
+
+from serving import Application, BrokerDeployment, LlmDeployment, ProxyDeployment, PythonDeployment, Rollout
+from serving.broker.pulled import pulled_deployments, takes, with_pulled
+from serving.errors import SpecError
+from serving.sdk import Artifact, Canary, CanaryStep, CppDeployment, EmbeddingDeployment, TritonDeployment, parse_spec
+from serving.sdk.spec import Deployment
+
+WEIGHTS = Artifact("file:///chat.tar", "sha256:" + "a" * 64)
+CHAT = LlmDeployment("chat", WEIGHTS)
+READER = PythonDeployment("reader", "reader:Reader")
+VECTORS = EmbeddingDeployment("vectors")
+DIGITS = TritonDeployment("digits", WEIGHTS)
+FAST = CppDeployment("fast", "/opt/libfast.so")
+FULL = f"""
+name: app
+deployments:
+  - name: chat
+    llm:
+      weights: {{uri: "{WEIGHTS.uri}", digest: "{WEIGHTS.digest}"}}
+  - name: queue
+    broker:
+      before: [chat]
+      lease: 20s
+      max_attempts: 5
+      result_ttl: 2h
+      max_items: 5000
+      max_bytes: 1Gi
+      max_tenant_items: 100
+      max_request_bytes: 1Mi
+      max_result_bytes: 2Mi
+      path: /var/lib/mesh
+      sync: normal
+      ageing: 30s
+      short_share: 0.6
+      long_share: 0.2
+      per_replica: 4
+"""
+
+
+def spec(*deployments: Deployment) -> Application:
+    return Application("app", deployments)
+
+
+def test_yaml_and_python_say_the_same() -> None:
+    read = parse_spec(FULL).to_spec()
+    made = BrokerDeployment(
+        "queue",
+        before=["chat"],
+        lease="20s",
+        max_attempts=5,
+        result_ttl=7200,
+        max_items=5000,
+        max_bytes="1Gi",
+        max_tenant_items=100,
+        max_request_bytes=1 << 20,
+        max_result_bytes="2Mi",
+        path="/var/lib/mesh",
+        sync="normal",
+        ageing=30,
+        short_share=0.6,
+        long_share=0.2,
+        per_replica=4,
+    )
+    assert read == spec(CHAT, made).to_spec()
+    broker = read.deployments[1].broker
+    assert (broker.lease_s, broker.max_bytes, broker.ageing_s) == (20, 1 << 30, 30)
+
+
+def test_what_is_usual_is_not_stored() -> None:
+    plain = spec(CHAT, BrokerDeployment("queue")).to_spec()
+    assert plain.deployments[1].WhichOneof("kind") == "broker"
+    assert plain.deployments[1].broker.ListFields() == []
+    never = spec(CHAT, BrokerDeployment("queue", ageing=0)).to_spec().deployments[1].broker
+    assert never.HasField("ageing_s")
+    assert never.ageing_s == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "wrong"),
+    [
+        ({"before": ["chta"]}, r"before\[0\]: `chta` is no deployment of the application; did you mean `chat`"),
+        ({"before": ["digits"]}, r"before\[0\]: `digits` is of kind `triton`, whose replicas .* not supported"),
+        ({"before": ["fast"]}, r"before\[0\]: `fast` is of kind `cpp`, whose replicas .* not supported"),
+        ({"before": ["grpc"]}, r"before\[0\]: `grpc` is of kind `proxy`, which has no requests of its own"),
+        ({"before": ["queue"]}, r"before\[0\]: `queue` is of kind `broker`, which has no requests of its own"),
+        ({"before": ["chat", "chat"]}, r"before\[1\]: `chat` stands there twice"),
+        ({"lease": 0.5}, "lease: 0.5 s is out of range: 1 to 3600 s"),
+        ({"max_attempts": -1}, "max_attempts: -1 is out of range"),
+        ({"result_ttl": -5}, "result_ttl: -5 is out of range"),
+        ({"max_items": -1}, "max_items: -1 is out of range: 0 to 100000000; 0 is the default of 1000000"),
+        ({"max_tenant_items": -1}, "max_tenant_items: -1 is out of range"),
+        ({"max_bytes": "2000Ti"}, "max_bytes: .* is out of range"),
+        ({"max_request_bytes": "2Gi"}, "max_request_bytes: .* is out of range"),
+        ({"max_result_bytes": "2Gi"}, "max_result_bytes: .* is out of range"),
+        ({"path": "here"}, "path: `here` is not the absolute path"),
+        ({"sync": "off"}, r"sync: `off` is not known \(allowed: full, normal\)"),
+        ({"ageing": -1}, "ageing: -1 is out of range"),
+        ({"short_share": 1.5}, "short_share: 1.5 is not a share between 0 and 1"),
+        ({"short_share": float("nan")}, "short_share: nan is not a share"),
+        ({"short_share": 0.8, "long_share": 0.3}, "long_share: 0.3 and short_share 0.8 are more than all places"),
+        ({"per_replica": -1}, "per_replica: -1 is out of range"),
+        ({"rollout": Rollout(canary=Canary((CanaryStep(50, "1m"),)))}, "canary: is not supported with `broker`"),
+    ],
+    ids=str,
+)
+def test_what_is_wrong_is_named(changed: dict[str, object], wrong: str) -> None:
+    with pytest.raises(SpecError, match=wrong):
+        spec(CHAT, DIGITS, FAST, ProxyDeployment("grpc"), BrokerDeployment("queue", **changed)).to_spec()  # type: ignore[arg-type]
+
+
+def test_a_broker_has_somebody_to_ask_it_and_a_deployment_one_broker() -> None:
+    with pytest.raises(SpecError, match="has nobody to ask it: the application has no `python`, `llm` or `embedding`"):
+        spec(DIGITS, BrokerDeployment("queue")).to_spec()
+    with pytest.raises(SpecError, match=r"`chat` has the broker deployments\[1\] already"):
+        spec(CHAT, BrokerDeployment("one"), BrokerDeployment("two", before=["chat"])).to_spec()
+    spec(CHAT, READER, BrokerDeployment("one", before=["chat"]), BrokerDeployment("two", before=["reader"])).to_spec()
+
+
+def test_a_broker_for_all_is_one_for_those_who_ask() -> None:
+    made = spec(DIGITS, CHAT, READER, VECTORS, BrokerDeployment("queue")).to_spec()
+    assert pulled_deployments(made) == ("chat", "reader", "vectors")
+    named = with_pulled(made.deployments[4], made)
+    assert list(named.broker.before) == ["chat", "reader", "vectors"]
+    assert list(made.deployments[4].broker.before) == [], "the spec stays as it is"
+    assert with_pulled(named, made) is named
+    assert with_pulled(made.deployments[1], made) is made.deployments[1]
+    assert takes([], "chat")
+    assert takes(["chat"], "chat")
+    assert not takes(["chat"], "reader")
