@@ -15,7 +15,7 @@ from typing import Any, Final
 from serving._proto import records_pb2 as pb
 from serving.discovery.resolver import TRAFFIC_GRACE_S
 from serving.discovery.view import newer_traffic
-from serving.errors import DataLoss
+from serving.errors import DataLoss, FailedPrecondition, StoreUnavailable
 from serving.gateway.catalog import ModelKey, Offer
 from serving.routing import NO_SIDES, Place, Sides, Traffic
 from serving.routing.traffic import Lookup
@@ -93,7 +93,10 @@ class Splits:
         if found is None or not found.cache.synced:
             self.follow((app,))
             found = self._followed[app]
-            await found.cache.wait_synced(_FIRST_S)
+            try:
+                await found.cache.wait_synced(_FIRST_S)
+            except FailedPrecondition as error:  # its last replica has left meanwhile
+                raise StoreUnavailable(f"{app.namespace}/{app.name} is not served any more") from error
         return found.traffic
 
     async def choose(self, key: ModelKey, lookup: Lookup, session: str, before: Chosen | None) -> Chosen:

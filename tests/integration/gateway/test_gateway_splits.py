@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from serving._proto import records_pb2 as pb
+from serving.errors import StoreUnavailable
 from serving.gateway.splits import Splits
 from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd
 from serving.routing import Traffic
@@ -182,6 +183,18 @@ async def test_a_canarys_revisions(shared: Shared, etcd: EtcdCluster) -> None:
             return {await shared.ask() for _ in range(20)} == {"canary", "new"}
 
         await aeventually(moved, what="all goes to the new revision")
+
+
+async def test_an_application_that_leaves_while_its_record_is_read_is_no_fault_of_the_client(etcd: EtcdCluster) -> None:
+    client = EtcdClient(etcd.config())
+    splits = Splits(client)
+    asking = asyncio.ensure_future(splits.of(AppKey(APP.namespace, "leaves")))
+    await asyncio.sleep(0)
+    splits.retain(())
+    with pytest.raises(StoreUnavailable, match="is not served any more"):
+        await asking
+    await splits.close()
+    await client.close()
 
 
 async def test_a_record_is_known_before_it_is_asked_for(etcd: EtcdCluster) -> None:
