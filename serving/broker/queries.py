@@ -16,15 +16,15 @@ _SLICE: Final = 2000
 _LOOKED_AT: Final = 20_000  # rows for one page of a list, whatever it wants
 
 
-def items_with_requests(database: sqlite3.Connection, numbers: Sequence[int]) -> dict[int, tuple[Item, bytes]]:
-    """At most 500. Raises `DataLoss` where one is missing."""
+def items_with_requests(database: sqlite3.Connection, numbers: Sequence[int]) -> dict[int, tuple[Item, bytes | None]]:
+    """At most 500. None for a request that is missing. Raises `DataLoss` where an item is."""
     marks = ",".join("?" * len(numbers))
     rows = database.execute(f"SELECT {_COLUMNS} FROM items WHERE number IN ({marks})", numbers).fetchall()
     bodies = dict(database.execute(f"SELECT number, body FROM requests WHERE number IN ({marks})", numbers))
-    missing = set(numbers) - {row[0] for row in rows} & bodies.keys()
+    missing = set(numbers) - {row[0] for row in rows}
     if missing:
-        raise DataLoss(f"the journal has no request of item {min(missing)}: it is damaged")
-    return {row[0]: (item_of(row), bodies[row[0]]) for row in rows}
+        raise DataLoss(f"the journal has no item {min(missing)}: it is damaged")
+    return {row[0]: (item_of(row), bodies.get(row[0])) for row in rows}
 
 
 def item_with_result(database: sqlite3.Connection, number: int) -> tuple[Item, bytes | None] | None:

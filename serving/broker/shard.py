@@ -137,8 +137,7 @@ class Shard:
                 hot.append((running, known[1]))
         if hot:
             self._start_loaded(hot)
-        if cold:
-            self._load(cold, self._start_loaded)
+        self._load(cold, self._start_loaded)
 
     def _claim(self, deployment: str, waiting: Waiting) -> Running:
         """Of an item that is out of its queue."""
@@ -163,7 +162,10 @@ class Shard:
         loaded: list[Loaded] = []
         for running in batch:
             running.item, body = found[running.item.number]
-            loaded.append((running, body))
+            if body is None:  # it would be read again for ever, and what is read with it, too
+                self._finish(running, State.DEAD, "its request is not in the journal any more: the file is damaged")
+            else:
+                loaded.append((running, body))
         then(loaded)
 
     def _start_loaded(self, batch: list[Loaded]) -> None:
@@ -350,8 +352,7 @@ class Shard:
             ttl_s = max(ttl_s, self.settings.dead_ttl_s)
         after = replace(before, state=state, ended=now, expires=now + ttl_s, reason=reason, result_bytes=len(result))
         body = result if state.answered else None
-        write = partial(self._finished, running, after, body, told)
-        self.journal.write([Change.changed(before, after, body)], write)
+        self.journal.write([Change.changed(before, after, body)], partial(self._finished, running, after, body, told))
 
     def _finished(
         self, running: Running, after: Item, result: bytes | None, told: Told | None, errors: list[MeshError | None]
@@ -361,6 +362,7 @@ class Shard:
             return
         before, running.item = running.item, after
         del self.running[after.number]
+        running.tell(None)
         self.fresh.pop(after.number)
         self.queues.release(after)
         self.queues.counters(after.deployment).ended(after.state)
@@ -384,10 +386,8 @@ class Shard:
 
     def _not_written(self, running: Running, error: MeshError) -> None:
         """Nothing has changed: its replica says it again, or its lease ends again."""
-        _LOG.warning(
-            "change of an item could not be written",
-            extra={"journal": self.name, "item": self.id_of(running.item.number), "error": error.message},
-        )
+        keys = {"journal": self.name, "item": self.id_of(running.item.number), "error": error.message}
+        _LOG.warning("change of an item could not be written", extra=keys)
         self._paused_until = self.clock.monotonic() + _PAUSE_S
         running.lease_until = max(running.lease_until, self._paused_until)
         if running.item.state is State.QUEUED:

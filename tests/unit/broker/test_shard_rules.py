@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -303,3 +305,20 @@ async def test_times_are_learnt(make: Make) -> None:
     long = await held.submit(labels={"kind": "long"})
     short = await held.submit(labels={"kind": "short"})
     assert [(await started(held)).number for _ in range(2)] == [short, long]
+
+
+async def test_an_item_whose_request_is_lost_is_dead_and_stops_no_other(make: Make, tmp_path: Path) -> None:
+    first = await make()
+    lost, whole = await first.submit(), await first.submit()
+    await first.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "j1.sqlite")) as database, database:
+        database.execute("DELETE FROM requests WHERE number = ?", (lost,))
+    held = await make()
+    given: list[tuple[int, bytes | None]] = []
+    batch = [running for _ in range(2) if (running := held.shard.take("it", 2, "r", "p")) is not None]
+    held.shard.start(batch, lambda running, request: given.append((running.item.number, request)))
+    await held.settle()
+    assert sorted(given) == [(lost, None), (whole, b"body")]
+    assert (await state(held, lost)).state is State.DEAD
+    assert "not in the journal any more" in (await state(held, lost)).reason
+    assert (await state(held, whole)).state is State.RUNNING
