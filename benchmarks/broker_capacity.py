@@ -1,7 +1,7 @@
 """What one broker does on one core: full cycles a second with the journal on disk, and a million items that wait.
 
 A cycle is an item that is submitted, pulled, completed and fetched. The broker has CPU 0, clients and replicas CPU 1.
-`one by one`: each item has a Submit and a Get of its own; `in hundreds`: SubmitMany, and results by Get. The journal
+`one by one`: each item has a Submit and a Get of its own; `in hundreds`: SubmitMany and GetMany. The journal
 waits for the disk at each commit (`synchronous=FULL`).
 """
 
@@ -81,16 +81,26 @@ async def _replica(stub: Any, name: str) -> None:
     await call.write(bpb.PullRequest(credits=bpb.Credits(more=_CREDITS)))
     result = bpb.Result(infer=_BODY)
     while True:
-        reply = await call.read()
-        if reply.HasField("work"):
-            work = reply.work
-            await call.write(bpb.PullRequest(done=bpb.Done(item=work.item, attempt=work.attempt, result=result)))
-        elif reply.HasField("stored"):
-            await call.write(bpb.PullRequest(credits=bpb.Credits(more=1)))
+        first = await call.read()
+        said: list[bpb.PullRequest] = []
+        stored = 0
+        for reply in (first, *first.more):
+            if reply.HasField("work"):
+                done = bpb.Done(item=reply.work.item, attempt=reply.work.attempt, result=result)
+                said.append(bpb.PullRequest(done=done))
+            stored += reply.HasField("stored")
+        if stored:
+            said.append(bpb.PullRequest(credits=bpb.Credits(more=stored)))
+        if said:
+            said[0].more.extend(said[1:])
+            await call.write(said[0])
 
 
 async def _fetch(stub: Any, ticket: str) -> None:
-    item = await stub.Get(bpb.GetRequest(ticket=ticket, wait_s=60))
+    _check(await stub.Get(bpb.GetRequest(ticket=ticket, wait_s=60)))
+
+
+def _check(item: bpb.Item) -> None:
     if item.state != bpb.SUCCEEDED:
         raise FailedPrecondition(f"item {item.id} ended as {bpb.State.Name(item.state)}: {item.reason}")
 
@@ -108,8 +118,12 @@ async def _in_hundreds(stub: Any, count: int) -> None:
 
     async def client(share: int) -> None:
         for _ in range(share):
-            outcomes = (await stub.SubmitMany(many)).outcomes
-            await asyncio.gather(*(_fetch(stub, one.reply.ticket) for one in outcomes))
+            tickets = [one.reply.ticket for one in (await stub.SubmitMany(many)).outcomes]
+            while tickets:
+                reply = await stub.GetMany(bpb.GetManyRequest(tickets=tickets, wait_s=60))
+                for outcome in reply.outcomes:
+                    _check(outcome.item)
+                del tickets[: len(reply.outcomes)]
 
     await asyncio.gather(*(client(count // 400) for _ in range(4)))
 

@@ -10,12 +10,13 @@ from serving._proto import broker_pb2 as pb
 from serving.broker.items import NEVER, Item, State
 from serving.broker.partial_results import Part
 from serving.broker.settings import BrokerSettings
-from serving.errors import InvalidArgument, NotFound, NotSupported, ResourceExhausted
+from serving.errors import InvalidArgument, MeshError, NotFound, NotSupported, ResourceExhausted
 from serving.problems import shown
 from serving.sdk.tensors import varint
 
 Metadata = Sequence[tuple[str, str | bytes]]
 MAX_SUBMITS: Final = 1000
+MAX_TICKETS: Final = 1000
 MAX_WAIT_S: Final = 60.0
 _TRACE: Final = ("traceparent", "tracestate")
 _MAX_LABELS: Final = 16
@@ -27,6 +28,9 @@ _ITEM_RESULT: Final = b"\x7a"  # field 15 of Item, length-delimited
 _WORK: Final = b"\x12"  # field 2 of PullReply
 _WORK_REQUEST: Final = b"\x1a"  # field 3 of Work
 _ENDED: Final = b"\x12"  # field 2 of FollowReply
+_MORE: Final = b"\x7a"  # field 15 of PullReply
+_OUTCOME: Final = b"\x0a"  # field 1 of GetManyReply
+_FOUND: Final = b"\x0a"  # field 1 of GetOutcome
 
 
 def read_submit(
@@ -158,3 +162,21 @@ def wait_of(given: float, left_s: float | None) -> float:
     if math.isnan(given) or given < 0:
         raise InvalidArgument(f"wait_s: {given:g} is below 0")
     return min(given, MAX_WAIT_S, math.inf if left_s is None else max(0.0, left_s - 0.1))
+
+
+def joined(replies: Sequence[bytes]) -> bytes:
+    """One `PullReply` of several; at least one."""
+    first, *others = replies
+    return b"".join((first, *(piece for other in others for piece in (_MORE, varint(len(other)), other))))
+
+
+def found_bytes(item: bytes) -> bytes:
+    """A `GetManyReply` with one `Item`; several are one when they are joined."""
+    found = b"".join((_FOUND, varint(len(item)), item))
+    return b"".join((_OUTCOME, varint(len(found)), found))
+
+
+def refused_bytes(error: MeshError) -> bytes:
+    """A `GetManyReply` with an error, as above."""
+    outcome = pb.GetOutcome(refused=pb.Failure(code=int(error.code), message=error.message))
+    return pb.GetManyReply(outcomes=[outcome]).SerializeToString()

@@ -97,12 +97,12 @@ class PullStream:
         while not puller.closed:
             puller.wake.clear()
             while puller.outbox and not puller.closed:
-                data = puller.outbox.popleft()
+                together = puller.next_messages()
                 try:
-                    await wait_for(self._context.write(data), _WRITE_S)
+                    await wait_for(self._context.write(messages.joined(together)), _WRITE_S)
                 except asyncio.TimeoutError as error:
                     raise Unavailable(f"replica {puller.replica} has read nothing for {_WRITE_S:g} s") from error
-                puller.sent(data)
+                puller.sent(together)
             if not puller.closed:
                 if puller.credits > 0:
                     self._home.pulls.waiting()
@@ -113,16 +113,20 @@ class PullStream:
             data = await self._context.read()
             if not isinstance(data, bytes):  # the end
                 return
-            message = parse(data, pb.PullRequest)
-            kind = message.WhichOneof("message")
-            if kind == "done":
-                await self._done(puller, message.done)
-            elif kind == "credits":
-                self._home.pulls.add_credits(puller, message.credits.more)
-            elif kind == "progress":
-                self._progress(puller, message.progress)
-            else:
-                raise InvalidArgument("a Pull message after the first must be credits, progress or done")
+            first = parse(data, pb.PullRequest)
+            for message in (first, *first.more):
+                await self._heard(puller, message)
+
+    async def _heard(self, puller: Puller, message: pb.PullRequest) -> None:
+        kind = message.WhichOneof("message")
+        if kind == "done":
+            await self._done(puller, message.done)
+        elif kind == "credits":
+            self._home.pulls.add_credits(puller, message.credits.more)
+        elif kind == "progress":
+            self._progress(puller, message.progress)
+        else:
+            raise InvalidArgument("a Pull message after the first must be credits, progress or done")
 
     def _progress(self, puller: Puller, said: pb.Progress) -> None:
         journal, number = tickets.read_id(said.item)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -23,6 +23,7 @@ _LOG: Final = logging.getLogger(__name__)
 _MOST_CREDITS: Final = 10_000
 _MOST_UNSENT: Final = 64 << 20  # bytes that wait for a replica to read them
 _MESSAGE_BYTES: Final = 100  # of memory, for a message besides its text
+_TOGETHER: Final = 256 << 10  # bytes of several messages in one: each costs both sides a turn of gRPC
 _BATCH: Final = 256  # items that are started together
 
 
@@ -57,9 +58,17 @@ class Puller:
         if self.unsent >= 2 * _MOST_UNSENT and len(self.outbox) > 1:
             self.close()  # it reads nothing at all: it connects again, and names what it holds
 
-    def sent(self, data: bytes) -> None:
-        """It was in the outbox."""
-        self.unsent -= len(data) + _MESSAGE_BYTES
+    def next_messages(self) -> list[bytes]:
+        """Out of the outbox, as many as go together; to be given to `sent` then."""
+        together = [self.outbox.popleft()]
+        size = len(together[0])
+        while self.outbox and size + len(self.outbox[0]) <= _TOGETHER:
+            together.append(self.outbox.popleft())
+            size += len(together[-1])
+        return together
+
+    def sent(self, together: Sequence[bytes]) -> None:
+        self.unsent -= sum(map(len, together)) + _MESSAGE_BYTES * len(together)
 
     def close(self) -> None:
         """Its stream is to end."""

@@ -37,6 +37,7 @@ _LOG: Final = logging.getLogger(__name__)
 _STATUS: Final = {code.value[0]: code for code in grpc.StatusCode}
 _LIST: Final = 100
 _MOST_LISTED: Final = 1000
+_MOST_FETCHED: Final = 64 << 20  # bytes of one GetMany, the last item excepted
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 Handler: TypeAlias = Callable[[bytes, Context], Awaitable[bytes]]
@@ -60,6 +61,7 @@ class BrokerService:
             "Submit": self._submit,
             "SubmitMany": self._submit_many,
             "Get": self._get,
+            "GetMany": self._get_many,
             "Cancel": self._cancel,
             "Retry": self._retry,
             "List": self._list,
@@ -223,6 +225,25 @@ class BrokerService:
         shard, clients, number = self._find(message.ticket)
         wait_s = messages.wait_of(message.wait_s, left_s(context))
         return self._item(shard, clients, message.ticket, await clients.get(number, wait_s))
+
+    async def _get_many(self, data: bytes, context: Context) -> bytes:
+        message = parse(data, pb.GetManyRequest)
+        if len(message.tickets) > messages.MAX_TICKETS:
+            raise InvalidArgument(f"tickets: {len(message.tickets)} are more than {messages.MAX_TICKETS}")
+        until = time.monotonic() + messages.wait_of(message.wait_s, left_s(context))
+        outcomes: list[bytes] = []
+        size = 0
+        for ticket in message.tickets:  # one after the other, so that no more results are in memory than are sent
+            try:
+                shard, clients, number = self._find(ticket)
+                found = await clients.get(number, max(0.0, until - time.monotonic()))
+                outcomes.append(messages.found_bytes(self._item(shard, clients, ticket, found)))
+            except MeshError as error:
+                outcomes.append(messages.refused_bytes(error))
+            size += len(outcomes[-1])
+            if size > _MOST_FETCHED:
+                break
+        return b"".join(outcomes)
 
     async def _cancel(self, data: bytes, _: Context) -> bytes:
         ticket = parse(data, pb.CancelRequest).ticket

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import Any
 
 import grpc.aio
@@ -18,10 +19,12 @@ class HandReplica:
 
     def __init__(self, channel: grpc.aio.Channel, name: str = "r", process: str = "p", **hello: Any) -> None:
         self._stub: Any = BrokerStub(channel)  # type: ignore[no-untyped-call]
+        self._came: deque[bpb.PullReply] = deque()
         self._hello = bpb.Hello(**{"replica": name, "process": process, "deployment": "worker", **hello})
 
     async def connect(self, *, more: int = 0) -> HandReplica:
         self._call = self._stub.Pull()
+        self._came.clear()
         await self._call.write(bpb.PullRequest(hello=self._hello))
         self.welcome = (await self.next()).welcome
         if more:
@@ -29,9 +32,11 @@ class HandReplica:
         return self
 
     async def next(self) -> bpb.PullReply:
-        reply = await asyncio.wait_for(self._call.read(), _LIMIT_S)
-        assert isinstance(reply, bpb.PullReply), "the stream has ended"
-        return reply
+        if not self._came:
+            reply = await asyncio.wait_for(self._call.read(), _LIMIT_S)
+            assert isinstance(reply, bpb.PullReply), "the stream has ended"
+            self._came.extend((reply, *reply.more))
+        return self._came.popleft()
 
     async def work(self) -> bpb.Work:
         while not (reply := await self.next()).HasField("work"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, Protocol
 
 import grpc
@@ -22,6 +22,7 @@ _PULL: Final = "/mesh.broker.v1.Broker/Pull"
 _BACKOFF: Final = Backoff(first_s=0.1, limit_s=2.0, jitter=0.5)
 _WELCOME_S: Final = 10.0
 _USUAL_LEASE_S: Final = 15.0
+_TOGETHER: Final = 256 << 10  # bytes of several messages in one: each costs both sides a turn of gRPC
 
 
 class LinkOwner(Protocol):
@@ -143,8 +144,11 @@ class BrokerLink:
                 return False
             self._begin(first.welcome)
             speaking = asyncio.create_task(self._speak(call))
-            async for reply in replies:
+            for reply in first.more:
                 self._owner.received(self, reply)
+            async for reply in replies:
+                for one in (reply, *reply.more):
+                    self._owner.received(self, one)
             return True
         except asyncio.InvalidStateError:  # a write met a call that had ended
             return False
@@ -172,9 +176,26 @@ class BrokerLink:
                 tick = loop.time() >= due
                 if tick:
                     due = loop.time() + self.lease_s / 3
-                for message in self._owner.to_say(self, progress=tick):
+                for message in _together(self._owner.to_say(self, progress=tick)):
                     await call.write(message)
                 with contextlib.suppress(asyncio.TimeoutError):
                     await wait_for(self._wake.wait(), max(0.0, due - loop.time()))
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             call.cancel()  # the reader ends with it, and says why
+
+
+def _together(said: Sequence[bpb.PullRequest]) -> Iterator[bpb.PullRequest]:
+    """The same in fewer messages."""
+    first: bpb.PullRequest | None = None
+    size = 0
+    for message in said:
+        size += message.ByteSize()
+        if first is None or size > _TOGETHER:
+            if first is not None:
+                yield first
+            first, size = bpb.PullRequest(), message.ByteSize()
+            first.CopyFrom(message)
+        else:
+            first.more.append(message)
+    if first is not None:
+        yield first

@@ -119,6 +119,7 @@ class ScriptedBroker(BrokerServicer):
         return bpb.Item(id=f"{journal}.1", state=self.state)
 
     async def _listen(self, requests: AsyncIterator[bpb.PullRequest]) -> None:
-        async for request in requests:
-            self.said.append(request)
-            self.credits += request.credits.more
+        async for first in requests:
+            for request in (first, *first.more):
+                self.said.append(request)
+                self.credits += request.credits.more

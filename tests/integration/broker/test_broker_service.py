@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from serving._proto import broker_pb2 as bpb
 from serving._proto.broker_pb2_grpc import BrokerStub
+from serving.broker import service
 from serving.broker.server import BrokerServer
 from serving.broker.settings import BrokerSettings
 from tests.support.pulling import HandReplica
@@ -168,6 +169,59 @@ async def test_many_have_each_their_outcome(served: Served) -> None:
     assert (await served.queue()).queued == 2
 
 
+async def test_many_are_fetched_at_once(served: Served) -> None:
+    tickets = [await served.submit(b"%d" % number) for number in range(3)]
+    fetching = asyncio.ensure_future(served.stub.GetMany(bpb.GetManyRequest(tickets=tickets[:2], wait_s=30)))
+    replica = await served.pulling(more=2)
+    for work in [await replica.work() for _ in range(2)]:
+        assert await replica.finish(work, work.request.infer * 2)
+    found = [one.item for one in (await fetching).outcomes]
+    assert [(one.state, one.result.infer) for one in found] == [(bpb.SUCCEEDED, b"00"), (bpb.SUCCEEDED, b"11")]
+    assert [one.ticket for one in found] == tickets[:2]
+
+    journal = tickets[0].split(".")[0]
+    asked = [tickets[2], f"{journal}.99", "x", tickets[0].rpartition(".")[0]]
+    waits, unknown, wrong, by_id = (await served.stub.GetMany(bpb.GetManyRequest(tickets=asked))).outcomes
+    assert waits.item.state == bpb.QUEUED
+    assert unknown.refused.code == CODE.NOT_FOUND.value[0]
+    assert wrong.refused.code == CODE.INVALID_ARGUMENT.value[0]
+    assert by_id.item.state == bpb.SUCCEEDED
+    assert not by_id.item.HasField("result")
+    with pytest.raises(grpc.aio.AioRpcError, match="1001 are more than 1000"):
+        await served.stub.GetMany(bpb.GetManyRequest(tickets=["x"] * 1001))
+
+
+async def test_what_is_fetched_at_once_is_bounded(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "_MOST_FETCHED", 1000)
+    tickets = [await served.submit() for _ in range(3)]
+    replica = await served.pulling(more=3)
+    for work in [await replica.work() for _ in tickets]:
+        assert await replica.finish(work, bytes(600))
+    left = list(tickets)
+    sizes = []
+    while left:
+        reply = await served.stub.GetMany(bpb.GetManyRequest(tickets=left))
+        sizes.append(len(reply.outcomes))
+        del left[: len(reply.outcomes)]
+    assert sizes == [2, 1]
+
+
+async def test_what_is_said_at_once_counts_one_by_one(served: Served) -> None:
+    """Credits, progress and outcomes of several items in one message, and works and confirmations that come so."""
+    tickets = [await served.submit(b"%d" % number) for number in range(20)]
+    replica = await served.pulling(more=0)
+    await replica.say(credits=bpb.Credits(more=5), more=[bpb.PullRequest(credits=bpb.Credits(more=15))])
+    works = [await replica.work() for _ in tickets]
+    assert [work.request.infer for work in works] == [b"%d" % number for number in range(20)]
+    done = [bpb.Done(item=work.item, attempt=1, result=bpb.Result(infer=b"ok")) for work in works]
+    await replica.say(done=done[0], more=[bpb.PullRequest(done=one) for one in done[1:]])
+    stored = [(await replica.next()).stored for _ in works]
+    assert sorted(one.item for one in stored) == sorted(work.item for work in works)
+    assert all(one.wanted for one in stored)
+    outcomes = (await served.stub.GetMany(bpb.GetManyRequest(tickets=tickets))).outcomes
+    assert {one.item.state for one in outcomes} == {bpb.SUCCEEDED}
+
+
 @pytest.mark.parametrize(
     ("request_", "code"),
     [
@@ -191,7 +245,7 @@ async def test_what_is_wrong_is_answered(served: Served, request_: bpb.SubmitReq
 
 
 async def test_rubbish_is_answered_and_the_next_one_served(served: Served) -> None:
-    for method in ("Submit", "SubmitMany", "Get", "Cancel", "Retry", "List"):
+    for method in ("Submit", "SubmitMany", "Get", "GetMany", "Cancel", "Retry", "List"):
         call = served.channel.unary_unary(f"/mesh.broker.v1.Broker/{method}")
         for data in (b"\xff\xff\xff", b"\x0a\x7f", bytes(range(256))):
             with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -10,6 +10,7 @@ import pytest
 
 from serving._proto import broker_pb2 as bpb
 from serving.broker import pulls as pulls_module
+from serving.broker.messages import joined
 from serving.broker.pulls import Puller, Pulls
 from serving.control.clock import ManualClock
 from tests.support.shards import HeldShard
@@ -122,3 +123,20 @@ async def test_held_are_those_that_were_sent_and_have_not_ended(handed: Handed) 
     handed.pulls.stop("r", "j1.1", 1, "said twice")
     assert puller.busy_share == 1.0
     assert len(puller.held) == 2
+
+
+def test_what_goes_together_is_bounded_and_keeps_its_order() -> None:
+    """A large message goes alone; small ones go with each other."""
+    puller = Puller("r", "p", "it", 1)
+    sizes = [10, 20, 200 << 10, 100 << 10, 30, 1 << 20, 40]
+    for number, size in enumerate(sizes):
+        stop = bpb.Stop(item=str(number), reason="x" * size)
+        puller.send(bpb.PullReply(stop=stop).SerializeToString())
+    came: list[list[str]] = []
+    while puller.outbox:
+        together = puller.next_messages()
+        first = bpb.PullReply.FromString(joined(together))
+        came.append([one.stop.item for one in (first, *first.more)])
+        puller.sent(together)
+    assert came == [["0", "1", "2"], ["3", "4"], ["5"], ["6"]]
+    assert puller.unsent == 0
