@@ -15,8 +15,7 @@ from serving.broker.settings import BrokerSettings
 from serving.broker.shard import Shard
 from serving.config import TlsConfig
 from serving.control.clock import Clock
-from serving.errors import FailedPrecondition
-from serving.python_deployment.server import server_credentials
+from serving.python_deployment.server import start_listening
 
 _ENVELOPE: Final = 1 << 20  # of a message, besides the body
 _STOP_S: Final = 1.0
@@ -48,16 +47,7 @@ class BrokerServer:
     async def start(self, host: str, port: int, tls: TlsConfig | None) -> int:
         """Opens journals, then serves. Returns the port. Raises `FailedPrecondition`, `ResourceExhausted`."""
         await self.home.start()
-        address = f"{f'[{host}]' if ':' in host else host}:{port}"
-        try:
-            if tls is None:
-                bound = self._server.add_insecure_port(address)
-            else:
-                bound = self._server.add_secure_port(address, server_credentials(tls))
-        except RuntimeError as error:
-            raise FailedPrecondition(f"cannot listen on {address}: {error}") from error
-        await self._server.start()
-        return int(bound)
+        return await start_listening(self._server, host, port, tls)
 
     @property
     def journals(self) -> tuple[str, ...]:

@@ -7,9 +7,8 @@ from typing import Final
 import grpc.aio
 
 from serving.config import TlsConfig
-from serving.errors import FailedPrecondition
 from serving.python_deployment.health import HealthService
-from serving.python_deployment.server import server_credentials
+from serving.python_deployment.server import start_listening
 
 _STOP_S: Final = 0.5
 
@@ -25,17 +24,9 @@ class HealthServer:
         """On any free port, which is returned. Raises `FailedPrecondition` when it cannot listen."""
         server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         server.add_generic_rpc_handlers((self.health.handlers(),))
-        address = f"{f'[{host}]' if ':' in host else host}:0"
-        try:
-            if tls is None:
-                port = server.add_insecure_port(address)
-            else:
-                port = server.add_secure_port(address, server_credentials(tls))
-        except RuntimeError as error:
-            raise FailedPrecondition(f"cannot listen on {address}: {error}") from error
-        await server.start()
+        port = await start_listening(server, host, 0, tls)
         self._server = server
-        return int(port)
+        return port
 
     async def stop(self) -> None:
         if self._server is not None:

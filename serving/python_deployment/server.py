@@ -38,16 +38,7 @@ class GrpcServer:
 
     async def start(self, host: str, port: int, tls: TlsConfig | None) -> int:
         """Returns the port. Raises `FailedPrecondition` when it cannot listen there."""
-        address = f"{f'[{host}]' if ':' in host else host}:{port}"
-        try:
-            if tls is None:
-                bound = self._server.add_insecure_port(address)
-            else:
-                bound = self._server.add_secure_port(address, server_credentials(tls))
-        except RuntimeError as error:
-            raise FailedPrecondition(f"cannot listen on {address}: {error}") from error
-        await self._server.start()
-        return int(bound)
+        return await start_listening(self._server, host, port, tls)
 
     def set_serving(self, serving: bool) -> None:
         """What health and readiness answer; requests are taken all the same."""
@@ -57,6 +48,20 @@ class GrpcServer:
     async def stop(self, limit_s: float) -> None:
         """Takes no calls, gives those that run this long, then ends them."""
         await self._server.stop(limit_s)
+
+
+async def start_listening(server: grpc.aio.Server, host: str, port: int, tls: TlsConfig | None) -> int:
+    """Returns the port. Raises `FailedPrecondition` when it cannot listen there."""
+    address = f"{f'[{host}]' if ':' in host else host}:{port}"
+    try:
+        if tls is None:
+            bound = server.add_insecure_port(address)
+        else:
+            bound = server.add_secure_port(address, server_credentials(tls))
+    except RuntimeError as error:
+        raise FailedPrecondition(f"cannot listen on {address}: {error}") from error
+    await server.start()
+    return int(bound)
 
 
 def server_credentials(tls: TlsConfig) -> grpc.ServerCredentials:
