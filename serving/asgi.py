@@ -7,7 +7,7 @@ import contextlib
 import logging
 import socket
 import ssl
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, Final
 
 import uvicorn
@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from serving.config import TlsConfig
 from serving.errors import FailedPrecondition
 
-ABORT: Final = "mesh.abort"  # the ASGI extension whose `abort()` ends the connection at once
+CONNECTION: Final = "mesh.connection"  # the ASGI extension whose `connection` is a `Connection`
 _BACKLOG: Final = 4096
 _KEEP_ALIVE_S: Final = 75.0
 _HEAD_S: Final = 30.0  # from the connection, or the head's first byte, to its end
@@ -116,7 +116,8 @@ def _bind(host: str, port: int) -> socket.socket:
 
 
 class _Gathered:
-    """A transport that sends what one turn of the loop writes at once: an answer's head goes with its body.
+    """A transport that sends what is written up to `flush`, or to the next turn of the loop, at once: an answer's head
+    goes with its body.
 
     Each piece on its own costs a system call here, and wakes the client once more.
     """
@@ -126,47 +127,88 @@ class _Gathered:
         self._loop = loop
         self._pieces: list[bytes] = []
         self._bytes = 0
+        self._soon: asyncio.Handle | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
     def write(self, data: bytes) -> None:
         if len(data) > _GATHERED_BYTES:  # putting it beside others would copy it, which costs more than a call
-            self._send()
+            self.flush()
             self._transport.write(data)
             return
-        if not self._pieces:
-            self._loop.call_soon(self._send)
+        if self._soon is None:
+            self._soon = self._loop.call_soon(self.flush)
         self._pieces.append(data)
         self._bytes += len(data)
         if self._bytes > _GATHERED_BYTES:  # so that the transport can say that it has enough
-            self._send()
+            self.flush()
 
-    def _send(self) -> None:
+    def flush(self) -> None:
+        if self._soon is not None:
+            self._soon.cancel()
+            self._soon = None
         pieces, self._pieces, self._bytes = self._pieces, [], 0
         if pieces:
             self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
 
     def close(self) -> None:
-        self._send()
+        self.flush()
         self._transport.close()
 
 
-class _Protocol(HttpToolsProtocol):
-    """Bounds what comes before a request: the bytes of its head, and how long that takes.
+class Connection:
+    """What an application may know of the one that its request came on, beyond ASGI."""
 
-    And lets an application give up a client that takes nothing: a plain close waits until all is sent.
-    """
+    def __init__(self, protocol: _Protocol) -> None:
+        self._protocol = protocol
+        self._watching: list[Callable[[], None]] = []
+        self.lost = False
+
+    def abort(self) -> None:
+        """Ends it at once, for a client that takes nothing: a plain close waits until all is sent."""
+        self._protocol.transport.abort()
+
+    def flush(self) -> None:
+        """Sends now what was written, not in the next turn of the loop."""
+        self._protocol.transport.flush()  # type: ignore[attr-defined] # of `_Gathered`
+
+    @property
+    def takes_more(self) -> bool:
+        """Whether `send` returns without waiting for the client."""
+        return not self._protocol.flow.write_paused
+
+    def watch(self, gone: Callable[[], None]) -> None:
+        """Calls it when the client goes away, until `unwatch`. As a wait for `http.disconnect`, without a task."""
+        self._watching.append(gone)
+        self._protocol.flow.resume_reading()  # else nobody sees it go
+
+    def unwatch(self, gone: Callable[[], None]) -> None:
+        if gone in self._watching:
+            self._watching.remove(gone)
+
+    def end(self) -> None:
+        """It is lost."""
+        self.lost = True
+        watching, self._watching = self._watching, []
+        for gone in watching:
+            gone()
+
+
+class _Protocol(HttpToolsProtocol):
+    """Bounds what comes before a request: the bytes of its head, and how long that takes. Tells of its connection."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.transport = _Gathered(transport, self.loop)  # type: ignore[assignment] # all that is used of one
+        self._connection = Connection(self)
         self._head_timer: asyncio.TimerHandle | None = None  # set while a head is awaited
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_head()
         super().connection_lost(exc)
+        self._connection.end()
 
     def data_received(self, data: bytes) -> None:
         if self._head_timer is not None:
@@ -179,7 +221,7 @@ class _Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["extensions"] = {ABORT: {"abort": self.transport.abort}}
+        self.scope["extensions"] = {CONNECTION: {"connection": self._connection}}
         if self._head_timer is None:  # not the first one of its connection
             self._await_head()
 

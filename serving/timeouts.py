@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 if sys.version_info >= (3, 11):
@@ -25,6 +26,54 @@ async def wait_for(awaitable: Awaitable[T], timeout_s: float | None) -> T:
     """
     async with timeout(timeout_s):
         return await awaitable
+
+
+@contextmanager
+def interruptible() -> Iterator[Callable[[Exception], None]]:
+    """Gives what ends the block from elsewhere on the loop: its task is cancelled, and the block raises that error.
+
+    The first one counts, and none after the block. A task for the block's work, cancelled from its own one, would do
+    the same for three more turns of the loop. Whoever cancels the task itself at that moment is heard (on Python 3.10
+    the error is raised then).
+    """
+    task = asyncio.current_task()
+    if task is None:
+        raise RuntimeError("only a task can be interrupted")
+    before = _cancellations(task)
+    reason: Exception | None = None
+    done = False
+
+    def interrupt(error: Exception) -> None:
+        nonlocal reason
+        if reason is None and not done:
+            reason = error
+            task.cancel()
+
+    try:
+        yield interrupt
+    except BaseException as error:
+        if reason is None or _take_back(task) > before:
+            raise
+        raise reason from error
+    finally:
+        done = True
+    if reason is not None:  # the work took the cancellation for its own and went on to its end
+        _take_back(task)
+        raise reason
+
+
+def _cancellations(task: asyncio.Task[Any]) -> int:
+    """How often it was asked to end; 0 on Python 3.10, which does not count."""
+    if sys.version_info < (3, 11):
+        return 0
+    return task.cancelling()
+
+
+def _take_back(task: asyncio.Task[Any]) -> int:
+    """One of these; gives the rest."""
+    if sys.version_info < (3, 11):
+        return 0
+    return task.uncancel()
 
 
 async def cancel_and_wait(*tasks: asyncio.Future[Any]) -> None:

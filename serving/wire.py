@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import secrets
 import time
@@ -11,12 +12,12 @@ from typing import Any, Final
 
 from starlette.types import Message, Receive, Scope, Send
 
-from serving.asgi import ABORT
+from serving.asgi import CONNECTION, Connection
 from serving.errors import Cancelled, DeadlineExceeded, MeshError
 from serving.openai import sse
 from serving.openai.errors import BodyTooLarge, InvalidRequest, error_object, retry_after_s, status_of
 from serving.openai.json_body import read_object_apart
-from serving.timeouts import cancel_and_wait, wait_for
+from serving.timeouts import interruptible, wait_for
 
 _EVENTS: Final = b"text/event-stream"
 _PAUSE_S: Final = 30.0  # between two pieces of a body
@@ -48,7 +49,7 @@ class Wire:
         self._send = send
         self._write_timeout_s = write_timeout_s
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
-        self._abort: Callable[[], None] | None = scope.get("extensions", {}).get(ABORT, {}).get("abort")
+        self._connection: Connection | None = scope.get("extensions", {}).get(CONNECTION, {}).get("connection")
         self.request_id = self._usable_id() or f"req_{secrets.token_hex(16)}"
         self._arrived = time.monotonic()
         self.status = 0  # of the answer, once its head is on its way
@@ -120,27 +121,36 @@ class Wire:
                 return b"".join(parts)
 
     async def unless_gone(self, work: Awaitable[None], cut: asyncio.Future[MeshError] | None = None) -> None:
-        """Runs it to its end. When the client goes away first, or its time is over, cancels it and raises
-        `ClientGone` or `DeadlineExceeded`; or what `cut` gives, when that is there first.
+        """Runs it to its end, in the caller's own task. When the client goes away first, or its time is over, cancels
+        it and raises `ClientGone` or `DeadlineExceeded`; or what `cut` gives, when that is there first.
 
         Only after the body was read.
         """
-        left_s = self.time_left_s()
-        running = asyncio.ensure_future(work)
-        gone = asyncio.ensure_future(self._gone())
-        waited = (running, gone) if cut is None else (running, gone, cut)
-        try:
-            await asyncio.wait(waited, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
-            if not running.done():
-                if gone.done():
-                    gone.result()
-                    raise ClientGone("the client closed its connection")
-                if cut is not None and cut.done():
-                    raise cut.result()
-                raise DeadlineExceeded("the time that the client has set for the request is over")
-        finally:
-            await cancel_and_wait(running, gone)
-        await running
+        with interruptible() as interrupt, contextlib.ExitStack() as stack:
+            left_s = self.time_left_s()
+            if left_s is not None:
+                text = "the time that the client has set for the request is over"
+                timer = asyncio.get_running_loop().call_later(left_s, interrupt, DeadlineExceeded(text))
+                stack.callback(timer.cancel)
+            if cut is not None:
+                told = lambda ended: interrupt(ended.result())  # noqa: E731
+                cut.add_done_callback(told)
+                stack.callback(cut.remove_done_callback, told)
+            self._watch_client(lambda: interrupt(ClientGone("the client closed its connection")), stack)
+            await work
+
+    def _watch_client(self, gone: Callable[[], None], stack: contextlib.ExitStack) -> None:
+        """Calls `gone` when the client goes away, until the stack is closed. Raises `ClientGone` where it has gone."""
+        connection = self._connection
+        if connection is None:
+            task = asyncio.ensure_future(self._gone())
+            task.add_done_callback(lambda ended: None if ended.cancelled() else gone())
+            stack.callback(task.cancel)
+            return
+        if connection.lost:
+            raise ClientGone("the client closed its connection")
+        connection.watch(gone)
+        stack.callback(connection.unwatch, gone)
 
     async def _gone(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
@@ -202,7 +212,12 @@ class Wire:
 
     async def _put(self, message: Message) -> None:
         try:
-            await wait_for(self._send(message), self._write_timeout_s)
+            if self._connection is not None and self._connection.takes_more:  # a timer costs as much as the sending
+                await self._send(message)
+                if message["type"] == "http.response.body":
+                    self._connection.flush()
+            else:
+                await wait_for(self._send(message), self._write_timeout_s)
         except asyncio.TimeoutError as error:
             self.abort()
             raise ClientGone(f"the client took nothing of its answer for {self._write_timeout_s:g} s") from error
@@ -211,8 +226,8 @@ class Wire:
 
     def abort(self) -> None:
         """Ends the connection at once, as far as the server can: the client sees that its answer is not whole."""
-        if self._abort is not None:
-            self._abort()
+        if self._connection is not None:
+            self._connection.abort()
 
     def _usable_id(self) -> str:
         text = self.header(b"x-request-id")

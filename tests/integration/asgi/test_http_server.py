@@ -11,7 +11,7 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from serving.asgi import ABORT, HttpServer
+from serving.asgi import CONNECTION, HttpServer
 from serving.errors import FailedPrecondition
 
 _PIECES = 50_000  # of 1,000 bytes: more than the kernel's buffers hold
@@ -145,7 +145,7 @@ async def test_what_is_aborted_or_closed_has_told_all_or_nothing() -> None:
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": b"half", "more_body": True})
         if scope["path"] == "/abort":
-            scope["extensions"][ABORT]["abort"]()
+            scope["extensions"][CONNECTION]["connection"].abort()
         raise ConnectionError("the application breaks off: the connection is closed")
 
     server = HttpServer(application)
