@@ -179,7 +179,11 @@ class Connection:
         return not self._protocol.flow.write_paused
 
     def watch(self, gone: Callable[[], None]) -> None:
-        """Calls it when the client goes away, until `unwatch`. As a wait for `http.disconnect`, without a task."""
+        """Calls it when the client goes away, until `unwatch`; at once where it has gone. As a wait for
+        `http.disconnect`, without a task."""
+        if self.lost:
+            gone()
+            return
         self._watching.append(gone)
         self._protocol.flow.resume_reading()  # else nobody sees it go
 

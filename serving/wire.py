@@ -122,7 +122,8 @@ class Wire:
 
     async def unless_gone(self, work: Awaitable[None], cut: asyncio.Future[MeshError] | None = None) -> None:
         """Runs it to its end, in the caller's own task. When the client goes away first, or its time is over, cancels
-        it and raises `ClientGone` or `DeadlineExceeded`; or what `cut` gives, when that is there first.
+        it and raises `ClientGone` or `DeadlineExceeded`; or what `cut` gives, when that is there first. Work always
+        begins, and is cancelled where it waits: it may have something to give back.
 
         Only after the body was read.
         """
@@ -140,15 +141,13 @@ class Wire:
             await work
 
     def _watch_client(self, gone: Callable[[], None], stack: contextlib.ExitStack) -> None:
-        """Calls `gone` when the client goes away, until the stack is closed. Raises `ClientGone` where it has gone."""
+        """Calls `gone` when the client goes away, until the stack is closed."""
         connection = self._connection
         if connection is None:
             task = asyncio.ensure_future(self._gone())
             task.add_done_callback(lambda ended: None if ended.cancelled() else gone())
             stack.callback(task.cancel)
             return
-        if connection.lost:
-            raise ClientGone("the client closed its connection")
         connection.watch(gone)
         stack.callback(connection.unwatch, gone)
 

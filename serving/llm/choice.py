@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final, Literal
 
 from serving.llm.engine import TextCodec, TokenEvent
@@ -68,9 +69,10 @@ class Choice:
         self.told = 0  # of these, by another replica
         self.done = False
         self._codec = codec
+        self._stops = bool(stops)
         self._stream = TextStream(codec.decode, stops)
         self._calls = calls
-        self._single = single
+        self._single = single and calls is not None
 
     def resume(self, tokens: Sequence[int], finish: Finish | None) -> None:
         """Begins behind what another replica has told; with `finish`, all is told. Before the first `push`."""
@@ -80,7 +82,20 @@ class Choice:
         self.done = self.done or finish is not None
 
     def push(self, event: TokenEvent) -> ChoiceDelta:
-        """The last one has `finish`: the engine's, or `stop` because of a stop text or an only call."""
+        """The last one has `finish`: the engine's, or `stop` because of a stop text or an only call.
+
+        Where the answer may end by itself it does so with the very token: what came behind it is no part of it.
+        """
+        if len(event.tokens) <= 1 or not (self._stops or self._single):
+            return self._push(event)
+        deltas = []
+        for one in _one_by_one(event):
+            deltas.append(self._push(one))
+            if self.done:
+                break
+        return _together(deltas)
+
+    def _push(self, event: TokenEvent) -> ChoiceDelta:
         self.tokens += len(event.tokens)
         text = self._stream.push(event.tokens)
         finish: Finish | None = event.finish
@@ -89,7 +104,7 @@ class Choice:
         if self._stream.stopped_by is not None:
             finish = "stop"
         pieces = self._cut(text)
-        if self._calls is not None and self._single and self._calls.calls:
+        if self._single and self._calls is not None and self._calls.calls:
             pieces = [piece for piece in pieces if isinstance(piece, CallPiece) and piece.index == 0]
             finish = "stop"
         elif finish and self._calls is not None:
@@ -116,3 +131,27 @@ class Choice:
     def _ranked(self, top: Mapping[int, float]) -> tuple[tuple[str, float], ...]:
         ranked = sorted(top.items(), key=lambda item: -item[1])
         return tuple((self._codec.decode([token]), logprob) for token, logprob in ranked)
+
+
+def _one_by_one(event: TokenEvent) -> Iterator[TokenEvent]:
+    last = len(event.tokens) - 1
+    for at in range(len(event.tokens)):
+        one = slice(at, at + 1)
+        finish = event.finish if at == last else None
+        yield TokenEvent(event.tokens[one], event.logprobs[one], event.top_logprobs[one], finish, event.cached)
+
+
+def _together(deltas: Sequence[ChoiceDelta]) -> ChoiceDelta:
+    pieces: list[TextPiece | CallPiece] = []
+    for piece in chain.from_iterable(delta.pieces for delta in deltas):
+        if isinstance(piece, TextPiece) and pieces and isinstance(pieces[-1], TextPiece):
+            pieces[-1] = TextPiece(pieces[-1].text + piece.text)
+        else:
+            pieces.append(piece)
+    return ChoiceDelta(
+        deltas[0].index,
+        pieces,
+        [token for delta in deltas for token in delta.scored],
+        deltas[-1].finish,
+        tuple(token for delta in deltas for token in delta.tokens),
+    )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sys
+from collections.abc import Callable
 
 import pytest
 
-from serving.timeouts import cancel_and_wait, cancelled_by_owner, wait_for
+from serving.timeouts import cancel_and_wait, cancelled_by_owner, interruptible, wait_for
 
 
 async def test_it_gives_what_the_awaitable_gives() -> None:
@@ -16,6 +18,93 @@ async def test_it_gives_what_the_awaitable_gives() -> None:
     future = asyncio.get_running_loop().create_future()
     future.set_result(3)
     assert await wait_for(future, 0) == 3
+
+
+def _soon(call: Callable[..., object], *arguments: object) -> None:
+    asyncio.get_running_loop().call_soon(call, *arguments)
+
+
+async def test_a_block_is_left_with_the_first_error_that_interrupts_it() -> None:
+    steps: list[str] = []
+
+    async def block() -> None:
+        with interruptible() as interrupt:
+            _soon(interrupt, ValueError("first"))
+            _soon(interrupt, ValueError("second"))
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0.01)  # what is given back meanwhile is not torn out of it
+                steps.append("given back")
+
+    with pytest.raises(ValueError, match="first"):
+        await block()
+    assert steps == ["given back"]
+    await asyncio.sleep(0)  # nothing of the cancellation is left
+
+
+async def test_a_block_that_ends_by_itself_is_not_interrupted_any_more() -> None:
+    with interruptible() as interrupt:
+        await asyncio.sleep(0)
+    interrupt(ValueError("late"))
+    await asyncio.sleep(0)
+    with pytest.raises(KeyError), interruptible():
+        raise KeyError("its own")
+
+
+async def test_a_block_that_is_interrupted_before_it_waits_begins_all_the_same() -> None:
+    begun: list[str] = []
+
+    async def block() -> None:
+        with interruptible() as interrupt:
+            interrupt(ValueError("told"))
+            begun.append("yes")
+            await asyncio.sleep(0)
+            begun.append("no")
+
+    with pytest.raises(ValueError, match="told"):
+        await block()
+    assert begun == ["yes"]
+
+
+async def test_a_block_that_takes_the_cancellation_for_its_own_is_interrupted_all_the_same() -> None:
+    async def block() -> None:
+        with interruptible() as interrupt:
+            _soon(interrupt, ValueError("told"))
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.Event().wait()
+            await asyncio.sleep(0)
+
+    with pytest.raises(ValueError, match="told"):
+        await block()
+    await asyncio.sleep(0)
+
+
+async def test_an_interrupted_block_may_wait_with_limits_of_its_own() -> None:
+    """A limit inside must not take the cancellation for its own, nor this one the limit's."""
+
+    async def block() -> None:
+        with interruptible() as interrupt:
+            _soon(interrupt, ValueError("told"))
+            await wait_for(asyncio.Event().wait(), 60)
+
+    with pytest.raises(ValueError, match="told"):
+        await block()
+    with pytest.raises(asyncio.TimeoutError), interruptible():
+        await wait_for(asyncio.Event().wait(), 0.001)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="Python 3.10 cannot tell one cancellation from another")
+async def test_who_is_cancelled_while_interrupted_is_cancelled() -> None:
+    async def waits() -> None:
+        with interruptible() as interrupt:
+            _soon(interrupt, ValueError("told"))
+            _soon(task.cancel)
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(waits())
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 async def test_who_waits_for_what_it_cancelled_does_not_cancel_it_again() -> None:

@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 
 from serving.asgi import CONNECTION, HttpServer
 from serving.errors import FailedPrecondition
+from tests.support.waiting import eventually_async
 
 _PIECES = 50_000  # of 1,000 bytes: more than the kernel's buffers hold
 
@@ -158,6 +159,35 @@ async def test_what_is_aborted_or_closed_has_told_all_or_nothing() -> None:
             told = await reader.read()
         assert told[-8:] == end
         writer.close()
+    await server.stop(1)
+
+
+async def test_an_application_hears_that_its_client_has_gone() -> None:
+    gone, never = asyncio.Event(), asyncio.Event()
+    told: list[bool] = []
+
+    async def application(scope: Scope, receive: Receive, _send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        await receive()
+        connection = scope["extensions"][CONNECTION]["connection"]
+        connection.watch(gone.set)
+        connection.watch(never.set)
+        connection.unwatch(never.set)
+        told.append(connection.lost)
+        await gone.wait()
+        told.append(connection.lost)
+        connection.unwatch(gone.set)  # may come late
+
+    server = HttpServer(application)
+    port = await server.start("127.0.0.1", 0)
+    _reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n")
+    await eventually_async(lambda: told == [False], what="the request")
+    writer.close()
+    await asyncio.wait_for(gone.wait(), 30)
+    await eventually_async(lambda: told == [False, True], what="the end of the connection")
+    assert not never.is_set()
     await server.stop(1)
 
 

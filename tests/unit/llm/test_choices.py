@@ -83,6 +83,34 @@ def test_a_stream_adds_up_to_the_answer(text: str, size: int, stops: Any, tools:
     assert streamed(told()) == whole(told())
 
 
+@given(
+    st.lists(st.sampled_from(["Hello ", "STOP", "ST", "é😀", CALL, "<tool_call>", "x"]), min_size=1, max_size=6).map(
+        "".join
+    ),
+    st.integers(2, 40),
+    st.sampled_from([(), ("STOP",)]),
+    st.sampled_from([None, False, True]),
+    st.sampled_from(["stop", "length"]),
+)
+def test_tokens_that_come_together_make_the_answer_of_those_that_come_alone(
+    text: str, size: int, stops: Any, single: bool | None, finish: str
+) -> None:
+    """Also its cost: what an engine computed behind the end is not the client's."""
+    data = text.encode()
+    cut = [data[at : at + size] for at in range(0, len(data), size)]
+
+    def told(parts: list[bytes]) -> tuple[dict[str, Any], list[int]]:
+        calls = None if single is None else ToolCallParser(["f"])
+        deltas = run(parts, finish=finish, stops=stops, calls=calls, single=bool(single))
+        return whole(deltas), [token for delta in deltas for token in delta.tokens]
+
+    alone, tokens = told(bytewise(text))
+    together, at_once = told(cut)
+    assert together == alone
+    if stops or single:
+        assert at_once == tokens
+
+
 def test_text_and_reason() -> None:
     assert whole(run(bytewise("Grüße"), finish="length"))["message"]["content"] == "Grüße"
     assert whole(run(bytewise("Grüße"), finish="length"))["finish_reason"] == "length"
