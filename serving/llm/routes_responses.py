@@ -66,7 +66,7 @@ async def _answer(
 ) -> None:
     """As a stream, its head waits for the first token: what fails before it still gets a status of its own."""
     head = service.head("resp_", request.model, place.tier)
-    begun = begun_response(request, id=head.id, created=head.created, model=head.model, tier=head.tier)
+    begun = begun_response(request, name=head.id, created=head.created, model=head.model, tier=head.tier)
     builder = ResponseBuilder(begun, new_id)
     run = chat_run(service, chat, asked, place, head.id)
     async with aclosing(run.deltas()) as deltas:

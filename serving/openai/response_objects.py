@@ -116,13 +116,13 @@ class ResponseEvent(TypedDict, total=False):
 
 
 def begun_response(
-    request: ResponseRequest, *, id: str, created: int, model: str, tier: str = ServiceTier.DEFAULT.value
+    request: ResponseRequest, *, name: str, created: int, model: str, tier: str = ServiceTier.DEFAULT.value
 ) -> ResponseObject:
     """The object of an answer that has nothing yet. `created` is a unix time in seconds."""
     asked = request.text.format if request.text is not None else None
     choice = request.tool_choice
     return {
-        "id": id,
+        "id": name,
         "object": "response",
         "created_at": created,
         "status": "in_progress",

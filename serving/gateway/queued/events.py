@@ -78,16 +78,18 @@ async def send(source: AsyncGenerator[bytes, None], wire: Wire) -> None:
     coming = asyncio.ensure_future(anext(source, None))
     try:
         while True:
-            done, _ = await asyncio.wait({coming}, timeout=_PING_S)
-            if done and (data := coming.result()) is None:
+            await asyncio.wait({coming}, timeout=_PING_S)
+            if not coming.done():
+                if wire.status:
+                    await wire.send(_PING)
+                continue
+            data = coming.result()
+            if data is None:
                 break
             if not wire.status:
-                if not done:
-                    continue
                 await wire.begin_events()
-            await wire.send(data if done else _PING)
-            if done:
-                coming = asyncio.ensure_future(anext(source, None))
+            await wire.send(data)
+            coming = asyncio.ensure_future(anext(source, None))
         await wire.end()
     finally:
         await cancel_and_wait(coming)

@@ -105,10 +105,11 @@ def binary_answer(data: bytes) -> tuple[bytes, int]:
     outputs, tail = [], []
     for output, raw in _contents(response):
         if raw is None:
-            _, _, raw = encode_tensor(f"output {output.name}", decode_tensor(f"output {output.name}", output, None))
+            label = f"output {output.name}"
+            raw = bytes(encode_tensor(label, decode_tensor(label, output, None))[2])
         parameters = {**_parameters(output.parameters), _BINARY_SIZE: len(raw)}
         outputs.append({**_described(output), "parameters": parameters})
-        tail.append(bytes(raw))
+        tail.append(raw)
     head = to_json({**answer, "outputs": outputs})
     return b"".join((head, *tail)), len(head)
 
@@ -218,7 +219,7 @@ def _head(response: Any) -> dict[str, Any]:
     return answer
 
 
-def _contents(response: Any) -> list[tuple[Any, bytes | memoryview | None]]:
+def _contents(response: Any) -> list[tuple[Any, bytes | None]]:
     raw = list(response.raw_output_contents)
     return list(zip(response.outputs, raw or [None] * len(response.outputs), strict=True))
 

@@ -34,7 +34,7 @@ class Links(TypedDict):
 
 
 class QueuedRequest(TypedDict):
-    """A request that waits, runs or has ended. Times are unix seconds; `ticket` is what the SDK's `client.ticket` takes.
+    """A request that waits, runs or has ended. Times are unix seconds; `ticket` is what `client.ticket` takes.
 
     `progress` is 0 to 1, as far as its replica says. `reason` is why the last attempt failed, or why there is no
     answer; `error` is what a client that had waited would have been answered. `repeated`, of a submission: its
@@ -166,4 +166,4 @@ def _own_error(body: bytes) -> ErrorObject | None:
 
 def _time(item: bpb.Item, name: str) -> int | None:
     stamp = getattr(item, name)
-    return int(stamp.seconds) if item.HasField(name) else None  # type: ignore[arg-type]
+    return int(stamp.seconds) if item.HasField(name) else None

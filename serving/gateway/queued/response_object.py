@@ -34,7 +34,7 @@ def response_of(name: QueuedId, item: bpb.Item, request: ResponseRequest | None 
     if item.state == bpb.SUCCEEDED:
         return of_background(name, _last_response(item.result.http.body))
     asked = request or ResponseRequest(model=model_of(item), input="")
-    made = begun_response(asked, id=name.response, created=item.submitted.seconds, model=model_of(item))
+    made = begun_response(asked, name=name.response, created=item.submitted.seconds, model=model_of(item))
     made["status"] = _STATUS[item.state]
     if made["status"] == "failed":
         told = error_told(item)

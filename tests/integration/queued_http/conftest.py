@@ -1,0 +1,97 @@
+"""Brokers, replicas and a gateway on a real etcd, for all tests of queued requests over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd
+from tests.support.broker_serving import WORKER, BrokerProcess, PythonProcess, broker_config, go, worker_config
+from tests.support.llm_serving import GatewayProcess, LineProcess, LlmProcess, llm_config
+from tests.support.waiting import eventually
+
+APP = "app"
+COUNTS = "counts"  # an application whose class yields its answers
+NOBODY = "nobody"  # one without replicas
+
+
+@dataclass
+class World:
+    """`held` is the folder of replicas that wait for `go` where a request says so."""
+
+    folder: Path
+    etcd: EtcdCluster
+    gateway: GatewayProcess
+    started: list[LineProcess] = field(default_factory=list)
+
+    def broker(self, application: str = APP, name: str = "queue-r1-0", **changes: object) -> BrokerProcess:
+        folder = self.folder / application
+        folder.mkdir(exist_ok=True)
+        config = broker_config(folder, self.etcd.config(), name=name, application=application, **changes)
+        made = BrokerProcess(folder, config)
+        self.started.append(made)
+        made.wait_state("ready", registered=True)
+        return made
+
+    def worker(self, application: str = APP, entry: str = "Worker", name: str = "worker-r1-0") -> PythonProcess:
+        folder = self.folder / application
+        folder.mkdir(exist_ok=True)
+        made = PythonProcess(
+            folder, worker_config(folder, self.etcd.config(), application=application, entry=entry, name=name)
+        )
+        self.started.append(made)
+        made.wait_state("ready", registered=True)
+        return made
+
+    def go(self, application: str = APP) -> None:
+        go(self.folder / application)
+
+    def chat(self, application: str = APP) -> LlmProcess:
+        made = LlmProcess(self.folder, llm_config(self.folder, etcd=self.etcd.config(), application=application))
+        self.started.append(made)
+        made.wait_state("ready", registered=True)
+        return made
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("queued")
+    etcd = start_etcd(folder / "etcd", options=EtcdOptions(die_with_parent=True))
+    gateway = None
+    made: World | None = None
+    try:
+        gateway = GatewayProcess(folder, etcd.config(), leave_s=0.0)
+        made = World(folder, etcd, gateway)
+        made.broker()
+        made.worker()
+        made.chat()
+        url = f"{gateway.url}/v1/models"
+        eventually(lambda: httpx.get(url).json()["data"], timeout_s=30, what="the model at the gateway")
+        yield made
+        faults = [line for line in gateway.log().splitlines() if "internal failure" in line]
+        assert not faults, faults[0]
+    finally:
+        for process in (*(made.started if made is not None else ()), gateway):
+            if process is not None:
+                process.end()
+        etcd.kill()
+
+
+@pytest.fixture
+async def http(world: World) -> AsyncIterator[httpx.AsyncClient]:
+    async with httpx.AsyncClient(base_url=world.gateway.url, timeout=120) as client:
+        yield client
+
+
+@pytest.fixture
+async def client(world: World) -> AsyncIterator[openai.AsyncOpenAI]:
+    async with openai.AsyncOpenAI(base_url=f"{world.gateway.url}/v1", api_key="none", max_retries=0) as made:
+        yield made
+
+
+__all__ = ["APP", "COUNTS", "NOBODY", "WORKER", "World"]
