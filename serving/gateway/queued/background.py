@@ -105,18 +105,15 @@ class Background:
         parts = self._journals.parts(name, None)
         try:
             async for part in parts:
+                if seen not in (None, part.attempt):
+                    yield _lost(last)
+                    return
                 for data in pieces(part, tensors=False):
                     event = event_of(name, data, part.attempt)
-                    if event is None:
-                        continue
-                    number_ = event["sequence_number"]
-                    attempt = attempt_of(number_)
-                    if seen is not None and attempt is not None and attempt != seen:
-                        yield _lost(last)
-                        return
-                    if number_ > last:
+                    if event is not None and event["sequence_number"] > last:
                         yield _event(event)
-                        last, seen = number_, attempt
+                        last = event["sequence_number"]
+                        seen = seen or attempt_of(last)
         except MeshError:
             item = await self._item(name, asker)
             if not has_ended(item):

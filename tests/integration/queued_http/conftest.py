@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -28,8 +31,9 @@ class World:
     etcd: EtcdCluster
     gateway: GatewayProcess
     started: list[LineProcess] = field(default_factory=list)
+    numbers: Iterator[int] = field(default_factory=itertools.count)
 
-    def broker(self, application: str = APP, name: str = "queue-r1-0", **changes: object) -> BrokerProcess:
+    def broker(self, application: str = APP, name: str = "queue-r1-0", **changes: Any) -> BrokerProcess:
         folder = self.folder / application
         folder.mkdir(exist_ok=True)
         config = broker_config(folder, self.etcd.config(), name=name, application=application, **changes)
@@ -51,8 +55,24 @@ class World:
     def go(self, application: str = APP) -> None:
         go(self.folder / application)
 
-    def chat(self, application: str = APP) -> LlmProcess:
-        made = LlmProcess(self.folder, llm_config(self.folder, etcd=self.etcd.config(), application=application))
+    @property
+    def llm(self) -> LlmProcess:
+        """The language model's of `APP`."""
+        return next(one for one in self.started if isinstance(one, LlmProcess))
+
+    @contextmanager
+    def another_gateway(self) -> Iterator[GatewayProcess]:
+        made = GatewayProcess(self.folder, self.etcd.config(), name=f"gateway{next(self.numbers)}", leave_s=0.0)
+        try:
+            yield made
+        finally:
+            made.end()
+
+    def chat(self, application: str = APP, name: str = "chat-r1-0", **changes: Any) -> LlmProcess:
+        folder = self.folder / application
+        folder.mkdir(exist_ok=True)
+        config = llm_config(folder, etcd=self.etcd.config(), application=application, name=name, **changes)
+        made = LlmProcess(folder, config)
         self.started.append(made)
         made.wait_state("ready", registered=True)
         return made
@@ -76,9 +96,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         faults = [line for line in gateway.log().splitlines() if "internal failure" in line]
         assert not faults, faults[0]
     finally:
-        for process in (*(made.started if made is not None else ()), gateway):
-            if process is not None:
-                process.end()
+        for process in made.started if made is not None else ():
+            process.kill()
+        if gateway is not None:
+            gateway.end()
         etcd.kill()
 
 

@@ -35,6 +35,15 @@ async def submitted(http: httpx.AsyncClient, path: str, body: Any, **headers: st
     return told_
 
 
+async def known(http: httpx.AsyncClient, path: str, body: Any) -> None:
+    """Waits until the gateway knows model and broker: then it says what is missing in the body."""
+
+    async def there() -> bool:
+        return bool((await http.post(path, json=body)).json()["error"]["code"] == "missing_required_parameter")
+
+    await aeventually(there, timeout_s=30, what="the gateway knows the broker")
+
+
 async def ended(http: httpx.AsyncClient, request: dict[str, Any]) -> dict[str, Any]:
     while True:
         answer = await http.get(request["links"]["self"], params={"wait": 20})
@@ -145,6 +154,7 @@ async def test_a_replica_that_dies_is_told_to_those_who_follow(world: World, htt
     world.broker(COUNTS)
     first = world.worker(COUNTS, "Counts")
     path = f"/v1/async/v2/models/{COUNTS}/{WORKER}/infer"
+    await known(http, path, {})
     request = await submitted(http, path, tensors(4, "wait"))
     following = events(http, request["links"]["events"])
     seen: list[Event] = []
@@ -216,11 +226,7 @@ async def test_what_expires_has_no_result(world: World, http: httpx.AsyncClient)
     """Of a deployment without a replica, which the broker names."""
     world.broker(NOBODY)
     body = CHAT | {"model": f"{NOBODY}/chat"}
-
-    async def known() -> bool:
-        return (await http.post("/v1/async/chat/completions", json=body)).status_code == 202
-
-    await aeventually(known, timeout_s=30, what="the gateway knows the broker")
+    await known(http, "/v1/async/chat/completions", {"model": body["model"]})
     request = await submitted(http, "/v1/async/chat/completions", body, x_mesh_deadline_s="0.3")
     assert (request["deadline_at"] is not None, request["model"]) == (True, "chat")
     assert (await ended(http, request))["status"] == "expired"
