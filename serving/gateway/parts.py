@@ -86,7 +86,7 @@ class GatewayParts:
         self._rest = RestFollower(self._follower, config.namespaces, self._on_rest)
         self._routes = RouteFollower(self._store) if app is None else NoRoutes()
         self._splits = Splits(self._store, self._on_splits)
-        self._queue_targets = QueueTargets(self._follower, config.namespaces)
+        self._queue_targets = QueueTargets(self._follower, config.namespaces, self._own)
         self._brokers = Brokers(self._store, config.endpoint_tls)
         self._session: aiohttp.ClientSession | None = None
         self._caching: Caching | None = None

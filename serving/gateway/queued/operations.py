@@ -48,7 +48,7 @@ GATEWAY_RESPONSES: Final = Operation(
     ResponseEvent,
     errors=_SUBMIT,
     undone=UNDONE_AT_GATEWAYS,
-    headers=HEADERS,
+    headers=tuple(Header(one.name, f"With `background`: {one.description}") for one in HEADERS),
 )
 QUEUED: Final = (
     _submission("/chat/completions", "chat.completions", ChatCompletionRequest, UNDONE_CHAT),

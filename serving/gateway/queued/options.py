@@ -24,10 +24,11 @@ _MAX_LABEL: Final = 64  # bytes
 _LONGEST_S: Final = 366 * 24 * 3600.0
 _PRIORITIES: Final = {"": bpb.DEFAULT, "low": bpb.LOW, "default": bpb.DEFAULT, "high": bpb.HIGH}
 _SECONDS: Final = r"[0-9]{1,8}(\.[0-9]{1,6})?"
-_SECONDS_PATTERN: Final = f"^{_SECONDS}$"
+_SECONDS_PATTERN: Final = f"^({_SECONDS})?$"
+_KEY_PATTERN: Final = f"^[!-~]{{0,{_MAX_KEY}}}$"
 HEADERS: Final = (
-    Header(KEY, "Whoever submits it again gets the first one's answer, for as long as the item is kept.", "^[!-~]+$"),
-    Header(PRIORITY, "What waits long rises.", "^(low|default|high)$"),
+    Header(KEY, "Whoever submits it again gets the first one's answer, for as long as the item is kept.", _KEY_PATTERN),
+    Header(PRIORITY, "What waits long rises.", "^(low|default|high)?$"),
     Header(DEADLINE, "Seconds from now, after which it is not started, and stopped where it runs.", _SECONDS_PATTERN),
     Header(EXPECTED, "Seconds that it will take, as far as is known.", _SECONDS_PATTERN),
     Header(RESULT_TTL, "Seconds for which its result is kept.", _SECONDS_PATTERN),
@@ -51,14 +52,14 @@ def read_options(header: Callable[[bytes], str]) -> ItemOptions:
     """`header` gives the value of one, "" where it was not sent. Raises `InvalidRequest` that names it."""
 
     def said(name: str) -> str:
-        return header(name.encode()).strip()
+        return header(name.encode())
 
     priority = _PRIORITIES.get(said(PRIORITY))
     if priority is None:
         raise _wrong(PRIORITY, "low, default or high", said(PRIORITY))
     key = said(KEY)
-    if len(key.encode()) > _MAX_KEY or not key.isprintable():
-        raise _wrong(KEY, f"at most {_MAX_KEY} bytes of text", key)
+    if not re.fullmatch(_KEY_PATTERN, key):
+        raise _wrong(KEY, f"at most {_MAX_KEY} visible letters of ASCII", key)
     deadline_s, expected_s, result_ttl_s = (_seconds(name, said(name)) for name in (DEADLINE, EXPECTED, RESULT_TTL))
     return ItemOptions(key, priority, deadline_s, expected_s, result_ttl_s, _labels(said(LABELS)))
 

@@ -35,8 +35,10 @@ def _no_broker(key: ModelKey, deployment: str) -> InvalidRequest:
 class QueueTargets:
     """Belongs to one event loop; made before `follower` starts."""
 
-    def __init__(self, follower: CatalogFollower, namespaces: Collection[str]) -> None:
+    def __init__(self, follower: CatalogFollower, namespaces: Collection[str], own: Collection[AppKey] = ()) -> None:
+        """`own`: the only applications there are for it; empty: those of `namespaces`."""
         self._namespaces = namespaces
+        self._own = own
         self._endpoints: Sequence[pb.Endpoint] = ()
         self._catalogs: dict[str, Catalog] = {}  # by protocol, made when one is asked for
         self._apps: set[AppKey] = set()
@@ -56,6 +58,8 @@ class QueueTargets:
 
     def serves(self, app: AppKey) -> bool:
         """Whether it is one that this gateway offers."""
+        if self._own:
+            return app in self._own
         return not self._namespaces or app.namespace in self._namespaces
 
     def knows(self, app: AppKey) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import openai
@@ -15,7 +15,7 @@ import pytest
 
 from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd
 from tests.support.broker_serving import WORKER, BrokerProcess, PythonProcess, broker_config, go, worker_config
-from tests.support.llm_serving import GatewayProcess, LineProcess, LlmProcess, llm_config
+from tests.support.llm_serving import GatewayProcess, LlmProcess, ReplicaProcess, llm_config
 from tests.support.waiting import eventually
 
 APP = "app"
@@ -23,34 +23,48 @@ COUNTS = "counts"  # an application whose class yields its answers
 NOBODY = "nobody"  # one without replicas
 
 
+P = TypeVar("P", bound=ReplicaProcess)
+
+
 @dataclass
 class World:
-    """`held` is the folder of replicas that wait for `go` where a request says so."""
+    """A broker, a Python replica and a language model of `APP`, and what tests start beside them."""
 
     folder: Path
     etcd: EtcdCluster
     gateway: GatewayProcess
-    started: list[LineProcess] = field(default_factory=list)
+    started: list[ReplicaProcess] = field(default_factory=list)
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
-    def broker(self, application: str = APP, name: str = "queue-r1-0", **changes: Any) -> BrokerProcess:
+    def folder_of(self, application: str) -> Path:
         folder = self.folder / application
         folder.mkdir(exist_ok=True)
-        config = broker_config(folder, self.etcd.config(), name=name, application=application, **changes)
-        made = BrokerProcess(folder, config)
+        return folder
+
+    def start(self, made: P, *, wait: bool = True) -> P:
         self.started.append(made)
-        made.wait_state("ready", registered=True)
+        if wait:
+            made.wait_state("ready", registered=True)
         return made
 
-    def worker(self, application: str = APP, entry: str = "Worker", name: str = "worker-r1-0") -> PythonProcess:
-        folder = self.folder / application
-        folder.mkdir(exist_ok=True)
-        made = PythonProcess(
-            folder, worker_config(folder, self.etcd.config(), application=application, entry=entry, name=name)
-        )
-        self.started.append(made)
-        made.wait_state("ready", registered=True)
-        return made
+    def broker(
+        self, application: str = APP, name: str = "queue-r1-0", *, wait: bool = True, **changes: Any
+    ) -> BrokerProcess:
+        folder = self.folder_of(application)
+        config = broker_config(folder, self.etcd.config(), name=name, application=application, **changes)
+        return self.start(BrokerProcess(folder, config), wait=wait)
+
+    def worker(
+        self, application: str = APP, entry: str = "Worker", name: str = "worker-r1-0", *, wait: bool = True
+    ) -> PythonProcess:
+        folder = self.folder_of(application)
+        config = worker_config(folder, self.etcd.config(), application=application, entry=entry, name=name)
+        return self.start(PythonProcess(folder, config), wait=wait)
+
+    def chat(self, application: str = APP, name: str = "chat-r1-0", *, wait: bool = True, **changes: Any) -> LlmProcess:
+        folder = self.folder_of(application)
+        config = llm_config(folder, etcd=self.etcd.config(), application=application, name=name, **changes)
+        return self.start(LlmProcess(folder, config), wait=wait)
 
     def go(self, application: str = APP) -> None:
         go(self.folder / application)
@@ -61,21 +75,13 @@ class World:
         return next(one for one in self.started if isinstance(one, LlmProcess))
 
     @contextmanager
-    def another_gateway(self) -> Iterator[GatewayProcess]:
-        made = GatewayProcess(self.folder, self.etcd.config(), name=f"gateway{next(self.numbers)}", leave_s=0.0)
+    def another_gateway(self, **changes: Any) -> Iterator[GatewayProcess]:
+        name = f"gateway{next(self.numbers)}"
+        made = GatewayProcess(self.folder, self.etcd.config(), name=name, leave_s=0.0, **changes)
         try:
             yield made
         finally:
             made.end()
-
-    def chat(self, application: str = APP, name: str = "chat-r1-0", **changes: Any) -> LlmProcess:
-        folder = self.folder / application
-        folder.mkdir(exist_ok=True)
-        config = llm_config(folder, etcd=self.etcd.config(), application=application, name=name, **changes)
-        made = LlmProcess(folder, config)
-        self.started.append(made)
-        made.wait_state("ready", registered=True)
-        return made
 
 
 @pytest.fixture(scope="session")
@@ -87,9 +93,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     try:
         gateway = GatewayProcess(folder, etcd.config(), leave_s=0.0)
         made = World(folder, etcd, gateway)
-        made.broker()
-        made.worker()
-        made.chat()
+        for process in (made.broker(wait=False), made.worker(wait=False), made.chat(wait=False)):
+            process.wait_state("ready", registered=True)
         url = f"{gateway.url}/v1/models"
         eventually(lambda: httpx.get(url).json()["data"], timeout_s=30, what="the model at the gateway")
         yield made

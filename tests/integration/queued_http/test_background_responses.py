@@ -61,7 +61,8 @@ async def test_it_is_created_retrieved_and_equal(client: openai.AsyncOpenAI) -> 
     assert (done.metadata, done.model) == ({"a": "b"}, MODEL)
     direct = await client.responses.create(**ASKED, instructions="Be short.")
     assert done.output_text == direct.output_text != ""
-    assert done.usage is not None and direct.usage is not None
+    assert done.usage is not None
+    assert direct.usage is not None
     assert done.usage.total_tokens == direct.usage.total_tokens
     assert not direct.background
 
