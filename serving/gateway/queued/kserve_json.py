@@ -184,7 +184,8 @@ def _fits(value: Any, datatype: str) -> bool:
     if datatype.startswith(_INTEGERS):
         limits = np.iinfo(_numpy(datatype))
         return isinstance(value, int) and int(limits.min) <= value <= int(limits.max)
-    return abs(value) <= float(np.finfo(np.float64).max)
+    kind = "float32" if datatype == "BF16" else _numpy(datatype)
+    return abs(value) <= float(np.finfo(kind).max)
 
 
 def _numpy(datatype: str) -> str:
