@@ -103,6 +103,7 @@ def item_message(item: Item, journal: str, *, ticket: str = "", progress: float 
         ticket=ticket, id=f"{journal}.{item.number}", state=pb.State.Name(item.state), deployment=item.deployment,
         tenant=item.tenant, priority=pb.Priority.Name(item.priority), labels=item.labels, attempts=item.attempts,
         replica=item.replica, reason=item.reason, bytes=item.size_bytes, progress=progress,
+        attempt=item.attempt,
     )  # fmt: skip
     for target, value in (("submitted", item.submitted), ("started", item.started), ("ended", item.ended)):
         if value:

@@ -38,10 +38,11 @@ if TYPE_CHECKING:
     from serving.sdk.blocking import MeshClient
     from serving.sdk.brokers import QueueFull
     from serving.sdk.client import AsyncMeshClient
+    from serving.sdk.parts import TicketPart
     from serving.sdk.routes import Route, RoutedModel, RouteStatus, load_routes
     from serving.sdk.status import AppEvent, AppStatus, DeployResult, ModelMetadata, TensorMetadata
     from serving.sdk.tensors import BF16
-    from serving.sdk.tickets import QueueItem, QueueStatistics, Ticket, TicketPart
+    from serving.sdk.tickets import QueueItem, QueueStatistics, Ticket
 
 __all__ = [
     "BF16",
@@ -127,7 +128,7 @@ _LAZY = {
     "RoutedModel": "serving.sdk.routes",
     "TensorMetadata": "serving.sdk.status",
     "Ticket": "serving.sdk.tickets",
-    "TicketPart": "serving.sdk.tickets",
+    "TicketPart": "serving.sdk.parts",
     "load_routes": "serving.sdk.routes",
 }
 

@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 
 from serving.sdk._app_names import AppName
 from serving.sdk._client_loop import Wait
+from serving.sdk.parts import TicketPart
 from serving.sdk.queue import QueueClient
-from serving.sdk.tickets import TICKET_TIMEOUT_S, QueueItem, QueueStatistics, Result, Ticket, TicketPart
+from serving.sdk.tickets import TICKET_TIMEOUT_S, QueueItem, QueueStatistics, Result, Ticket
 from serving.store.keys import AppKey
 
 
