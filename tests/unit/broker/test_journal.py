@@ -16,7 +16,8 @@ import pytest_asyncio
 from serving.broker import queries
 from serving.broker.home import Home, JournalLock
 from serving.broker.items import NEVER, Item
-from serving.broker.journal import Change, Journal
+from serving.broker.journal import Journal
+from serving.broker.journal_changes import Change
 from serving.broker.settings import BrokerSettings
 from serving.control.clock import ManualClock
 from serving.errors import (
