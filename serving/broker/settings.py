@@ -49,9 +49,11 @@ class BrokerSettings:
         if max(self.max_request_bytes, self.max_result_bytes) > 1 << 30:
             raise InvalidArgument("broker: one request or result can have at most 1 GiB")
 
-    def kept_until(self, item: Item, *, called_back: bool = False) -> float:
-        """When an item that has ended is forgotten: not while its callback is due."""
-        if item.calls_back and not called_back:
-            return NEVER
+    def kept_until(self, item: Item) -> float:
+        """When an item that has just ended is forgotten: not while its callback is due."""
+        return NEVER if item.calls_back else item.ended + self.ttl_s(item)
+
+    def ttl_s(self, item: Item) -> float:
+        """How long it is kept after its end, or after its callback's."""
         ttl_s = item.ttl_s or self.result_ttl_s
-        return item.ended + (max(ttl_s, self.dead_ttl_s) if item.state is State.DEAD else ttl_s)
+        return max(ttl_s, self.dead_ttl_s) if item.state is State.DEAD else ttl_s

@@ -178,10 +178,11 @@ class DueCallbacks:
             self.shard.claimed.discard(item.number)
 
     def _change(self, item: Item, after: Record) -> Change:
+        """The item is kept until its callback ends, then for its time: whoever was called back may fetch it."""
         settings = self.shard.settings
         expires = NEVER
         if after.state is not CallbackState.DUE:
-            expires = settings.kept_until(item, called_back=True)
-        if after.state is CallbackState.DEAD:
-            expires = max(expires, self.shard.clock.now() + settings.dead_ttl_s)
+            ttl_s = settings.ttl_s(item)
+            is_dead = after.state is CallbackState.DEAD
+            expires = self.shard.clock.now() + (max(ttl_s, settings.dead_ttl_s) if is_dead else ttl_s)
         return Change.called_back(replace(item, expires=expires), after.values(item.number))

@@ -22,6 +22,7 @@ _URL: Final = re.compile(
     r"(?P<scheme>https?)://(?P<host>[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\])"
     r"(?::(?P<port>[0-9]{1,5}))?(?P<rest>[/?][!$-;=?-Z_a-z~]*)?"
 )
+_NUMBER: Final = re.compile(r"[0-9]+|0x[0-9a-f]*")  # `2130706433` and `127.1` are addresses to some
 _PATTERN: Final = re.compile(r"(\*\.)?[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?|[0-9A-Fa-f:.]{2,45}")
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 _UNICAST: Final = ipaddress.ip_network("2000::/3")  # what there is of IPv6 outside of networks of one's own
@@ -50,9 +51,11 @@ def read_url(url: str, settings: CallbackSettings) -> Target:
     if found["scheme"] == "http" and not settings.allow_http:
         raise PermissionDenied("callback.url: only https is allowed (broker.callbacks.allow_http)")
     host = found["host"].strip("[]").lower()
+    literal = as_address(host)
+    if literal is None and _NUMBER.fullmatch(host.rpartition(".")[2]):
+        raise InvalidArgument(f"callback.url: {shown(host)} is neither a name nor an address as it is usually written")
     if not host_allowed(host, settings.hosts):
         raise PermissionDenied(f"callback.url: the host {shown(host)} is not among broker.callbacks.hosts")
-    literal = as_address(host)
     if literal is not None and not AddressRule(settings).allows(literal):
         raise PermissionDenied("callback.url: its address is not public, nor among broker.callbacks.networks")
     return Target(url, host, f"{host}:{port}")

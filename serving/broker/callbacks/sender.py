@@ -8,6 +8,7 @@ answer only its head is read.
 from __future__ import annotations
 
 import asyncio
+import errno
 import math
 import socket
 import time
@@ -77,7 +78,7 @@ class Sender:
         """For a connection to this address. Raises `OSError` for one that must not be called."""
         family, kind, protocol, _, address = info
         if not self._rule.allows_text(str(address[0])):
-            raise OSError(_REFUSED)
+            raise OSError(errno.EACCES, _REFUSED)
         return socket.socket(family=family, type=kind, proto=protocol)
 
     def _why(self, error: Exception) -> str:
