@@ -129,7 +129,7 @@ class ShardMachine(RuleBasedStateMachine):
         deadline=st.sampled_from([math.inf, 3.0, 20.0]),
         priority=st.integers(1, 3),
         tenant=st.sampled_from("xy"),
-        callback=st.booleans(),
+        callback=st.sampled_from([True, True, False]),
     )
     def submit(self, deadline: float, priority: int, tenant: str, callback: bool) -> None:
         until = self.clock.now() + deadline
