@@ -90,9 +90,14 @@ class Queues:
         if queue is not None:
             queue.release(item.number)
 
-    def learn(self, item: Item) -> None:
-        """From one that has succeeded."""
-        self._predictor(item.deployment).learn(_features(item), item.ended - item.started)
+    def ended(self, item: Item) -> None:
+        """Counts it, and learns from one that has succeeded."""
+        self.release(item)
+        self.counters(item.deployment).ended(item.state)
+        if item.state is State.DEAD:
+            self.dead[item.deployment] += 1
+        if item.state is State.SUCCEEDED:
+            self._predictor(item.deployment).learn(_features(item), item.ended - item.started)
 
     def _waiting(self, item: Item) -> Waiting:
         expected_s = self._predictor(item.deployment).predict(_features(item))

@@ -43,8 +43,41 @@ Result: TypeAlias = "dict[str, Array] | list[dict[str, Array]] | Any"
 
 
 @dataclass(frozen=True, slots=True)
+class CallbackStatus:
+    """What came of a callback: `state` is WAITS, DUE, DELIVERED, DEAD or UNWANTED; `status` of HTTP, 0: no answer.
+
+    `url` is without its query. `due` is since when it is sent, `next` when it is tried next.
+    """
+
+    state: str
+    url: str
+    secret: str
+    tries: int
+    status: int
+    reason: str
+    due: datetime | None
+    next: datetime | None
+
+    @classmethod
+    def from_record(cls, record: bpb.CallbackStatus) -> CallbackStatus:
+        return cls(
+            state=bpb.CallbackState.Name(record.state).removeprefix("CALLBACK_"),
+            url=record.url,
+            secret=record.secret_name,
+            tries=record.tries,
+            status=record.status,
+            reason=record.reason,
+            due=_time(record, "due"),
+            next=_time(record, "next"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class QueueItem:
-    """A request at a broker. `id` is `<journal>.<number>`, unknown times are None, `progress` is 0 to 1."""
+    """A request at a broker. `id` is `<journal>.<number>`, unknown times are None, `progress` is 0 to 1.
+
+    `callback` is None where none was asked for, and in lists but those of callbacks.
+    """
 
     id: str
     state: str
@@ -61,6 +94,7 @@ class QueueItem:
     deadline: datetime | None
     bytes: int
     progress: float
+    callback: CallbackStatus | None = None
 
     @classmethod
     def from_record(cls, item: bpb.Item) -> QueueItem:
@@ -80,6 +114,7 @@ class QueueItem:
             deadline=_time(item, "deadline"),
             bytes=item.bytes,
             progress=item.progress,
+            callback=CallbackStatus.from_record(item.callback) if item.HasField("callback") else None,
         )
 
 
@@ -244,7 +279,7 @@ def _outputs(data: bytes) -> dict[str, Array]:
     return decode_response(service_pb2.ModelInferResponse.FromString(data))
 
 
-def _time(item: bpb.Item, name: str) -> datetime | None:
+def _time(item: bpb.Item | bpb.CallbackStatus, name: str) -> datetime | None:
     stamp: Timestamp = getattr(item, name)
     return stamp.ToDatetime(timezone.utc) if stamp.ByteSize() else None
 

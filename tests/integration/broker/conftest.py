@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from serving import AsyncMeshClient, Connection
 from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd
 from tests.integration.broker.scripted_broker import ScriptedBroker
+from tests.support.broker_serving import go
+from tests.support.broker_world import World
 
 
 @pytest.fixture(scope="module")
@@ -29,3 +33,19 @@ async def broker() -> AsyncIterator[Callable[..., ScriptedBroker]]:
     yield make
     for one in made:
         await one.stop()
+
+
+@pytest.fixture
+def world(tmp_path: Path, etcd: EtcdCluster, request: pytest.FixtureRequest) -> Iterator[World]:
+    name = request.node.name.removeprefix("test_").replace("_", "-")[:60].strip("-")
+    made = World(tmp_path, etcd.config(), name)
+    yield made
+    go(tmp_path)
+    for one in made.started:
+        one.end()
+
+
+@pytest.fixture
+async def client(etcd: EtcdCluster) -> AsyncIterator[AsyncMeshClient]:
+    async with AsyncMeshClient(Connection(etcd.config())) as made:
+        yield made
