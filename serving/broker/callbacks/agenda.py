@@ -59,7 +59,7 @@ class Agenda(Generic[E]):
                 continue
             receiver.offered = None
             head = receiver.head()
-            if head is None or head > now or receiver.active >= self._per_receiver:
+            if head != at or receiver.active >= self._per_receiver:  # it stands elsewhere by now
                 self._offer(name, receiver)
                 continue
             entry = heapq.heappop(receiver.waiting)[2]
