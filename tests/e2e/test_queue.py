@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from serving import Application, BrokerDeployment, LlmDeployment, MeshClient, PythonDeployment, Resources
+from serving import (
+    Application,
+    BrokerCallbacks,
+    BrokerDeployment,
+    LlmDeployment,
+    MeshClient,
+    PythonDeployment,
+    Resources,
+)
 from serving._proto import records_pb2 as pb
 from serving.errors import Cancelled
 from serving.sdk.blocking_queue import BlockingTicket
@@ -20,6 +30,7 @@ from serving.types import ROLE_BROKER
 from tests.support.broker_serving import go, told
 from tests.support.callers import Callers
 from tests.support.mesh import ROOT, RunningMesh
+from tests.support.receiver import Receiver
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
@@ -49,7 +60,8 @@ def application(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Appli
         options={"threads": 1, "cache_mb": 64},
         resources=SMALL,
     )
-    return Application(APP, [worker, chat, BrokerDeployment("queue", lease=60, resources=SMALL)])
+    callbacks = BrokerCallbacks(networks=["127.0.0.0/8"], allow_http=True)
+    return Application(APP, [worker, chat, BrokerDeployment("queue", lease=60, resources=SMALL, callbacks=callbacks)])
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +79,7 @@ def fresh(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def submit(client: MeshClient, number: int, do: str = "", **options: float) -> BlockingTicket:
+def submit(client: MeshClient, number: int, do: str = "", **options: Any) -> BlockingTicket:
     return client.submit(APP, "worker", {"n": np.array([number])}, parameters={"do": do}, **options)  # type: ignore[arg-type]
 
 
@@ -102,6 +114,19 @@ def test_both_kinds_answer(queued: MeshClient) -> None:
     assert text == answer["choices"][0]["message"]["content"]
     assert streamed.result(timeout_s=RESULT_S).endswith("data: [DONE]\n\n")
     assert {one.deployment for one in queued.queue.statistics(APP)} >= {"worker", "chat"}
+
+
+def test_a_receiver_is_told_of_an_end(queued: MeshClient) -> None:
+    async def told_of() -> dict[str, Any]:
+        async with Receiver() as receiver:
+            await asyncio.to_thread(submit, queued, 8, callback=receiver.url())
+            (one,) = await receiver.told()
+            return one.data
+
+    data = asyncio.run(told_of())
+    assert (data["application"], data["deployment"], data["state"]) == (f"default/{APP}", "worker", "SUCCEEDED")
+    values = {output["name"]: output["data"] for output in data["result"]["infer"]["outputs"]}
+    assert values["doubled"] == [16]
 
 
 def test_a_cancelled_item_stops_in_its_replica(queued: MeshClient, folder: Path) -> None:

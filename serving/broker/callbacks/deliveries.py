@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -119,17 +120,24 @@ class Deliveries:
         """Until cancelled."""
         while True:
             self._wake.clear()
-            now = self._clock.now()
-            while not self._stopping and (due := self._agenda.take(now)) is not None:
-                due.at = NEVER
-                self._idle.clear()
-                due.home.shard.spawn(self._deliver(due)).add_done_callback(partial(self._ended, due))
-            next_at = None if self._stopping else self._agenda.next_at()
-            wait_s = _LONGEST_WAIT_S if next_at is None else min(max(next_at - now, 0.0), _LONGEST_WAIT_S)
+            wait_s = _LONGEST_WAIT_S
             try:
+                wait_s = self._send_due(self._clock.now())
+            except Exception:  # noqa: BLE001 - a fault of ours, told in the log; the others must go on
+                _LOG.exception("callbacks could not be started")
+            with contextlib.suppress(asyncio.TimeoutError):
                 await wait_for(self._wake.wait(), wait_s)
-            except asyncio.TimeoutError:
-                continue
+
+    def _send_due(self, now: float) -> float:
+        """Starts what can be sent; how long until there may be more."""
+        if self._stopping:
+            return _LONGEST_WAIT_S
+        while (due := self._agenda.take(now)) is not None:
+            due.at = NEVER
+            self._idle.clear()
+            due.home.shard.spawn(self._deliver(due)).add_done_callback(partial(self._ended, due))
+        next_at = self._agenda.next_at()
+        return _LONGEST_WAIT_S if next_at is None else min(max(next_at - now, 0.0), _LONGEST_WAIT_S)
 
     async def _measure(self) -> None:
         """Until cancelled."""

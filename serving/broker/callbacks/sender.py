@@ -45,6 +45,7 @@ class Sender:
     def __init__(self, settings: CallbackSettings) -> None:
         self._settings = settings
         self._rule = AddressRule(settings)
+        self._resolver = _Resolver()
         self._session: aiohttp.ClientSession | None = None
 
     async def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
@@ -60,11 +61,12 @@ class Sender:
         if self._session is not None:
             await self._session.close()
             self._session = None
+        await self._resolver.close()
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
             connector = aiohttp.TCPConnector(
-                limit=self._settings.concurrency, resolver=_Resolver(), keepalive_timeout=_KEPT_S,
+                limit=self._settings.concurrency, resolver=self._resolver, keepalive_timeout=_KEPT_S,
                 socket_factory=self._socket,
             )  # fmt: skip
             self._session = aiohttp.ClientSession(
