@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
 
+from serving.config import TlsConfig
 from serving.webhooks import ID
 from tests.support.waiting import eventually_async
 
@@ -38,7 +40,8 @@ class Received:
 class Receiver:
     """`answer` gives the status of each POST; `headers` go with it. While `held` is clear, POSTs wait."""
 
-    def __init__(self, answer: Answer = lambda _: 204) -> None:
+    def __init__(self, answer: Answer = lambda _: 204, *, tls: TlsConfig | None = None) -> None:
+        self.tls = tls
         self.answer = answer
         self.headers: dict[str, str] = {}
         self.body = b""
@@ -61,7 +64,7 @@ class Receiver:
         application.router.add_route("*", "/{path:.*}", self._receive)
         self._runner = web.AppRunner(application, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True, ssl_context=self._context())
         await site.start()
         self.port = self._runner.addresses[0][1]
 
@@ -73,12 +76,19 @@ class Receiver:
             self._runner = None
 
     def url(self, path: str = "/hook", host: str = "127.0.0.1") -> str:
-        return f"http://{host}:{self.port}{path}"
+        return f"{'https' if self.tls else 'http'}://{host}:{self.port}{path}"
 
     async def told(self, count: int = 1) -> list[Received]:
         """The first so many."""
         await eventually_async(lambda: len(self.received) >= count, what=f"{count} callbacks")
         return self.received[:count]
+
+    def _context(self) -> ssl.SSLContext | None:
+        if self.tls is None:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(self.tls.cert_file, self.tls.key_file)
+        return context
 
     async def _receive(self, request: web.Request) -> web.Response:
         body = await request.read()

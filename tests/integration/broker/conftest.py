@@ -12,6 +12,7 @@ from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd
 from tests.integration.broker.scripted_broker import ScriptedBroker
 from tests.support.broker_serving import go
 from tests.support.broker_world import World
+from tests.support.receiver import Receiver
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,12 @@ async def broker() -> AsyncIterator[Callable[..., ScriptedBroker]]:
     yield make
     for one in made:
         await one.stop()
+
+
+@pytest.fixture
+async def receiver() -> AsyncIterator[Receiver]:
+    async with Receiver() as made:
+        yield made
 
 
 @pytest.fixture
