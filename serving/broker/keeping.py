@@ -26,6 +26,8 @@ class Keeping:
         The change is to be written, and `added` to be called with what came of it.
         """
         self._shard.limits.check(item, self._shard.journal.bytes + self._unwritten, self._shard.journal.unwritten_bytes)
+        if item.callback is not None:
+            self._shard.limits.check_callbacks(len(self._shard.callbacks.entries))
         item.number, self._next = self._next, self._next + 1
         self._shard.limits.add(item.tenant, item.size_bytes)
         self._unwritten += item.kept_bytes

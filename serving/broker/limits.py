@@ -16,6 +16,7 @@ _UNWRITTEN_BYTES: Final = 256 << 20
 _SHORTEST_S: Final = 0.1
 _LONGEST_S: Final = 60.0
 _UNKNOWN_S: Final = 5.0
+_CALLBACKS_S: Final = 30.0
 _ROOM: Final = 0.01  # of a limit, that should be free again
 _SMOOTHING_S: Final = 10.0
 
@@ -59,6 +60,13 @@ class Limits:
             raise self._full(f"requests of tenant {item.tenant!r} have {use.bytes:,} bytes", use.items)
         if unwritten_bytes + item.size_bytes > max(_UNWRITTEN_BYTES, settings.max_request_bytes):
             raise BrokerFull("more requests come than the disk of the broker takes; send them more slowly", 1.0)
+
+    def check_callbacks(self, due: int) -> None:
+        """So many are due in the journal. Raises `BrokerFull`."""
+        if due >= self._settings.callbacks.max_due:
+            wait_s = _CALLBACKS_S * (0.75 + 0.5 * self._random())
+            text = f"{due:,} callbacks are due, their receivers do not take them; send it later, or without a callback"
+            raise BrokerFull(text, wait_s)
 
     def add(self, tenant: str, size_bytes: int) -> None:
         self.items += 1

@@ -21,7 +21,6 @@ from serving.broker.callbacks.policy import read_url
 from serving.broker.callbacks.records import CallbackState, Kept, Record
 from serving.broker.callbacks.sender import Answer, Sender
 from serving.broker.items import NEVER, Callback
-from serving.broker.limits import BrokerFull
 from serving.control.clock import Clock
 from serving.errors import MeshError, NotSupported
 from serving.timeouts import cancel_and_wait, wait_for
@@ -36,7 +35,6 @@ _LONGEST_WAIT_S: Final = 1.0
 _MEASURE_S: Final = 5.0
 _FAULT_S: Final = 5.0  # until another try, after one that has not come to an outcome
 _GONE: Final = 410
-_FULL_S: Final = 30.0
 
 Observe = Callable[[str, float], None]  # what came of a try, and how long it took
 
@@ -80,6 +78,7 @@ class Deliveries:
     def released(self, shard: Shard) -> None:
         """It goes elsewhere, with what is due in it; what is being sent is sent again there."""
         self._shards.pop(shard.name, None)
+        shard.callbacks.on_due = lambda _: None
         for due in shard.callbacks.entries.values():
             due.gone = True
 
@@ -100,15 +99,11 @@ class Deliveries:
     # ------------------------------------------------------------------------------------------------ for submits
 
     def admit(self, callback: Callback) -> None:
-        """Raises `NotSupported` where there are none, `NotFound` for an unknown secret, `BrokerFull`."""
+        """Raises `NotSupported` where there are none, and `NotFound` for an unknown secret."""
         if self._settings.disabled:
             raise NotSupported("callback: this broker does not call back (broker.callbacks.disabled)")
         if callback.secret:
             self._secrets.keys(callback.secret)
-        due = sum(len(shard.callbacks.entries) for shard in self._shards.values())
-        if due >= self._settings.max_due:
-            text = f"{due:,} callbacks are due, their receivers do not take them; submit it later, or without"
-            raise BrokerFull(text, _FULL_S * (0.75 + 0.5 * self._uniform()))
 
     # ------------------------------------------------------------------------------------------------ the loop
 

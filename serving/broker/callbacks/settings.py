@@ -22,8 +22,8 @@ class CallbackSettings:
     `hosts` may be called, names or `*.` and a domain; empty: all. Of these only the ones with public addresses, and
     with addresses of `networks`. `secrets`: the folder with a file for each. A callback is given up after
     `max_attempts` tries, or `max_age_s` after its item's end. `concurrency` calls run at once, `per_host` of them to
-    one host and port. A result of more than `max_inline_bytes` is not sent, but to be fetched. While `max_due` are due,
-    requests that have one are refused.
+    one host and port. A result of more than `max_inline_bytes` is not sent, but to be fetched. While `max_due`
+    of a journal are due, it takes no request that has one.
     """
 
     disabled: bool = False

@@ -177,10 +177,11 @@ async def test_while_too_many_are_due_no_more_are_taken(tmp_path: Path, receiver
     async with Served(tmp_path, callbacks=settings(max_due=2, first_delay_s=60, max_delay_s=60)) as served:
         callback = bpb.Callback(url=receiver.url())
         for _ in range(2):
-            ticket = await served.submit(callback=callback)
-            await served.stub.Cancel(bpb.CancelRequest(ticket=ticket))
+            ticket = await served.submit(callback=callback, idempotency_key="known")
+            await served.stub.Cancel(bpb.CancelRequest(ticket=await served.submit(callback=callback)))
         with pytest.raises(grpc.aio.AioRpcError) as full:
             await served.submit(callback=callback)
+        assert await served.submit(callback=callback, idempotency_key="known") == ticket
         assert full.value.code() is CODE.RESOURCE_EXHAUSTED
         assert dict(full.value.trailing_metadata() or ())["retry-after-ms"]
         await served.submit()
