@@ -9,7 +9,7 @@ from typing import Final
 
 from serving._proto import broker_pb2 as bpb
 from serving.openai.errors import InvalidRequest
-from serving.openai.openapi import Header
+from serving.openai.openapi import Parameter
 
 KEY: Final = "idempotency-key"
 PRIORITY: Final = "x-mesh-priority"
@@ -27,12 +27,16 @@ _SECONDS: Final = r"[0-9]{1,8}(\.[0-9]{1,6})?"
 _SECONDS_PATTERN: Final = f"^({_SECONDS})?$"
 _KEY_PATTERN: Final = f"^[!-~]{{0,{_MAX_KEY}}}$"
 HEADERS: Final = (
-    Header(KEY, "Whoever submits it again gets the first one's answer, for as long as the item is kept.", _KEY_PATTERN),
-    Header(PRIORITY, "What waits long rises.", "^(low|default|high)?$"),
-    Header(DEADLINE, "Seconds from now, after which it is not started, and stopped where it runs.", _SECONDS_PATTERN),
-    Header(EXPECTED, "Seconds that it will take, as far as is known.", _SECONDS_PATTERN),
-    Header(RESULT_TTL, "Seconds for which its result is kept.", _SECONDS_PATTERN),
-    Header(LABELS, "`name=value, ...`, for lists and to foresee how long it takes."),
+    Parameter(
+        KEY, "Whoever submits it again gets the first one's answer, for as long as the item is kept.", _KEY_PATTERN
+    ),
+    Parameter(PRIORITY, "What waits long rises.", "^(low|default|high)?$"),
+    Parameter(
+        DEADLINE, "Seconds from now, after which it is not started, and stopped where it runs.", _SECONDS_PATTERN
+    ),
+    Parameter(EXPECTED, "Seconds that it will take, as far as is known.", _SECONDS_PATTERN),
+    Parameter(RESULT_TTL, "Seconds for which its result is kept.", _SECONDS_PATTERN),
+    Parameter(LABELS, "`name=value, ...`, for lists and to foresee how long it takes."),
 )
 
 

@@ -88,8 +88,8 @@ def test_another_tenant_sees_nothing(keyed: Keyed) -> None:
             answer = ben.request(method, path)
             assert (answer.status_code, answer.json()["error"]["code"]) == (404, "request_not_found"), path
         assert anna.get(links["result"], params={"wait": 60}).status_code == 200
-        again = ben.post(PATH, json=CHAT, headers={"idempotency-key": "the same"}).json()
-        other = anna.post(PATH, json=CHAT, headers={"idempotency-key": "the same"}).json()
+        again = ben.post(PATH, json=CHAT, headers={"idempotency-key": "the-same"}).json()
+        other = anna.post(PATH, json=CHAT, headers={"idempotency-key": "the-same"}).json()
         assert (again["repeated"], other["repeated"]) == (False, False)
         created = openai.OpenAI(base_url=f"{keyed.gateway.url}/v1", api_key=keyed.keys["anna"]).responses.create(
             model=MODEL, input="hi", max_output_tokens=3, background=True
