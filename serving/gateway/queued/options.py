@@ -27,13 +27,9 @@ _SECONDS: Final = r"[0-9]{1,8}(\.[0-9]{1,6})?"
 _SECONDS_PATTERN: Final = f"^({_SECONDS})?$"
 _KEY_PATTERN: Final = f"^[!-~]{{0,{_MAX_KEY}}}$"
 HEADERS: Final = (
-    Parameter(
-        KEY, "Whoever submits it again gets the first one's answer, for as long as the item is kept.", _KEY_PATTERN
-    ),
+    Parameter(KEY, "Whoever submits it again gets the first one's answer, as long as it is kept.", _KEY_PATTERN),
     Parameter(PRIORITY, "What waits long rises.", "^(low|default|high)?$"),
-    Parameter(
-        DEADLINE, "Seconds from now, after which it is not started, and stopped where it runs.", _SECONDS_PATTERN
-    ),
+    Parameter(DEADLINE, "Seconds from now; then it is not started any more, or stopped.", _SECONDS_PATTERN),
     Parameter(EXPECTED, "Seconds that it will take, as far as is known.", _SECONDS_PATTERN),
     Parameter(RESULT_TTL, "Seconds for which its result is kept.", _SECONDS_PATTERN),
     Parameter(LABELS, "`name=value, ...`, for lists and to foresee how long it takes."),
