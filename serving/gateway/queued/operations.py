@@ -7,7 +7,7 @@ from typing import Final
 from pydantic import JsonValue
 
 from serving.gateway.queued.kserve_json import InferBody
-from serving.gateway.queued.objects import PREFIX, QueuedRequest
+from serving.gateway.queued.objects import INFER, PREFIX, QueuedRequest
 from serving.gateway.queued.options import HEADERS
 from serving.gateway.queued.query import SECONDS
 from serving.openai.chat import UNDONE_CHAT, ChatCompletionRequest
@@ -55,7 +55,7 @@ QUEUED: Final = (
     _submission("/completions", "completions", CompletionRequest, UNDONE_COMPLETIONS),
     _submission("/embeddings", "embeddings", EmbeddingRequest),
     _submission("/responses", "responses", ResponseRequest, UNDONE_RESPONSES),
-    _submission("/v2/models/{model}/infer", "infer", InferBody),
+    _submission(INFER, "infer", InferBody),
     Operation(f"{PREFIX}/{{id}}", "async.get", "A queued request", answer=QueuedRequest, errors=_LOOK, query=(_WAIT,)),
     Operation(
         f"{PREFIX}/{{id}}",
