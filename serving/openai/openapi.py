@@ -36,17 +36,8 @@ _HEADERS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Query:
-    """A parameter of a query, which may be left out. Each may stand there once."""
-
-    name: str
-    description: str
-    pattern: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """A header of a request, which may be left out."""
+class Parameter:
+    """Of a query, or a header; it may be left out, and may stand there once."""
 
     name: str
     description: str
@@ -71,10 +62,10 @@ class Operation:
     media_type: str = _JSON
     errors: Sequence[int] = ()
     undone: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    query: Sequence[Query] = ()
+    query: Sequence[Parameter] = ()
     asked: Literal["post", "delete"] | None = None
     good: Sequence[int] = (200,)
-    headers: Sequence[Header] = ()
+    headers: Sequence[Parameter] = ()
     events: bool = False
 
     @property
@@ -121,9 +112,9 @@ def _described(one: Operation, schemas: Mapping[str, Any]) -> dict[str, Any]:
         "operationId": one.name,
         "parameters": [
             *_path_parameters(one.path),
-            *map(_query_parameter, one.query),
+            *(_parameter("query", each) for each in one.query),
             *(_header_parameters() if one.request else ()),
-            *map(_own_header, one.headers),
+            *(_parameter("header", each) for each in one.headers),
         ],
         "responses": {str(status): _good(one, schemas) for status in one.good},
     }
@@ -159,14 +150,9 @@ def _path_parameters(path: str) -> list[dict[str, Any]]:
     return [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
 
 
-def _query_parameter(one: Query) -> dict[str, Any]:
+def _parameter(place: Literal["query", "header"], one: Parameter) -> dict[str, Any]:
     schema = {"type": "string"} | ({"pattern": one.pattern} if one.pattern else {})
-    return {"name": one.name, "in": "query", "description": one.description, "schema": schema}
-
-
-def _own_header(one: Header) -> dict[str, Any]:
-    schema = {"type": "string"} | ({"pattern": one.pattern} if one.pattern else {})
-    return {"name": one.name, "in": "header", "description": one.description, "schema": schema}
+    return {"name": one.name, "in": place, "description": one.description, "schema": schema}
 
 
 def _header_parameters() -> list[dict[str, Any]]:

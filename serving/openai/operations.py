@@ -11,7 +11,7 @@ from serving.openai.chat_answers import ChatCompletion, ChatCompletionChunk
 from serving.openai.completions import UNDONE_COMPLETIONS, Completion, CompletionRequest
 from serving.openai.embeddings import EmbeddingList, EmbeddingRequest
 from serving.openai.models import Model, ModelList
-from serving.openai.openapi import ERRORS, Operation, Query
+from serving.openai.openapi import ERRORS, Operation, Parameter
 from serving.openai.response_objects import ResponseEvent, ResponseObject
 from serving.openai.responses import UNDONE_RESPONSES, ResponseRequest
 from serving.openai.tokens import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
@@ -80,10 +80,10 @@ REMOVE_STORED: Final = Operation(
     answer=Removed,
     errors=(400, 404, 503),
     query=(
-        Query("model", "Only those of this model."),
-        Query("scope", "Only those that may be shared with an answer: its header `x-mesh-cache-scope`.", _DIGEST),
-        Query("entry", "Only this one: the header `x-mesh-cache-entry` of an answer.", _DIGEST),
-        Query("tag", "Only those whose requests had it among their `x-mesh-cache-tags`."),
+        Parameter("model", "Only those of this model."),
+        Parameter("scope", "Only those that may be shared with an answer: its header `x-mesh-cache-scope`.", _DIGEST),
+        Parameter("entry", "Only this one: the header `x-mesh-cache-entry` of an answer.", _DIGEST),
+        Parameter("tag", "Only those whose requests had it among their `x-mesh-cache-tags`."),
     ),
     asked="delete",
 )

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 
 from serving.sdk._app_names import AppName
 from serving.sdk._client_loop import Wait
-from serving.sdk.parts import TicketPart
+from serving.sdk.parts import Place, TicketPart
 from serving.sdk.queue import QueueClient
 from serving.sdk.tickets import TICKET_TIMEOUT_S, QueueItem, QueueStatistics, Result, Ticket
 from serving.store.keys import AppKey
@@ -60,9 +60,9 @@ class BlockingTicket:
     def __iter__(self) -> Iterator[TicketPart]:
         return self.parts()
 
-    def parts(self, *, timeout_s: float | None = None) -> Iterator[TicketPart]:
+    def parts(self, *, after: Place | None = None, timeout_s: float | None = None) -> Iterator[TicketPart]:
         """See `Ticket.parts`."""
-        parts = self._ticket.parts(timeout_s=timeout_s)
+        parts = self._ticket.parts(after=after, timeout_s=timeout_s)
         try:
             while (part := self._wait(_next(parts))) is not None:
                 yield part

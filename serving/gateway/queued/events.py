@@ -17,12 +17,11 @@ from serving.gateway.queued.asker import Asker
 from serving.gateway.queued.following import EventId, events
 from serving.gateway.queued.ids import QueuedId
 from serving.gateway.queued.journals import Journals
-from serving.gateway.queued.objects import PATH_LABEL, has_ended, queued_request
+from serving.gateway.queued.objects import INFER, PATH_LABEL, has_ended, queued_request
 from serving.openai import sse
 from serving.timeouts import cancel_and_wait
 from serving.wire import Wire
 
-KSERVE: Final = "/v2/"  # with which paths of requests with tensors begin
 _WAIT_S: Final = 20.0
 _PING_S: Final = 15.0
 _PING: Final = b": waits\n\n"
@@ -60,7 +59,7 @@ async def _has_tensors(journals: Journals, name: QueuedId, asker: Asker, item: b
     """Of a request that was not submitted over HTTP only its result tells."""
     path = item.labels.get(PATH_LABEL, "")
     if path:
-        return path.startswith(KSERVE)
+        return path == INFER
     while not has_ended(item):
         item = await journals.item(name, asker, wait_s=_WAIT_S)
     return item.result.WhichOneof("body") in ("infer", "infers")

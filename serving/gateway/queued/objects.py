@@ -17,6 +17,7 @@ from serving.openai.errors import ErrorObject, error_object
 from serving.sdk.item_results import error_of
 
 PREFIX: Final = "/v1/async"
+INFER: Final = "/v2/models/{model}/infer"  # what was asked, of requests with tensors
 PATH_LABEL: Final = f"{OWN_LABELS}path"  # what was asked, as one knows it at the replica
 MODEL_LABEL: Final = f"{OWN_LABELS}model"
 _MAX_LABEL: Final = 64  # bytes

@@ -9,7 +9,8 @@ from typing import Final
 
 from serving._proto import broker_pb2 as bpb
 from serving.openai.errors import InvalidRequest
-from serving.openai.openapi import Header
+from serving.openai.openapi import Parameter
+from serving.sdk.tickets import ENDED
 
 KEY: Final = "idempotency-key"
 PRIORITY: Final = "x-mesh-priority"
@@ -17,22 +18,29 @@ DEADLINE: Final = "x-mesh-deadline-s"
 EXPECTED: Final = "x-mesh-expected-s"
 RESULT_TTL: Final = "x-mesh-result-ttl-s"
 LABELS: Final = "x-mesh-labels"
+CALLBACK_URL: Final = "x-mesh-callback-url"
+CALLBACK_SECRET: Final = "x-mesh-callback-secret"
+CALLBACK_STATES: Final = "x-mesh-callback-states"
 MAX_LABELS: Final = 14  # of the broker's 16, two are ours
 OWN_LABELS: Final = "mesh-"
 _MAX_KEY: Final = 256  # bytes
 _MAX_LABEL: Final = 64  # bytes
 _LONGEST_S: Final = 366 * 24 * 3600.0
+_ENDS: Final = tuple(state.lower() for state in ENDED)
 _PRIORITIES: Final = {"": bpb.DEFAULT, "low": bpb.LOW, "default": bpb.DEFAULT, "high": bpb.HIGH}
 _SECONDS: Final = r"[0-9]{1,8}(\.[0-9]{1,6})?"
 _SECONDS_PATTERN: Final = f"^({_SECONDS})?$"
 _KEY_PATTERN: Final = f"^[!-~]{{0,{_MAX_KEY}}}$"
 HEADERS: Final = (
-    Header(KEY, "Whoever submits it again gets the first one's answer, for as long as the item is kept.", _KEY_PATTERN),
-    Header(PRIORITY, "What waits long rises.", "^(low|default|high)?$"),
-    Header(DEADLINE, "Seconds from now, after which it is not started, and stopped where it runs.", _SECONDS_PATTERN),
-    Header(EXPECTED, "Seconds that it will take, as far as is known.", _SECONDS_PATTERN),
-    Header(RESULT_TTL, "Seconds for which its result is kept.", _SECONDS_PATTERN),
-    Header(LABELS, "`name=value, ...`, for lists and to foresee how long it takes."),
+    Parameter(KEY, "Whoever submits it again gets the first one's answer, as long as it is kept.", _KEY_PATTERN),
+    Parameter(PRIORITY, "What waits long rises.", "^(low|default|high)?$"),
+    Parameter(DEADLINE, "Seconds from now; then it is not started any more, or stopped.", _SECONDS_PATTERN),
+    Parameter(EXPECTED, "Seconds that it will take, as far as is known.", _SECONDS_PATTERN),
+    Parameter(RESULT_TTL, "Seconds for which its result is kept.", _SECONDS_PATTERN),
+    Parameter(LABELS, "`name=value, ...`, for lists and to foresee how long it takes."),
+    Parameter(CALLBACK_URL, "Where its end is told."),
+    Parameter(CALLBACK_SECRET, "The broker's secret that signs what is told; with API keys, the tenant's name."),
+    Parameter(CALLBACK_STATES, "The ends that are told of, such as `succeeded, failed`; all where it is left out."),
 )
 
 
@@ -46,6 +54,7 @@ class ItemOptions:
     expected_s: float = 0.0
     result_ttl_s: float = 0.0
     labels: Mapping[str, str] = field(default_factory=dict)
+    callback: bpb.Callback | None = None
 
 
 def read_options(header: Callable[[bytes], str]) -> ItemOptions:
@@ -61,7 +70,20 @@ def read_options(header: Callable[[bytes], str]) -> ItemOptions:
     if not re.fullmatch(_KEY_PATTERN, key):
         raise _wrong(KEY, f"at most {_MAX_KEY} visible letters of ASCII", key)
     deadline_s, expected_s, result_ttl_s = (_seconds(name, said(name)) for name in (DEADLINE, EXPECTED, RESULT_TTL))
-    return ItemOptions(key, priority, deadline_s, expected_s, result_ttl_s, _labels(said(LABELS)))
+    labels = _labels(said(LABELS))
+    return ItemOptions(key, priority, deadline_s, expected_s, result_ttl_s, labels, _callback(said))
+
+
+def _callback(said: Callable[[str], str]) -> bpb.Callback | None:
+    """What URLs and secrets there may be, the broker says."""
+    url, secret = said(CALLBACK_URL), said(CALLBACK_SECRET)
+    states = [state.strip() for state in said(CALLBACK_STATES).split(",") if state.strip()]
+    unknown = next((state for state in states if state not in _ENDS), None)
+    if unknown is not None:
+        raise _wrong(CALLBACK_STATES, f"some of {', '.join(_ENDS)}", unknown)
+    if not url and (secret or states):
+        raise _wrong(CALLBACK_URL, f"a URL, where `{CALLBACK_SECRET}` or `{CALLBACK_STATES}` is said", url)
+    return bpb.Callback(url=url, secret_name=secret, states=[state.upper() for state in states]) if url else None
 
 
 def _seconds(name: str, text: str) -> float:

@@ -9,6 +9,7 @@ import json
 from typing import Any, Final, cast
 
 from serving._proto import broker_pb2 as bpb
+from serving.errors import DataLoss
 from serving.gateway.queued.following import data_of
 from serving.gateway.queued.ids import QueuedId
 from serving.gateway.queued.objects import error_told, model_of
@@ -77,4 +78,4 @@ def _last_response(body: bytes) -> ResponseObject:
         data = data_of(event)
         if data and "response" in (value := json.loads(data)):
             return cast(ResponseObject, value["response"])
-    raise ValueError("the stream of a response has ended without one")
+    raise DataLoss("the stream of a response has ended without one")

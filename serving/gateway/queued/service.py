@@ -16,7 +16,7 @@ from serving.gateway.queued.following import read_event_id
 from serving.gateway.queued.ids import QueuedId, read_queued_id
 from serving.gateway.queued.journals import Journals
 from serving.gateway.queued.kserve_json import HEADER_LENGTH, read_infer_request
-from serving.gateway.queued.objects import PREFIX, has_ended, queued_request
+from serving.gateway.queued.objects import INFER, PREFIX, has_ended, queued_request
 from serving.gateway.queued.operations import QUEUED
 from serving.gateway.queued.options import read_options
 from serving.gateway.queued.query import fields, flag, wait_s
@@ -85,7 +85,7 @@ class QueuedRequests:
 
     async def _submit_kserve(self, path: str, asker: Asker) -> None:
         target = target_of(path)
-        asker.call.path = f"{_KSERVE}/models/{{model}}/infer"  # for metrics: the model's name is in it
+        asker.call.path = f"{PREFIX}{INFER}"  # for metrics: the model's name is in it
         if target is None or target.action != "infer":
             raise NotFound(f"there is no {PREFIX}{path} here; requests with tensors go to {asker.call.path}")
         asker.call.want(asker.wire, "POST")
@@ -99,8 +99,8 @@ class QueuedRequests:
             length = wire.header(HEADER_LENGTH.encode())
             given = (data, length, found.key.model, target.version, self._max_body_bytes)
             request = bpb.Request(infer=await _read_tensors(*given))
-            own = target.path(found.key.model)
-            await _accepted(await self._submitter.submit(found, request, own, options, asker, _NO_TOKENS), asker)
+            done = await self._submitter.submit(found, request, INFER, options, asker, _NO_TOKENS)
+            await _accepted(done, asker)
 
         await wire.unless_gone(submit(), asker.cut)
 

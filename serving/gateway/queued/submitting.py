@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from serving._proto import broker_pb2 as bpb
 from serving.access.estimate import answer_tokens, prompt_tokens
-from serving.errors import MeshError, Unavailable
+from serving.errors import MeshError, PermissionDenied, Unavailable
 from serving.gateway.asked import asked, session_of
 from serving.gateway.balance import size_of
 from serving.gateway.catalog import ModelKey
@@ -18,7 +18,7 @@ from serving.gateway.queued.asker import Asker
 from serving.gateway.queued.ids import QueuedId
 from serving.gateway.queued.journals import Journals
 from serving.gateway.queued.objects import new_item, own_labels
-from serving.gateway.queued.options import ItemOptions
+from serving.gateway.queued.options import CALLBACK_SECRET, ItemOptions
 from serving.gateway.queued.targets import QueueTargets
 from serving.gateway.route_follower import Routes
 from serving.gateway.splits import Splits, lookup_of
@@ -132,6 +132,7 @@ class Submitter:
 
         `path` is what tells later what was asked.
         """
+        _check_secret(options, asker)
         for header, value in asker.scope["headers"]:
             if header in _PASSED:
                 request.metadata[header.decode("latin-1")] = value.decode("latin-1")
@@ -146,6 +147,7 @@ class Submitter:
             expected_s=options.expected_s,
             labels={**options.labels, **own_labels(target.key, path)},
             result_ttl_s=options.result_ttl_s,
+            callback=options.callback,
         )
         left_s = asker.wire.time_left_s()
         timeout_s = _SUBMIT_S if left_s is None else min(left_s, _SUBMIT_S)
@@ -156,3 +158,12 @@ class Submitter:
                 return Submitted(name, await self._journals.item(name, asker), repeated=True)
             usage.charge(tokens)
             return Submitted(name, new_item(reply.ticket, wanted), repeated=False)
+
+
+def _check_secret(options: ItemOptions, asker: Asker) -> None:
+    """A tenant's callbacks are signed as its own: with another's secret it could speak for that one."""
+    secret = options.callback.secret_name if options.callback is not None else ""
+    if asker.gate is not None and secret not in ("", asker.call.tenant):
+        raise PermissionDenied(
+            f"the header `{CALLBACK_SECRET}`: with an API key only the secret with the tenant's own name may sign"
+        )

@@ -16,6 +16,7 @@ from tests.support.waiting import aeventually
 
 pytestmark = pytest.mark.timeout(300)
 ASKED: dict[str, Any] = {"model": MODEL, "input": "What is the capital of Japan?", "temperature": 0}
+DYING = "dying-chat"  # what replicas of another application call the model
 LONG: dict[str, Any] = {
     "model": MODEL,
     "input": "x",
@@ -182,8 +183,8 @@ async def test_another_attempt_is_told_to_who_follows_and_who_comes_back(
     """The replica dies: its lease ends, and another one begins anew."""
     application = "dies"
     world.broker(application, before=["chat"], lease_s=2.0)
-    first = world.chat(application)
-    asked = LONG | {"model": f"{application}/{MODEL}"}
+    first = world.chat(application, model=DYING)
+    asked = LONG | {"model": DYING}
     await known(client, asked["model"])
     stream = await client.responses.create(**asked, background=True, stream=True)
     name, last = "", 0
@@ -193,7 +194,7 @@ async def test_another_attempt_is_told_to_who_follows_and_who_comes_back(
         if event.type == "response.output_text.delta":
             break
     first.kill()
-    world.chat(application, name="chat-r1-1")
+    world.chat(application, name="chat-r1-1", model=DYING)
     told: list[Any] = [event async for event in stream]
     assert (told[-1].type, told[-1].code) == ("error", "attempt_lost")
     again = await client.responses.retrieve(name, stream=True, starting_after=last)

@@ -15,7 +15,7 @@ import tritonclient.http as triton
 from serving import AsyncMeshClient, Connection
 from tests.integration.queued_http.conftest import APP, COUNTS, NOBODY, World
 from tests.support.broker_serving import WORKER, told
-from tests.support.llm_serving import MODEL
+from tests.support.llm_serving import MODEL, EmbeddingProcess, embedding_config
 from tests.support.waiting import aeventually
 
 pytestmark = pytest.mark.timeout(300)
@@ -115,7 +115,26 @@ async def test_other_paths_and_names(http: httpx.AsyncClient, path: str, body: d
     assert result.json()["model"] == MODEL
 
 
+async def test_vectors_over_both_protocols(world: World, http: httpx.AsyncClient) -> None:
+    world.broker("texts", before=["minilm"])
+    world.start(EmbeddingProcess(world.folder, embedding_config(etcd=world.etcd.config(), application="texts")))
+    path = "/v1/async/v2/models/minilm/infer"
+    await known(http, path, {})
+    text = {"name": "text", "datatype": "BYTES", "shape": [1], "data": ["a cat"]}
+    requests = [
+        await submitted(http, "/v1/async/embeddings", {"model": "minilm", "input": "a cat"}),
+        await submitted(http, path, {"inputs": [text]}),
+    ]
+    vectors, tensor = [
+        (await http.get(one["links"]["result"], params={"wait": 60})).raise_for_status().json() for one in requests
+    ]
+    np.testing.assert_allclose(tensor["outputs"][0]["data"], vectors["data"][0]["embedding"], atol=1e-4)
+
+
 async def test_tensors_in_both_forms(http: httpx.AsyncClient) -> None:
+    request = await submitted(http, INFER.replace("/infer", f"/versions/{'1' * 80}/infer"), tensors(21))
+    unknown = await ended(http, request)
+    assert unknown["error"]["message"].endswith(f"version {'1' * 80} is not found")
     request = await submitted(http, INFER, tensors(21))
     result = await http.get(request["links"]["result"], params={"wait": 60})
     outputs = {one["name"]: one for one in result.json()["outputs"]}

@@ -18,7 +18,8 @@ from serving.store import EtcdClient, keys
 from serving.store.records import encode
 from tests.integration.queued_http.conftest import APP, World
 from tests.support.llm_serving import MODEL, GatewayProcess, HttpProxyProcess, http_proxy_config
-from tests.support.waiting import eventually
+from tests.support.receiver import Receiver
+from tests.support.waiting import aeventually, eventually
 
 pytestmark = pytest.mark.timeout(300)
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 40}
@@ -33,10 +34,11 @@ class Keyed:
     gateway: GatewayProcess
     keys: dict[str, str]
 
+    def headers(self, name: str) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.keys[name]}"}
+
     def client(self, name: str) -> httpx.Client:
-        return httpx.Client(
-            base_url=self.gateway.url, timeout=100, headers={"authorization": f"Bearer {self.keys[name]}"}
-        )
+        return httpx.Client(base_url=self.gateway.url, timeout=100, headers=self.headers(name))
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +90,8 @@ def test_another_tenant_sees_nothing(keyed: Keyed) -> None:
             answer = ben.request(method, path)
             assert (answer.status_code, answer.json()["error"]["code"]) == (404, "request_not_found"), path
         assert anna.get(links["result"], params={"wait": 60}).status_code == 200
-        again = ben.post(PATH, json=CHAT, headers={"idempotency-key": "the same"}).json()
-        other = anna.post(PATH, json=CHAT, headers={"idempotency-key": "the same"}).json()
+        again = ben.post(PATH, json=CHAT, headers={"idempotency-key": "the-same"}).json()
+        other = anna.post(PATH, json=CHAT, headers={"idempotency-key": "the-same"}).json()
         assert (again["repeated"], other["repeated"]) == (False, False)
         created = openai.OpenAI(base_url=f"{keyed.gateway.url}/v1", api_key=keyed.keys["anna"]).responses.create(
             model=MODEL, input="hi", max_output_tokens=3, background=True
@@ -131,6 +133,37 @@ def test_a_full_queue_says_when_to_come_back(world: World, keyed: Keyed) -> None
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "queue_full")
         assert refused.json()["error"]["type"] == "rate_limit_error"
         assert int(refused.headers["retry-after"]) >= 1
+
+
+async def test_its_end_is_told(world: World, keyed: Keyed) -> None:
+    allowed = pb.BrokerCallbacks(networks=["127.0.0.0/8"], allow_http=True)
+    world.broker("calls", before=["chat"], callbacks=allowed)
+    body = CHAT | {"model": "calls/chat"}
+    async with (
+        Receiver() as receiver,
+        httpx.AsyncClient(base_url=keyed.gateway.url, headers=keyed.headers("anna"), timeout=100) as client,
+    ):
+        headers = {"x-mesh-callback-url": receiver.url("/done"), "x-mesh-callback-states": "expired, failed"}
+
+        async def submit(**more: str) -> httpx.Response:
+            said = {f"x-mesh-{name.replace('_', '-')}": value for name, value in more.items()}
+            return await client.post(PATH, json=body, headers=headers | said)
+
+        async def known() -> bool:
+            return (await submit(deadline_s="0.2")).status_code == 202
+
+        await aeventually(known, timeout_s=30, what="the gateway knows the broker")
+        (told,) = await receiver.told()
+        assert (told.path, told.data["state"], told.data["tenant"]) == ("/done", "EXPIRED", "anna")
+        for more, status in (
+            ({"callback_secret": "ben"}, 403),
+            ({"callback_states": "ended"}, 400),
+            ({"callback_url": ""}, 400),
+            ({"callback_url": "http://10.0.0.1/x"}, 403),
+            ({"callback_url": "file:///x"}, 400),
+        ):
+            answer = await submit(**more)
+            assert (answer.status_code, "message" in answer.json()["error"]) == (status, True), (more, answer.text)
 
 
 def test_a_deployment_without_a_broker(world: World, keyed: Keyed) -> None:

@@ -70,9 +70,12 @@ def test_options_of_headers() -> None:
         "x-mesh-expected-s": "0.5",
         "x-mesh-result-ttl-s": "7200",
         "x-mesh-labels": "a=b, c = d=e,",
+        "x-mesh-callback-url": "https://a.example/x",
+        "x-mesh-callback-states": "dead, failed",
     }
+    callback = bpb.Callback(url="https://a.example/x", states=[bpb.DEAD, bpb.FAILED])
     found = read_options(lambda name: said.get(name.decode(), ""))
-    assert found == ItemOptions("k-1", bpb.LOW, 30.0, 0.5, 7200.0, {"a": "b", "c": "d=e"})
+    assert found == ItemOptions("k-1", bpb.LOW, 30.0, 0.5, 7200.0, {"a": "b", "c": "d=e"}, callback)
 
 
 @pytest.mark.parametrize(
@@ -85,6 +88,7 @@ def test_options_of_headers() -> None:
         ("x-mesh-deadline-s", "inf"),
         ("x-mesh-expected-s", "-1"),
         ("x-mesh-result-ttl-s", "99999999"),
+        ("x-mesh-callback-states", "running"),
         ("x-mesh-labels", "a"),
         ("x-mesh-labels", "=a"),
         ("x-mesh-labels", "a=1,a=2"),
