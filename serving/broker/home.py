@@ -79,6 +79,7 @@ class Home:
         self.clients: dict[str, Clients] = {}
         self.pulls = Pulls(self.shards)
         self.refused: dict[str, str] = {}  # journals that cannot be opened, and why
+        self.reading = False  # a journal is being opened: what waits in it is not known yet
         self.on_open: Callable[[Shard], None] = lambda _: None
         self.on_release: Callable[[Shard], None] = lambda _: None
         self._settings = settings
@@ -147,7 +148,10 @@ class Home:
         loop = asyncio.get_running_loop()
         for path in await asyncio.to_thread(lambda: sorted(self._settings.folder.glob(f"*{_SUFFIX}"))):
             if path.stem not in self.shards and loop.time() >= self._again_at.get(path.stem, 0.0):
-                await self._open(path)
+                try:
+                    await self._open(path)
+                finally:
+                    self.reading = False
 
     async def _have_own(self) -> None:
         if self._own in self.shards:
@@ -162,6 +166,7 @@ class Home:
         try:
             if not await asyncio.to_thread(lock.take):
                 return
+            self.reading = not begin
             if not begin and not await asyncio.to_thread(path.exists):  # removed by whoever had it
                 lock.release(remove=True)
                 return

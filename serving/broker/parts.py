@@ -45,6 +45,8 @@ class BrokerParts:
 
     def describe(self, report: pb.ReplicaReport) -> None:
         """From any thread."""
+        report.in_flight = self._broker.in_flight
+        report.load.CopyFrom(self._broker.load())
         self._registration.describe(report)
 
     def pull_entry(self) -> PullEntry | None:

@@ -16,8 +16,8 @@ from serving.types import PROTOCOL_BROKER_GRPC, ROLE_BROKER
 
 _FOLDER: Final = "broker"
 _GIVEN: Final = (  # where they are 0, what is usual
-    *("lease_s", "max_attempts", "result_ttl_s", "max_items", "max_bytes", "max_tenant_items"),
-    *("max_request_bytes", "max_result_bytes"),
+    *("lease_s", "max_attempts", "result_ttl_s", "dead_ttl_s", "max_items", "max_bytes", "max_tenant_items"),
+    *("max_tenant_bytes", "max_request_bytes", "max_result_bytes"),
 )
 
 
@@ -37,6 +37,9 @@ def broker_settings(config: pb.ReplicaConfig) -> BrokerSettings:
     if not broker.before:
         raise InvalidArgument("nothing says whose requests are taken: broker.before is empty")
     given: dict[str, Any] = {name: getattr(broker, name) for name in _GIVEN if getattr(broker, name)}
+    for own, all_of in (("max_tenant_items", "max_items"), ("max_tenant_bytes", "max_bytes")):
+        if all_of in given:
+            given.setdefault(own, given[all_of])  # no limit of its own
     sync: Literal["full", "normal"] = "normal" if broker.sync == "normal" else "full"
     deployments = tuple(broker.before)
     return BrokerSettings(folder(config), deployments, sync=sync, queue=_queue_settings(broker), **given)

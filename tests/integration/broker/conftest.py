@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd
 from tests.integration.broker.scripted_broker import ScriptedBroker
+from tests.support.served_broker import Served
 
 
 @pytest.fixture(scope="module")
@@ -29,3 +32,9 @@ async def broker() -> AsyncIterator[Callable[..., ScriptedBroker]]:
     yield make
     for one in made:
         await one.stop()
+
+
+@pytest_asyncio.fixture
+async def served(tmp_path: Path) -> AsyncIterator[Served]:
+    async with Served(tmp_path) as made:
+        yield made
