@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from serving.broker.clients import Clients
+from serving.broker.draining import Draining
 from serving.broker.journal import Journal
 from serving.broker.keeping import Keeping
 from serving.broker.pulls import Pulls
@@ -80,6 +81,7 @@ class Home:
         self.pulls = Pulls(self.shards)
         self.refused: dict[str, str] = {}  # journals that cannot be opened, and why
         self.reading = False  # a journal is being opened: what waits in it is not known yet
+        self.draining = Draining(settings.folder, settings.name)
         self.on_open: Callable[[Shard], None] = lambda _: None
         self.on_release: Callable[[Shard], None] = lambda _: None
         self._settings = settings
@@ -98,9 +100,15 @@ class Home:
             raise Unavailable("this broker has no journal at the moment: its disk does not take one")
         return shard, self.clients[self._own]
 
+    @property
+    def others(self) -> list[str]:
+        """Journals that were adopted."""
+        return [name for name in self.clients if name != self._own]
+
     async def start(self) -> None:
         """Opens the journals that nobody serves, or begins one. Raises `FailedPrecondition`, `ResourceExhausted`."""
         await asyncio.to_thread(prepare_folder, self._settings.folder)
+        await self.draining.recall()
         await self._adopt()
         await self._have_own()
         self._task = asyncio.create_task(self._run(), name="broker-home")

@@ -9,6 +9,7 @@ import grpc.aio
 from prometheus_client import CollectorRegistry
 
 from serving._proto import records_pb2 as pb
+from serving.broker.draining import Draining
 from serving.broker.home import Home
 from serving.broker.instruments import BrokerInstruments
 from serving.broker.load import broker_load
@@ -61,6 +62,11 @@ class BrokerServer:
     def refused_journals(self) -> dict[str, str]:
         """Those that lie here and cannot be opened, and why."""
         return dict(self.home.refused)
+
+    @property
+    def draining(self) -> Draining:
+        """Whether new requests are taken."""
+        return self.home.draining
 
     def load(self) -> pb.ReplicaLoad:
         """For the master. From any thread."""

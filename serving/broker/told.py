@@ -42,7 +42,14 @@ def broker_settings(config: pb.ReplicaConfig) -> BrokerSettings:
             given.setdefault(own, given[all_of])  # no limit of its own
     sync: Literal["full", "normal"] = "normal" if broker.sync == "normal" else "full"
     deployments = tuple(broker.before)
-    return BrokerSettings(folder(config), deployments, sync=sync, queue=_queue_settings(broker), **given)
+    return BrokerSettings(
+        folder(config),
+        deployments,
+        f"{config.id}-g{config.generation}",
+        sync=sync,
+        queue=_queue_settings(broker),
+        **given,
+    )
 
 
 def _queue_settings(broker: pb.BrokerDeployment) -> QueueSettings:
@@ -54,7 +61,9 @@ def _queue_settings(broker: pb.BrokerDeployment) -> QueueSettings:
     )
 
 
-def endpoint(config: pb.ReplicaConfig, report: pb.ReplicaReport, node: str, journals: Iterable[str]) -> pb.Endpoint:
+def endpoint(
+    config: pb.ReplicaConfig, report: pb.ReplicaReport, node: str, journals: Iterable[str], *, drained: bool = False
+) -> pb.Endpoint:
     """The record of a ready broker at the address of its report. It serves no model of its own."""
     record = common.endpoint(config, report, pb.ModelRecord(), node, protocol=PROTOCOL_BROKER_GRPC)
     del record.models[:]
@@ -62,4 +71,5 @@ def endpoint(config: pb.ReplicaConfig, report: pb.ReplicaReport, node: str, jour
     record.before.extend(config.broker.before)
     record.journals.extend(journals)
     record.per_replica = config.broker.per_replica
+    record.drained = drained
     return record

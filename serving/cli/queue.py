@@ -92,10 +92,23 @@ def stats(settings: Settings, *, app: str) -> None:
     if settings.as_json:
         print_json({"application": str(key), "queues": [statistics_shape(row) for row in found]})
         return
-    headers = ("BROKER", "DEPLOYMENT", "QUEUED", "RUNNING", "DEAD", "OLDEST", "REPLICAS", "CREDITS", "DONE", "REQUEUED")
+    headers = (
+        "BROKER",
+        "STATE",
+        "DEPLOYMENT",
+        "QUEUED",
+        "RUNNING",
+        "DEAD",
+        "OLDEST",
+        "REPLICAS",
+        "CREDITS",
+        "DONE",
+        "REQUEUED",
+    )
     rows = [
         (
             row.broker,
+            "drained" if row.drained else "ready",
             row.deployment,
             row.queued,
             row.running,
@@ -109,6 +122,23 @@ def stats(settings: Settings, *, app: str) -> None:
         for row in found
     ]
     click.echo(table(headers, rows) if rows else "nothing was submitted yet")
+
+
+@command(*APPLICATIONS)
+@_APP
+@click.argument("broker", required=False, default="")
+@click.option("--undo", is_flag=True, help="Take new requests again.")
+def drain(settings: Settings, *, app: str, broker: str, undo: bool) -> None:
+    """Have BROKER, or all brokers of APP, take no new requests. What waits there is worked off."""
+    key = settings.app(app)
+    found = _ask(settings, f"telling the brokers of {key}", lambda client: client.drain(key, broker, undo=undo))
+    if settings.as_json:
+        brokers = [{name: getattr(one, name) for name in type(one).__slots__} for one in found]
+        print_json({"application": str(key), "brokers": brokers})
+        return
+    for one in found:
+        state = "is drained" if one.drained else "takes new requests"
+        click.echo(f"{one.broker} {state}: {one.live} requests wait or run there, {one.items} are kept with results")
 
 
 def _one(
@@ -180,5 +210,12 @@ def _ask(settings: Settings, doing: str, work: Callable[[QueueClient], Awaitable
         return asyncio.run(ask())
 
 
-for word, made in (("list", list_), ("show", show), ("cancel", cancel), ("retry", retry), ("stats", stats)):
+for word, made in (
+    ("list", list_),
+    ("show", show),
+    ("cancel", cancel),
+    ("retry", retry),
+    ("stats", stats),
+    ("drain", drain),
+):
     queue.add_command(made, word)

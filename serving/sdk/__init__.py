@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from serving.sdk.routes import Route, RoutedModel, RouteStatus, load_routes
     from serving.sdk.status import AppEvent, AppStatus, DeployResult, ModelMetadata, TensorMetadata
     from serving.sdk.tensors import BF16
-    from serving.sdk.tickets import QueueItem, QueueStatistics, Ticket, TicketPart
+    from serving.sdk.tickets import BrokerDrain, QueueItem, QueueStatistics, Ticket, TicketPart
 
 __all__ = [
     "BF16",
@@ -53,6 +53,7 @@ __all__ = [
     "AsyncMeshClient",
     "Autoscaling",
     "BrokerDeployment",
+    "BrokerDrain",
     "Canary",
     "CanaryChecks",
     "CanaryStep",
@@ -121,6 +122,7 @@ _LAZY = {
     "ModelMetadata": "serving.sdk.status",
     "QueueFull": "serving.sdk.brokers",
     "QueueItem": "serving.sdk.tickets",
+    "BrokerDrain": "serving.sdk.tickets",
     "QueueStatistics": "serving.sdk.tickets",
     "Route": "serving.sdk.routes",
     "RouteStatus": "serving.sdk.routes",

@@ -178,6 +178,16 @@ class QueueStatisticsCall:
 
 
 @dataclass(frozen=True, slots=True)
+class DrainBrokersCall:
+    """`broker`: its id; empty: all of the application."""
+
+    app: AppKey
+    broker: str
+    undo: bool
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class SetRouteCall:
     record: pb.RouteRecord
     if_version: int
@@ -222,6 +232,7 @@ Call: TypeAlias = (
     | ItemCall
     | ListItemsCall
     | QueueStatisticsCall
+    | DrainBrokersCall
     | SetRouteCall
     | GetRouteCall
     | ListRoutesCall

@@ -17,6 +17,7 @@ from serving.sdk.tensors import Parameter, encode_request
 from serving.sdk.tickets import (
     STATES,
     TICKET_TIMEOUT_S,
+    BrokerDrain,
     QueueItem,
     QueueStatistics,
     Ticket,
@@ -109,6 +110,16 @@ class QueueClient:
         """A row for each broker and deployment."""
         return tuple(await self._handle(calls.QueueStatisticsCall(app_key(app), timeout_s)))
 
+    async def drain(
+        self, app: AppName, broker: str = "", *, undo: bool = False, timeout_s: float = TICKET_TIMEOUT_S
+    ) -> tuple[BrokerDrain, ...]:
+        """Has a broker, or all of the application, take no new requests; with `undo`, take them again.
+
+        What is there is worked off, and results stay until they are fetched or their time is over: `statistics` shows
+        when nothing is left. It holds until it is undone or another broker comes in its place. Raises `NotFound`.
+        """
+        return tuple(await self._handle(calls.DrainBrokersCall(app_key(app), broker, undo, timeout_s)))
+
     async def item(self, app: AppName, item_id: str, *, timeout_s: float = TICKET_TIMEOUT_S) -> QueueItem:
         """By its id, without its result, which only its ticket gives. Raises `NotFound`."""
         return await self._by_id(app, item_id, "get", timeout_s)
@@ -138,6 +149,7 @@ class QueueHandlers:
             calls.ItemCall: self._item,
             calls.ListItemsCall: self._list,
             calls.QueueStatisticsCall: self._statistics,
+            calls.DrainBrokersCall: self._drain,
         }
 
     async def _submit(self, call: calls.SubmitCall) -> bpb.SubmitReply:
@@ -177,6 +189,11 @@ class QueueHandlers:
             call.app, "Statistics", bpb.StatisticsRequest(), timeout_s=call.timeout_s
         )
         return [row for endpoint, reply in answers for row in statistics_rows(endpoint.id, reply)]
+
+    async def _drain(self, call: calls.DrainBrokersCall) -> list[BrokerDrain]:
+        request = bpb.DrainRequest(undo=call.undo)
+        answers = await self._brokers.everywhere(call.app, "Drain", request, timeout_s=call.timeout_s, only=call.broker)
+        return [BrokerDrain(one.id, reply.drained, reply.live, reply.items) for one, reply in answers]
 
 
 def _submit_request(deployment: str, inputs: Mapping[str, Any] | None, options: SubmitOptions) -> bpb.SubmitRequest:

@@ -64,8 +64,8 @@ def sizes(client: MeshClient) -> tuple[int, int]:
 
 def test_the_queue_wakes_replicas_and_they_go_when_it_is_empty(scaled: MeshClient, folder: Path) -> None:
     eventually(lambda: sizes(scaled) == (0, 0), timeout_s=120, what="none")
-    first = submit(scaled, 4)
-    assert doubled(first) == 8
+    first = submit(scaled, 100)
+    assert doubled(first) == 200
     eventually(lambda: sizes(scaled) == (0, 0), timeout_s=120, what="none again")
 
     held = [submit(scaled, number, "wait") for number in range(12)]
