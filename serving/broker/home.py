@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from serving.broker.clients import Clients
+from serving.broker.collector import Frozen, resting
 from serving.broker.draining import Draining
 from serving.broker.journal import Journal
 from serving.broker.keeping import Keeping
@@ -34,7 +35,7 @@ _LOG: Final = logging.getLogger(__name__)
 _TICK_S: Final = 0.1
 _ADOPT_S: Final = 1.0
 _AGAIN_S: Final = 30.0  # until a journal that could not be opened is tried again
-_SUFFIX: Final = ".sqlite"
+SUFFIX: Final = ".sqlite"
 _REMOTE: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "fuse.sshfs", "lustre"})
 
 
@@ -87,6 +88,7 @@ class Home:
         self._settings = settings
         self._clock = clock or SystemClock()
         self._own = ""
+        self._frozen = Frozen()
         self._again_at: dict[str, float] = {}  # of those, when they are tried again
         self._locks: dict[str, JournalLock] = {}
         self._upkeep: dict[str, Upkeep] = {}
@@ -119,7 +121,7 @@ class Home:
         if self._task is not None:
             await cancel_and_wait(self._task)
         for name in list(self.shards):
-            await self._release(name)
+            await self._release(name, discard=self.draining.discards)
 
     # ------------------------------------------------------------------------------------------------ as time goes by
 
@@ -148,13 +150,17 @@ class Home:
                 await self._release(name)
             elif name != self._own and shard.empty:
                 await self._release(name, remove=True)
+        self._follow_size()
         await self._adopt()
         await self._have_own()
+
+    def _follow_size(self) -> None:
+        self._frozen.follow(sum(shard.limits.items for shard in self.shards.values()))
 
     async def _adopt(self) -> None:
         """What nobody serves. What cannot be opened is tried again after a while: a disk may have room again."""
         loop = asyncio.get_running_loop()
-        for path in await asyncio.to_thread(lambda: sorted(self._settings.folder.glob(f"*{_SUFFIX}"))):
+        for path in await asyncio.to_thread(lambda: sorted(self._settings.folder.glob(f"*{SUFFIX}"))):
             if path.stem not in self.shards and loop.time() >= self._again_at.get(path.stem, 0.0):
                 try:
                     await self._open(path)
@@ -165,7 +171,7 @@ class Home:
         if self._own in self.shards:
             return
         if not self.shards:
-            await self._open(self._settings.folder / f"j{secrets.token_hex(6)}{_SUFFIX}", begin=True)
+            await self._open(self._settings.folder / f"j{secrets.token_hex(6)}{SUFFIX}", begin=True)
         self._own = next(iter(self.shards), "")
 
     async def _open(self, path: Path, *, begin: bool = False) -> None:
@@ -182,7 +188,8 @@ class Home:
             journal = await asyncio.to_thread(Journal.open, path, loop, self._settings.sync)
             shard = Shard(journal, self._settings, self._clock, self.pulls)
             try:
-                await shard.recover()
+                with resting():
+                    await shard.recover()
             except BaseException:
                 await shard.close()
                 raise
@@ -202,6 +209,7 @@ class Home:
         self._upkeep[shard.name] = Upkeep(shard, keeping)
         self.clients[shard.name] = Clients(shard, keeping)
         self.shards[shard.name] = shard
+        self._follow_size()
         self.on_open(shard)
         self.pulls.waiting()
 
@@ -211,19 +219,20 @@ class Home:
         self.refused[name] = failure.message
         self._again_at[name] = asyncio.get_running_loop().time() + _AGAIN_S
 
-    async def _release(self, name: str, *, remove: bool = False) -> None:
+    async def _release(self, name: str, *, remove: bool = False, discard: bool = False) -> None:
+        """`remove`: where it is empty; `discard`: in any case."""
         shard = self.shards.pop(name)
         self.on_release(shard)
         del self.clients[name], self._upkeep[name]
         await shard.close()
-        remove = remove and shard.empty
+        remove = discard or (remove and shard.empty)
         if remove:
-            await asyncio.to_thread(_remove, shard.journal.path)
+            await asyncio.to_thread(remove_journal, shard.journal.path)
         self._locks.pop(name).release(remove=remove)
         _LOG.info("journal released", extra={"journal": name, "removed": remove})
 
 
-def _remove(path: Path) -> None:
+def remove_journal(path: Path) -> None:
     for suffix in ("", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 

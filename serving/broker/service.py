@@ -37,6 +37,7 @@ DRAINING: Final = "this broker is draining and takes no new requests; ask anothe
 _LOG: Final = logging.getLogger(__name__)
 _STATUS: Final = {code.value[0]: code for code in grpc.StatusCode}
 _LIST: Final = 100
+_MOST_DISCARD_S: Final = 3600.0
 _MOST_LISTED: Final = 1000
 _MOST_FETCHED: Final = 64 << 20  # bytes of one GetMany, the last item excepted
 
@@ -309,10 +310,16 @@ class BrokerService:
 
     async def _drain(self, data: bytes, _: Context) -> bytes:
         draining = self._home.draining
-        await draining.set(not parse(data, pb.DrainRequest).undo)
+        message = parse(data, pb.DrainRequest)
+        if not 0 <= message.discard_s <= _MOST_DISCARD_S or (message.undo and message.discard_s):
+            raise InvalidArgument(f"discard_s: {message.discard_s:g} is out of range: 0 to {_MOST_DISCARD_S:g} s")
+        await draining.set(not message.undo, discard_s=message.discard_s)
         shards = list(self._home.shards.values())
         live, kept = sum(shard.limits.items for shard in shards), sum(shard.journal.items for shard in shards)
-        _LOG.info("an operator said whether requests are taken", extra={"drained": draining.on, "live": live})
+        _LOG.info(
+            "an operator said whether requests are taken",
+            extra={"drained": draining.on, "live": live, "discards": draining.discards},
+        )
         return pb.DrainReply(drained=draining.on, live=live, items=kept).SerializeToString()
 
     # ------------------------------------------------------------------------------------------------ replicas

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from serving.cli.exits import EPILOG
+from serving.cli.journals import journals
 from serving.cli.names import applications
 from serving.cli.options import APPLICATIONS, Settings, command
 from serving.cli.output import ago, print_json, table
@@ -217,5 +218,6 @@ for word, made in (
     ("retry", retry),
     ("stats", stats),
     ("drain", drain),
+    ("journals", journals),
 ):
     queue.add_command(made, word)

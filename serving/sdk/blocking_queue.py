@@ -96,10 +96,16 @@ class BlockingQueue:
         return self._wait(self._queue.statistics(app, timeout_s=timeout_s))
 
     def drain(
-        self, app: AppName, broker: str = "", *, undo: bool = False, timeout_s: float = TICKET_TIMEOUT_S
+        self,
+        app: AppName,
+        broker: str = "",
+        *,
+        undo: bool = False,
+        discard_s: float = 0.0,
+        timeout_s: float = TICKET_TIMEOUT_S,
     ) -> tuple[BrokerDrain, ...]:
         """See `QueueClient.drain`."""
-        return self._wait(self._queue.drain(app, broker, undo=undo, timeout_s=timeout_s))
+        return self._wait(self._queue.drain(app, broker, undo=undo, discard_s=discard_s, timeout_s=timeout_s))
 
     def item(self, app: AppName, item_id: str, *, timeout_s: float = TICKET_TIMEOUT_S) -> QueueItem:
         """See `QueueClient.item`."""

@@ -179,11 +179,12 @@ class QueueStatisticsCall:
 
 @dataclass(frozen=True, slots=True)
 class DrainBrokersCall:
-    """`broker`: its id; empty: all of the application."""
+    """`broker`: its id; empty: all of the application. `discard_s`: see `QueueClient.drain`."""
 
     app: AppKey
     broker: str
     undo: bool
+    discard_s: float
     timeout_s: float
 
 

@@ -111,14 +111,23 @@ class QueueClient:
         return tuple(await self._handle(calls.QueueStatisticsCall(app_key(app), timeout_s)))
 
     async def drain(
-        self, app: AppName, broker: str = "", *, undo: bool = False, timeout_s: float = TICKET_TIMEOUT_S
+        self,
+        app: AppName,
+        broker: str = "",
+        *,
+        undo: bool = False,
+        discard_s: float = 0.0,
+        timeout_s: float = TICKET_TIMEOUT_S,
     ) -> tuple[BrokerDrain, ...]:
         """Has a broker, or all of the application, take no new requests; with `undo`, take them again.
 
         What is there is worked off, and results stay until they are fetched or their time is over: `statistics` shows
-        when nothing is left. It holds until it is undone or another broker comes in its place. Raises `NotFound`.
+        when nothing is left. It holds until it is undone or another broker comes in its place. With `discard_s` brokers
+        that leave within so many seconds, at most 3600, remove their journals with all that is in them: say so before
+        the application is deleted, where nothing is to be left of it. Raises `NotFound`.
         """
-        return tuple(await self._handle(calls.DrainBrokersCall(app_key(app), broker, undo, timeout_s)))
+        call = calls.DrainBrokersCall(app_key(app), broker, undo, discard_s, timeout_s)
+        return tuple(await self._handle(call))
 
     async def item(self, app: AppName, item_id: str, *, timeout_s: float = TICKET_TIMEOUT_S) -> QueueItem:
         """By its id, without its result, which only its ticket gives. Raises `NotFound`."""
@@ -191,7 +200,7 @@ class QueueHandlers:
         return [row for endpoint, reply in answers for row in statistics_rows(endpoint.id, reply)]
 
     async def _drain(self, call: calls.DrainBrokersCall) -> list[BrokerDrain]:
-        request = bpb.DrainRequest(undo=call.undo)
+        request = bpb.DrainRequest(undo=call.undo, discard_s=call.discard_s)
         answers = await self._brokers.everywhere(call.app, "Drain", request, timeout_s=call.timeout_s, only=call.broker)
         return [BrokerDrain(one.id, reply.drained, reply.live, reply.items) for one, reply in answers]
 

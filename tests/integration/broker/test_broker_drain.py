@@ -13,7 +13,8 @@ import pytest
 from serving import AsyncMeshClient, Connection
 from serving._proto import broker_pb2 as bpb
 from serving.broker.draining import DRAINED
-from serving.errors import NotFound, Unavailable
+from serving.broker.leftovers import lying_journals, remove_lying
+from serving.errors import FailedPrecondition, NotFound, Unavailable
 from serving.local.etcd import EtcdCluster
 from tests.support.broker_serving import WORKER, BrokerProcess, broker_config
 from tests.support.served_broker import Served, submit
@@ -145,3 +146,52 @@ async def test_an_operator_drains_one_of_two_and_it_stays_so_over_its_death(
     finally:
         for one in brokers.values():
             one.end()
+
+
+# ---------------------------------------------------------------------------------------------------- what is left
+
+
+async def test_a_broker_that_leaves_removes_its_journals_only_where_it_was_told_so_a_short_time_ago(
+    tmp_path: Path,
+) -> None:
+    for discard_s, undone, removed in ((60.0, False, True), (60.0, True, False), (0.001, False, False)):
+        folder = tmp_path / f"{discard_s}-{undone}"
+        async with Served(folder, name="queue") as served:
+            await served.submit()
+            await served.stub.Drain(bpb.DrainRequest(discard_s=discard_s))
+            if undone:
+                await served.drain(undo=True)
+            await eventually_async(lambda: discard_s > 1 or not served.broker.draining.discards, what="its time")  # noqa: B023
+        assert bool(list(folder.glob("*.sqlite"))) is not removed
+    async with Served(tmp_path) as served:
+        for wrong in (bpb.DrainRequest(discard_s=-1), bpb.DrainRequest(discard_s=1, undo=True)):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await served.stub.Drain(wrong)
+            assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_journals_that_lie_on_a_machine(tmp_path: Path) -> None:
+    mine, other = tmp_path / "default" / "app" / "queue", tmp_path / "default" / "gone" / "queue"
+    async with Served(other) as served:
+        for _ in range(3):
+            await served.submit()
+        cancelled = await served.submit()
+        await served.stub.Cancel(bpb.CancelRequest(ticket=cancelled))
+    (other / "broken.sqlite").write_bytes(b"nothing of the kind" * 100)
+    async with Served(mine) as served:
+        await served.submit()
+        found = {one.journal: one for one in await asyncio.to_thread(lying_journals, tmp_path)}
+        left = next(one for one in found.values() if one.application == "gone" and not one.problem)
+        assert (left.served, left.live, left.dead, left.ended) == (False, 3, 0, 1)
+        assert left.bytes > 0
+        (own,) = (one for one in found.values() if one.application == "app")
+        assert (own.served, own.live) == (True, 1)
+        assert "broken.sqlite" in found["broken"].problem
+        with pytest.raises(FailedPrecondition, match="is served by a broker"):
+            await asyncio.to_thread(remove_lying, tmp_path, own.journal)
+        assert (await asyncio.to_thread(remove_lying, tmp_path, left.journal)).live == 3
+        with pytest.raises(NotFound):
+            await asyncio.to_thread(remove_lying, tmp_path, left.journal)
+        assert sorted(path.name for path in other.iterdir()) == ["broken.sqlite"]
+    with pytest.raises(FailedPrecondition, match="is no folder of journals"):
+        lying_journals(tmp_path / "nowhere")
