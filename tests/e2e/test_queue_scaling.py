@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -40,12 +44,14 @@ def scaled(mesh: RunningMesh, folder: Path, tmp_path_factory: pytest.TempPathFac
         args={"folder": str(folder)},
         resources=SMALL,
         replicas=Replicas(0, 2),
+        drain_timeout=3,
         autoscaling=by_queue,
     )
     with MeshClient(mesh.connection) as client:
         client.deploy(Application(APP, [worker, BrokerDeployment("queue", resources=SMALL)]), wait=True, timeout_s=240)
         yield client
-        client.delete(APP, wait=True)
+        if APP in {one.name for one in client.list()}:
+            client.delete(APP, wait=True)
 
 
 def submit(client: MeshClient, number: int, do: str = "") -> BlockingTicket:
@@ -62,7 +68,9 @@ def sizes(client: MeshClient) -> tuple[int, int]:
     return found.wanted, found.ready
 
 
-def test_the_queue_wakes_replicas_and_they_go_when_it_is_empty(scaled: MeshClient, folder: Path) -> None:
+def test_the_queue_wakes_replicas_and_they_go_when_it_is_empty(
+    mesh: RunningMesh, scaled: MeshClient, folder: Path
+) -> None:
     eventually(lambda: sizes(scaled) == (0, 0), timeout_s=120, what="none")
     first = submit(scaled, 100)
     assert doubled(first) == 200
@@ -78,3 +86,20 @@ def test_the_queue_wakes_replicas_and_they_go_when_it_is_empty(scaled: MeshClien
         scaled.infer(APP, "worker", {"n": np.array([1])}, timeout_s=2)
     ended = [line for line in told(folder) if line.startswith("ended")]
     assert len(ended) == len(set(ended)) == 13
+
+    assert journals(mesh) == 1, "what has ended is kept for whoever fetches it"
+    (folder / "go").unlink()
+    submit(scaled, 1000, "wait")
+    told_then = mesh_command(mesh, "delete", APP, "--queues", "--json")
+    assert told_then["queues"] == {"live": 1, "dead": 0, "removed": True, "unknown": ""}
+    assert journals(mesh) == 0
+
+
+def journals(mesh: RunningMesh) -> int:
+    return sum(one["application"] == APP for one in mesh_command(mesh, "queue", "journals", "--json")["journals"])
+
+
+def mesh_command(mesh: RunningMesh, *words: str) -> Any:
+    command = [sys.executable, "-m", "serving.cli", *words, "--dir", str(mesh.mesh_dir)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return json.loads(done.stdout)
