@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Final
 
 _LOG: Final = logging.getLogger(__name__)
-_STEP: Final = 100_000  # items; to look through so many takes some 50 ms
+STEP: Final = 50_000  # items; to look through so many takes some 50 ms
 
 
 class Frozen:
@@ -25,7 +25,7 @@ class Frozen:
 
     def follow(self, items: int) -> None:
         """Called about once a second with how many wait or run."""
-        if items >= self.items + _STEP:
+        if items >= self.items + STEP:
             gc.collect(1)  # what is young and of no use is not to be kept
             gc.freeze()
             self.items = items

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from serving.broker.collector import Frozen, resting
+from serving.broker.collector import STEP, Frozen, resting
 
 
 @pytest.fixture(autouse=True)
@@ -21,19 +21,19 @@ def thawed() -> Iterator[None]:
 def test_it_is_told_when_much_more_waits_and_again_when_far_less_does(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     frozen = Frozen()
-    frozen.follow(99_999)
+    frozen.follow(STEP - 1)
     assert gc.get_freeze_count() == 0
-    frozen.follow(100_000)
+    frozen.follow(STEP)
     first = gc.get_freeze_count()
     assert first > 0
     kept = [[number] for number in range(10_000)]
-    frozen.follow(199_999)
+    frozen.follow(2 * STEP - 1)
     assert gc.get_freeze_count() <= first, "some of it may have gone"
-    frozen.follow(200_000)
+    frozen.follow(2 * STEP)
     assert gc.get_freeze_count() >= len(kept)
-    frozen.follow(100_000)
+    frozen.follow(STEP)
     assert gc.get_freeze_count() > 0
-    frozen.follow(99_999)
+    frozen.follow(STEP - 1)
     assert (gc.get_freeze_count(), frozen.items) == (0, 0)
     frozen.follow(0)
     assert [record.msg for record in caplog.records] == [
