@@ -23,10 +23,11 @@ class Frozen:
     def __init__(self) -> None:
         self.items = 0
 
-    def follow(self, items: int) -> None:
-        """Called about once a second with how many wait or run."""
+    def follow(self, items: int, *, collect: bool = True) -> None:
+        """Called about once a second with how many wait or run. `collect`: what is young and of no use is not kept."""
         if items >= self.items + STEP:
-            gc.collect(1)  # what is young and of no use is not to be kept
+            if collect:
+                gc.collect(1)
             gc.freeze()
             self.items = items
             _LOG.info("the collector passes over what waits", extra={"items": items, "objects": gc.get_freeze_count()})

@@ -154,8 +154,9 @@ class Home:
         await self._adopt()
         await self._have_own()
 
-    def _follow_size(self) -> None:
-        self._frozen.follow(sum(shard.limits.items for shard in self.shards.values()))
+    def _follow_size(self, more: int = 0, *, collect: bool = True) -> None:
+        items = sum(shard.limits.items for shard in self.shards.values())
+        self._frozen.follow(items + more, collect=collect)
 
     async def _adopt(self) -> None:
         """What nobody serves. What cannot be opened is tried again after a while: a disk may have room again."""
@@ -190,6 +191,7 @@ class Home:
             try:
                 with resting():
                     await shard.recover()
+                    self._follow_size(shard.limits.items, collect=False)  # all of it is young, and of use
             except BaseException:
                 await shard.close()
                 raise
@@ -209,7 +211,6 @@ class Home:
         self._upkeep[shard.name] = Upkeep(shard, keeping)
         self.clients[shard.name] = Clients(shard, keeping)
         self.shards[shard.name] = shard
-        self._follow_size()
         self.on_open(shard)
         self.pulls.waiting()
 
@@ -233,6 +234,7 @@ class Home:
 
 
 def remove_journal(path: Path) -> None:
+    """The file, and what SQLite keeps beside it. Whoever calls it holds its lock."""
     for suffix in ("", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 

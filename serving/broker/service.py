@@ -195,8 +195,8 @@ class BrokerService:
         for clients in list(self._home.clients.values()):
             await clients.settled([(item.tenant, item.key) for item in items])
         known = await self._known(list(self._home.clients), items)
-        tickets_ = (known.get((item.tenant, item.key)) for item, _ in wanted)
-        return [pb.SubmitReply(ticket=ticket, repeated=True) if ticket else Unavailable(DRAINED) for ticket in tickets_]
+        found = (known.get((item.tenant, item.key)) for item, _ in wanted)
+        return [pb.SubmitReply(ticket=ticket, repeated=True) if ticket else Unavailable(DRAINED) for ticket in found]
 
     async def _known(self, journals: Sequence[str], items: Sequence[Item]) -> dict[tuple[str, str], str]:
         """Tickets by tenant and idempotency key."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final
 
+import click
+
 from serving.errors import FailedPrecondition, MeshError
 
 if TYPE_CHECKING:
@@ -67,8 +69,11 @@ class Removal:
         for broker, drained in {row.broker: row.drained for row in self._rows}.items():
             try:
                 await self._client.queue.drain(self._app, broker, undo=not drained, timeout_s=_ASK_S)
-            except MeshError:
-                continue
+            except MeshError as error:
+                text = (
+                    f"{broker} could not be told to keep its journals: {error.message}; `mesh queue drain --undo` does"
+                )
+                click.echo(text, err=True)
 
     # ------------------------------------------------------------------------------------------------ what is told
 
