@@ -71,7 +71,7 @@ class Removal:
                 await self._client.queue.drain(self._app, broker, undo=not drained, timeout_s=_ASK_S)
             except MeshError as error:
                 text = (
-                    f"{broker} could not be told to keep its journals: {error.message}; `mesh queue drain --undo` does"
+                    f"{broker} could not be told to keep its journals: {error.message}"
                 )
                 click.echo(text, err=True)
 
