@@ -12,7 +12,9 @@ if TYPE_CHECKING:
         Artifact,
         AsyncMeshClient,
         Autoscaling,
+        BrokerCallbacks,
         BrokerDeployment,
+        Callback,
         Canary,
         CanaryChecks,
         CanaryStep,
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
         TritonDeployment,
         load_spec,
         parse_spec,
+        verify_webhook,
     )
 
 __all__ = [
@@ -53,7 +56,9 @@ __all__ = [
     "Artifact",
     "AsyncMeshClient",
     "Autoscaling",
+    "BrokerCallbacks",
     "BrokerDeployment",
+    "Callback",
     "Canary",
     "CanaryChecks",
     "CanaryStep",
@@ -86,6 +91,7 @@ __all__ = [
     "TritonDeployment",
     "load_spec",
     "parse_spec",
+    "verify_webhook",
 ]
 
 

@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from serving.broker import queries, tickets
 from serving.broker.items import Item
-from serving.broker.journal import Change
+from serving.broker.journal_changes import Change
 from serving.broker.keeping import Keeping
 from serving.broker.partial_results import Part, PartialResult
 from serving.broker.shard import Shard

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections import Counter as Counts
 from collections.abc import Iterator
 from typing import Final
@@ -17,6 +19,7 @@ from serving.errors import Code
 from serving.observe import LATENCY_BUCKETS_S
 
 _GROUPS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
+OUTCOMES: Final = ("delivered", "failed", "given_up")  # of a try of a callback
 _GAUGES: Final = {
     "queued": "Items that wait.",
     "running": "Items that run.",
@@ -61,6 +64,20 @@ class BrokerInstruments(Collector):
         self._group = Histogram(
             "mesh_broker_commit_changes", "Changes of one commit.", registry=registry, buckets=_GROUPS
         )
+        self._callback_tries = Counter(
+            "mesh_broker_callback_tries",
+            "Callbacks that were sent, by what came of it.",
+            ["outcome"],
+            registry=registry,
+        )
+        self._callback_seconds = Histogram(
+            "mesh_broker_callback_seconds",
+            "Time until the receiver of a callback answered.",
+            registry=registry,
+            buckets=LATENCY_BUCKETS_S,
+        )
+        for outcome in OUTCOMES:
+            self._callback_tries.labels(outcome)
         registry.register(self)
 
     def called(self, method: str, code: Code, seconds: float) -> None:
@@ -70,6 +87,10 @@ class BrokerInstruments(Collector):
     def committed(self, seconds: float, changes: int) -> None:
         self._commit.observe(seconds)
         self._group.observe(changes)
+
+    def called_back(self, outcome: str, seconds: float) -> None:
+        self._callback_tries.labels(outcome).inc()
+        self._callback_seconds.observe(seconds)
 
     def released(self, counters: dict[str, Counters]) -> None:
         """A journal goes elsewhere: what was counted of it stays counted."""
@@ -99,3 +120,15 @@ class BrokerInstruments(Collector):
         yield GaugeMetricFamily("mesh_broker_drained", "1: no new requests are taken.", value=int(found.drained))
         yield GaugeMetricFamily("mesh_broker_kept_items", "Items that are kept, results included.", value=found.items)
         yield GaugeMetricFamily("mesh_broker_kept_bytes", "Their bytes.", value=found.bytes)
+        yield from self._callbacks()
+
+    def _callbacks(self) -> Iterator[Metric]:
+        callbacks = [shard.callbacks for shard in list(self._home.shards.values())]
+        due = sum(len(one.entries) for one in callbacks)
+        dead = sum(one.totals.dead for one in callbacks)
+        oldest = min((one.totals.oldest for one in callbacks if one.entries), default=math.inf)
+        age_s = max(0.0, time.time() - oldest) if oldest < math.inf else 0.0
+        yield GaugeMetricFamily("mesh_broker_callbacks_due", "Callbacks that are to be sent.", value=due)
+        yield GaugeMetricFamily("mesh_broker_callbacks_dead", "Callbacks that were given up.", value=dead)
+        text = "Age of the callback that has been due for longest."
+        yield GaugeMetricFamily("mesh_broker_callbacks_oldest_age", text, value=age_s)

@@ -9,6 +9,7 @@ from enum import IntEnum
 from typing import Final
 
 ROW_BYTES: Final = 300  # of the disk, for an item besides its bodies
+CALLBACK_BYTES: Final = 300  # the same, for a callback besides its URL
 NEVER: Final = math.inf
 
 
@@ -31,6 +32,20 @@ class State(IntEnum):
     def answered(self) -> bool:
         """It has a result; its request is no longer kept."""
         return self in (State.SUCCEEDED, State.FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class Callback:
+    """What is POSTed when the item ends in one of `states`. `receiver` is the URL's `host:port`."""
+
+    url: str
+    receiver: str
+    secret: str  # its name; empty: not signed
+    states: frozenset[State]
+
+    @property
+    def kept_bytes(self) -> int:
+        return CALLBACK_BYTES + len(self.url)
 
 
 @dataclass(slots=True)
@@ -59,8 +74,15 @@ class Item:
     reason: str = ""
     expires: float = NEVER  # when it is forgotten
     result_bytes: int = 0
+    callback: Callback | None = None
+
+    @property
+    def calls_back(self) -> bool:
+        """It has ended in a way that its callback tells of."""
+        return self.callback is not None and self.state in self.callback.states
 
     @property
     def kept_bytes(self) -> int:
         """What it holds of the disk."""
-        return ROW_BYTES + (self.result_bytes if self.state.answered else self.size_bytes)
+        own = ROW_BYTES + (self.callback.kept_bytes if self.callback is not None else 0)
+        return own + (self.result_bytes if self.state.answered else self.size_bytes)

@@ -1,8 +1,4 @@
-"""Items and results on disk. One thread writes: while one commit is on its way to the disk the next one gathers.
-
-A group is a handful of statements of many rows each, not many statements: each statement costs the thread Python's
-global lock once, and it waits for that as long as the event loop is busy.
-"""
+"""Items and results on disk. One thread writes: while one commit is on its way to the disk the next one gathers."""
 
 from __future__ import annotations
 
@@ -13,60 +9,18 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
 from serving.broker import journal_schema as schema
-from serving.broker.items import Item
+from serving.broker.journal_changes import Change, apply
 from serving.errors import DataLoss, Internal, MeshError, Unavailable
 
 T = TypeVar("T")
 Written: TypeAlias = Callable[[list[MeshError | None]], None]  # an error or None for each change
 _GROUP_CHANGES: Final = 2000
 _GROUP_BYTES: Final = 32 << 20
-_CHUNKS: Final = (64, 16, 4, 1)  # rows of one statement
 _WAL_LIMIT: Final = 64 << 20  # then the log is emptied, for which new commits wait
-
-
-@dataclass(slots=True)
-class Change:
-    """What is written together for one item. `insert` and `update` are rows of it, `request` and `result` bodies.
-
-    `items` and `size` (bytes) are what the totals change by. Make them with `submitted`, `changed` and `removed`.
-    """
-
-    number: int
-    insert: tuple[Any, ...] | None = None
-    update: tuple[Any, ...] | None = None
-    remove: bool = False
-    request: bytes | None = None
-    result: bytes | None = None
-    drop_request: bool = False
-    items: int = 0
-    size: int = 0
-
-    @classmethod
-    def submitted(cls, item: Item, request: bytes) -> Change:
-        row = schema.first_values(item) + schema.changing_values(item)
-        return cls(item.number, insert=row, request=request, items=1, size=item.kept_bytes)
-
-    @classmethod
-    def changed(cls, before: Item, after: Item, result: bytes | None = None) -> Change:
-        """To another state; the request goes when there is a result."""
-        row = (after.number, *schema.changing_values(after))
-        return cls(
-            after.number, update=row, result=result, drop_request=after.state.answered,
-            size=after.kept_bytes - before.kept_bytes,
-        )  # fmt: skip
-
-    @classmethod
-    def removed(cls, item: Item) -> Change:
-        return cls(item.number, remove=True, drop_request=not item.state.answered, items=-1, size=-item.kept_bytes)
-
-    @property
-    def body_bytes(self) -> int:
-        return len(self.request or b"") + len(self.result or b"")
 
 
 @dataclass(slots=True)
@@ -242,7 +196,7 @@ class Journal:
         items, size = self._items, self._bytes
         try:
             database.execute("BEGIN IMMEDIATE")
-            _apply(database, changes)
+            apply(database, changes)
             items += sum(change.items for change in changes)
             size += sum(change.size for change in changes)
             database.execute("UPDATE totals SET items = ?, bytes = ?", (items, size))
@@ -325,43 +279,3 @@ def _answer(future: asyncio.Future[Any], found: Any, error: Exception | None) ->
         future.set_result(found)
     else:
         future.set_exception(error)
-
-
-# ---------------------------------------------------------------------------------------------------- statements
-
-
-def _apply(database: sqlite3.Connection, changes: Sequence[Change]) -> None:
-    _run(database, "insert", [change.insert for change in changes if change.insert is not None])
-    _run(database, "request", [(change.number, change.request) for change in changes if change.request is not None])
-    _run(database, "update", [change.update for change in changes if change.update is not None])
-    _run(database, "result", [(change.number, change.result) for change in changes if change.result is not None])
-    _run(database, "drop_request", [(change.number,) for change in changes if change.drop_request])
-    removed = [(change.number,) for change in changes if change.remove]
-    _run(database, "drop_result", removed)
-    _run(database, "remove", removed)
-
-
-def _run(database: sqlite3.Connection, kind: str, rows: Sequence[tuple[Any, ...]]) -> None:
-    at = 0
-    for size in _CHUNKS:
-        while len(rows) - at >= size:
-            database.execute(_statement(kind, size), [value for row in rows[at : at + size] for value in row])
-            at += size
-
-
-@cache
-def _statement(kind: str, rows: int) -> str:
-    widths = {"insert": len(schema.COLUMNS), "update": 1 + len(schema.CHANGING_COLUMNS), "request": 2, "result": 2}
-    row = f"({','.join('?' * widths.get(kind, 1))})"
-    values = ",".join([row] * rows)
-    if kind == "insert":
-        return f"INSERT INTO items ({','.join(schema.COLUMNS)}) VALUES {values}"
-    if kind == "update":
-        pairs = ",".join(f"{name}=v.column{index}" for index, name in enumerate(schema.CHANGING_COLUMNS, 2))
-        return f"UPDATE items SET {pairs} FROM (VALUES {values}) AS v WHERE items.number = v.column1"
-    if kind == "request":
-        return f"INSERT INTO requests VALUES {values}"
-    if kind == "result":
-        return f"INSERT OR REPLACE INTO results VALUES {values}"
-    table = {"drop_request": "requests", "drop_result": "results", "remove": "items"}[kind]
-    return f"DELETE FROM {table} WHERE number IN ({','.join('?' * rows)})"

@@ -14,12 +14,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from serving.broker.items import NEVER, Item, State
+from serving.broker.items import NEVER, Callback, Item, State
 from serving.errors import DataLoss, FailedPrecondition, Internal, MeshError, ResourceExhausted, Unavailable
 
-VERSION: Final = 1
+VERSION: Final = 2
 _APPLICATION: Final = 0x4D427231  # PRAGMA application_id: "MBr1"
-_TABLES: Final = """
+_CALLBACK_TABLES: Final = """
+CREATE TABLE callbacks (  -- of items that have ended; `round` counts these ends
+  number INTEGER PRIMARY KEY, round INTEGER NOT NULL, receiver TEXT NOT NULL, state INTEGER NOT NULL, due REAL NOT NULL,
+  next REAL NOT NULL, tries INTEGER NOT NULL, status INTEGER NOT NULL, reason TEXT NOT NULL
+);
+CREATE INDEX callbacks_due ON callbacks (number) WHERE state = 2;
+CREATE INDEX callbacks_age ON callbacks (due) WHERE state = 2;
+CREATE INDEX callbacks_dead ON callbacks (number) WHERE state = 4;
+"""
+_TABLES: Final = f"""
 CREATE TABLE about (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE totals (id INTEGER PRIMARY KEY CHECK (id = 1), items INTEGER NOT NULL, bytes INTEGER NOT NULL);
 CREATE TABLE items (
@@ -28,7 +37,7 @@ CREATE TABLE items (
   expected_s REAL NOT NULL, ttl_s REAL NOT NULL, size_bytes INTEGER NOT NULL, labels TEXT,
   deadline REAL, state INTEGER NOT NULL, attempt INTEGER NOT NULL, attempts INTEGER NOT NULL, replica TEXT NOT NULL,
   process TEXT NOT NULL, started REAL NOT NULL, ended REAL NOT NULL, reason TEXT NOT NULL, expires REAL,
-  result_bytes INTEGER NOT NULL
+  result_bytes INTEGER NOT NULL, callback TEXT
 );
 CREATE UNIQUE INDEX items_key ON items (tenant, key) WHERE key IS NOT NULL;
 CREATE INDEX items_live ON items (number) WHERE state <= 2;
@@ -36,15 +45,27 @@ CREATE INDEX items_dead ON items (deployment, number) WHERE state = 5;
 CREATE INDEX items_expires ON items (expires) WHERE expires IS NOT NULL;
 CREATE TABLE requests (number INTEGER PRIMARY KEY, body BLOB NOT NULL);
 CREATE TABLE results (number INTEGER PRIMARY KEY, body BLOB NOT NULL);
-"""
+{_CALLBACK_TABLES}"""
+_UPGRADES: Final = {
+    1: f"ALTER TABLE items ADD COLUMN callback TEXT;{_CALLBACK_TABLES}"
+}  # from each version to the next
 FIRST_COLUMNS: Final = (
     "number", "deployment", "tenant", "key", "priority", "submitted", "expected_s", "ttl_s", "size_bytes", "labels",
+    "callback",
 )  # fmt: skip
 CHANGING_COLUMNS: Final = (
     "deadline", "state", "attempt", "attempts", "replica", "process", "started", "ended", "reason", "expires",
     "result_bytes",
 )  # fmt: skip
 COLUMNS: Final = FIRST_COLUMNS + CHANGING_COLUMNS
+CALLBACK_COLUMNS: Final = ("state", "due", "next", "tries", "status", "reason")
+NO_CALLBACK: Final = (1, 0.0, 0.0, 0, 0, "")  # of an item that has not ended
+CALLBACK_DUE_ROW: Final = "(?, 1, ?, 2, ?, ?, 0, 0, '')"
+CALLBACK_DUE: Final = (
+    "INSERT INTO callbacks (number, round, receiver, state, due, next, tries, status, reason) VALUES {values}"
+    " ON CONFLICT (number) DO UPDATE SET round = round + 1, receiver = excluded.receiver, state = 2,"
+    " due = excluded.due, next = excluded.next, tries = 0, status = 0, reason = ''"
+)
 _CACHE_KIB: Final = 16 * 1024
 _WAL_PAGES: Final = 4096  # then what is in the log is folded into the file: 16 MiB
 _BUSY_S: Final = 30.0
@@ -88,8 +109,7 @@ def _begin(database: sqlite3.Connection) -> None:
     database.execute("PRAGMA journal_mode=WAL")
     database.execute("PRAGMA synchronous=FULL")
     database.execute("BEGIN IMMEDIATE")
-    for statement in _TABLES.split(";\n"):
-        database.execute(statement)
+    _run_all(database, _TABLES)
     database.execute("INSERT INTO about VALUES ('key', ?)", (secrets.token_bytes(32),))
     database.execute("INSERT INTO totals VALUES (1, 0, 0)")
     database.execute(f"PRAGMA application_id={_APPLICATION}")
@@ -97,13 +117,18 @@ def _begin(database: sqlite3.Connection) -> None:
     database.execute("COMMIT")
 
 
+def _run_all(database: sqlite3.Connection, statements: str) -> None:
+    for statement in statements.split(";\n"):
+        database.execute(statement)
+
+
 def _check(database: sqlite3.Connection, path: Path) -> None:
-    """That it is a journal, whole as far as its beginning tells, and of this version."""
+    """That it is a journal, whole as far as its beginning tells, and of this version or made so."""
     (kind,) = database.execute("PRAGMA application_id").fetchone()
     (version,) = database.execute("PRAGMA user_version").fetchone()
     if kind != _APPLICATION:
         raise DataLoss(f"{path} is not a broker's journal; it is left as it is: move it out of the folder")
-    if version != VERSION:
+    if version != VERSION and version not in _UPGRADES:
         raise FailedPrecondition(
             f"the journal {path} has version {version}, this broker reads {VERSION}: serve it with the release that "
             "wrote it until it is empty"
@@ -112,6 +137,23 @@ def _check(database: sqlite3.Connection, path: Path) -> None:
     missing = {"about", "totals", "items", "requests", "results"} - found
     if missing:
         raise DataLoss(f"the journal {path} is damaged: it has no table {', '.join(sorted(missing))}")
+    while version != VERSION:
+        _upgrade(database, version)
+        version += 1
+
+
+def _upgrade(database: sqlite3.Connection, version: int) -> None:
+    """To the next version, whole or not at all."""
+    database.execute("PRAGMA synchronous=FULL")
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        _run_all(database, _UPGRADES[version])
+        database.execute(f"PRAGMA user_version={version + 1}")
+        database.execute("COMMIT")
+    except BaseException:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+        raise
 
 
 # ---------------------------------------------------------------------------------------------------- rows
@@ -120,7 +162,7 @@ def _check(database: sqlite3.Connection, path: Path) -> None:
 def first_values(item: Item) -> tuple[Any, ...]:
     labels = json.dumps(dict(item.labels), ensure_ascii=False) if item.labels else None
     return (item.number, item.deployment, item.tenant, item.key or None, item.priority, item.submitted,
-            item.expected_s, item.ttl_s, item.size_bytes, labels)  # fmt: skip
+            item.expected_s, item.ttl_s, item.size_bytes, labels, _callback_text(item.callback))  # fmt: skip
 
 
 def changing_values(item: Item) -> tuple[Any, ...]:
@@ -131,13 +173,26 @@ def changing_values(item: Item) -> tuple[Any, ...]:
 
 def item_of(row: tuple[Any, ...]) -> Item:
     """Of `COLUMNS`."""
-    (number, deployment, tenant, key, priority, submitted, expected_s, ttl_s, size_bytes, labels, deadline, state,
-     attempt, attempts, replica, process, started, ended, reason, expires, result_bytes) = row  # fmt: skip
+    (number, deployment, tenant, key, priority, submitted, expected_s, ttl_s, size_bytes, labels, callback, deadline,
+     state, attempt, attempts, replica, process, started, ended, reason, expires, result_bytes) = row  # fmt: skip
     return Item(
         number, deployment, tenant, key or "", priority, submitted, NEVER if deadline is None else deadline, expected_s,
         ttl_s, size_bytes, json.loads(labels) if labels else {}, State(state), attempt, attempts, replica, process,
-        started, ended, reason, NEVER if expires is None else expires, result_bytes,
+        started, ended, reason, NEVER if expires is None else expires, result_bytes, _callback_of(callback),
     )  # fmt: skip
+
+
+def _callback_text(callback: Callback | None) -> str | None:
+    if callback is None:
+        return None
+    return json.dumps([callback.url, callback.receiver, callback.secret, sorted(callback.states)])
+
+
+def _callback_of(text: str | None) -> Callback | None:
+    if text is None:
+        return None
+    url, receiver, secret, states = json.loads(text)
+    return Callback(url, receiver, secret, frozenset(map(State, states)))
 
 
 # ---------------------------------------------------------------------------------------------------- errors

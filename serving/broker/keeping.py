@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from serving.broker.items import NEVER, Item, State
-from serving.broker.journal import Change
+from serving.broker.journal_changes import Change
 from serving.broker.shard import Shard
 from serving.errors import MeshError
 
@@ -62,6 +62,7 @@ class Keeping:
             if before.state is State.DEAD:
                 self._shard.queues.dead[after.deployment] -= 1
             self._shard.queues.add(after)
+            self._shard.callbacks.withdraw(after.number)
             self._shard.watchers.changed(after.number)
             self._shard.listener.waiting()
         then(errors[0])

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from serving._proto import broker_pb2 as pb
-from serving.broker.items import NEVER, Item, State
+from serving.broker.callbacks.policy import read_url, shown_url
+from serving.broker.callbacks.records import CallbackState, Kept
+from serving.broker.items import NEVER, Callback, Item, State
 from serving.broker.partial_results import Part
 from serving.broker.settings import BrokerSettings
-from serving.errors import InvalidArgument, MeshError, NotFound, NotSupported, ResourceExhausted
+from serving.errors import InvalidArgument, MeshError, NotFound, ResourceExhausted
 from serving.problems import shown
 from serving.sdk.tensors import varint
 
@@ -38,7 +40,7 @@ def read_submit(
 ) -> tuple[Item, bytes]:
     """The item without its number, and its request. `metadata`: of the call, for the trace.
 
-    Raises `InvalidArgument`, `NotFound`, `NotSupported` or `ResourceExhausted`.
+    Raises `InvalidArgument`, `NotFound`, `PermissionDenied` (its callback may not go there) or `ResourceExhausted`.
     """
     if message.deployment not in settings.deployments:
         raise NotFound(
@@ -60,13 +62,20 @@ def read_submit(
     item = Item(
         0, message.deployment, message.tenant, message.idempotency_key, message.priority or pb.DEFAULT, now, deadline,
         message.expected_s, message.result_ttl_s, len(body), dict(message.labels),
+        callback=_callback(message.callback, settings) if message.HasField("callback") else None,
     )  # fmt: skip
     return item, body
 
 
+def _callback(message: pb.Callback, settings: BrokerSettings) -> Callback:
+    states = read_states(message.states) if message.states else frozenset(one for one in State if not one.live)
+    if any(state.live for state in states):
+        raise InvalidArgument("callback.states: QUEUED and RUNNING are no ends")
+    target = read_url(message.url, settings.callbacks)
+    return Callback(target.url, target.receiver, message.secret_name, states)
+
+
 def _check(message: pb.SubmitRequest) -> None:
-    if message.HasField("callback"):
-        raise NotSupported("callback: this version does not call back; wait for the item, or follow it")
     _check_text("tenant", message.tenant)
     _check_text("idempotency_key", message.idempotency_key)
     if message.priority not in pb.Priority.values():
@@ -103,6 +112,7 @@ def item_message(item: Item, journal: str, *, ticket: str = "", progress: float 
         ticket=ticket, id=f"{journal}.{item.number}", state=pb.State.Name(item.state), deployment=item.deployment,
         tenant=item.tenant, priority=pb.Priority.Name(item.priority), labels=item.labels, attempts=item.attempts,
         replica=item.replica, reason=item.reason, bytes=item.size_bytes, progress=progress,
+        attempt=item.attempt,
     )  # fmt: skip
     for target, value in (("submitted", item.submitted), ("started", item.started), ("ended", item.ended)):
         if value:
@@ -110,6 +120,32 @@ def item_message(item: Item, journal: str, *, ticket: str = "", progress: float 
     if item.deadline < NEVER:
         made.deadline.FromMicroseconds(round(item.deadline * 1_000_000))
     return made
+
+
+def set_callback(made: pb.Item, kept: Kept) -> pb.Item:
+    """Says what came of the item's callback."""
+    record, callback = kept.record, kept.item.callback
+    if callback is None:
+        return made
+    made.callback.CopyFrom(
+        pb.CallbackStatus(
+            state=pb.CallbackState.Name(record.state), url=shown_url(callback.url), secret_name=callback.secret,
+            tries=record.tries, status=record.status, reason=record.reason,
+        )
+    )  # fmt: skip
+    for target, value in (("due", record.due), ("next", record.next)):
+        if value:
+            getattr(made.callback, target).FromMicroseconds(round(value * 1_000_000))
+    return made
+
+
+def read_callback_state(state: int) -> CallbackState:
+    """Whose list is wanted. Raises `InvalidArgument`."""
+    if not state:
+        return CallbackState.DEAD
+    if state not in (CallbackState.DUE, CallbackState.DEAD):
+        raise InvalidArgument(f"state: {state} is neither CALLBACK_DUE (2) nor CALLBACK_DEAD (4)")
+    return CallbackState(state)
 
 
 def item_bytes(item: pb.Item, result: bytes | None) -> bytes:

@@ -111,11 +111,16 @@ class Queues:
         if queue is not None:
             queue.release(item.number)
 
-    def learn(self, item: Item) -> None:
-        """From one that has succeeded."""
-        took_s = item.ended - item.started
-        self._predictor(item.deployment).learn(_features(item), took_s)
-        self._times.setdefault(item.deployment, MeanTime()).add(max(took_s, 0.0))
+    def ended(self, item: Item) -> None:
+        """Counts it, and learns from one that has succeeded."""
+        self.release(item)
+        self.counters(item.deployment).ended(item.state)
+        if item.state is State.DEAD:
+            self.dead[item.deployment] += 1
+        if item.state is State.SUCCEEDED:
+            took_s = item.ended - item.started
+            self._predictor(item.deployment).learn(_features(item), took_s)
+            self._times.setdefault(item.deployment, MeanTime()).add(max(took_s, 0.0))
 
     def mean_s(self, deployment: str) -> float:
         """What an item took of late; 0.0 while too few have ended here."""

@@ -9,6 +9,7 @@ import grpc.aio
 from prometheus_client import CollectorRegistry
 
 from serving._proto import records_pb2 as pb
+from serving.broker.callbacks.deliveries import Deliveries
 from serving.broker.draining import Draining
 from serving.broker.home import Home
 from serving.broker.instruments import BrokerInstruments
@@ -17,7 +18,7 @@ from serving.broker.service import BrokerService
 from serving.broker.settings import BrokerSettings
 from serving.broker.shard import Shard
 from serving.config import TlsConfig
-from serving.control.clock import Clock
+from serving.control.clock import Clock, SystemClock
 from serving.python_deployment.server import start_listening
 
 _ENVELOPE: Final = 1 << 20  # of a message, besides the body
@@ -31,9 +32,10 @@ class BrokerServer:
         self.home = Home(settings, clock)
         self._deployments = settings.deployments
         self._instruments = BrokerInstruments(self.home, settings.deployments, registry)
+        self._deliveries = Deliveries(settings, clock or SystemClock(), self._instruments.called_back)
         self.home.on_open = self._opened
-        self.home.on_release = lambda shard: self._instruments.released(shard.queues.all_counters)
-        self._service = BrokerService(self.home, settings, self._instruments)
+        self.home.on_release = self._released
+        self._service = BrokerService(self.home, settings, self._instruments, self._deliveries)
         most = max(settings.max_request_bytes, settings.max_result_bytes) + _ENVELOPE
         self._server = grpc.aio.server(
             options=[
@@ -51,6 +53,7 @@ class BrokerServer:
     async def start(self, host: str, port: int, tls: TlsConfig | None) -> int:
         """Opens journals, then serves. Returns the port. Raises `FailedPrecondition`, `ResourceExhausted`."""
         await self.home.start()
+        self._deliveries.start()
         return await start_listening(self._server, host, port, tls)
 
     @property
@@ -88,20 +91,28 @@ class BrokerServer:
     def refuse(self) -> None:
         """New calls are answered UNAVAILABLE; nothing is handed out any more, and streams of replicas end."""
         self._service.refusing.set()
+        self._deliveries.stop()
         self.home.pulls.refusing = True
         self.home.pulls.close_all()
         for shard in self.home.shards.values():
             shard.watchers.close()  # who waits for an end asks again, at the journal's next home
 
     async def wait_idle(self) -> None:
-        """Returns when no call that changes or asks anything is on its way."""
+        """Returns when no call that changes or asks anything is on its way, and no callback is."""
         await self._service.idle.wait()
+        await self._deliveries.wait_idle()
 
     async def close(self) -> None:
         """Lets go of the journals, and ends what is still open. May be repeated."""
         self.refuse()
         await self.home.close()
+        await self._deliveries.close()
         await self._server.stop(_STOP_S)
 
     def _opened(self, shard: Shard) -> None:
         shard.journal.commits.on_commit = self._instruments.committed
+        self._deliveries.opened(shard)
+
+    def _released(self, shard: Shard) -> None:
+        self._instruments.released(shard.queues.all_counters)
+        self._deliveries.released(shard)

@@ -16,6 +16,7 @@ import grpc.aio
 
 from serving._proto import broker_pb2 as pb
 from serving.broker import messages, tickets
+from serving.broker.callbacks.deliveries import Deliveries
 from serving.broker.clients import Answer, Clients, Found, Submitted
 from serving.broker.draining import DRAINED
 from serving.broker.home import Home
@@ -43,13 +44,17 @@ _MOST_FETCHED: Final = 64 << 20  # bytes of one GetMany, the last item excepted
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 Handler: TypeAlias = Callable[[bytes, Context], Awaitable[bytes]]
+_Look: TypeAlias = Callable[[str, int, int], Awaitable[tuple[list[pb.Item], int | None]]]
 
 
 class BrokerService:
     """The handlers. `refusing` is set while the broker drains."""
 
-    def __init__(self, home: Home, settings: BrokerSettings, instruments: BrokerInstruments) -> None:
+    def __init__(
+        self, home: Home, settings: BrokerSettings, instruments: BrokerInstruments, deliveries: Deliveries
+    ) -> None:
         self._home = home
+        self._deliveries = deliveries
         self._settings = settings
         self._instruments = instruments
         self.refusing = asyncio.Event()
@@ -67,6 +72,8 @@ class BrokerService:
             "Cancel": self._cancel,
             "Retry": self._retry,
             "List": self._list,
+            "ListCallbacks": self._list_callbacks,
+            "RetryCallback": self._retry_callback,
             "Statistics": self._statistics,
             "Drain": self._drain,
         }
@@ -143,11 +150,17 @@ class BrokerService:
 
     async def _submit(self, data: bytes, context: Context) -> bytes:
         message = parse(data, pb.SubmitRequest)
-        made = messages.read_submit(message, self._settings, time.time(), _trace_of(context))
+        made = self._read(message, time.time(), _trace_of(context))
         (answer,) = await self._keep([made])
         if isinstance(answer, MeshError):
             raise answer
         return answer.SerializeToString()
+
+    def _read(self, message: pb.SubmitRequest, now: float, trace: dict[str, str]) -> tuple[Item, bytes]:
+        item, body = messages.read_submit(message, self._settings, now, trace)
+        if item.callback is not None:
+            self._deliveries.admit(item.callback)
+        return item, body
 
     async def _submit_many(self, data: bytes, context: Context) -> bytes:
         message = parse(data, pb.SubmitManyRequest)
@@ -159,7 +172,7 @@ class BrokerService:
         places: list[int] = []
         for index, request in enumerate(message.requests):
             try:
-                good.append(messages.read_submit(request, self._settings, now, trace))
+                good.append(self._read(request, now, trace))
                 places.append(index)
             except MeshError as error:
                 outcomes[index] = error
@@ -225,19 +238,22 @@ class BrokerService:
             clients.check(number, secret)
         return shard, clients, number
 
-    def _item(self, shard: Shard, clients: Clients, ticket: str, found: Found) -> bytes:
+    async def _item(self, shard: Shard, clients: Clients, ticket: str, found: Found) -> bytes:
         """Whoever has only its id may not see its result."""
         item, result = found
         if not tickets.read_ticket(ticket)[2]:
             ticket, result = "", None
         progress = clients.progress_of(item.number)
-        return messages.item_bytes(messages.item_message(item, shard.name, ticket=ticket, progress=progress), result)
+        made = messages.item_message(item, shard.name, ticket=ticket, progress=progress)
+        if item.callback is not None:
+            messages.set_callback(made, await shard.callbacks.kept(item.number))
+        return messages.item_bytes(made, result)
 
     async def _get(self, data: bytes, context: Context) -> bytes:
         message = parse(data, pb.GetRequest)
         shard, clients, number = self._find(message.ticket)
         wait_s = messages.wait_of(message.wait_s, left_s(context))
-        return self._item(shard, clients, message.ticket, await clients.get(number, wait_s))
+        return await self._item(shard, clients, message.ticket, await clients.get(number, wait_s))
 
     async def _get_many(self, data: bytes, context: Context) -> bytes:
         message = parse(data, pb.GetManyRequest)
@@ -250,7 +266,7 @@ class BrokerService:
             try:
                 shard, clients, number = self._find(ticket)
                 found = await clients.get(number, max(0.0, until - time.monotonic()))
-                outcomes.append(messages.found_bytes(self._item(shard, clients, ticket, found)))
+                outcomes.append(messages.found_bytes(await self._item(shard, clients, ticket, found)))
             except MeshError as error:
                 outcomes.append(messages.refused_bytes(error))
             size += len(outcomes[-1])
@@ -261,12 +277,18 @@ class BrokerService:
     async def _cancel(self, data: bytes, _: Context) -> bytes:
         ticket = parse(data, pb.CancelRequest).ticket
         shard, clients, number = self._find(ticket)
-        return self._item(shard, clients, ticket, await clients.cancel(number))
+        return await self._item(shard, clients, ticket, await clients.cancel(number))
 
     async def _retry(self, data: bytes, _: Context) -> bytes:
         ticket = parse(data, pb.RetryRequest).ticket
         shard, clients, number = self._find(ticket)
-        return self._item(shard, clients, ticket, await clients.retry(number))
+        return await self._item(shard, clients, ticket, await clients.retry(number))
+
+    async def _retry_callback(self, data: bytes, _: Context) -> bytes:
+        found = self._find(parse(data, pb.RetryCallbackRequest).ticket)
+        shard, number = found[0], found[2]
+        kept = await shard.callbacks.retry(number)
+        return messages.set_callback(messages.item_message(kept.item, shard.name), kept).SerializeToString()
 
     async def _follow(self, data: bytes, context: Context) -> None:
         message = parse(data, pb.FollowRequest)
@@ -279,26 +301,45 @@ class BrokerService:
             if isinstance(found, Part):
                 await context.write(messages.part_bytes(found))
             else:
-                await context.write(messages.ended_bytes(self._item(shard, clients, message.ticket, found)))
+                item = await self._item(shard, clients, message.ticket, found)
+                await context.write(messages.ended_bytes(item))
 
     # ------------------------------------------------------------------------------------------------ about many
 
     async def _list(self, data: bytes, _: Context) -> bytes:
         message = parse(data, pb.ListRequest)
-        limit = message.limit or _LIST
-        if not 0 < limit <= _MOST_LISTED:
-            raise InvalidArgument(f"limit: {message.limit} is out of range: 1 to {_MOST_LISTED}")
         wanted = Filter(message.deployment, message.tenant or None, messages.read_states(message.states))
-        journal, after = tickets.read_id(message.page) if message.page else ("", 0)
+
+        async def look(name: str, after: int, limit: int) -> tuple[list[pb.Item], int | None]:
+            clients = self._home.clients[name]
+            found, more = await clients.list(wanted, after, limit)
+            items = [messages.item_message(item, name, progress=clients.progress_of(item.number)) for item in found]
+            return items, more
+
+        return await self._page(message.limit, message.page, look)
+
+    async def _list_callbacks(self, data: bytes, _: Context) -> bytes:
+        message = parse(data, pb.ListCallbacksRequest)
+        state = messages.read_callback_state(message.state)
+
+        async def look(name: str, after: int, limit: int) -> tuple[list[pb.Item], int | None]:
+            found, more = await self._home.shards[name].callbacks.page(state, after, limit)
+            return [messages.set_callback(messages.item_message(kept.item, name), kept) for kept in found], more
+
+        return await self._page(message.limit, message.page, look)
+
+    async def _page(self, limit: int, page: str, look: _Look) -> bytes:
+        """What `look` finds in one journal after the other, and where that ends."""
+        left = limit or _LIST
+        if not 0 < left <= _MOST_LISTED:
+            raise InvalidArgument(f"limit: {limit} is out of range: 1 to {_MOST_LISTED}")
+        journal, after = tickets.read_id(page) if page else ("", 0)
         reply = pb.ListReply()
         for name in sorted(self._home.clients):
             if name < journal or name not in self._home.clients:
                 continue
-            clients = self._home.clients[name]
-            found, more = await clients.list(wanted, after if name == journal else 0, limit - len(reply.items))
-            reply.items.extend(
-                messages.item_message(item, name, progress=clients.progress_of(item.number)) for item in found
-            )
+            found, more = await look(name, after if name == journal else 0, left - len(reply.items))
+            reply.items.extend(found)
             if more is not None:
                 reply.next = f"{name}.{more}"
                 break

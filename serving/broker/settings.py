@@ -6,6 +6,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
+from serving.broker.callbacks.settings import CallbackSettings
+from serving.broker.items import NEVER, Item, State
 from serving.broker.queue import QueueSettings
 from serving.errors import InvalidArgument
 
@@ -36,6 +38,8 @@ class BrokerSettings:
     max_result_bytes: int = 64 << 20
     sync: Literal["full", "normal"] = "full"
     queue: QueueSettings = field(default_factory=QueueSettings)
+    callbacks: CallbackSettings = field(default_factory=CallbackSettings)
+    application: str = ""  # <namespace>/<name>, as callbacks name it
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -46,3 +50,12 @@ class BrokerSettings:
             raise InvalidArgument(f"broker: sync must be `full` or `normal`, found {self.sync!r}")
         if max(self.max_request_bytes, self.max_result_bytes) > 1 << 30:
             raise InvalidArgument("broker: one request or result can have at most 1 GiB")
+
+    def kept_until(self, item: Item) -> float:
+        """When an item that has just ended is forgotten: not while its callback is due."""
+        return NEVER if item.calls_back else item.ended + self.ttl_s(item)
+
+    def ttl_s(self, item: Item) -> float:
+        """How long it is kept after its end, or after its callback's."""
+        ttl_s = item.ttl_s or self.result_ttl_s
+        return max(ttl_s, self.dead_ttl_s) if item.state is State.DEAD else ttl_s

@@ -15,8 +15,10 @@ from functools import partial
 from typing import Any, Final
 
 from serving.broker import queries
+from serving.broker.callbacks.due import DueCallbacks
 from serving.broker.items import Item, State
-from serving.broker.journal import Change, Journal
+from serving.broker.journal import Journal
+from serving.broker.journal_changes import Change
 from serving.broker.limits import Limits
 from serving.broker.partial_results import PartialResult
 from serving.broker.queue import Waiting
@@ -55,6 +57,7 @@ class Shard:
         self.fresh = Fresh()
         self.running: dict[int, Running] = {}
         self.listener = listener
+        self.callbacks = DueCallbacks(self)
         self.claimed: set[int] = set()  # items that have ended and are being changed
         self._tasks: set[asyncio.Task[None]] = set()
         self._paused_until = 0.0
@@ -77,6 +80,7 @@ class Shard:
         lease_until = self.clock.monotonic() + self.settings.lease_s
         self.running.update((item.number, Running(item, lease_until)) for item in found)
         self.queues.dead.update(await self.journal.read(queries.dead))
+        await self.callbacks.recover()
         _LOG.info("journal opened", extra={"journal": self.name, "items": self.limits.items})
         self.listener.waiting()
 
@@ -347,10 +351,8 @@ class Shard:
     ) -> None:
         running.busy = True
         now, before = self.clock.now(), running.item
-        ttl_s = before.ttl_s or self.settings.result_ttl_s
-        if state is State.DEAD:
-            ttl_s = max(ttl_s, self.settings.dead_ttl_s)
-        after = replace(before, state=state, ended=now, expires=now + ttl_s, reason=reason, result_bytes=len(result))
+        after = replace(before, state=state, ended=now, reason=reason, result_bytes=len(result))
+        after.expires = self.settings.kept_until(after)
         body = result if state.answered else None
         self.journal.write([Change.changed(before, after, body)], partial(self._finished, running, after, body, told))
 
@@ -364,17 +366,13 @@ class Shard:
         del self.running[after.number]
         running.tell(None)
         self.fresh.pop(after.number)
-        self.queues.release(after)
-        self.queues.counters(after.deployment).ended(after.state)
-        if after.state is State.DEAD:
-            self.queues.dead[after.deployment] += 1
-        if after.state is State.SUCCEEDED:
-            self.queues.learn(after)
+        self.queues.ended(after)
         if before.state is State.RUNNING and told is None:
             self.listener.stop(after.replica, self.id_of(after.number), after.attempt, after.reason)
         self.limits.remove(after, ended=True)
         self.ended.add(after, result)
         self.watchers.ended(after.number)
+        self.callbacks.ended(after)
         self._changed(running, told)
 
     def _changed(self, running: Running, told: Told | None) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from serving._proto import records_pb2 as pb
+from serving.broker.callbacks.settings import CallbackSettings
 from serving.broker.queue import QueueSettings
 from serving.broker.settings import BrokerSettings
 from serving.errors import InvalidArgument
@@ -18,6 +19,10 @@ _FOLDER: Final = "broker"
 _GIVEN: Final = (  # where they are 0, what is usual
     *("lease_s", "max_attempts", "result_ttl_s", "dead_ttl_s", "max_items", "max_bytes", "max_tenant_items"),
     *("max_tenant_bytes", "max_request_bytes", "max_result_bytes"),
+)
+_CALLBACKS_GIVEN: Final = (
+    *("timeout_s", "max_attempts", "max_age_s", "first_delay_s", "max_delay_s", "concurrency", "per_host"),
+    *("max_inline_bytes", "max_due"),
 )
 
 
@@ -41,15 +46,11 @@ def broker_settings(config: pb.ReplicaConfig) -> BrokerSettings:
         if all_of in given:
             given.setdefault(own, given[all_of])  # no limit of its own
     sync: Literal["full", "normal"] = "normal" if broker.sync == "normal" else "full"
-    deployments = tuple(broker.before)
+    name = f"{config.id}-g{config.generation}"
     return BrokerSettings(
-        folder(config),
-        deployments,
-        f"{config.id}-g{config.generation}",
-        sync=sync,
-        queue=_queue_settings(broker),
-        **given,
-    )
+        folder(config), tuple(broker.before), name, sync=sync, queue=_queue_settings(broker),
+        callbacks=_callback_settings(broker.callbacks), application=f"{config.namespace}/{config.application}", **given,
+    )  # fmt: skip
 
 
 def _queue_settings(broker: pb.BrokerDeployment) -> QueueSettings:
@@ -59,6 +60,14 @@ def _queue_settings(broker: pb.BrokerDeployment) -> QueueSettings:
         short_share=broker.short_share if broker.HasField("short_share") else usual.short_share,
         long_share=broker.long_share if broker.HasField("long_share") else usual.long_share,
     )
+
+
+def _callback_settings(given: pb.BrokerCallbacks) -> CallbackSettings:
+    numbers: dict[str, Any] = {name: getattr(given, name) for name in _CALLBACKS_GIVEN if getattr(given, name)}
+    return CallbackSettings(
+        disabled=given.disabled, hosts=tuple(given.hosts), networks=tuple(given.networks), allow_http=given.allow_http,
+        secrets=Path(given.secrets) if given.secrets else None, **numbers,
+    )  # fmt: skip
 
 
 def endpoint(

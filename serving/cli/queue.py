@@ -20,7 +20,7 @@ from serving.errors import InvalidArgument
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from serving.sdk import QueueItem, QueueStatistics
+    from serving.sdk import CallbackStatus, QueueItem, QueueStatistics
     from serving.sdk.queue import QueueClient
     from serving.store.keys import AppKey
 
@@ -142,6 +142,43 @@ def drain(settings: Settings, *, app: str, broker: str, undo: bool) -> None:
         click.echo(f"{one.broker} {state}: {one.live} requests wait or run there, {one.items} are kept with results")
 
 
+@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+def callbacks() -> None:
+    """Look at the callbacks of ended requests that were given up, or are due, and send them again."""
+
+
+@command(*APPLICATIONS)
+@_APP
+@click.option("--state", default="dead", show_default=True, type=click.Choice(("dead", "due")), help="Which ones.")
+@click.option("--limit", default=100, show_default=True, type=click.IntRange(1, 10_000), help="At most so many.")
+def list_callbacks(settings: Settings, *, app: str, state: str, limit: int) -> None:
+    """Show the requests of APP whose callbacks were given up, or are due."""
+    key = settings.app(app)
+    found = _ask(
+        settings,
+        f"reading the callbacks of {key}",
+        lambda client: client.callbacks(key, state=state.upper(), limit=limit),
+    )
+    if settings.as_json:
+        print_json({"application": str(key), "items": [shape(item) for item in found]})
+        return
+    rows = [
+        (item.id, item.state, one.state, one.tries, one.status or "-", _ago(one.due), one.url, one.reason)
+        for item in found
+        if (one := item.callback) is not None
+    ]
+    headers = ("ID", "ENDED", "CALLBACK", "TRIES", "STATUS", "SINCE", "URL", "REASON")
+    click.echo(table(headers, rows) if rows else f"no callbacks that are {state}")
+
+
+@command(*APPLICATIONS)
+@_APP
+@_ID
+def retry_callback(settings: Settings, *, app: str, item: str) -> None:
+    """Send the callback of a request of APP again: one that was given up anew, one that is due at once."""
+    _one(settings, app, item, "sending again", lambda client, key: client.retry_callback(key, item))
+
+
 def _one(
     settings: Settings,
     app: str,
@@ -171,9 +208,19 @@ def _one(
         ("deadline", found.deadline.isoformat() if found.deadline else ""),
         ("bytes", str(found.bytes)),
         ("reason", found.reason),
+        *_callback_lines(found.callback),
     ):
         if value and value != "-":
             click.echo(f"  {name:<11}{value}")
+
+
+def _callback_lines(callback: CallbackStatus | None) -> tuple[tuple[str, str], ...]:
+    if callback is None:
+        return ()
+    status = f", status {callback.status}" if callback.status else ""
+    tried = f", {callback.tries} tries{status}" if callback.tries else ""
+    why = f": {callback.reason}" if callback.reason else ""
+    return (("callback", f"{callback.url} {callback.state}{tried}{why}"),)
 
 
 def _plain(item: QueueItem) -> tuple[object, ...]:
@@ -184,7 +231,12 @@ def shape(item: QueueItem) -> dict[str, Any]:
     """As JSON."""
     times = {f"{name}_at": _iso(getattr(item, name)) for name in ("submitted", "started", "ended", "deadline")}
     plain = ("id", "state", "deployment", "tenant", "priority", "attempts", "replica", "reason", "bytes", "progress")
-    return {name: getattr(item, name) for name in plain} | {"labels": dict(item.labels)} | times
+    made = {name: getattr(item, name) for name in plain} | {"labels": dict(item.labels)} | times
+    one = item.callback
+    if one is not None:
+        told = {name: getattr(one, name) for name in ("state", "url", "secret", "tries", "status", "reason")}
+        made["callback"] = told | {"due_at": _iso(one.due), "next_at": _iso(one.next)}
+    return made
 
 
 def statistics_shape(row: QueueStatistics) -> dict[str, Any]:
@@ -221,3 +273,6 @@ for word, made in (
     ("journals", journals),
 ):
     queue.add_command(made, word)
+for word, made in (("list", list_callbacks), ("retry", retry_callback)):
+    callbacks.add_command(made, word)
+queue.add_command(callbacks)

@@ -70,9 +70,7 @@ class Removal:
             try:
                 await self._client.queue.drain(self._app, broker, undo=not drained, timeout_s=_ASK_S)
             except MeshError as error:
-                text = (
-                    f"{broker} could not be told to keep its journals: {error.message}"
-                )
+                text = f"{broker} could not be told to keep its journals: {error.message}"
                 click.echo(text, err=True)
 
     # ------------------------------------------------------------------------------------------------ what is told

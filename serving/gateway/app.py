@@ -32,6 +32,9 @@ from serving.gateway.kserve_rest import HEALTH as KSERVE_HEALTH
 from serving.gateway.kserve_rest import PREFIX as KSERVE
 from serving.gateway.kserve_rest import KserveRest, Terms
 from serving.gateway.passing import Broken
+from serving.gateway.queued.asker import Asker
+from serving.gateway.queued.operations import GATEWAY_RESPONSES, QUEUED
+from serving.gateway.queued.service import PATHS, RESPONSES, QueuedRequests
 from serving.gateway.resuming import RESUMED_PATHS
 from serving.gateway.route_follower import Routes
 from serving.gateway.routed import RouteForwarder
@@ -73,6 +76,7 @@ class GatewayApp:
         routed: RouteForwarder,
         kserve: KserveRest,
         caching: Caching,
+        queued: QueuedRequests,
         instruments: Instruments,
         registry: CollectorRegistry,
         balance: Balance,
@@ -101,6 +105,7 @@ class GatewayApp:
         self._routed = routed
         self._kserve = kserve
         self._caching = caching
+        self._queued = queued
         self._instruments = instruments
         self._registry = registry
         self._balance = balance
@@ -142,7 +147,7 @@ class GatewayApp:
         finally:
             self._running -= 1
             self._instruments.in_flight.dec()
-            known = call.path in FORWARDED or call.path in self._plain or call.path in (KSERVE, _CACHE)
+            known = call.path in FORWARDED or call.path in self._plain or call.path in (KSERVE, _CACHE, *PATHS)
             path, status = call.path if known else "other", wire.status or _CLIENT_GONE
             self._instruments.count(path, call.model, str(status))
             if call.model:
@@ -168,6 +173,8 @@ class GatewayApp:
         elif path in FORWARDED:
             call.want(wire, "POST")
             await self._forward(call, wire, scope)
+        elif self._queued.takes(path):
+            await self._answer_queued(call, wire, scope)
         elif path == _CACHE:
             call.want(wire, "DELETE")
             await self._remove(call, wire, scope)
@@ -192,6 +199,12 @@ class GatewayApp:
         refuse = self._refusal(wire, leaving=self.refusing)
         admitted = lambda request: self._admitted(call, wire, request)  # noqa: E731
         return Terms(refuse, self.draining, cut, self._allowed(call), admitted, call.ask)
+
+    async def _answer_queued(self, call: Call, wire: Wire, scope: Scope) -> None:
+        if (refusal := self._refusal(wire, leaving=self.refusing)) is not None:
+            raise refusal
+        with self._until_cut() as cut:
+            await self._queued.answer(Asker(call, wire, scope, self._gate, self._allowed(call), cut))
 
     def _refusal(self, wire: Wire, *, leaving: bool) -> Unavailable | None:
         """Why no request for a model is taken now."""
@@ -219,6 +232,11 @@ class GatewayApp:
         resumable = self._resumable(call.path, wire)
         data = await wire.read_body(self._max_body_bytes)
         body = await read_object_apart(data, limit_bytes=self._max_body_bytes)
+        if call.path == RESPONSES and body.get("background") not in (None, False):
+            with self._until_cut() as cut:
+                asker = Asker(call, wire, scope, self._gate, self._allowed(call), cut)
+                await wire.unless_gone(self._queued.background.create(body, asker), cut)
+            return
         session = wire.header(SESSION_HEADER.encode())
         found, data = self._named(data, body, session, call)
         first = found.keys[0]
@@ -376,4 +394,4 @@ def _entry(name: str, offer: Offer, *, route: bool = False) -> dict[str, Any]:
 
 @cache
 def _document() -> dict[str, Any]:
-    return document("OpenAI-compatible API of a mesh", VERSION, GATEWAY)
+    return document("OpenAI-compatible API of a mesh", VERSION, (*GATEWAY, GATEWAY_RESPONSES, *QUEUED))

@@ -15,7 +15,6 @@ from serving.store import keys
 from serving.store.cache import CacheUpdate, PrefixCache
 from serving.store.client import EtcdClient
 from serving.store.keys import AppKey
-from serving.types import ROLE_DIRECT
 
 _LOG: Final = logging.getLogger(__name__)
 _FIRST_VIEW_S: Final = 5.0
@@ -43,10 +42,10 @@ class CatalogFollower:
         *,
         app: AppKey | None = None,
     ) -> None:
-        """`on_change` is called with each new catalog, on the loop. With `app` it is of that application's models."""
+        """`on_change` is called with each new catalog, on the loop. With `app` it is of that application."""
         prefix = f"{keys.ENDPOINTS}{namespaces[0]}/" if len(namespaces) == 1 else keys.ENDPOINTS
         if app is not None:
-            prefix = keys.endpoints(app, ROLE_DIRECT)
+            prefix = keys.endpoints(app)
         self._cache = PrefixCache(client, prefix, prefer=prefer_newer)
         self._namespaces = namespaces
         self._on_change = on_change

@@ -28,10 +28,16 @@ from serving.gateway.instruments import Instruments
 from serving.gateway.keys.parts import GatewayKeys
 from serving.gateway.kserve_rest import KserveRest
 from serving.gateway.probing import Prober
+from serving.gateway.queued.background import Background
+from serving.gateway.queued.journals import Journals
+from serving.gateway.queued.service import QueuedRequests
+from serving.gateway.queued.submitting import Submitter
+from serving.gateway.queued.targets import QueueTargets
 from serving.gateway.route_follower import NoRoutes, RouteFollower
 from serving.gateway.routed import RouteForwarder
 from serving.gateway.splits import Splits
 from serving.gateway.upstreams import Upstreams
+from serving.sdk.brokers import Brokers
 from serving.store.client import EtcdClient
 from serving.store.keys import AppKey
 from serving.timeouts import cancel_and_wait
@@ -80,6 +86,8 @@ class GatewayParts:
         self._rest = RestFollower(self._follower, config.namespaces, self._on_rest)
         self._routes = RouteFollower(self._store) if app is None else NoRoutes()
         self._splits = Splits(self._store, self._on_splits)
+        self._queue_targets = QueueTargets(self._follower, config.namespaces, self._own)
+        self._brokers = Brokers(self._store, config.endpoint_tls)
         self._session: aiohttp.ClientSession | None = None
         self._caching: Caching | None = None
         self._all_forwarders: list[Forwarder] = []
@@ -162,6 +170,7 @@ class GatewayParts:
             *self._forwarders(session, self._follower, self._upstreams),
             kserve,
             caching,
+            self._new_queued(),
             self._instruments,
             self._registry,
             self._upstreams.balance,
@@ -173,6 +182,12 @@ class GatewayParts:
             ended=self._ended,
             gate=self._keys.gate if self._keys is not None else None,
         )
+
+    def _new_queued(self) -> QueuedRequests:
+        targets, journals = self._queue_targets, Journals(self._brokers, self._queue_targets)
+        submitter = Submitter(self._follower, self._routes, self._splits, targets, journals, called=self._called)
+        background = Background(submitter, journals)
+        return QueuedRequests(submitter, journals, background, max_body_bytes=self._config.max_body_bytes)
 
     def _forwarders(
         self, session: aiohttp.ClientSession, follower: Following, upstreams: Upstreams
@@ -257,6 +272,7 @@ class GatewayParts:
             await self._session.close()
         if self._keys is not None:
             await self._keys.close()
+        await self._brokers.close()
         await self._follower.close()
         await self._routes.close()
         await self._splits.close()

@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 
-from serving.llm.answers import AnswerHead
 from serving.llm.cost import add_usage_header, usage_comment
 from serving.llm.limits import Place
 from serving.llm.response_builder import ResponseBuilder
@@ -28,7 +27,7 @@ from serving.openai.messages import (
     UserMessage,
 )
 from serving.openai.response_format import JsonSchema, JsonSchemaFormat, ResponseFormat
-from serving.openai.response_objects import ResponseEvent, ResponseObject
+from serving.openai.response_objects import ResponseEvent, begun_response
 from serving.openai.responses import (
     UNDONE_RESPONSES,
     InputCall,
@@ -67,7 +66,8 @@ async def _answer(
 ) -> None:
     """As a stream, its head waits for the first token: what fails before it still gets a status of its own."""
     head = service.head("resp_", request.model, place.tier)
-    builder = ResponseBuilder(_begun(request, head), new_id)
+    begun = begun_response(request, name=head.id, created=head.created, model=head.model, tier=head.tier)
+    builder = ResponseBuilder(begun, new_id)
     run = chat_run(service, chat, asked, place, head.id)
     async with aclosing(run.deltas()) as deltas:
         async for new in deltas:
@@ -192,35 +192,3 @@ def _choice(request: ResponseRequest) -> ToolChoice | None:
     if isinstance(request.tool_choice, NamedTool):
         return NamedToolChoice(type="function", function=NamedFunction(name=request.tool_choice.name))
     return request.tool_choice
-
-
-def _begun(request: ResponseRequest, head: AnswerHead) -> ResponseObject:
-    asked = request.text.format if request.text is not None else None
-    choice = request.tool_choice
-    return {
-        "id": head.id,
-        "object": "response",
-        "created_at": head.created,
-        "status": "in_progress",
-        "background": False,
-        "error": None,
-        "incomplete_details": None,
-        "instructions": request.instructions,
-        "max_output_tokens": request.max_output_tokens,
-        "metadata": request.metadata or {},
-        "model": head.model,
-        "output": [],
-        "parallel_tool_calls": request.parallel_tool_calls is not False,
-        "previous_response_id": None,
-        "service_tier": head.tier,
-        "store": False,
-        "temperature": 1.0 if request.temperature is None else request.temperature,
-        "text": {"format": asked.model_dump(by_alias=True) if asked is not None else {"type": "text"}},
-        "tool_choice": choice.model_dump() if isinstance(choice, NamedTool) else choice or "auto",
-        "tools": [tool.model_dump() for tool in request.tools or ()],
-        "top_logprobs": request.top_logprobs or 0,
-        "top_p": 1.0 if request.top_p is None else request.top_p,
-        "truncation": "disabled",
-        "usage": None,
-        "user": request.user,
-    }

@@ -19,7 +19,8 @@ _JSON: Final = "application/json"
 _EVENTS: Final = "text/event-stream"
 ERRORS: Final[Mapping[int, str]] = {
     400: "The request is wrong; `param` names the field.",
-    404: "There is no such model here.",
+    404: "There is no such model, or no such request, here.",
+    409: "The request has ended without an answer: cancelled, expired, or its attempts are used up.",
     408: "The body did not come in time.",
     413: "The body is too large.",
     429: "All is full; `Retry-After` says when to come back.",
@@ -44,11 +45,21 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
+class Header:
+    """A header of a request, which may be left out."""
+
+    name: str
+    description: str
+    pattern: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Operation:
     """What one path takes and gives. `request` None: it has no body. `chunk`: what events hold, where it streams.
 
     `answer` None: text of `media_type`. `errors` are statuses of `ERRORS`, `undone` fields that nothing follows
-    with the values that may be given nevertheless. With `removes` it is asked with DELETE.
+    with the values that may be given nevertheless. `asked` is the method where it is none of the usual ones, `good`
+    are the statuses of an answer, `headers` are those that only this one reads. With `events` every answer is a stream.
     """
 
     path: str
@@ -61,13 +72,14 @@ class Operation:
     errors: Sequence[int] = ()
     undone: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     query: Sequence[Query] = ()
-    removes: bool = False
+    asked: Literal["post", "delete"] | None = None
+    good: Sequence[int] = (200,)
+    headers: Sequence[Header] = ()
+    events: bool = False
 
     @property
     def method(self) -> Literal["get", "post", "delete"]:
-        if self.removes:
-            return "delete"
-        return "get" if self.request is None else "post"
+        return self.asked or ("get" if self.request is None else "post")
 
 
 def document(title: str, version: str, operations: Sequence[Operation]) -> dict[str, Any]:
@@ -111,8 +123,9 @@ def _described(one: Operation, schemas: Mapping[str, Any]) -> dict[str, Any]:
             *_path_parameters(one.path),
             *map(_query_parameter, one.query),
             *(_header_parameters() if one.request else ()),
+            *map(_own_header, one.headers),
         ],
-        "responses": {"200": _good(one, schemas)},
+        "responses": {str(status): _good(one, schemas) for status in one.good},
     }
     if one.request is not None:
         made["requestBody"] = {"required": True, "content": {_JSON: {"schema": schemas[f"{one.name} request"]}}}
@@ -125,6 +138,8 @@ def _described(one: Operation, schemas: Mapping[str, Any]) -> dict[str, Any]:
 def _good(one: Operation, schemas: Mapping[str, Any]) -> dict[str, Any]:
     if one.answer is None:
         return {"description": one.summary, "content": {one.media_type: {"schema": {"type": "string"}}}}
+    if one.events:
+        return {"description": "Events.", "content": {_EVENTS: {"itemSchema": _event(schemas[f"{one.name} answer"])}}}
     content: dict[str, Any] = {_JSON: {"schema": schemas[f"{one.name} answer"]}}
     description = "The answer."
     if one.chunk is not None:
@@ -147,6 +162,11 @@ def _path_parameters(path: str) -> list[dict[str, Any]]:
 def _query_parameter(one: Query) -> dict[str, Any]:
     schema = {"type": "string"} | ({"pattern": one.pattern} if one.pattern else {})
     return {"name": one.name, "in": "query", "description": one.description, "schema": schema}
+
+
+def _own_header(one: Header) -> dict[str, Any]:
+    schema = {"type": "string"} | ({"pattern": one.pattern} if one.pattern else {})
+    return {"name": one.name, "in": "header", "description": one.description, "schema": schema}
 
 
 def _header_parameters() -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from serving.openai.response_objects import ResponseEvent, ResponseObject
 from serving.openai.responses import UNDONE_RESPONSES, ResponseRequest
 from serving.openai.tokens import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
 
-_ALL: Final = tuple(ERRORS)
+_ALL: Final = tuple(status for status in ERRORS if status != 409)
 _HTML: Final = "text/html"
 
 
@@ -85,7 +85,7 @@ REMOVE_STORED: Final = Operation(
         Query("entry", "Only this one: the header `x-mesh-cache-entry` of an answer.", _DIGEST),
         Query("tag", "Only those whose requests had it among their `x-mesh-cache-tags`."),
     ),
-    removes=True,
+    asked="delete",
 )
 OPERATIONAL: Final = (
     Operation("/v1/models", "models", "The models that are served here", answer=ModelList),
@@ -95,4 +95,4 @@ OPERATIONAL: Final = (
     Operation("/docs", "docs", "This document as a page", media_type=_HTML),
 )
 LANGUAGE_MODEL: Final = (CHAT, COMPLETIONS, RESPONSES, TOKENIZE, DETOKENIZE)
-GATEWAY: Final = (CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, REMOVE_STORED, *OPERATIONAL)
+GATEWAY: Final = (CHAT, COMPLETIONS, EMBEDDINGS, REMOVE_STORED, *OPERATIONAL)  # and what waits there

@@ -10,8 +10,10 @@ from typing import Any, Literal
 from typing_extensions import TypedDict
 
 from serving.openai.chat_answers import TokenLogprob
+from serving.openai.responses import NamedTool, ResponseRequest
+from serving.openai.service_tier import ServiceTier
 
-Status = Literal["in_progress", "completed", "incomplete"]
+Status = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
 
 
 class OutputText(TypedDict):
@@ -60,15 +62,20 @@ class IncompleteDetails(TypedDict):
     reason: Literal["max_output_tokens"]
 
 
+class ResponseError(TypedDict):
+    code: Literal["server_error"]
+    message: str
+
+
 class ResponseObject(TypedDict):
-    """Much of it repeats the request."""
+    """Much of it repeats the request. Only those in the background are queued, fail, are cancelled, and are stored."""
 
     id: str
     object: Literal["response"]
     created_at: int
     status: Status
-    background: Literal[False]
-    error: None
+    background: bool
+    error: ResponseError | None
     incomplete_details: IncompleteDetails | None
     instructions: str | None
     max_output_tokens: int | None
@@ -78,7 +85,7 @@ class ResponseObject(TypedDict):
     parallel_tool_calls: bool
     previous_response_id: None
     service_tier: str
-    store: Literal[False]
+    store: bool
     temperature: float
     text: dict[str, Any]
     tool_choice: Any
@@ -106,3 +113,38 @@ class ResponseEvent(TypedDict, total=False):
     arguments: str
     name: str
     logprobs: list[TokenLogprob]
+
+
+def begun_response(
+    request: ResponseRequest, *, name: str, created: int, model: str, tier: str = ServiceTier.DEFAULT.value
+) -> ResponseObject:
+    """The object of an answer that has nothing yet. `created` is a unix time in seconds."""
+    asked = request.text.format if request.text is not None else None
+    choice = request.tool_choice
+    return {
+        "id": name,
+        "object": "response",
+        "created_at": created,
+        "status": "in_progress",
+        "background": False,
+        "error": None,
+        "incomplete_details": None,
+        "instructions": request.instructions,
+        "max_output_tokens": request.max_output_tokens,
+        "metadata": request.metadata or {},
+        "model": model,
+        "output": [],
+        "parallel_tool_calls": request.parallel_tool_calls is not False,
+        "previous_response_id": None,
+        "service_tier": tier,
+        "store": False,
+        "temperature": 1.0 if request.temperature is None else request.temperature,
+        "text": {"format": asked.model_dump(by_alias=True) if asked is not None else {"type": "text"}},
+        "tool_choice": choice.model_dump() if isinstance(choice, NamedTool) else choice or "auto",
+        "tools": [tool.model_dump() for tool in request.tools or ()],
+        "top_logprobs": request.top_logprobs or 0,
+        "top_p": 1.0 if request.top_p is None else request.top_p,
+        "truncation": "disabled",
+        "usage": None,
+        "user": request.user,
+    }

@@ -35,7 +35,7 @@ UNDONE_RESPONSES: Final[Mapping[str, Sequence[Any]]] = {
 LOGPROBS: Final = "message.output_text.logprobs"
 _WHY: Final = {
     "previous_response_id": "responses are not stored; send the whole conversation as `input`",
-    "background": "responses are not stored, so nobody could ask for the result; use `stream`",
+    "background": "it needs a broker, which only gateways and HTTP proxies know; ask one of them, or use `stream`",
     "store": "responses are not stored; leave it away, or set it to false",
     "conversation": "conversations are not stored; send the whole conversation as `input`",
 }
@@ -145,6 +145,30 @@ class ResponseRequest(RequestModel):
     store: bool | None = None
     service_tier: str | None = None
     truncation: str | None = None
+
+
+class GatewayResponseRequest(ResponseRequest):
+    """With `background` it waits at a broker, and its answer is kept; else nothing is."""
+
+    background: bool | None = None
+
+
+UNDONE_AT_GATEWAYS: Final[Mapping[str, Sequence[Any]]] = {
+    name: values for name, values in UNDONE_RESPONSES.items() if name not in ("background", "store")
+}
+
+
+def read_background_request(body: Mapping[str, Any]) -> ResponseRequest:
+    """Of a response whose `background` is true. Raises `InvalidRequest`, as OpenAI does where it may not be stored."""
+    if body.get("background") is not True:
+        raise InvalidRequest("`background`: a boolean is wanted", param="background", error_code="invalid_type")
+    if body.get("store") not in (None, True):
+        raise InvalidRequest(
+            "`store` must be true, or left away, where `background` is: the answer is kept until it is fetched",
+            param="store",
+            error_code="invalid_value",
+        )
+    return read_response_request({name: value for name, value in body.items() if name not in ("background", "store")})
 
 
 def read_response_request(body: Mapping[str, Any]) -> ResponseRequest:

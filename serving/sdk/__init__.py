@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from serving.sdk._artifacts import Artifact
+from serving.sdk._broker_options import BrokerCallbacks
 from serving.sdk._deployments import (
     BrokerDeployment,
     CppDeployment,
@@ -38,10 +39,13 @@ if TYPE_CHECKING:
     from serving.sdk.blocking import MeshClient
     from serving.sdk.brokers import QueueFull
     from serving.sdk.client import AsyncMeshClient
+    from serving.sdk.parts import TicketPart
+    from serving.sdk.queue import Callback
     from serving.sdk.routes import Route, RoutedModel, RouteStatus, load_routes
     from serving.sdk.status import AppEvent, AppStatus, DeployResult, ModelMetadata, TensorMetadata
     from serving.sdk.tensors import BF16
-    from serving.sdk.tickets import BrokerDrain, QueueItem, QueueStatistics, Ticket, TicketPart
+    from serving.sdk.tickets import BrokerDrain, CallbackStatus, QueueItem, QueueStatistics, Ticket
+    from serving.webhooks import verify_webhook
 
 __all__ = [
     "BF16",
@@ -52,8 +56,11 @@ __all__ = [
     "Artifact",
     "AsyncMeshClient",
     "Autoscaling",
+    "BrokerCallbacks",
     "BrokerDeployment",
     "BrokerDrain",
+    "Callback",
+    "CallbackStatus",
     "Canary",
     "CanaryChecks",
     "CanaryStep",
@@ -105,6 +112,7 @@ __all__ = [
     "load_routes",
     "load_spec",
     "parse_spec",
+    "verify_webhook",
 ]
 
 _LAZY = {
@@ -113,6 +121,8 @@ _LAZY = {
     "AppEvent": "serving.sdk.status",
     "AppStatus": "serving.sdk.status",
     "AsyncMeshClient": "serving.sdk.client",
+    "Callback": "serving.sdk.queue",
+    "CallbackStatus": "serving.sdk.tickets",
     "ClientConfig": "serving.discovery.client_config",
     "ClientStats": "serving.discovery.client_config",
     "CreatedKey": "serving.sdk.api_keys",
@@ -129,8 +139,9 @@ _LAZY = {
     "RoutedModel": "serving.sdk.routes",
     "TensorMetadata": "serving.sdk.status",
     "Ticket": "serving.sdk.tickets",
-    "TicketPart": "serving.sdk.tickets",
+    "TicketPart": "serving.sdk.parts",
     "load_routes": "serving.sdk.routes",
+    "verify_webhook": "serving.webhooks",
 }
 
 

@@ -3,14 +3,65 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from serving._proto import records_pb2 as pb
-from serving.sdk._table import BYTES, SECONDS, Field, ListOf, Number, Record, Text, Whole
+from serving.sdk._table import BYTES, SECONDS, Field, Flag, ListOf, Number, Record, Text, Whole
 
 _AGEING_S: Final = 60.0
 _SHORT: Final = 0.5
 _LONG: Final = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerCallbacks:
+    """Where a broker calls back when a request has ended, and how often it tries. Times are seconds or texts.
+
+    `hosts` may be called, names or `"*.example.org"`, empty is all; of these the ones with public addresses, and those
+    with addresses of `networks` (`"10.0.0.0/8"`). `allow_http`: without TLS, too. `secrets` is a folder on its node
+    with a file for each secret, lines `whsec_<base64>`. A callback is tried `max_attempts` times, until `max_age` after
+    its request's end, each try for `timeout`; the pause after the first one is `first_delay`, and triples up to
+    `max_delay`. `concurrency` bounds the calls at once, `per_host` those to one host and port. Results of more than
+    `max_inline_bytes` are to be fetched. While `max_due` are due, requests that want one are refused; with `disabled`,
+    always.
+    """
+
+    disabled: bool = False
+    hosts: tuple[str, ...] | list[str] = ()
+    networks: tuple[str, ...] | list[str] = ()
+    allow_http: bool = False
+    secrets: str = ""
+    timeout: float | str = 0.0
+    max_attempts: int = 0
+    max_age: float | str = 0.0
+    first_delay: float | str = 0.0
+    max_delay: float | str = 0.0
+    concurrency: int = 0
+    per_host: int = 0
+    max_inline_bytes: int | str = 0
+    max_due: int = 0
+
+
+CALLBACKS: Final = Record(
+    "callbacks",
+    (
+        Field("disabled", Flag(), "Requests with a callback are refused.", default=False),
+        Field("hosts", ListOf(Text()), "Names that may be called, or *.example.org; empty is all.", default=()),
+        Field("networks", ListOf(Text()), "Addresses beside public ones: 10.0.0.0/8.", default=()),
+        Field("allow_http", Flag(), "Without TLS, too.", default=False),
+        Field("secrets", Text(), "Folder on its node with a file for each secret.", default=""),
+        Field("timeout", SECONDS, "Of a try; 0 is 15s.", default=0.0),
+        Field("max_attempts", Whole(), "Tries until it is given up; 0 is 20.", default=0),
+        Field("max_age", SECONDS, "From the request's end until it is given up; 0 is 3 days.", default=0.0),
+        Field("first_delay", SECONDS, "Until the second try, then three times as long each; 0 is 5s.", default=0.0),
+        Field("max_delay", SECONDS, "Between two tries at most; 0 is 6 hours.", default=0.0),
+        Field("concurrency", Whole(), "Calls at once; 0 is 64.", default=0),
+        Field("per_host", Whole(), "Calls at once to one host and port; 0 is 8.", default=0),
+        Field("max_inline_bytes", BYTES, "Larger results are to be fetched; 0 is 16 KiB.", default=0),
+        Field("max_due", Whole(), "When so many are due, no more are taken; 0 is 100000.", default=0),
+    ),
+)
 BROKER: Final = Record(
     "broker",
     (
@@ -33,6 +84,7 @@ BROKER: Final = Record(
         ),
         Field("long_share", Number(), "The same for long requests.", default=_LONG),
         Field("per_replica", Whole(), "Requests that a replica may hold; 0 is as many as keep it busy.", default=0),
+        Field("callbacks", CALLBACKS, "Where and how often it calls back when a request has ended.", default=None),
     ),
 )
 
@@ -58,4 +110,13 @@ def broker_record(values: Mapping[str, Any]) -> pb.BrokerDeployment:
         short_share=None if short == _SHORT else short,
         long_share=None if long == _LONG else long,
         per_replica=values["per_replica"],
+        callbacks=_callbacks_record(values["callbacks"]),
     )
+
+
+def _callbacks_record(values: Mapping[str, Any] | None) -> pb.BrokerCallbacks | None:
+    if values is None:
+        return None
+    seconds = {f"{name}_s": values[name] for name in ("timeout", "max_age", "first_delay", "max_delay")}
+    same = ("disabled", "hosts", "networks", "allow_http", "secrets", "max_attempts", "concurrency", "per_host")
+    return pb.BrokerCallbacks(**{name: values[name] for name in (*same, "max_inline_bytes", "max_due")}, **seconds)

@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 
 from serving.sdk._app_names import AppName
 from serving.sdk._client_loop import Wait
+from serving.sdk.parts import TicketPart
 from serving.sdk.queue import QueueClient
-from serving.sdk.tickets import TICKET_TIMEOUT_S, BrokerDrain, QueueItem, QueueStatistics, Result, Ticket, TicketPart
+from serving.sdk.tickets import TICKET_TIMEOUT_S, BrokerDrain, QueueItem, QueueStatistics, Result, Ticket
 from serving.store.keys import AppKey
 
 
@@ -118,6 +119,16 @@ class BlockingQueue:
     def retry(self, app: AppName, item_id: str, *, timeout_s: float = TICKET_TIMEOUT_S) -> QueueItem:
         """See `QueueClient.retry`."""
         return self._wait(self._queue.retry(app, item_id, timeout_s=timeout_s))
+
+    def callbacks(
+        self, app: AppName, *, state: str = "DEAD", limit: int = 100, timeout_s: float = TICKET_TIMEOUT_S
+    ) -> tuple[QueueItem, ...]:
+        """See `QueueClient.callbacks`."""
+        return self._wait(self._queue.callbacks(app, state=state, limit=limit, timeout_s=timeout_s))
+
+    def retry_callback(self, app: AppName, item_id: str, *, timeout_s: float = TICKET_TIMEOUT_S) -> QueueItem:
+        """See `QueueClient.retry_callback`."""
+        return self._wait(self._queue.retry_callback(app, item_id, timeout_s=timeout_s))
 
 
 async def _next(parts: AsyncIterator[TicketPart]) -> TicketPart | None:

@@ -206,11 +206,11 @@ class Brokers:
             answers = await asyncio.gather(*(self._call(opened, one, method, request, until) for one in endpoints))
             return list(zip(endpoints, answers, strict=True))
 
-    async def pages(self, app: AppKey, request: bpb.ListRequest, *, limit: int, timeout_s: float) -> list[bpb.Item]:
-        """The first `limit` items of each broker of the application."""
+    async def pages(self, app: AppKey, method: str, request: Any, *, limit: int, timeout_s: float) -> list[bpb.Item]:
+        """The first `limit` items of each broker of the application; `method` is `List` or `ListCallbacks`."""
         until = time.monotonic() + timeout_s
         found: list[bpb.Item] = []
-        for endpoint, first in await self.everywhere(app, "List", request, timeout_s=timeout_s):
+        for endpoint, first in await self.everywhere(app, method, request, timeout_s=timeout_s):
             async with self._application(app, until) as opened:
                 reply, count = first, 0
                 while True:
@@ -218,10 +218,10 @@ class Brokers:
                     count += len(reply.items)
                     if not reply.next or count >= limit:
                         break
-                    more = bpb.ListRequest()
+                    more = type(request)()
                     more.CopyFrom(request)
                     more.page = reply.next
-                    reply = await self._call(opened, endpoint, "List", more, until)
+                    reply = await self._call(opened, endpoint, method, more, until)
         return found
 
     # ------------------------------------------------------------------------------------------------ who is asked

@@ -147,7 +147,8 @@ class SubmitCall:
 
 @dataclass(frozen=True, slots=True)
 class ItemCall:
-    """`ticket` without the application, or an item's id; `action` is `"get"`, `"cancel"` or `"retry"`.
+    """`ticket` without the application, or an item's id; `action` is `"get"`, `"cancel"`, `"retry"` or
+    `"retry_callback"`.
 
     A `get` waits for the item's end for `wait_s`.
     """
@@ -167,6 +168,16 @@ class ListItemsCall:
     deployment: str
     tenant: str
     states: Sequence[str]
+    limit: int
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ListCallbacksCall:
+    """`state` is `"DUE"` or `"DEAD"`."""
+
+    app: AppKey
+    state: str
     limit: int
     timeout_s: float
 
@@ -232,6 +243,7 @@ Call: TypeAlias = (
     | SubmitCall
     | ItemCall
     | ListItemsCall
+    | ListCallbacksCall
     | QueueStatisticsCall
     | DrainBrokersCall
     | SetRouteCall

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from typing_extensions import TypedDict, Unpack
@@ -15,6 +16,7 @@ from serving.sdk._app_names import AppName, app_key
 from serving.sdk.brokers import Brokers
 from serving.sdk.tensors import Parameter, encode_request
 from serving.sdk.tickets import (
+    ENDED,
     STATES,
     TICKET_TIMEOUT_S,
     BrokerDrain,
@@ -28,13 +30,28 @@ from serving.sdk.tickets import (
 SUBMIT_TIMEOUT_S: Final = 30.0
 PRIORITIES: Final = ("low", "default", "high")
 MOST_LISTED: Final = 10_000
+CALLBACK_LISTS: Final = ("DEAD", "DUE")
 _PAGE: Final = 1000
 _CHAT: Final = "/v1/chat/completions"
 _ACTIONS: Final = {
     "get": ("Get", bpb.GetRequest),
     "cancel": ("Cancel", bpb.CancelRequest),
     "retry": ("Retry", bpb.RetryRequest),
+    "retry_callback": ("RetryCallback", bpb.RetryCallbackRequest),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Callback:
+    """What is POSTed when a request has ended, as https://www.standardwebhooks.com says (`serving.verify_webhook`).
+
+    `secret` is the name of one of the broker's, that signs it; without it, it is not signed. `states` are the ends that
+    are told of, `"SUCCEEDED"`, `"FAILED"`, `"DEAD"`, `"CANCELLED"`, `"EXPIRED"`; empty: all.
+    """
+
+    url: str
+    secret: str = ""
+    states: Sequence[str] = ()
 
 
 class SubmitOptions(TypedDict, total=False):
@@ -47,7 +64,8 @@ class SubmitOptions(TypedDict, total=False):
     Of the item: `priority` is "low", "default" or "high"; `deadline_s` from now, after which it is not started and what
     runs is stopped; `expected_s` is how long it will take, as far as is known; `tenant` gets a fair share;
     `idempotency_key`: whoever submits it again gets the same ticket; `labels` are for lists and predictions;
-    `result_ttl_s` is how long its result is kept. `timeout_s` is for the submission itself.
+    `result_ttl_s` is how long its result is kept; `callback` is where its end is told, a URL or a `Callback`.
+    `timeout_s` is for the submission itself.
     """
 
     body: Mapping[str, Any]
@@ -65,6 +83,7 @@ class SubmitOptions(TypedDict, total=False):
     idempotency_key: str
     labels: Mapping[str, str]
     result_ttl_s: float
+    callback: str | Callback
     timeout_s: float
 
 
@@ -141,6 +160,19 @@ class QueueClient:
         """By its id. Raises `NotFound`, and `FailedPrecondition` unless it is DEAD, EXPIRED or CANCELLED."""
         return await self._by_id(app, item_id, "retry", timeout_s)
 
+    async def callbacks(
+        self, app: AppName, *, state: str = "DEAD", limit: int = 100, timeout_s: float = TICKET_TIMEOUT_S
+    ) -> tuple[QueueItem, ...]:
+        """The requests of all brokers whose callbacks are DEAD (given up) or DUE, the oldest first, at most `limit`."""
+        return tuple(await self._handle(calls.ListCallbacksCall(app_key(app), state, limit, timeout_s)))
+
+    async def retry_callback(self, app: AppName, item_id: str, *, timeout_s: float = TICKET_TIMEOUT_S) -> QueueItem:
+        """Sends a callback again that is DEAD, and one that is DUE at once, by the request's id.
+
+        Raises `NotFound`, and `FailedPrecondition` for others.
+        """
+        return await self._by_id(app, item_id, "retry_callback", timeout_s)
+
     async def _by_id(self, app: AppName, item_id: str, action: str, timeout_s: float) -> QueueItem:
         item = await self._handle(calls.ItemCall(app_key(app), item_id, action, 0.0, timeout_s))
         if not isinstance(item, bpb.Item):
@@ -157,6 +189,7 @@ class QueueHandlers:
             calls.SubmitCall: self._submit,
             calls.ItemCall: self._item,
             calls.ListItemsCall: self._list,
+            calls.ListCallbacksCall: self._list_callbacks,
             calls.QueueStatisticsCall: self._statistics,
             calls.DrainBrokersCall: self._drain,
         }
@@ -181,15 +214,21 @@ class QueueHandlers:
         unknown = [name for name in call.states if name not in STATES]
         if unknown:
             raise InvalidArgument(f"state {unknown[0]!r} is not known; allowed are {', '.join(STATES)}")
+        request = bpb.ListRequest(deployment=call.deployment, tenant=call.tenant, states=list(call.states))
+        return await self._pages(call, "List", request)
+
+    async def _list_callbacks(self, call: calls.ListCallbacksCall) -> list[QueueItem]:
+        if call.state not in CALLBACK_LISTS:
+            raise InvalidArgument(f"state {call.state!r} is not known; allowed are {', '.join(CALLBACK_LISTS)}")
+        return await self._pages(call, "ListCallbacks", bpb.ListCallbacksRequest(state=f"CALLBACK_{call.state}"))
+
+    async def _pages(
+        self, call: calls.ListItemsCall | calls.ListCallbacksCall, method: str, request: Any
+    ) -> list[QueueItem]:
         if not 0 < call.limit <= MOST_LISTED:
             raise InvalidArgument(f"limit {call.limit} is out of range: 1 to {MOST_LISTED}")
-        request = bpb.ListRequest(
-            deployment=call.deployment,
-            tenant=call.tenant,
-            states=list(call.states),
-            limit=min(call.limit, _PAGE),
-        )
-        found = await self._brokers.pages(call.app, request, limit=call.limit, timeout_s=call.timeout_s)
+        request.limit = min(call.limit, _PAGE)
+        found = await self._brokers.pages(call.app, method, request, limit=call.limit, timeout_s=call.timeout_s)
         found.sort(key=lambda item: item.submitted.ToNanoseconds())
         return [QueueItem.from_record(item) for item in found[: call.limit]]
 
@@ -225,9 +264,20 @@ def _submit_request(deployment: str, inputs: Mapping[str, Any] | None, options: 
             deadline_s=numbers["deadline_s"],
             expected_s=numbers["expected_s"],
             result_ttl_s=numbers["result_ttl_s"],
+            callback=_callback(options.get("callback")),
         )
     except (TypeError, ValueError) as error:  # protobuf's answer to names and texts of the wrong kind
         raise InvalidArgument(f"the request for {deployment!r} is malformed: {error}") from error
+
+
+def _callback(wanted: str | Callback | None) -> bpb.Callback | None:
+    if wanted is None:
+        return None
+    callback = Callback(wanted) if isinstance(wanted, str) else wanted
+    unknown = [name for name in callback.states if name not in ENDED]
+    if unknown:
+        raise InvalidArgument(f"callback: {unknown[0]!r} is no end of a request; there are {', '.join(ENDED)}")
+    return bpb.Callback(url=callback.url, secret_name=callback.secret, states=list(callback.states))
 
 
 def _body(deployment: str, inputs: Mapping[str, Any] | None, options: SubmitOptions) -> bpb.Request:

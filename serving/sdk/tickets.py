@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Final, TypeAlias
 
@@ -18,17 +17,15 @@ from tritonclient.grpc import service_pb2
 from serving._proto import broker_pb2 as bpb
 from serving.control import Backoff
 from serving.errors import (
-    Cancelled,
     DataLoss,
     DeadlineExceeded,
-    FailedPrecondition,
     InvalidArgument,
-    MeshError,
     Unavailable,
-    error_for_code,
 )
 from serving.sdk import calls
 from serving.sdk.brokers import Brokers, QueueFull
+from serving.sdk.item_results import raise_unless_succeeded
+from serving.sdk.parts import Place, Seen, TicketPart
 from serving.sdk.tensors import Array, decode_response
 from serving.store.keys import AppKey
 from serving.types import is_name
@@ -38,19 +35,49 @@ POLL_S: Final = 20.0  # a question for a result waits so long at the broker
 AWAY_S: Final = 120.0  # for so long nobody may serve the ticket's journal
 ENDED: Final = ("SUCCEEDED", "FAILED", "DEAD", "CANCELLED", "EXPIRED")
 STATES: Final = ("QUEUED", "RUNNING", *ENDED)
-_ERRORS: Final = 400
 _BACKOFF: Final = Backoff(first_s=0.05, limit_s=1.0, jitter=0.5)
 _MOST_FAILURES: Final = 120  # in a row, a second apart
-_BY_STATUS: Final = {400: 3, 401: 16, 403: 7, 404: 5, 409: 6, 413: 3, 422: 3, 429: 8, 499: 1, 501: 12, 503: 14, 504: 4}
-_INTERNAL: Final = 13
 
 Result: TypeAlias = "dict[str, Array] | list[dict[str, Array]] | Any"
 """Outputs by name; of a decoupled model a list of them; of an OpenAI body the JSON object; of a stream its text."""
 
 
 @dataclass(frozen=True, slots=True)
+class CallbackStatus:
+    """What came of a callback: `state` is WAITS, DUE, DELIVERED, DEAD or UNWANTED; `status` of HTTP, 0: no answer.
+
+    `url` is without its query. `due` is since when it is sent, `next` when it is tried next.
+    """
+
+    state: str
+    url: str
+    secret: str
+    tries: int
+    status: int
+    reason: str
+    due: datetime | None
+    next: datetime | None
+
+    @classmethod
+    def from_record(cls, record: bpb.CallbackStatus) -> CallbackStatus:
+        return cls(
+            state=bpb.CallbackState.Name(record.state).removeprefix("CALLBACK_"),
+            url=record.url,
+            secret=record.secret_name,
+            tries=record.tries,
+            status=record.status,
+            reason=record.reason,
+            due=_time(record, "due"),
+            next=_time(record, "next"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class QueueItem:
-    """A request at a broker. `id` is `<journal>.<number>`, unknown times are None, `progress` is 0 to 1."""
+    """A request at a broker. `id` is `<journal>.<number>`, unknown times are None, `progress` is 0 to 1.
+
+    `callback` is None where none was asked for, and in lists but those of callbacks.
+    """
 
     id: str
     state: str
@@ -67,6 +94,7 @@ class QueueItem:
     deadline: datetime | None
     bytes: int
     progress: float
+    callback: CallbackStatus | None = None
 
     @classmethod
     def from_record(cls, item: bpb.Item) -> QueueItem:
@@ -86,6 +114,7 @@ class QueueItem:
             deadline=_time(item, "deadline"),
             bytes=item.bytes,
             progress=item.progress,
+            callback=CallbackStatus.from_record(item.callback) if item.HasField("callback") else None,
         )
 
 
@@ -117,24 +146,6 @@ class BrokerDrain:
     drained: bool
     live: int
     items: int
-
-
-@dataclass(frozen=True, slots=True)
-class TicketPart:
-    """A piece of a result. `number` begins at 0 again when another attempt begins: what came before counts no more."""
-
-    number: int
-    attempt: int
-    data: bytes
-
-    def outputs(self) -> dict[str, Array]:
-        """Of a decoupled model: one answer's outputs by name."""
-        return decode_response(service_pb2.ModelInferResponse.FromString(self.data))
-
-    def events(self) -> list[dict[str, Any]]:
-        """Of an OpenAI stream: its events' JSON objects, without the last `[DONE]`."""
-        lines = [line[5:].strip() for line in self.data.splitlines() if line.startswith(b"data:")]
-        return [json.loads(line) for line in lines if line != b"[DONE]"]
 
 
 class Ticket:
@@ -207,13 +218,16 @@ class Ticket:
     def __aiter__(self) -> AsyncIterator[TicketPart]:
         return self.parts()
 
-    async def parts(self, *, timeout_s: float | None = None) -> AsyncGenerator[TicketPart, None]:
+    async def parts(
+        self, *, after: Place | None = None, timeout_s: float | None = None
+    ) -> AsyncGenerator[TicketPart, None]:
         """Pieces of the result as they are made, to its end; then as `result` raises.
 
         What was not caught while it was made, comes at the end, so that all parts of the last attempt are the result.
+        `after`: only what follows that place of it, unless another attempt has begun since.
         """
         until = math.inf if timeout_s is None else time.monotonic() + timeout_s
-        seen = _Seen()
+        seen = Seen(after)
         failures = 0
         while True:
             left_s = until - time.monotonic()
@@ -235,7 +249,9 @@ class Ticket:
                             yield part
                         return
                     if seen.is_next(reply.part):
-                        yield TicketPart(reply.part.number, reply.part.attempt, reply.part.body)
+                        yield TicketPart(
+                            reply.part.number, reply.part.attempt, reply.part.body, seen.bytes - len(reply.part.body)
+                        )
                     elif seen.wants_again:
                         break
             except QueueFull:  # the parts that come next are not kept any more: the result has them
@@ -249,48 +265,6 @@ class Ticket:
             await asyncio.sleep(_BACKOFF.delay_s(failures))
 
 
-@dataclass(slots=True)
-class _Seen:
-    """Which parts of which attempt have been passed on."""
-
-    attempt: int = -1
-    next: int = 0
-    bytes: int = 0
-    wants_again: bool = False  # another attempt has begun, and its beginning was not among what came
-    _digest: Any = field(default_factory=hashlib.sha256)
-
-    def is_next(self, part: bpb.Part) -> bool:
-        """Whether the part is the one to pass on. After a gap none is: the rest comes with the result."""
-        self.wants_again = False
-        if part.attempt != self.attempt:
-            self.wants_again = part.number != 0 and self.next != 0
-            self.attempt, self.next, self.bytes, self._digest = part.attempt, 0, 0, hashlib.sha256()
-        if part.number != self.next:
-            return False
-        self.next += 1
-        self.bytes += len(part.body)
-        self._digest.update(part.body)
-        return True
-
-    def rest(self, item: bpb.Item) -> list[TicketPart]:
-        """What is missing of the result. Raises what the item's end means."""
-        _raise_unless_succeeded(item)
-        kind = item.result.WhichOneof("body")
-        pieces = list(item.result.infers.responses) if kind == "infers" else [_whole(item.result)]
-        whole = b"".join(pieces)
-        if hashlib.sha256(whole[: self.bytes]).digest() != self._digest.digest():  # that was another attempt
-            self.attempt, self.next, self.bytes = self.attempt + 1, 0, 0
-        parts = []
-        place = 0
-        for piece in pieces:
-            missing = piece[max(0, self.bytes - place) :]
-            place += len(piece)
-            if missing:
-                parts.append(TicketPart(self.next, max(self.attempt, 0), missing))
-                self.next += 1
-        return parts
-
-
 def read_ticket(text: str) -> tuple[AppKey, str]:
     """`namespace/application/<journal>.<number>.<secret>`. Raises `InvalidArgument`."""
     parts = text.split("/")
@@ -299,12 +273,8 @@ def read_ticket(text: str) -> tuple[AppKey, str]:
     return AppKey(parts[0], parts[1]), parts[2]
 
 
-def _whole(result: bpb.Result) -> bytes:
-    return bytes(result.infer if result.WhichOneof("body") == "infer" else result.http.body)
-
-
 def _result_of(item: bpb.Item) -> Result:
-    _raise_unless_succeeded(item)
+    raise_unless_succeeded(item)
     kind = item.result.WhichOneof("body")
     if kind == "infer":
         return _outputs(item.result.infer)
@@ -320,37 +290,7 @@ def _outputs(data: bytes) -> dict[str, Array]:
     return decode_response(service_pb2.ModelInferResponse.FromString(data))
 
 
-def _raise_unless_succeeded(item: bpb.Item) -> None:
-    state = bpb.State.Name(item.state)
-    about = f"the item {item.id} of {item.deployment}"
-    reason = f": {item.reason}" if item.reason else ""
-    if state == "CANCELLED":
-        raise Cancelled(f"{about} was cancelled{reason}")
-    if state == "EXPIRED":
-        raise DeadlineExceeded(f"{about} did not end before its deadline{reason}")
-    if state == "DEAD":
-        raise FailedPrecondition(f"{about} was given up after {item.attempts} attempts{reason}")
-    error = _error_of(item.result)
-    if error is not None:
-        raise error
-    if state == "FAILED":
-        raise FailedPrecondition(f"{about} failed{reason}")
-
-
-def _error_of(result: bpb.Result) -> MeshError | None:
-    if result.HasField("failure"):
-        return error_for_code(result.failure.code, result.failure.message)
-    if result.HasField("http") and result.http.status >= _ERRORS:
-        text = result.http.body.decode("utf-8", "replace")
-        try:
-            text = str(json.loads(text)["error"]["message"])
-        except (ValueError, KeyError, TypeError):
-            text = f"answered with {result.http.status}: {text[:500]}"
-        return error_for_code(_BY_STATUS.get(result.http.status, _INTERNAL), text)
-    return None
-
-
-def _time(item: bpb.Item, name: str) -> datetime | None:
+def _time(item: bpb.Item | bpb.CallbackStatus, name: str) -> datetime | None:
     stamp: Timestamp = getattr(item, name)
     return stamp.ToDatetime(timezone.utc) if stamp.ByteSize() else None
 

@@ -1,4 +1,5 @@
-"""`python -m tests.support.broker_process FOLDER [FIELD=NUMBER ...]`: a broker alone, which tests may kill.
+"""`python -m tests.support.broker_process FOLDER [FIELD=NUMBER ...] [callbacks]`: a broker alone, which tests may kill.
+With `callbacks` it calls back on loopback, and tries again soon.
 
 Prints its port as a line, and its journals whenever they change.
 """
@@ -17,18 +18,20 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from serving.broker.callbacks.settings import CallbackSettings
 from serving.broker.server import BrokerServer
 from serving.broker.settings import BrokerSettings
 from tests.support.waiting import eventually
 
 _LOOK_S = 0.02
+_CALLBACKS = CallbackSettings(networks=("127.0.0.0/8",), allow_http=True, first_delay_s=0.1, max_delay_s=0.3)
 
 
 class LoneBroker:
     """Such a process. `journals` are those that it said last."""
 
-    def __init__(self, folder: Path, **changes: float) -> None:
-        fields = [f"{name}={value}" for name, value in changes.items()]
+    def __init__(self, folder: Path, *, callbacks: bool = False, **changes: float) -> None:
+        fields = [f"{name}={value}" for name, value in changes.items()] + ["callbacks"] * callbacks
         command = [sys.executable, "-m", "tests.support.broker_process", str(folder), *fields]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         self.port = 0
@@ -77,6 +80,9 @@ async def main(folder: str, *fields: str) -> None:
     given: dict[str, Any] = {}
     for field in fields:
         name, _, value = field.partition("=")
+        if name == "callbacks":
+            given[name] = _CALLBACKS
+            continue
         given[name] = float(value) if name.endswith("_s") else int(value)
     settings = BrokerSettings(folder=Path(folder), deployments=("worker",), **given)
     broker = BrokerServer(settings, CollectorRegistry())

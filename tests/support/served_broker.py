@@ -1,4 +1,4 @@
-"""A broker's service in the test's own process, and a client of it."""
+"""A broker in the test's own process, and a client of it."""
 
 from __future__ import annotations
 

@@ -48,6 +48,11 @@ class UsageReader:
         """A piece of an answer that is no stream."""
         self._tail = (self._tail + data)[-_TAIL_BYTES:]
 
+    def charge(self, tokens: int) -> None:
+        """Of what is answered later, by somebody else: what it may cost."""
+        self._begun = True
+        self._told = tokens
+
     @contextmanager
     def until_gone(self) -> Iterator[None]:
         """Who goes away, or whose time is over, before the answer begins pays for a prompt that may be computed."""

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from serving import AsyncMeshClient, Connection
 from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd
 from tests.integration.broker.scripted_broker import ScriptedBroker
+from tests.support.broker_serving import go
+from tests.support.broker_world import World
 from tests.support.served_broker import Served
 
 
@@ -37,4 +40,20 @@ async def broker() -> AsyncIterator[Callable[..., ScriptedBroker]]:
 @pytest_asyncio.fixture
 async def served(tmp_path: Path) -> AsyncIterator[Served]:
     async with Served(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def world(tmp_path: Path, etcd: EtcdCluster, request: pytest.FixtureRequest) -> Iterator[World]:
+    name = request.node.name.removeprefix("test_").replace("_", "-")[:60].strip("-")
+    made = World(tmp_path, etcd.config(), name)
+    yield made
+    go(tmp_path)
+    for one in made.started:
+        one.end()
+
+
+@pytest.fixture
+async def client(etcd: EtcdCluster) -> AsyncIterator[AsyncMeshClient]:
+    async with AsyncMeshClient(Connection(etcd.config())) as made:
         yield made

@@ -113,7 +113,7 @@ async def test_many_have_each_their_outcome(served: Served) -> None:
     ]
     reply = await served.stub.SubmitMany(bpb.SubmitManyRequest(requests=[submit(), *wrong, submit()]))
     codes = [one.refused.code for one in reply.outcomes]
-    assert codes == [0, CODE.NOT_FOUND.value[0], CODE.UNIMPLEMENTED.value[0], CODE.INVALID_ARGUMENT.value[0], 0]
+    assert codes == [0, CODE.NOT_FOUND.value[0], CODE.PERMISSION_DENIED.value[0], CODE.INVALID_ARGUMENT.value[0], 0]
     assert (await served.queue()).queued == 2
 
 
@@ -174,7 +174,7 @@ async def test_what_is_said_at_once_counts_one_by_one(served: Served) -> None:
     ("request_", "code"),
     [
         (submit(deployment="none"), CODE.NOT_FOUND),
-        (submit(callback=bpb.Callback(url="http://x")), CODE.UNIMPLEMENTED),
+        (submit(callback=bpb.Callback(url="http://x")), CODE.PERMISSION_DENIED),
         (submit(tenant="a\0b"), CODE.INVALID_ARGUMENT),
         (submit(idempotency_key="k" * 257), CODE.INVALID_ARGUMENT),
         (submit(priority=7), CODE.INVALID_ARGUMENT),  # type: ignore[arg-type]

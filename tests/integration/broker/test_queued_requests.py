@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
-import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-from serving import AsyncMeshClient, Connection
-from serving.config import EtcdConfig
+from serving import AsyncMeshClient
 from serving.errors import (
     Cancelled,
     DeadlineExceeded,
@@ -26,58 +22,12 @@ from serving.errors import (
 )
 from serving.local.etcd import EtcdCluster
 from serving.sdk import Ticket
-from tests.support.broker_serving import WORKER, BrokerProcess, PythonProcess, broker_config, go, told, worker_config
-from tests.support.llm_serving import ReplicaProcess
+from tests.support.broker_serving import WORKER, go
+from tests.support.broker_world import World, mesh, mesh_json
 from tests.support.waiting import aeventually, eventually_async
 
 pytestmark = pytest.mark.timeout(300)
 RESULT_S = 120.0
-
-
-class World:
-    """An application of its own: its brokers and its replicas."""
-
-    def __init__(self, folder: Path, etcd: EtcdConfig, application: str) -> None:
-        self.folder = folder
-        self.etcd = etcd
-        self.application = application
-        self.started: list[ReplicaProcess] = []
-
-    def broker(self, name: str = "queue-r1-0", **changes: Any) -> BrokerProcess:
-        made = BrokerProcess(
-            self.folder, broker_config(self.folder, self.etcd, name=name, application=self.application, **changes)
-        )
-        self.started.append(made)
-        made.wait_state("ready", registered=True)
-        return made
-
-    def worker(self, name: str = "worker-r1-0", entry: str = "Worker") -> PythonProcess:
-        made = PythonProcess(
-            self.folder, worker_config(self.folder, self.etcd, name=name, application=self.application, entry=entry)
-        )
-        self.started.append(made)
-        made.wait_state("ready", registered=True)
-        return made
-
-    @property
-    def runs(self) -> list[str]:
-        return told(self.folder)
-
-
-@pytest.fixture
-def world(tmp_path: Path, etcd: EtcdCluster, request: pytest.FixtureRequest) -> Iterator[World]:
-    name = request.node.name.removeprefix("test_").replace("_", "-")[:60].strip("-")
-    made = World(tmp_path, etcd.config(), name)
-    yield made
-    go(tmp_path)
-    for one in made.started:
-        one.end()
-
-
-@pytest.fixture
-async def client(etcd: EtcdCluster) -> AsyncIterator[AsyncMeshClient]:
-    async with AsyncMeshClient(Connection(etcd.config())) as made:
-        yield made
 
 
 Submit = Callable[..., Any]
@@ -300,27 +250,6 @@ async def test_items_that_kill_are_given_up(world: World, submit: Submit) -> Non
     world.worker()
     with pytest.raises(FailedPrecondition, match="was given up after 2 attempts"):
         await ticket.result(timeout_s=RESULT_S)
-
-
-async def mesh(world: World, *words: str) -> tuple[int, str]:
-    """`mesh queue`; its exit code, and what it said."""
-    config = world.folder / "mesh.yaml"
-    endpoints = json.dumps(list(world.etcd.endpoints))
-    clusters = "[{name: east, ray_address: '127.0.0.1:1'}]"
-    config.write_text(f"etcd: {{endpoints: {endpoints}}}\nartifacts: {world.folder}\nclusters: {clusters}\n")
-    command = [sys.executable, "-m", "serving.cli", "queue", *words, "--config", str(config)]
-    process = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
-    )
-    said, _ = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, said.decode()
-
-
-async def mesh_json(world: World, *words: str) -> Any:
-    code, said = await mesh(world, *words, "--json")
-    assert code == 0, said
-    return json.loads(said)
 
 
 async def test_the_command_shows_and_changes_them(world: World, submit: Submit) -> None:

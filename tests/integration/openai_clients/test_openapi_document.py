@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import httpx
 import pytest
@@ -13,15 +15,37 @@ from schemathesis import Case, GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 
 from tests.integration.openai_clients.conftest import Served
+from tests.support.broker_serving import BrokerProcess, broker_config
 from tests.support.llm_serving import CacheProcess, cache_config
 from tests.support.waiting import eventually
 
 load_all_checks()
 NEEDED = {"model", "messages", "prompt", "input", "tokens", "max_tokens", "max_output_tokens"}
-BOUNDED = {"/v1/chat/completions": "max_tokens", "/v1/completions": "max_tokens", "/v1/responses": "max_output_tokens"}
+BOUNDED = {
+    f"{prefix}/{path}": field
+    for prefix in ("/v1", "/v1/async")
+    for path, field in (
+        ("chat/completions", "max_tokens"),
+        ("completions", "max_tokens"),
+        ("responses", "max_output_tokens"),
+    )
+}
+OF_OTHER_MODELS = ("/v1/embeddings", "/v1/async/embeddings", "/v1/async/v2/models/{model}/infer")
 
 
-def ask(case: Case, model: str) -> int:
+@dataclass(frozen=True)
+class There:
+    """What there is: a model, a request at its broker, and a response in the background; their ids."""
+
+    model: str
+    queued: str = ""
+    response: str = ""
+
+    def path_parameters(self, path: str) -> dict[str, str]:
+        return {"model": self.model} | {"id": self.response if path.startswith("/v1/responses/") else self.queued}
+
+
+def ask(case: Case, there: There) -> int:
     """Of the model that is there, for few tokens: else all answers would be that there is none. The status.
 
     That fields contradict each other, or that the engine cannot do what they ask for, no schema can say: so what it
@@ -29,7 +53,7 @@ def ask(case: Case, model: str) -> int:
     """
     if isinstance(case.body, dict):
         if isinstance(case.body.get("model"), str) and case.body["model"]:
-            case.body["model"] = model
+            case.body["model"] = there.model
         if case.body.get("prompt") == "":
             case.body["prompt"] = "a"  # at least one token: what no schema can say, as it is not one character
         limit = BOUNDED.get(case.path)
@@ -37,7 +61,8 @@ def ask(case: Case, model: str) -> int:
         if asked is None or (isinstance(asked, int) and asked > 2):
             case.body[limit] = 2
     if isinstance(case.path_parameters, dict) and case.path_parameters:
-        case.path_parameters["model"] = model
+        known = there.path_parameters(case.path)
+        case.path_parameters.update({name: known[name] for name in case.path_parameters})
     case.headers.pop("x-request-timeout", None)
     if isinstance(case.query, dict):
         case.query.pop("model", None)  # of stored answers: the model that is there has no cache before it
@@ -58,20 +83,47 @@ def cache(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         running.end()
 
 
-def check(base: str, model: str, mode: GenerationMode, examples: int) -> None:
+@pytest.fixture(scope="module")
+def there(served: Served, tmp_path_factory: pytest.TempPathFactory) -> Iterator[There]:
+    """With a broker for the model, which keeps a request and a response that have ended."""
+    folder = tmp_path_factory.mktemp("queue")
+    running = BrokerProcess(folder, broker_config(folder, served.etcd.config(), application="chat", before=["chat"]))
+    try:
+        running.wait_state("ready", registered=True)
+        bodies: tuple[tuple[str, dict[str, Any]], ...] = (
+            ("/v1/async/completions", {"prompt": "a", "max_tokens": 1}),
+            ("/v1/responses", {"input": "a", "max_output_tokens": 1, "background": True}),
+        )
+        made: list[str] = []
+        for path, body in bodies:
+
+            def name(path: str = path, body: Any = body) -> str:
+                answer = httpx.post(f"{served.gateway.url}{path}", json=body | {"model": served.model})
+                return str(answer.json().get("id", ""))
+
+            made.append(eventually(lambda name=name: name(), timeout_s=30, what="the gateway knows the broker"))
+        url = f"{served.gateway.url}/v1/async/{made[1].removeprefix('resp_')}"
+        for one in (f"{served.gateway.url}/v1/async/{made[0]}", url):
+            eventually(lambda one=one: httpx.get(one).json()["status"] == "succeeded", timeout_s=60, what=one)
+        yield There(served.model, *made)
+    finally:
+        running.end()
+
+
+def check(base: str, there: There, mode: GenerationMode, examples: int) -> None:
     """Positive: what the document allows is taken, where it can be done at all. Negative: nothing else is."""
     schema = schemathesis.openapi.from_url(f"{base}/openapi.json")
     operations = [found.ok() for found in schema.get_all_operations()]
     assert len(operations) >= 9
     for operation in operations:
-        if mode is GenerationMode.NEGATIVE and operation.method == "get":
+        if mode is GenerationMode.NEGATIVE and (operation.method == "get" or "{id}" in operation.path):
             continue
-        seen = checked(operation.as_strategy(generation_mode=mode), model, mode, examples)
-        taken = mode is GenerationMode.NEGATIVE or operation.path == "/v1/embeddings" or 200 in seen
+        seen = checked(operation.as_strategy(generation_mode=mode), there, mode, examples)
+        taken = mode is GenerationMode.NEGATIVE or operation.path in OF_OTHER_MODELS or {200, 202} & seen
         assert taken, f"{operation.path}: only {seen}"
 
 
-def checked(cases: SearchStrategy[Case], model: str, mode: GenerationMode, examples: int) -> set[int]:
+def checked(cases: SearchStrategy[Case], there: There, mode: GenerationMode, examples: int) -> set[int]:
     """The statuses of that many."""
     seen: set[int] = set()
 
@@ -85,11 +137,11 @@ def checked(cases: SearchStrategy[Case], model: str, mode: GenerationMode, examp
     )
     @given(cases)
     def run(case: Case) -> None:
-        seen.add(ask(case, model))
+        seen.add(ask(case, there))
         if mode is GenerationMode.POSITIVE and isinstance(case.body, dict):
             first = [name for name in case.body if name in NEEDED] + list(case.body)[:2]
             case.body = {name: case.body[name] for name in first}  # fewer fields contradict each other less
-            seen.add(ask(case, model))
+            seen.add(ask(case, there))
 
     run()
     return seen
@@ -97,15 +149,15 @@ def checked(cases: SearchStrategy[Case], model: str, mode: GenerationMode, examp
 
 @pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize("mode", list(GenerationMode))
-def test_both_do_what_their_documents_say(base: str, served: Served, mode: GenerationMode) -> None:
-    check(base, served.model, mode, 6)
+def test_both_do_what_their_documents_say(base: str, there: There, mode: GenerationMode) -> None:
+    check(base, there, mode, 6)
 
 
 @pytest.mark.long
 @pytest.mark.usefixtures("cache")
 @pytest.mark.parametrize("mode", list(GenerationMode))
-def test_both_do_what_their_documents_say_for_long(base: str, served: Served, mode: GenerationMode) -> None:
-    check(base, served.model, mode, 150)
+def test_both_do_what_their_documents_say_for_long(base: str, there: There, mode: GenerationMode) -> None:
+    check(base, there, mode, 150)
 
 
 def test_the_page_needs_nothing_from_elsewhere(base: str) -> None:

@@ -15,8 +15,9 @@ import pytest_asyncio
 
 from serving.broker import queries
 from serving.broker.home import Home, JournalLock
-from serving.broker.items import NEVER, Item
-from serving.broker.journal import Change, Journal
+from serving.broker.items import NEVER, Callback, Item, State
+from serving.broker.journal import Journal
+from serving.broker.journal_changes import Change
 from serving.broker.settings import BrokerSettings
 from serving.control.clock import ManualClock
 from serving.errors import (
@@ -271,3 +272,80 @@ async def test_a_page_looks_at_a_bounded_number_of_rows(journal: Journal, monkey
         found += [item.number for item in items]
         pages += 1
     assert (found, pages) == ([35], 5)
+
+
+FIRST_VERSION = """
+CREATE TABLE about (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE totals (id INTEGER PRIMARY KEY CHECK (id = 1), items INTEGER NOT NULL, bytes INTEGER NOT NULL);
+CREATE TABLE items (
+  number INTEGER PRIMARY KEY AUTOINCREMENT,
+  deployment TEXT NOT NULL, tenant TEXT NOT NULL, key TEXT, priority INTEGER NOT NULL, submitted REAL NOT NULL,
+  expected_s REAL NOT NULL, ttl_s REAL NOT NULL, size_bytes INTEGER NOT NULL, labels TEXT,
+  deadline REAL, state INTEGER NOT NULL, attempt INTEGER NOT NULL, attempts INTEGER NOT NULL, replica TEXT NOT NULL,
+  process TEXT NOT NULL, started REAL NOT NULL, ended REAL NOT NULL, reason TEXT NOT NULL, expires REAL,
+  result_bytes INTEGER NOT NULL
+);
+CREATE UNIQUE INDEX items_key ON items (tenant, key) WHERE key IS NOT NULL;
+CREATE INDEX items_live ON items (number) WHERE state <= 2;
+CREATE INDEX items_dead ON items (deployment, number) WHERE state = 5;
+CREATE INDEX items_expires ON items (expires) WHERE expires IS NOT NULL;
+CREATE TABLE requests (number INTEGER PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE results (number INTEGER PRIMARY KEY, body BLOB NOT NULL);
+INSERT INTO about VALUES ('key', x'0101010101010101010101010101010101010101010101010101010101010101');
+INSERT INTO totals VALUES (1, 2, 608);
+INSERT INTO items VALUES
+  (3, 'it', 't', 'k', 2, 5.0, 0.0, 0.0, 4, '{"a": "b"}', NULL, 1, 0, 0, '', '', 0.0, 0.0, '', NULL, 0),
+  (7, 'it', 't', NULL, 2, 6.0, 0.0, 0.0, 4, NULL, NULL, 3, 1, 1, 'r', 'p', 7.0, 8.0, '', 9000.0, 4);
+INSERT INTO requests VALUES (3, x'626f6479');
+INSERT INTO results VALUES (7, x'646f6e65');
+PRAGMA application_id = 0x4D427231;
+PRAGMA user_version = 1;
+"""
+
+
+def first_version(path: Path) -> None:
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.executescript(FIRST_VERSION)
+    database.close()
+
+
+async def test_a_journal_of_the_version_before_is_read_and_can_do_what_is_new(tmp_path: Path) -> None:
+    path = tmp_path / "j1.sqlite"
+    await asyncio.to_thread(first_version, path)
+    held = await HeldShard(path, ManualClock()).open()
+    assert (held.shard.journal.items, held.shard.journal.bytes, held.shard.limits.items) == (2, 608, 1)
+    done, result = await held.clients.get(7)
+    assert (done.state.name, done.replica, done.callback, result) == ("SUCCEEDED", "r", None, b"done")
+    assert (await held.clients.known([("t", "k")])) == {("t", "k"): 3}
+    started = await held.start()
+    assert started is not None
+    assert (started.number, dict(started.labels)) == (3, {"a": "b"})
+    assert await held.done(3, 1)
+    wanted = Callback("https://a.org/", "a.org:443", "s", frozenset({State.CANCELLED}))
+    number = await held.submit(callback=wanted)
+    assert number == 8
+    await held.clients.cancel(number)
+    await held.close()
+    again = await HeldShard(path, ManualClock()).open()
+    assert list(again.shard.callbacks.entries) == [8]
+    assert (await again.shard.callbacks.kept(8)).item.callback == wanted
+    await again.close()
+
+
+async def test_an_upgrade_that_cannot_be_written_leaves_the_journal_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "j1.sqlite"
+    await asyncio.to_thread(first_version, path)
+    with sqlite3.connect(path) as other:
+        other.execute("CREATE TABLE callbacks (number INTEGER)")  # in the way of the new one
+    other.close()
+    with pytest.raises(MeshError):
+        await opened(path)
+    with sqlite3.connect(path) as other:
+        assert other.execute("PRAGMA user_version").fetchone() == (1,)
+        assert "callback" not in {row[1] for row in other.execute("PRAGMA table_info(items)")}
+        other.execute("DROP TABLE callbacks")
+    other.close()
+    journal = await opened(path)
+    assert journal.items == 2
+    await asyncio.to_thread(journal.close)

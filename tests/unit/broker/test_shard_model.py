@@ -1,12 +1,13 @@
-"""The shard beside a naive model: any order of events, late and repeated results, and crashes at any point."""
+"""The shard beside a naive model: any order of events, late and repeated results, callbacks, crashes at any point."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
 import math
+import sqlite3
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from serving.broker.items import State
+from serving.broker.callbacks.due import Due
+from serving.broker.callbacks.records import CallbackState, Kept
+from serving.broker.items import Callback, State
 from serving.broker.queries import item_with_result
 from serving.control.clock import ManualClock
 from serving.errors import FailedPrecondition, NotFound
@@ -41,6 +44,12 @@ class Known:
     lease_until: float = math.inf
     result: bytes | None = None
     expires: float = math.inf
+    callback: bool = False
+    called: CallbackState = CallbackState.WAITS
+    due: float = 0.0
+
+
+CALLBACK = Callback("https://a.org/", "a.org:443", "", frozenset(one for one in State if not one.live))
 
 
 class ShardMachine(RuleBasedStateMachine):
@@ -62,7 +71,17 @@ class ShardMachine(RuleBasedStateMachine):
 
     def _open(self, path: Path) -> HeldShard:
         held = HeldShard(path, self.clock, lease_s=LEASE_S, result_ttl_s=TTL_S, dead_ttl_s=TTL_S, max_attempts=ATTEMPTS)
-        return self.run(held.open())
+        self.run(held.open())
+        held.shard.callbacks.on_due = self._told_of
+        return held
+
+    def _told_of(self, due: Due) -> None:
+        """Whoever sends hears of nothing that a crash could undo."""
+        with sqlite3.connect(self.held.path) as other:
+            (state,) = other.execute("SELECT state FROM callbacks WHERE number = ?", (due.number,)).fetchone()
+            (item,) = other.execute("SELECT state FROM items WHERE number = ?", (due.number,)).fetchone()
+        other.close()
+        assert (state, item > State.RUNNING) == (CallbackState.DUE, True)
 
     def run(self, work):
         return self.loop.run_until_complete(work)
@@ -78,6 +97,8 @@ class ShardMachine(RuleBasedStateMachine):
 
     def _end(self, one: Known, state: State, result: bytes | None = None) -> None:
         one.state, one.result, one.expires = state, result, self.clock.now() + TTL_S
+        if one.callback:
+            one.called, one.expires, one.due = CallbackState.DUE, math.inf, self.clock.now()
 
     def _lose(self, one: Known, *, counted: bool = True) -> None:
         attempts = one.attempts - (not counted)
@@ -104,12 +125,18 @@ class ShardMachine(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------------------------------------ events
 
-    @rule(deadline=st.sampled_from([math.inf, 3.0, 20.0]), priority=st.integers(1, 3), tenant=st.sampled_from("xy"))
-    def submit(self, deadline: float, priority: int, tenant: str) -> None:
+    @rule(
+        deadline=st.sampled_from([math.inf, 3.0, 20.0]),
+        priority=st.integers(1, 3),
+        tenant=st.sampled_from("xy"),
+        callback=st.sampled_from([True, True, False]),
+    )
+    def submit(self, deadline: float, priority: int, tenant: str, callback: bool) -> None:
         until = self.clock.now() + deadline
-        number = self.run(self.held.submit(deadline=until, priority=priority, tenant=tenant))
+        wanted = CALLBACK if callback else None
+        number = self.run(self.held.submit(deadline=until, priority=priority, tenant=tenant, callback=wanted))
         assert number not in self.known
-        self.known[number] = Known(until)
+        self.known[number] = Known(until, callback=callback)
 
     @rule(replica=REPLICAS)
     def start(self, replica: str) -> None:
@@ -235,8 +262,86 @@ class ShardMachine(RuleBasedStateMachine):
         self.run(self.held.clients.retry(number))
         if not one.state.live:
             one.state, one.attempts, one.expires = State.QUEUED, 0, math.inf
+            one.called = CallbackState.WAITS
             if one.deadline <= self.clock.now():
                 one.deadline = math.inf
+
+    # ------------------------------------------------------------------------------------------------ callbacks
+
+    def _with_callback(self, state: CallbackState, pick: int) -> tuple[int, Known] | None:
+        able = [(number, one) for number, one in sorted(self.known.items()) if one.callback and one.called is state]
+        return able[pick % len(able)] if able else None
+
+    def _called(self, one: Known, state: CallbackState) -> None:
+        one.called = state
+        one.expires = math.inf if state is CallbackState.DUE else self.clock.now() + TTL_S
+
+    async def _sent(self, number: int, state: CallbackState) -> None:
+        """A try with this outcome."""
+        callbacks = self.held.shard.callbacks
+        due = callbacks.entries[number]
+        kept = await callbacks.read(due, 1 << 20)
+        assert kept is not None
+        one = self.known[number]
+        assert (kept.item.state, kept.result, kept.record.due) == (one.state, one.result, one.due)
+        after = replace(kept.record, state=state, tries=kept.record.tries + 1, next=self.clock.now() + 1)
+        await callbacks.settle(due, kept, after)
+
+    @rule(pick=PICKS, state=st.sampled_from([CallbackState.DUE, CallbackState.DELIVERED, CallbackState.DEAD]))
+    def call_back(self, pick: int, state: CallbackState) -> None:
+        found = self._with_callback(CallbackState.DUE, pick)
+        if found is not None:
+            self.run(self._sent(found[0], state))
+            self._called(found[1], state)
+
+    @rule(pick=PICKS)
+    def call_back_while_it_is_put_back(self, pick: int) -> None:
+        """What came of the earlier end changes nothing of the item that waits."""
+        found = self._with_callback(CallbackState.DUE, pick)
+        if found is None or found[1].state.answered:
+            return
+        number, one = found
+
+        async def both() -> None:
+            callbacks = self.held.shard.callbacks
+            due = callbacks.entries[number]
+            kept = await callbacks.read(due, 0)
+            assert kept is not None
+            await self.held.clients.retry(number)
+            await callbacks.settle(due, kept, replace(kept.record, state=CallbackState.DELIVERED))
+
+        self.run(both())
+        one.state, one.attempts, one.expires, one.called = State.QUEUED, 0, math.inf, CallbackState.WAITS
+        if one.deadline <= self.clock.now():
+            one.deadline = math.inf
+
+    @rule(pick=PICKS)
+    def crash_while_it_calls_back(self, pick: int) -> None:
+        """It is called back again, or not: its record says which."""
+        found = self._with_callback(CallbackState.DUE, pick)
+        if found is None:
+            return
+        number, one = found
+        callbacks = self.held.shard.callbacks
+        kept = self.run(callbacks.read(callbacks.entries[number], 0))
+        after = replace(kept.record, state=CallbackState.DELIVERED)
+        writing = self.loop.create_task(callbacks.settle(callbacks.entries[number], kept, after))
+        self.run(asyncio.sleep(0))
+        self._reopen()
+        self.run(writing)
+        if self._kept(number).record.state is CallbackState.DELIVERED:
+            self._called(one, CallbackState.DELIVERED)
+
+    @rule(pick=PICKS)
+    def call_back_again(self, pick: int) -> None:
+        found = self._with_callback(CallbackState.DEAD, pick)
+        if found is not None:
+            self.run(self.held.shard.callbacks.retry(found[0]))
+            self._called(found[1], CallbackState.DUE)
+            found[1].due = self.clock.now()
+
+    def _kept(self, number: int) -> Kept:
+        return self.run(self.held.shard.callbacks.kept(number))
 
     # ------------------------------------------------------------------------------------------------ crashes
 
@@ -311,7 +416,17 @@ class ShardMachine(RuleBasedStateMachine):
             kept += item.kept_bytes
             assert (item.state, item.attempt, item.attempts) == (one.state, one.attempt, one.attempts)
             assert result == one.result
+            if one.callback:
+                record = self._kept(number).record
+                assert record.state is one.called
+                assert (item.expires == math.inf) == (one.expires == math.inf)
         assert shard.journal.bytes == kept
+        due = {number for number, one in self.known.items() if one.callback and one.called is CallbackState.DUE}
+        assert set(shard.callbacks.entries) == due
+        self.run(shard.callbacks.measure())
+        totals = shard.callbacks.totals
+        assert totals.dead == sum(one.called is CallbackState.DEAD for one in self.known.values())
+        assert totals.oldest == min((self.known[number].due for number in due), default=math.inf)
 
     @rule(pick=PICKS)
     def look(self, pick: int) -> None:

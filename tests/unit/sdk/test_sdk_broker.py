@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from serving import Application, BrokerDeployment, LlmDeployment, ProxyDeployment, PythonDeployment, Rollout
+from serving import (
+    Application,
+    BrokerCallbacks,
+    BrokerDeployment,
+    LlmDeployment,
+    ProxyDeployment,
+    PythonDeployment,
+    Rollout,
+)
 from serving.broker.pulled import pulled_deployments, takes, with_pulled
 from serving.errors import SpecError
 from serving.sdk import Artifact, Canary, CanaryStep, CppDeployment, EmbeddingDeployment, TritonDeployment, parse_spec
@@ -41,6 +49,20 @@ deployments:
       short_share: 0.6
       long_share: 0.2
       per_replica: 4
+      callbacks:
+        hosts: ["*.example.org", hooks.example.com]
+        networks: [10.0.0.0/8]
+        allow_http: true
+        secrets: /etc/mesh/hooks
+        timeout: 20s
+        max_attempts: 7
+        max_age: 2h
+        first_delay: 1s
+        max_delay: 10m
+        concurrency: 10
+        per_host: 2
+        max_inline_bytes: 4Ki
+        max_due: 50
 """
 
 
@@ -69,6 +91,21 @@ def test_yaml_and_python_say_the_same() -> None:
         short_share=0.6,
         long_share=0.2,
         per_replica=4,
+        callbacks=BrokerCallbacks(
+            hosts=["*.example.org", "hooks.example.com"],
+            networks=["10.0.0.0/8"],
+            allow_http=True,
+            secrets="/etc/mesh/hooks",
+            timeout=20,
+            max_attempts=7,
+            max_age="2h",
+            first_delay=1,
+            max_delay=600,
+            concurrency=10,
+            per_host=2,
+            max_inline_bytes=4096,
+            max_due=50,
+        ),
     )
     assert read == spec(CHAT, made).to_spec()
     broker = read.deployments[1].broker
@@ -110,9 +147,17 @@ def test_what_is_usual_is_not_stored() -> None:
         ({"short_share": float("nan")}, "short_share: nan is not a share"),
         ({"short_share": 0.8, "long_share": 0.3}, "long_share: 0.3 and short_share 0.8 are more than all places"),
         ({"per_replica": -1}, "per_replica: -1 is out of range"),
+        ({"callbacks": BrokerCallbacks(hosts=["http://a"])}, r"callbacks.hosts\[0\]: `http://a` is neither a host"),
+        ({"callbacks": BrokerCallbacks(hosts=["a", "a"])}, r"callbacks.hosts\[1\]: `a` stands there twice"),
+        ({"callbacks": BrokerCallbacks(networks=["10.0.0.1/8"])}, r"callbacks.networks\[0\]: is no network"),
+        ({"callbacks": BrokerCallbacks(secrets="here")}, "callbacks.secrets: `here` is not the absolute path"),
+        ({"callbacks": BrokerCallbacks(timeout=1000)}, "callbacks.timeout: 1000 is out of range"),
+        ({"callbacks": BrokerCallbacks(max_delay=-1)}, "callbacks.max_delay: -1 is out of range"),
+        ({"callbacks": BrokerCallbacks(per_host=2000)}, "callbacks.per_host: 2000 is out of range"),
+        ({"callbacks": BrokerCallbacks(max_inline_bytes="2Mi")}, "callbacks.max_inline_bytes: .* is out of range"),
         ({"rollout": Rollout(canary=Canary((CanaryStep(50, "1m"),)))}, "canary: is not supported with `broker`"),
     ],
-    ids=str,
+    ids=lambda one: str(one)[:60],
 )
 def test_what_is_wrong_is_named(changed: dict[str, object], wrong: str) -> None:
     with pytest.raises(SpecError, match=wrong):

@@ -11,9 +11,10 @@ from tritonclient.grpc import service_pb2
 
 from serving._proto import broker_pb2 as bpb
 from serving.errors import Cancelled, DeadlineExceeded, FailedPrecondition, InvalidArgument, MeshError, NotFound
+from serving.sdk.parts import Place, Seen, TicketPart
 from serving.sdk.queue import _submit_request
 from serving.sdk.tensors import encode_request
-from serving.sdk.tickets import TicketPart, _result_of, _Seen, read_ticket
+from serving.sdk.tickets import _result_of, read_ticket
 
 
 def response(*values: int) -> bytes:
@@ -63,48 +64,59 @@ def part(number: int, body: bytes, attempt: int = 1) -> bpb.Part:
     return bpb.Part(number=number, attempt=attempt, body=body)
 
 
-def passed(seen: _Seen, *parts: bpb.Part) -> list[int]:
+def passed(seen: Seen, *parts: bpb.Part) -> list[int]:
     return [one.number for one in parts if seen.is_next(one)]
 
 
-def rest(seen: _Seen, body: bytes) -> list[tuple[int, bytes]]:
-    return [(one.number, one.data) for one in seen.rest(item(result=http(body, kind="text/event-stream")))]
+def rest(seen: Seen, body: bytes, attempt: int = 1) -> list[tuple[int, bytes]]:
+    ended = item(result=http(body, kind="text/event-stream"), attempt=attempt)
+    return [(one.number, one.data) for one in seen.rest(ended)]
 
 
 def test_parts_that_were_all_caught_need_no_rest() -> None:
-    seen = _Seen()
+    seen = Seen()
     assert passed(seen, part(0, b"ab"), part(1, b"cd")) == [0, 1]
     assert rest(seen, b"abcd") == []
 
 
 def test_what_was_missed_comes_with_the_result() -> None:
-    assert rest(_Seen(), b"abcd") == [(0, b"abcd")]
-    late = _Seen()
+    assert rest(Seen(), b"abcd") == [(0, b"abcd")]
+    late = Seen()
     assert passed(late, part(0, b"ab"), part(2, b"ef"), part(3, b"gh")) == [0]
     assert rest(late, b"abcdefgh") == [(1, b"cdefgh")]
-    again = _Seen()
+    again = Seen()
     assert passed(again, part(0, b"ab"), part(0, b"ab")) == [0], "a part that comes twice is passed on once"
     assert rest(again, b"abcd") == [(1, b"cd")]
 
 
 def test_another_attempt_begins_anew() -> None:
-    seen = _Seen()
+    seen = Seen()
     assert passed(seen, part(0, b"ab"), part(0, b"xy", 2), part(1, b"z", 2)) == [0, 0, 1]
-    assert rest(seen, b"xyz!") == [(2, b"!")]
-    cut = _Seen()
+    assert rest(seen, b"xyz!", 2) == [(2, b"!")]
+    cut = Seen()
     assert passed(cut, part(0, b"ab"), part(1, b"cd"), part(2, b"z", 2)) == [0, 1]
     assert cut.wants_again
     assert cut.next == 0
-    other = _Seen()
+    other = Seen()
     assert passed(other, part(0, b"ab")) == [0]
-    assert rest(other, b"xyz") == [(0, b"xyz")], "the result is that of an attempt of which nothing was seen"
+    assert rest(other, b"xyz", 2) == [(0, b"xyz")], "the result is that of an attempt of which nothing was seen"
+
+
+def test_who_comes_back_gets_what_follows() -> None:
+    again = Seen(Place(1, 1, 2))
+    assert passed(again, part(1, b"cd")) == [1]
+    assert [(one.place, one.data) for one in again.rest(item(result=http(b"abcdef"), attempt=1))] == [
+        (Place(1, 2, 4), b"ef")
+    ]
+    assert rest(Seen(Place(1, 1, 2)), b"abcd") == [(1, b"cd")]
+    assert rest(Seen(Place(1, 1, 2)), b"abcd", 2) == [(0, b"abcd")], "another attempt has begun meanwhile"
 
 
 def test_the_answers_of_a_decoupled_model_stay_apart() -> None:
-    seen = _Seen()
+    seen = Seen()
     assert passed(seen, part(0, response(1))) == [0]
     whole = bpb.Result(infers=bpb.InferAnswers(responses=[response(1), response(2), response(3)]))
-    assert [one.outputs()["i"].tolist() for one in seen.rest(item(result=whole))] == [[2], [3]]
+    assert [one.outputs()["i"].tolist() for one in seen.rest(item(result=whole, attempt=1))] == [[2], [3]]
 
 
 def test_a_part_knows_its_events() -> None:

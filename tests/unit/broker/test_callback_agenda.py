@@ -1,0 +1,106 @@
+"""Which callback is sent next, beside a naive model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from serving.broker.callbacks.agenda import Agenda
+
+PLACES = 4
+PER_RECEIVER = 2
+
+
+@dataclass(eq=False)
+class One:
+    receiver: str
+    at: float
+    gone: bool = False
+
+
+class AgendaMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.agenda: Agenda[One] = Agenda(PLACES, PER_RECEIVER)
+        self.waiting: list[One] = []
+        self.sending: list[One] = []
+        self.now = 0.0
+
+    def may(self, one: One) -> bool:
+        same = sum(other.receiver == one.receiver for other in self.sending)
+        return one.at <= self.now and len(self.sending) < PLACES and same < PER_RECEIVER
+
+    @rule(receiver=st.sampled_from("abcd"), after=st.sampled_from([-1.0, 0.0, 2.0, 9.0]))
+    def add(self, receiver: str, after: float) -> None:
+        one = One(receiver, self.now + after)
+        self.waiting.append(one)
+        self.agenda.add(one)
+
+    @rule()
+    def take(self) -> None:
+        able = [one for one in self.waiting if self.may(one)]
+        one = self.agenda.take(self.now)
+        if one is None:
+            assert not able
+            return
+        assert one in able
+        assert one.at == min(other.at for other in able)
+        one.at = float("inf")
+        self.waiting.remove(one)
+        self.sending.append(one)
+
+    @rule(pick=st.integers(0, 99), again=st.booleans())
+    def end(self, pick: int, again: bool) -> None:
+        if not self.sending:
+            return
+        one = self.sending.pop(pick % len(self.sending))
+        self.agenda.release(one)
+        if again:
+            one.at = self.now + 3.0
+            self.waiting.append(one)
+            self.agenda.add(one)
+
+    @rule(pick=st.integers(0, 99))
+    def leaves(self, pick: int) -> None:
+        if self.waiting:
+            self.waiting.pop(pick % len(self.waiting)).gone = True
+
+    @rule(pick=st.integers(0, 99))
+    def hasten(self, pick: int) -> None:
+        if self.waiting:
+            one = self.waiting[pick % len(self.waiting)]
+            one.at = self.now
+            self.agenda.add(one)
+
+    @rule(seconds=st.sampled_from([0.5, 2.0, 10.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+
+    @invariant()
+    def it_wakes_in_time(self) -> None:
+        at = self.agenda.next_at()
+        room = [
+            one.at
+            for one in self.waiting
+            if len(self.sending) < PLACES
+            and sum(other.receiver == one.receiver for other in self.sending) < PER_RECEIVER
+        ]
+        assert not room or (at is not None and at <= min(room))
+        assert self.agenda.active == len(self.sending)
+
+
+TestAgenda = AgendaMachine.TestCase
+TestAgenda.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+
+
+def test_nothing_is_kept_of_receivers_that_have_had_all() -> None:
+    agenda: Agenda[One] = Agenda(PLACES, PER_RECEIVER)
+    for number in range(100):
+        agenda.add(One(str(number), 0.0))
+    while (one := agenda.take(1.0)) is not None:
+        agenda.release(one)
+    assert not agenda._receivers
+    assert agenda.next_at() is None
