@@ -36,7 +36,7 @@ class Clients:
     def __init__(self, shard: Shard, keeping: Keeping) -> None:
         self._shard = shard
         self._keeping = keeping
-        self._on_their_way: dict[_Name, asyncio.Future[Answer]] = {}
+        self.on_their_way: dict[_Name, asyncio.Future[Answer]] = {}
 
     # ------------------------------------------------------------------------------------------------ submit
 
@@ -46,7 +46,7 @@ class Clients:
         answers: list[asyncio.Future[Answer]] = []
         mine: list[tuple[Item, bytes, asyncio.Future[Answer]]] = []
         for item, body in wanted:
-            earlier = self._on_their_way.get((item.tenant, item.key)) if item.key else None
+            earlier = self.on_their_way.get((item.tenant, item.key)) if item.key else None
             if earlier is not None:
                 answers.append(_repeated(earlier))
                 continue
@@ -54,7 +54,7 @@ class Clients:
             answers.append(answer)
             mine.append((item, body, answer))
             if item.key:
-                self._on_their_way[item.tenant, item.key] = answer
+                self.on_their_way[item.tenant, item.key] = answer
                 answer.add_done_callback(partial(self._arrived, (item.tenant, item.key)))
         if any(item.key for item, _, _ in mine):
             task = self._shard.spawn(self._write_unknown(mine))
@@ -62,6 +62,12 @@ class Clients:
         else:
             self._write(mine)
         return [await asyncio.shield(answer) for answer in answers]
+
+    async def settled(self, names: Sequence[_Name]) -> None:
+        """Returns when none of these is on its way to the journal."""
+        under_way = [self.on_their_way[name] for name in names if name in self.on_their_way]
+        if under_way:
+            await asyncio.wait(under_way)
 
     async def known(self, names: Sequence[_Name]) -> dict[_Name, int]:
         """The numbers of items with these tenants and idempotency keys."""
@@ -102,7 +108,7 @@ class Clients:
             answer.set_result(error or Submitted(item.number))
 
     def _arrived(self, name: _Name, _: object) -> None:
-        del self._on_their_way[name]
+        del self.on_their_way[name]
 
     # ------------------------------------------------------------------------------------------------ look
 

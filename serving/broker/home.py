@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Final
 
 from serving.broker.clients import Clients
+from serving.broker.collector import Frozen, resting
+from serving.broker.draining import Draining
 from serving.broker.journal import Journal
 from serving.broker.keeping import Keeping
 from serving.broker.pulls import Pulls
@@ -33,7 +35,7 @@ _LOG: Final = logging.getLogger(__name__)
 _TICK_S: Final = 0.1
 _ADOPT_S: Final = 1.0
 _AGAIN_S: Final = 30.0  # until a journal that could not be opened is tried again
-_SUFFIX: Final = ".sqlite"
+SUFFIX: Final = ".sqlite"
 _REMOTE: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "fuse.sshfs", "lustre"})
 
 
@@ -79,11 +81,14 @@ class Home:
         self.clients: dict[str, Clients] = {}
         self.pulls = Pulls(self.shards)
         self.refused: dict[str, str] = {}  # journals that cannot be opened, and why
+        self.reading = False  # a journal is being opened: what waits in it is not known yet
+        self.draining = Draining(settings.folder, settings.name)
         self.on_open: Callable[[Shard], None] = lambda _: None
         self.on_release: Callable[[Shard], None] = lambda _: None
         self._settings = settings
         self._clock = clock or SystemClock()
         self._own = ""
+        self._frozen = Frozen()
         self._again_at: dict[str, float] = {}  # of those, when they are tried again
         self._locks: dict[str, JournalLock] = {}
         self._upkeep: dict[str, Upkeep] = {}
@@ -97,9 +102,15 @@ class Home:
             raise Unavailable("this broker has no journal at the moment: its disk does not take one")
         return shard, self.clients[self._own]
 
+    @property
+    def others(self) -> list[str]:
+        """Journals that were adopted."""
+        return [name for name in self.clients if name != self._own]
+
     async def start(self) -> None:
         """Opens the journals that nobody serves, or begins one. Raises `FailedPrecondition`, `ResourceExhausted`."""
         await asyncio.to_thread(prepare_folder, self._settings.folder)
+        await self.draining.recall()
         await self._adopt()
         await self._have_own()
         self._task = asyncio.create_task(self._run(), name="broker-home")
@@ -110,7 +121,7 @@ class Home:
         if self._task is not None:
             await cancel_and_wait(self._task)
         for name in list(self.shards):
-            await self._release(name)
+            await self._release(name, discard=self.draining.discards)
 
     # ------------------------------------------------------------------------------------------------ as time goes by
 
@@ -139,21 +150,29 @@ class Home:
                 await self._release(name)
             elif name != self._own and shard.empty:
                 await self._release(name, remove=True)
+        self._follow_size()
         await self._adopt()
         await self._have_own()
+
+    def _follow_size(self, more: int = 0, *, collect: bool = True) -> None:
+        items = sum(shard.limits.items for shard in self.shards.values())
+        self._frozen.follow(items + more, collect=collect)
 
     async def _adopt(self) -> None:
         """What nobody serves. What cannot be opened is tried again after a while: a disk may have room again."""
         loop = asyncio.get_running_loop()
-        for path in await asyncio.to_thread(lambda: sorted(self._settings.folder.glob(f"*{_SUFFIX}"))):
+        for path in await asyncio.to_thread(lambda: sorted(self._settings.folder.glob(f"*{SUFFIX}"))):
             if path.stem not in self.shards and loop.time() >= self._again_at.get(path.stem, 0.0):
-                await self._open(path)
+                try:
+                    await self._open(path)
+                finally:
+                    self.reading = False
 
     async def _have_own(self) -> None:
         if self._own in self.shards:
             return
         if not self.shards:
-            await self._open(self._settings.folder / f"j{secrets.token_hex(6)}{_SUFFIX}", begin=True)
+            await self._open(self._settings.folder / f"j{secrets.token_hex(6)}{SUFFIX}", begin=True)
         self._own = next(iter(self.shards), "")
 
     async def _open(self, path: Path, *, begin: bool = False) -> None:
@@ -162,6 +181,7 @@ class Home:
         try:
             if not await asyncio.to_thread(lock.take):
                 return
+            self.reading = not begin
             if not begin and not await asyncio.to_thread(path.exists):  # removed by whoever had it
                 lock.release(remove=True)
                 return
@@ -169,7 +189,9 @@ class Home:
             journal = await asyncio.to_thread(Journal.open, path, loop, self._settings.sync)
             shard = Shard(journal, self._settings, self._clock, self.pulls)
             try:
-                await shard.recover()
+                with resting():
+                    await shard.recover()
+                    self._follow_size(shard.limits.items, collect=False)  # all of it is young, and of use
             except BaseException:
                 await shard.close()
                 raise
@@ -198,19 +220,21 @@ class Home:
         self.refused[name] = failure.message
         self._again_at[name] = asyncio.get_running_loop().time() + _AGAIN_S
 
-    async def _release(self, name: str, *, remove: bool = False) -> None:
+    async def _release(self, name: str, *, remove: bool = False, discard: bool = False) -> None:
+        """`remove`: where it is empty; `discard`: in any case."""
         shard = self.shards.pop(name)
         self.on_release(shard)
         del self.clients[name], self._upkeep[name]
         await shard.close()
-        remove = remove and shard.empty
+        remove = discard or (remove and shard.empty)
         if remove:
-            await asyncio.to_thread(_remove, shard.journal.path)
+            await asyncio.to_thread(remove_journal, shard.journal.path)
         self._locks.pop(name).release(remove=remove)
         _LOG.info("journal released", extra={"journal": name, "removed": remove})
 
 
-def _remove(path: Path) -> None:
+def remove_journal(path: Path) -> None:
+    """The file, and what SQLite keeps beside it. Whoever calls it holds its lock."""
     for suffix in ("", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 

@@ -117,6 +117,7 @@ class BrokerInstruments(Collector):
         yield GaugeMetricFamily(
             "mesh_broker_journals_refused", "Journals that cannot be opened.", value=len(self._home.refused)
         )
+        yield GaugeMetricFamily("mesh_broker_drained", "1: no new requests are taken.", value=int(found.drained))
         yield GaugeMetricFamily("mesh_broker_kept_items", "Items that are kept, results included.", value=found.items)
         yield GaugeMetricFamily("mesh_broker_kept_bytes", "Their bytes.", value=found.bytes)
         yield from self._callbacks()

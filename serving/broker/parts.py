@@ -45,6 +45,8 @@ class BrokerParts:
 
     def describe(self, report: pb.ReplicaReport) -> None:
         """From any thread."""
+        report.in_flight = self._broker.in_flight
+        report.load.CopyFrom(self._broker.load())
         self._registration.describe(report)
 
     def pull_entry(self) -> PullEntry | None:
@@ -80,17 +82,18 @@ class BrokerParts:
             self._departures.start()
 
     async def _put(self, report: pb.ReplicaReport) -> None:
-        record = told.endpoint(self._config, report, socket.gethostname(), self._broker.journals)
+        journals, drained = self._broker.journals, self._broker.draining.on
+        record = told.endpoint(self._config, report, socket.gethostname(), journals, drained=drained)
         await self._registration.put(record)
 
     async def _tell_journals(self, report: pb.ReplicaReport) -> None:
-        """Until cancelled: clients and replicas find a journal by the record."""
-        known = tuple(self._broker.journals)
+        """Until cancelled: clients and replicas find a journal, and who takes requests, by the record."""
+        known = (self._broker.journals, self._broker.draining.on)
         while True:
             await asyncio.sleep(_JOURNALS_S)
-            now = tuple(self._broker.journals)
+            now = (self._broker.journals, self._broker.draining.on)
             if now != known:
-                _LOG.info("serves other journals", extra={"journals": list(now)})
+                _LOG.info("registers anew", extra={"journals": list(now[0]), "drained": now[1]})
                 known = now
                 await self._put(report)
 
@@ -126,6 +129,14 @@ class BrokerParts:
             return False
         return True
 
+    async def _forget_drain(self) -> None:
+        """Whoever comes next is another broker, though it may have the same name."""
+        if self._broker.draining.on:
+            try:
+                await self._broker.draining.set(False)
+            except FailedPrecondition as error:
+                _LOG.warning("what says that this broker is drained stays", extra={"error": error.message})
+
     async def close(self, left_s: Callable[[], float] = lambda: 0.0) -> None:  # noqa: ARG002
         """Lets go of the journals, for another broker to take over, and releases everything."""
         if self._telling is not None:
@@ -133,6 +144,7 @@ class BrokerParts:
         if self._departures is not None:
             await self._departures.close()
         await self._broker.close()
+        await self._forget_drain()
         await self._health.stop()
         await self._registration.close()
         if self._store is not None:

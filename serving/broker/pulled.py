@@ -25,6 +25,12 @@ def with_pulled(deployment: pb.DeploymentSpec, spec: pb.ApplicationSpec) -> pb.D
     return named
 
 
+def queued_deployments(spec: pb.ApplicationSpec) -> set[str]:
+    """Those for which a broker of the application takes requests."""
+    brokers = [with_pulled(one, spec).broker for one in spec.deployments if one.HasField("broker")]
+    return {name for broker in brokers for name in broker.before}
+
+
 def takes(before: Collection[str], deployment: str) -> bool:
     """Whether the broker of an endpoint with this `before` takes requests for the deployment."""
     return not before or deployment in before

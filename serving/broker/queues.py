@@ -6,10 +6,14 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final
 
 from serving.broker.items import Item, State
 from serving.broker.prediction import UNKNOWN_S, Features, Predictor
 from serving.broker.queue import QueueSettings, Waiting, WaitingQueue
+
+_MEAN_OF: Final = 50
+_ENOUGH: Final = 5
 
 
 @dataclass(slots=True)
@@ -29,6 +33,22 @@ class Counters:
         setattr(self, name, getattr(self, name) + 1)
 
 
+@dataclass(slots=True)
+class MeanTime:
+    """Of execution, over about the last `_MEAN_OF` items; `seconds` is 0.0 until `_ENOUGH` have ended."""
+
+    _count: int = 0
+    _mean: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        self._count += 1
+        self._mean += (seconds - self._mean) / min(self._count, _MEAN_OF)
+
+    @property
+    def seconds(self) -> float:
+        return self._mean if self._count >= _ENOUGH else 0.0
+
+
 class Queues:
     """`now` gives unix seconds."""
 
@@ -38,6 +58,7 @@ class Queues:
         self._queues: dict[str, WaitingQueue] = {}
         self._predictors: dict[str, Predictor] = {}
         self._counters: dict[str, Counters] = {}
+        self._times: dict[str, MeanTime] = {}
         self.dead: Counter[str] = Counter()  # that are kept
 
     @property
@@ -97,7 +118,14 @@ class Queues:
         if item.state is State.DEAD:
             self.dead[item.deployment] += 1
         if item.state is State.SUCCEEDED:
-            self._predictor(item.deployment).learn(_features(item), item.ended - item.started)
+            took_s = item.ended - item.started
+            self._predictor(item.deployment).learn(_features(item), took_s)
+            self._times.setdefault(item.deployment, MeanTime()).add(max(took_s, 0.0))
+
+    def mean_s(self, deployment: str) -> float:
+        """What an item took of late; 0.0 while too few have ended here."""
+        known = self._times.get(deployment)
+        return known.seconds if known is not None else 0.0
 
     def _waiting(self, item: Item) -> Waiting:
         expected_s = self._predictor(item.deployment).predict(_features(item))

@@ -8,9 +8,12 @@ import grpc
 import grpc.aio
 from prometheus_client import CollectorRegistry
 
+from serving._proto import records_pb2 as pb
 from serving.broker.callbacks.deliveries import Deliveries
+from serving.broker.draining import Draining
 from serving.broker.home import Home
 from serving.broker.instruments import BrokerInstruments
+from serving.broker.load import broker_load
 from serving.broker.service import BrokerService
 from serving.broker.settings import BrokerSettings
 from serving.broker.shard import Shard
@@ -27,6 +30,7 @@ class BrokerServer:
 
     def __init__(self, settings: BrokerSettings, registry: CollectorRegistry, clock: Clock | None = None) -> None:
         self.home = Home(settings, clock)
+        self._deployments = settings.deployments
         self._instruments = BrokerInstruments(self.home, settings.deployments, registry)
         self._deliveries = Deliveries(settings, clock or SystemClock(), self._instruments.called_back)
         self.home.on_open = self._opened
@@ -61,6 +65,20 @@ class BrokerServer:
     def refused_journals(self) -> dict[str, str]:
         """Those that lie here and cannot be opened, and why."""
         return dict(self.home.refused)
+
+    @property
+    def draining(self) -> Draining:
+        """Whether new requests are taken."""
+        return self.home.draining
+
+    def load(self) -> pb.ReplicaLoad:
+        """For the master. From any thread."""
+        return broker_load(self.home, self._deployments)
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that are not answered yet."""
+        return self._service.in_flight
 
     def endpoint_left(self, replica: str) -> None:
         """A replica's endpoint is gone from discovery."""

@@ -18,6 +18,7 @@ from serving._proto import broker_pb2 as pb
 from serving.broker import messages, tickets
 from serving.broker.callbacks.deliveries import Deliveries
 from serving.broker.clients import Answer, Clients, Found, Submitted
+from serving.broker.draining import DRAINED
 from serving.broker.home import Home
 from serving.broker.instruments import BrokerInstruments
 from serving.broker.items import Item
@@ -37,6 +38,7 @@ DRAINING: Final = "this broker is draining and takes no new requests; ask anothe
 _LOG: Final = logging.getLogger(__name__)
 _STATUS: Final = {code.value[0]: code for code in grpc.StatusCode}
 _LIST: Final = 100
+_MOST_DISCARD_S: Final = 3600.0
 _MOST_LISTED: Final = 1000
 _MOST_FETCHED: Final = 64 << 20  # bytes of one GetMany, the last item excepted
 
@@ -73,6 +75,7 @@ class BrokerService:
             "ListCallbacks": self._list_callbacks,
             "RetryCallback": self._retry_callback,
             "Statistics": self._statistics,
+            "Drain": self._drain,
         }
         methods: dict[str, Any] = {
             name: grpc.unary_unary_rpc_method_handler(self._unary(name, handler)) for name, handler in own.items()
@@ -185,8 +188,10 @@ class BrokerService:
 
     async def _keep(self, wanted: Sequence[tuple[Item, bytes]]) -> list[pb.SubmitReply | MeshError]:
         """In the broker's own journal; in one that it adopted where that knows the idempotency key."""
+        if self._home.draining.on:
+            return await self._repeated(wanted)
         shard, clients = self._home.own
-        elsewhere = await self._known_elsewhere(clients, [item for item, _ in wanted if item.key])
+        elsewhere = await self._known(self._home.others, [item for item, _ in wanted if item.key])
         new = [each for each in wanted if (each[0].tenant, each[0].key) not in elsewhere]
         answers = iter(await clients.submit(new))
         replies: list[pb.SubmitReply | MeshError] = []
@@ -197,16 +202,24 @@ class BrokerService:
             )
         return replies
 
-    async def _known_elsewhere(self, own: Clients, items: Sequence[Item]) -> dict[tuple[str, str], str]:
+    async def _repeated(self, wanted: Sequence[tuple[Item, bytes]]) -> list[pb.SubmitReply | MeshError]:
+        """Of a drained broker: the tickets of those that it has already, and a refusal for the others."""
+        items = [item for item, _ in wanted if item.key]
+        for clients in list(self._home.clients.values()):
+            await clients.settled([(item.tenant, item.key) for item in items])
+        known = await self._known(list(self._home.clients), items)
+        found = (known.get((item.tenant, item.key)) for item, _ in wanted)
+        return [pb.SubmitReply(ticket=ticket, repeated=True) if ticket else Unavailable(DRAINED) for ticket in found]
+
+    async def _known(self, journals: Sequence[str], items: Sequence[Item]) -> dict[tuple[str, str], str]:
+        """Tickets by tenant and idempotency key."""
         found: dict[tuple[str, str], str] = {}
-        if not items or len(self._home.shards) == 1:
-            return found
-        for name, clients in list(self._home.clients.items()):
-            if clients is not own:
-                known = await clients.known([(item.tenant, item.key) for item in items])
-                shard = self._home.shards.get(name)
-                if shard is not None:
-                    found.update((key, ticket_of(shard, number)) for key, number in known.items())
+        for name in journals if items else ():
+            clients = self._home.clients.get(name)
+            known = await clients.known([(item.tenant, item.key) for item in items]) if clients is not None else {}
+            shard = self._home.shards.get(name)
+            if shard is not None:
+                found.update((key, ticket_of(shard, number)) for key, number in known.items())
         return found
 
     # ------------------------------------------------------------------------------------------------ one item
@@ -335,6 +348,20 @@ class BrokerService:
     async def _statistics(self, data: bytes, _: Context) -> bytes:
         parse(data, pb.StatisticsRequest)
         return statistics(self._home, self._settings.deployments).SerializeToString()
+
+    async def _drain(self, data: bytes, _: Context) -> bytes:
+        draining = self._home.draining
+        message = parse(data, pb.DrainRequest)
+        if not 0 <= message.discard_s <= _MOST_DISCARD_S or (message.undo and message.discard_s):
+            raise InvalidArgument(f"discard_s: {message.discard_s:g} is out of range: 0 to {_MOST_DISCARD_S:g} s")
+        await draining.set(not message.undo, discard_s=message.discard_s)
+        shards = list(self._home.shards.values())
+        live, kept = sum(shard.limits.items for shard in shards), sum(shard.journal.items for shard in shards)
+        _LOG.info(
+            "an operator said whether requests are taken",
+            extra={"drained": draining.on, "live": live, "discards": draining.discards},
+        )
+        return pb.DrainReply(drained=draining.on, live=live, items=kept).SerializeToString()
 
     # ------------------------------------------------------------------------------------------------ replicas
 

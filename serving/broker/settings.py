@@ -17,13 +17,15 @@ class BrokerSettings:
     """Raises `InvalidArgument` for what cannot be.
 
     `folder`: of the journals, on a local disk, shared by the brokers of one application on a node.
-    `deployments`: what may be asked for. `max_items` and `max_tenant_items` bound what waits and runs, `max_bytes` and
-    `max_tenant_bytes` requests that are kept; `max_bytes` also results. `sync`: `full` waits for the disk before
-    anything is confirmed; `normal` survives the end of the process, and may lose the last moment with the machine.
+    `deployments`: what may be asked for. `name`: under which it remembers whether it is drained; empty: it does not.
+    `max_items` and `max_tenant_items` bound what waits and runs, `max_bytes` and `max_tenant_bytes` requests that are
+    kept; `max_bytes` also results. `sync`: `full` waits for the disk before anything is confirmed; `normal` survives
+    the end of the process, and may lose the last moment with the machine.
     """
 
     folder: Path
     deployments: tuple[str, ...]
+    name: str = ""
     lease_s: float = 15.0
     max_attempts: int = 3
     result_ttl_s: float = 3600.0

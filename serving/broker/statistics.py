@@ -19,6 +19,7 @@ def statistics(home: Home, deployments: Collection[str]) -> pb.StatisticsReply:
         items=sum(shard.journal.items for shard in shards),
         bytes=sum(shard.journal.bytes for shard in shards),
         journals=sorted(home.shards),
+        drained=home.draining.on,
     )
     for deployment in named:
         _add_queue(reply, home, deployment)

@@ -17,8 +17,8 @@ from serving.types import PROTOCOL_BROKER_GRPC, ROLE_BROKER
 
 _FOLDER: Final = "broker"
 _GIVEN: Final = (  # where they are 0, what is usual
-    *("lease_s", "max_attempts", "result_ttl_s", "max_items", "max_bytes", "max_tenant_items"),
-    *("max_request_bytes", "max_result_bytes"),
+    *("lease_s", "max_attempts", "result_ttl_s", "dead_ttl_s", "max_items", "max_bytes", "max_tenant_items"),
+    *("max_tenant_bytes", "max_request_bytes", "max_result_bytes"),
 )
 _CALLBACKS_GIVEN: Final = (
     *("timeout_s", "max_attempts", "max_age_s", "first_delay_s", "max_delay_s", "concurrency", "per_host"),
@@ -42,9 +42,13 @@ def broker_settings(config: pb.ReplicaConfig) -> BrokerSettings:
     if not broker.before:
         raise InvalidArgument("nothing says whose requests are taken: broker.before is empty")
     given: dict[str, Any] = {name: getattr(broker, name) for name in _GIVEN if getattr(broker, name)}
+    for own, all_of in (("max_tenant_items", "max_items"), ("max_tenant_bytes", "max_bytes")):
+        if all_of in given:
+            given.setdefault(own, given[all_of])  # no limit of its own
     sync: Literal["full", "normal"] = "normal" if broker.sync == "normal" else "full"
+    name = f"{config.id}-g{config.generation}"
     return BrokerSettings(
-        folder(config), tuple(broker.before), sync=sync, queue=_queue_settings(broker),
+        folder(config), tuple(broker.before), name, sync=sync, queue=_queue_settings(broker),
         callbacks=_callback_settings(broker.callbacks), application=f"{config.namespace}/{config.application}", **given,
     )  # fmt: skip
 
@@ -66,7 +70,9 @@ def _callback_settings(given: pb.BrokerCallbacks) -> CallbackSettings:
     )  # fmt: skip
 
 
-def endpoint(config: pb.ReplicaConfig, report: pb.ReplicaReport, node: str, journals: Iterable[str]) -> pb.Endpoint:
+def endpoint(
+    config: pb.ReplicaConfig, report: pb.ReplicaReport, node: str, journals: Iterable[str], *, drained: bool = False
+) -> pb.Endpoint:
     """The record of a ready broker at the address of its report. It serves no model of its own."""
     record = common.endpoint(config, report, pb.ModelRecord(), node, protocol=PROTOCOL_BROKER_GRPC)
     del record.models[:]
@@ -74,4 +80,5 @@ def endpoint(config: pb.ReplicaConfig, report: pb.ReplicaReport, node: str, jour
     record.before.extend(config.broker.before)
     record.journals.extend(journals)
     record.per_replica = config.broker.per_replica
+    record.drained = drained
     return record

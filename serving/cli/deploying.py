@@ -47,23 +47,30 @@ def deploy(settings: Settings, *, spec: Path, wait: bool, dry_run: bool, if_revi
 @command(*APPLICATIONS)
 @click.argument("app", shell_complete=names.applications)
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Return when it is gone.")
+@click.option("--queues", is_flag=True, help="Remove the requests that its brokers keep, too.")
 @TIMEOUT
-def delete(settings: Settings, *, app: str, wait: bool, timeout: float) -> None:
-    """Drain and remove the application APP with all its revisions."""
+def delete(settings: Settings, *, app: str, wait: bool, queues: bool, timeout: float) -> None:
+    """Drain and remove the application APP with all its revisions. Journals of its brokers stay without --queues."""
+    from serving.cli.queue_left import Removal
     from serving.sdk import AsyncMeshClient
 
     key = settings.app(app)
 
-    async def work() -> None:
+    async def work() -> Removal:
         async with AsyncMeshClient(settings.connection()) as client:
-            await client.delete(key, wait=wait, timeout_s=timeout)
+            removal = Removal(client, key, discard=queues, timeout_s=timeout)
+            async with removal:
+                await client.delete(key, wait=wait, timeout_s=timeout)
+            return removal
 
     with Waiting(f"deleting {key}", quiet=settings.as_json):
-        asyncio.run(work())
+        removal = asyncio.run(work())
     if settings.as_json:
-        print_json({"namespace": key.namespace, "name": key.name, "gone": wait})
+        print_json({"namespace": key.namespace, "name": key.name, "gone": wait, "queues": removal.shape()})
     else:
         click.echo(f"{key} is deleted" if wait else f"{key} is being deleted")
+        for line in removal.lines():
+            click.echo(line)
 
 
 @command(*APPLICATIONS)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import click
 
 from serving.cli.exits import EPILOG
+from serving.cli.journals import journals
 from serving.cli.names import applications
 from serving.cli.options import APPLICATIONS, Settings, command
 from serving.cli.output import ago, print_json, table
@@ -92,10 +93,23 @@ def stats(settings: Settings, *, app: str) -> None:
     if settings.as_json:
         print_json({"application": str(key), "queues": [statistics_shape(row) for row in found]})
         return
-    headers = ("BROKER", "DEPLOYMENT", "QUEUED", "RUNNING", "DEAD", "OLDEST", "REPLICAS", "CREDITS", "DONE", "REQUEUED")
+    headers = (
+        "BROKER",
+        "STATE",
+        "DEPLOYMENT",
+        "QUEUED",
+        "RUNNING",
+        "DEAD",
+        "OLDEST",
+        "REPLICAS",
+        "CREDITS",
+        "DONE",
+        "REQUEUED",
+    )
     rows = [
         (
             row.broker,
+            "drained" if row.drained else "ready",
             row.deployment,
             row.queued,
             row.running,
@@ -109,6 +123,23 @@ def stats(settings: Settings, *, app: str) -> None:
         for row in found
     ]
     click.echo(table(headers, rows) if rows else "nothing was submitted yet")
+
+
+@command(*APPLICATIONS)
+@_APP
+@click.argument("broker", required=False, default="")
+@click.option("--undo", is_flag=True, help="Take new requests again.")
+def drain(settings: Settings, *, app: str, broker: str, undo: bool) -> None:
+    """Have BROKER, or all brokers of APP, take no new requests. What waits there is worked off."""
+    key = settings.app(app)
+    found = _ask(settings, f"telling the brokers of {key}", lambda client: client.drain(key, broker, undo=undo))
+    if settings.as_json:
+        brokers = [{name: getattr(one, name) for name in type(one).__slots__} for one in found]
+        print_json({"application": str(key), "brokers": brokers})
+        return
+    for one in found:
+        state = "is drained" if one.drained else "takes new requests"
+        click.echo(f"{one.broker} {state}: {one.live} requests wait or run there, {one.items} are kept with results")
 
 
 @click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -232,7 +263,15 @@ def _ask(settings: Settings, doing: str, work: Callable[[QueueClient], Awaitable
         return asyncio.run(ask())
 
 
-for word, made in (("list", list_), ("show", show), ("cancel", cancel), ("retry", retry), ("stats", stats)):
+for word, made in (
+    ("list", list_),
+    ("show", show),
+    ("cancel", cancel),
+    ("retry", retry),
+    ("stats", stats),
+    ("drain", drain),
+    ("journals", journals),
+):
     queue.add_command(made, word)
 for word, made in (("list", list_callbacks), ("retry", retry_callback)):
     callbacks.add_command(made, word)

@@ -282,7 +282,7 @@ class ApplicationMaster:
     async def _observe(self) -> None:
         """Brings the rows up to date with Ray's table and the probes, and the crash loops with the rows."""
         table = await self._table()
-        await self._probes.follow(table.values(), self._counted())
+        await self._probes.follow(table.values(), self._scaling.counted(self._memory.order) | self._canaries.watched)
         now = self._clock.now()
         before, after = self._rows, {}
         for name in {*before, *(found for text in table if (found := parse_replica(text)) is not None)}:
@@ -308,15 +308,6 @@ class ApplicationMaster:
             found = self._records.history.stored
             mine = found is not None and found.uid == self._memory.order.stored.uid
             self._scaling.recall(found if mine else None)
-
-    def _counted(self) -> set[str]:
-        """Deployments whose load matters for a size: those that are scaled, and proxies, which hold requests."""
-        specs = self._memory.order.stored.spec.deployments
-        return {
-            spec.name
-            for spec in specs
-            if self._scaling.sizes and (spec.HasField("autoscaling") or spec.HasField("proxy"))
-        } | self._canaries.watched
 
     def _report_of(self, name: ReplicaName) -> Report | None:
         probe = self._probes.of(name)

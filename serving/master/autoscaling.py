@@ -13,12 +13,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
+from serving.master.backlog import Backlog
+from serving.master.queue_policy import MOST_TIMES, TOLERANCE, needed, wish_for_age
 from serving.schedule import ScheduledMinimum, scheduled_minimum
 from serving.sdk.scaling import ScalingLoad
 
-TOLERANCE: Final = 0.1  # of the target, that load may be off without a reason to change anything
 PAUSE_S: Final = 1.0  # between two changes of one deployment
-_MOST_TIMES: Final = 4.0  # how far one too long p99 alone can raise the number: the next window knows better
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +31,7 @@ class ScalingPolicy:
     requests_per_s: float = 0.0
     cpu_cores: float = 0.0
     p99_s: float = 0.0
+    queue_age_s: float = 0.0  # how long the oldest item at brokers waits
     window_s: float = 10.0
     up_delay_s: float = 0.0
     down_delay_s: float = 120.0
@@ -51,6 +52,7 @@ class Sample:
     within: tuple[tuple[float, int], ...] = ()  # (seconds, how many took at most so long), rising
     requests: int = 0
     ready: int = 0  # replicas that were
+    backlog: Backlog | None = None  # what waits at brokers; None: there are none
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,8 @@ class Autoscaler:
             requests_per_s=_mean(sample.requests_per_s for sample in samples),
             cpu_cores=_mean(sample.cpu_cores for sample in samples),
             p99_s=percentile(samples, 0.99),
+            queued=samples[-1].backlog.queued if samples[-1].backlog is not None else 0,
+            queue_age_s=samples[-1].backlog.oldest_age_s if samples[-1].backlog is not None else 0.0,
         )
 
     # --------------------------------------------------------------------------------------------- what is wanted
@@ -143,8 +147,7 @@ class Autoscaler:
         """The number that the load of the window asks for, within the bounds, and why."""
         least, most = bounds
         wishes = list(self._targets())
-        if self.size == 0 and self._samples[-1].ongoing > 0:
-            wishes.append((1, f"{self._samples[-1].ongoing:.3g} requests wait for the first replica"))
+        wishes += needed(self.size, self._samples[-1].ongoing, self._samples[-1].backlog)
         if not wishes:  # a schedule only
             return least, _allowed(least, most)
         number, reason = max(wishes)
@@ -169,16 +172,25 @@ class Autoscaler:
                     number = 1
                 yield number, f"{average:.3g} {what}, {target:.3g} per replica are wanted"
         yield from self._foreseen()
+        yield from self._late()
         if policy.custom:
             wish, why = self.custom if self.custom is not None else (self.size, "the policy has not answered")
             yield math.ceil(min(wish, policy.most + 1) - 1e-9), why
+
+    def _late(self) -> Iterator[tuple[int, str]]:
+        """What the times of requests and the age of queues ask for."""
+        policy = self.policy
+        # Of the size that is there now: what was measured before, or while replicas start, says nothing of it.
+        current = [s for s in self._samples if s.at > self._changed_at and s.ready >= self.size]
+        settled = bool(current) and current[-1].at - current[0].at >= policy.window_s / 2
         if policy.p99_s > 0:
-            # Of the size that is there now: what was measured before, or while replicas start, says nothing of it.
-            current = [s for s in samples if s.at > self._changed_at and s.ready >= self.size]
             p99 = percentile(current, 0.99)
-            known = bool(current) and current[-1].at - current[0].at >= policy.window_s / 2
-            number = self._replicas_for_latency(p99) if known else self.size
+            number = self._replicas_for_latency(p99) if settled else self.size
             yield number, f"p99 is {p99 * 1000:.3g} ms, {policy.p99_s * 1000:.3g} are wanted"
+        backlogs = [s.backlog for s in self._samples if s.backlog is not None and s.backlog.known]
+        if policy.queue_age_s > 0 and backlogs:
+            wish, why = wish_for_age(backlogs, policy.queue_age_s, self.size, settled=settled)
+            yield self._replicas_for(wish), why
 
     def _foreseen(self) -> Iterator[tuple[int, str]]:
         """What each target asks for of the load that is expected: it only ever adds to that of now."""
@@ -202,7 +214,7 @@ class Autoscaler:
         """Latency does not fall in step with replicas: more by its ratio, fewer only one at a time and well below."""
         ratio = p99_s / self.policy.p99_s
         if ratio > 1 + TOLERANCE:
-            return math.ceil(max(self.size, 1) * min(ratio, _MOST_TIMES))
+            return math.ceil(max(self.size, 1) * min(ratio, MOST_TIMES))
         return self.size - 1 if ratio < 0.5 and self.size > 1 else self.size
 
     # --------------------------------------------------------------------------------------------- over time

@@ -34,6 +34,18 @@ class ActorRow:
 
 
 @dataclass(frozen=True, slots=True)
+class QueueLoad:
+    """What waits at a broker for a deployment, and who is there to take it (`QueueLoad` of records.proto)."""
+
+    queued: int = 0
+    running: int = 0
+    oldest_age_s: float = 0.0
+    work_s: float = 0.0  # of what waits, in one place after the other; 0: not known
+    places: int = 0  # items that replicas hold or would take at once
+    replicas: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Load:
     """What a replica's process does, and has done since it began (`ReplicaLoad`)."""
 
@@ -45,6 +57,7 @@ class Load:
     failed: int = 0  # of `requests`, by the server's fault
     streams: int = 0  # that ended
     failed_streams: int = 0  # of these, by the server's fault
+    queues: Mapping[str, QueueLoad] | None = None  # of a broker, by deployment; None: it is none, or reads a journal
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, Place
 
 from serving._proto import records_pb2 as pb
 from serving.errors import DataLoss, Unavailable
-from serving.master.model import ActorRow, ActorState, Load, Report
+from serving.master.model import ActorRow, ActorState, Load, QueueLoad, Report
 from serving.master.names import MasterName, ReplicaName, parse_replica, ray_namespace
 from serving.master.ray_actors import cpp_library_path, read_actors
 from serving.master.ray_groups import Groups
@@ -152,7 +152,19 @@ def _load(record: pb.ReplicaReport) -> Load | None:
         failed=told.failed,
         streams=told.streams,
         failed_streams=told.failed_streams,
+        queues=_queues(told),
     )
+
+
+def _queues(told: pb.ReplicaLoad) -> dict[str, QueueLoad] | None:
+    if told.reading or not told.queues:
+        return None
+    return {
+        queue.deployment: QueueLoad(
+            queue.queued, queue.running, queue.oldest_age_s, queue.work_s, queue.places, queue.replicas
+        )
+        for queue in told.queues
+    }
 
 
 def _create(namespace: str, launch: Launch, groups: Groups) -> None:

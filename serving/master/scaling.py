@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from serving._proto import records_pb2 as pb
 from serving.master.autoscaling import Autoscaler, Decision, Expected, Sample, ScalingPolicy
+from serving.master.backlog import FRESH_S, Backlog, backlogs
 from serving.master.custom_policy import Answer
 from serving.master.forecast import Pattern
 from serving.master.model import Load, Replica, Report, load_of
@@ -23,7 +24,6 @@ from serving.stamps import stamp
 
 _LOG: Final = logging.getLogger(__name__)
 SAMPLE_S: Final = 0.5  # between two samples
-FRESH_S: Final = 3.0  # what a process said longer ago counts as nothing
 KEPT_DECISIONS: Final = 10
 _WINDOW_S: Final = 10.0
 _DOWN_DELAY_S: Final = 120.0
@@ -156,15 +156,22 @@ class Scaling:
     def sizes(self) -> dict[str, int]:
         return {name: scaled.scaler.size for name, scaled in self._scaled.items()}
 
+    def counted(self, order: pb.Placement) -> set[str]:
+        """Deployments whose load matters for a size: those that are scaled, and those that hold requests for them."""
+        specs = order.stored.spec.deployments if self._scaled else ()
+        return {
+            one.name for one in specs if one.HasField("autoscaling") or one.HasField("proxy") or one.HasField("broker")
+        }
+
     def look(self, order: pb.Placement, rows: Iterable[Replica], reports: Reports, now: float, unix_s: float) -> None:
         """One sample of each deployment whose ready replicas have all said what they do, and what follows from it."""
         own = [row for row in rows if row.name.generation == order.generation]
-        waiting = _waiting(order, own, reports, now)
+        waiting, queues = _waiting(order, own, reports, now), backlogs(order, own, reports, now)
         for name, scaled in self._scaled.items():
             if now < scaled.sampled_at + SAMPLE_S:
                 continue
             mine = [row for row in own if row.name.deployment == name]
-            sample = _sample(scaled, mine, reports, 0 if scaled.fronts else waiting, now)
+            sample = _sample(scaled, mine, reports, 0 if scaled.fronts else waiting, queues.get(name), now)
             if sample is None:
                 decision = scaled.scaler.keep_within(now, unix_s)
             else:
@@ -199,6 +206,7 @@ def policy_of(spec: pb.DeploymentSpec) -> ScalingPolicy:
         requests_per_s=wanted.target_requests_per_s,
         cpu_cores=wanted.target_cpu * spec.resources.cpus,
         p99_s=wanted.target_p99_s,
+        queue_age_s=wanted.target_queue_age_s,
         window_s=wanted.window_s or _WINDOW_S,
         up_delay_s=wanted.up_delay_s,
         down_delay_s=wanted.down_delay_s or _DOWN_DELAY_S,
@@ -228,7 +236,9 @@ def _waiting(order: pb.Placement, rows: Iterable[Replica], reports: Reports, now
     return sum(load.waiting for load in loads if load is not None)
 
 
-def _sample(scaled: _Scaled, rows: list[Replica], reports: Reports, waiting: int, now: float) -> Sample | None:
+def _sample(
+    scaled: _Scaled, rows: list[Replica], reports: Reports, waiting: int, backlog: Backlog | None, now: float
+) -> Sample | None:
     """None while a ready replica has not said lately what it does: its share must not be taken for nothing."""
     ready = [row for row in rows if row.state is ReplicaState.READY and not row.retired]
     found = {(row.id, row.pid): _load_of(row, reports, now) for row in ready}
@@ -246,13 +256,21 @@ def _sample(scaled: _Scaled, rows: list[Replica], reports: Reports, waiting: int
             within[bound] = within.get(bound, 0) + count - earlier
     return Sample(
         at=now,
-        ongoing=sum(load.in_flight for load in loads.values()) + waiting,
+        ongoing=_ongoing(sum(load.in_flight for load in loads.values()), backlog, scaled.scaler.policy) + waiting,
         requests_per_s=requests / took_s,
         cpu_cores=sum(new.cpu_s - old.cpu_s for old, new in pairs) / took_s,
         within=tuple(sorted(within.items())),
         requests=requests,
         ready=len(ready),
+        backlog=backlog,
     )
+
+
+def _ongoing(in_flight: int, backlog: Backlog | None, policy: ScalingPolicy) -> int:
+    """Requests that run or wait, those at brokers included unless their age says how many replicas they need."""
+    if backlog is None or policy.queue_age_s > 0:
+        return in_flight
+    return max(in_flight, backlog.running) + backlog.queued  # replicas count what they run for brokers, too
 
 
 def _load_of(row: Replica, reports: Reports, now: float) -> Load | None:

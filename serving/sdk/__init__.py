@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from serving.sdk.routes import Route, RoutedModel, RouteStatus, load_routes
     from serving.sdk.status import AppEvent, AppStatus, DeployResult, ModelMetadata, TensorMetadata
     from serving.sdk.tensors import BF16
-    from serving.sdk.tickets import CallbackStatus, QueueItem, QueueStatistics, Ticket
+    from serving.sdk.tickets import BrokerDrain, CallbackStatus, QueueItem, QueueStatistics, Ticket
     from serving.webhooks import verify_webhook
 
 __all__ = [
@@ -58,6 +58,7 @@ __all__ = [
     "Autoscaling",
     "BrokerCallbacks",
     "BrokerDeployment",
+    "BrokerDrain",
     "Callback",
     "CallbackStatus",
     "Canary",
@@ -131,6 +132,7 @@ _LAZY = {
     "ModelMetadata": "serving.sdk.status",
     "QueueFull": "serving.sdk.brokers",
     "QueueItem": "serving.sdk.tickets",
+    "BrokerDrain": "serving.sdk.tickets",
     "QueueStatistics": "serving.sdk.tickets",
     "Route": "serving.sdk.routes",
     "RouteStatus": "serving.sdk.routes",

@@ -63,8 +63,10 @@ class Autoscaling:
     """How many replicas run between `min` and `max` of `Replicas`. Each target asks for a number; the highest counts.
 
     Targets are per replica, 0 is none: `target_ongoing` requests that run or wait, `target_requests_per_s`,
-    `target_cpu` as a share of `Resources.cpus`, `target_p99`, the time of a request in a replica. Load is averaged over
-    `window`; more replicas must have been wanted for `up_delay`, fewer must have been enough for `down_delay`.
+    `target_cpu` as a share of `Resources.cpus`, `target_p99`, the time of a request in a replica. `target_queue_age` is
+    how long the oldest request at brokers waits; without it requests at brokers count for `target_ongoing`.
+    Load is averaged over `window`; more replicas must have been wanted for `up_delay`, fewer must have been enough for
+    `down_delay`.
     `max_step_up` and `max_step_down` bound one change, 0 is any number. `forecast` makes room for the load that earlier
     periods had at that time, `policy` asks a function of yours.
     """
@@ -73,6 +75,7 @@ class Autoscaling:
     target_requests_per_s: float = 0.0
     target_cpu: float = 0.0
     target_p99: float | str = 0.0
+    target_queue_age: float | str = 0.0
     window: float | str = 10.0
     up_delay: float | str = 0.0
     down_delay: float | str = 120.0
@@ -121,6 +124,7 @@ AUTOSCALING: Final = Record(
         Field("target_requests_per_s", Number(), "Requests a second, per replica.", default=0.0),
         Field("target_cpu", Number(), "Share of the CPUs that a replica asks for: 0.7.", default=0.0),
         Field("target_p99", SECONDS, "Time of a request in a replica: 200ms.", default=0.0),
+        Field("target_queue_age", SECONDS, "How long the oldest request at brokers waits: 60s.", default=0.0),
         Field("window", SECONDS, "Load is averaged over this: 10s.", default=10.0),
         Field("up_delay", SECONDS, "More replicas must have been wanted for so long: 0s.", default=0.0),
         Field("down_delay", SECONDS, "Fewer replicas must have been enough for so long: 120s.", default=120.0),
@@ -140,6 +144,7 @@ def autoscaling_record(values: Mapping[str, Any] | None, artifacts: Mapping[Path
     same = ("target_ongoing", "target_requests_per_s", "target_cpu", "max_step_up", "max_step_down")
     made = pb.Autoscaling(
         target_p99_s=values["target_p99"],
+        target_queue_age_s=values["target_queue_age"],
         window_s=values["window"],
         up_delay_s=values["up_delay"],
         down_delay_s=values["down_delay"],

@@ -8,7 +8,7 @@ from serving.sdk._app_names import AppName
 from serving.sdk._client_loop import Wait
 from serving.sdk.parts import Place, TicketPart
 from serving.sdk.queue import QueueClient
-from serving.sdk.tickets import TICKET_TIMEOUT_S, QueueItem, QueueStatistics, Result, Ticket
+from serving.sdk.tickets import TICKET_TIMEOUT_S, BrokerDrain, QueueItem, QueueStatistics, Result, Ticket
 from serving.store.keys import AppKey
 
 
@@ -95,6 +95,18 @@ class BlockingQueue:
     def statistics(self, app: AppName, *, timeout_s: float = TICKET_TIMEOUT_S) -> tuple[QueueStatistics, ...]:
         """See `QueueClient.statistics`."""
         return self._wait(self._queue.statistics(app, timeout_s=timeout_s))
+
+    def drain(
+        self,
+        app: AppName,
+        broker: str = "",
+        *,
+        undo: bool = False,
+        discard_s: float = 0.0,
+        timeout_s: float = TICKET_TIMEOUT_S,
+    ) -> tuple[BrokerDrain, ...]:
+        """See `QueueClient.drain`."""
+        return self._wait(self._queue.drain(app, broker, undo=undo, discard_s=discard_s, timeout_s=timeout_s))
 
     def item(self, app: AppName, item_id: str, *, timeout_s: float = TICKET_TIMEOUT_S) -> QueueItem:
         """See `QueueClient.item`."""

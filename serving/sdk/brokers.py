@@ -16,6 +16,7 @@ import grpc.aio
 from serving._proto import broker_pb2 as bpb
 from serving._proto import records_pb2 as pb
 from serving._proto.broker_pb2_grpc import BrokerStub
+from serving.broker.draining import DRAINED
 from serving.broker.pulled import takes
 from serving.config import TlsConfig
 from serving.control import Backoff
@@ -57,9 +58,11 @@ class QueueFull(ResourceExhausted):
 class _Away(Unavailable):
     """A broker did not answer. `begun`: it may have done what it was asked for."""
 
-    def __init__(self, message: str, *, begun: bool) -> None:
+    def __init__(self, message: str, *, begun: bool, drained: bool = False) -> None:
+        """`drained`: it is there, has not taken it, and will not before somebody undoes that."""
         super().__init__(message)
         self.begun = begun
+        self.drained = drained
 
 
 @dataclass(slots=True)
@@ -79,10 +82,21 @@ class _Application:
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """Who may be given a request: one that serves all of `bound`, and one that is not `left` where there is one."""
+    """Who may be given a request: one that serves all of `bound`; where there is one, not one that was `left`, nor
+    one that is drained: it has said so, or its record does. That counts for a request that is `anew`, which nobody can
+    have: its key was made for it.
+    """
 
     bound: frozenset[str]
     left: set[str]
+    drained: set[str]
+    anew: bool
+
+    def among(self, taking: Iterable[pb.Endpoint]) -> list[pb.Endpoint]:
+        able = [one for one in taking if self.bound <= set(one.journals)]
+        able = [one for one in able if one.id not in self.drained] or able
+        able = [one for one in able if not (one.drained and self.anew)] or able
+        return [one for one in able if one.id not in self.left] or able
 
 
 class Brokers:
@@ -115,16 +129,21 @@ class Brokers:
         request.idempotency_key = request.idempotency_key or secrets.token_urlsafe(24)
         until = time.monotonic() + timeout_s
         bound: frozenset[str] = frozenset()
+        drained: set[str] = set()
         left: set[str] = set()  # brokers that have not taken it: with a key of the caller's it belongs to one of them
         async with self._application(app, until) as opened:
             failures = 0
             while True:
-                endpoint = await self._taker(opened, request, app, _Choice(bound, left), until)
+                endpoint = await self._taker(opened, request, app, _Choice(bound, left, drained, own_key), until)
                 try:
                     reply: bpb.SubmitReply = await self._call(opened, endpoint, "Submit", request, until)
                     return reply
                 except _Away as away:
-                    if away.begun:
+                    if away.drained:
+                        bound = frozenset()  # it surely does not have it
+                        drained.add(endpoint.id)
+                        _check_any_takes(opened.brokers(), drained, app, request.deployment)
+                    elif away.begun:
                         bound = bound or frozenset(endpoint.journals)
                     elif own_key:
                         left.add(endpoint.id)
@@ -173,14 +192,17 @@ class Brokers:
                 call.cancel()
 
     async def everywhere(
-        self, app: AppKey, method: str, request: Any, *, timeout_s: float
+        self, app: AppKey, method: str, request: Any, *, timeout_s: float, only: str = ""
     ) -> list[tuple[pb.Endpoint, Any]]:
-        """The answers of all brokers of the application. Raises `NotFound` where it has none."""
+        """The answers of all brokers of the application, or of the one with this id. Raises `NotFound`."""
         until = time.monotonic() + timeout_s
         async with self._application(app, until) as opened:
             endpoints = opened.brokers()
             if not endpoints:
                 raise NotFound(f"{app} has no broker in discovery")
+            if only and only not in (names := sorted(one.id for one in endpoints)):
+                raise NotFound(f"{app} has no broker `{only[:100]}`; it has {', '.join(names)}")
+            endpoints = [one for one in endpoints if only in ("", one.id)]
             answers = await asyncio.gather(*(self._call(opened, one, method, request, until) for one in endpoints))
             return list(zip(endpoints, answers, strict=True))
 
@@ -214,8 +236,7 @@ class Brokers:
             taking = [one for one in brokers if takes(one.before, request.deployment)]
             if brokers and not taking:
                 raise NotFound(f"no broker of {app} takes requests for the deployment `{request.deployment}`")
-            able = [one for one in taking if choice.bound <= set(one.journals)]
-            able = [one for one in able if one.id not in choice.left] or able
+            able = choice.among(taking)
             claims = [(RendezvousMember(name, 1), one) for one in able for name in (one.journals or [one.id])]
             if not claims:
                 return None
@@ -314,6 +335,15 @@ class Brokers:
             await channel.close(None)
 
 
+def _check_any_takes(brokers: Iterable[pb.Endpoint], drained: set[str], app: AppKey, deployment: str) -> None:
+    """Raises `Unavailable` when all brokers of the deployment are drained."""
+    if all(one.id in drained for one in brokers if takes(one.before, deployment)):
+        raise Unavailable(
+            f"every broker of {app} that takes requests for {deployment} is drained: undo it with `mesh queue drain "
+            f"{app} --undo`, or submit later"
+        )
+
+
 def _uncertain(app: AppKey, request: bpb.SubmitRequest) -> DeadlineExceeded:
     return DeadlineExceeded(
         f"no broker of {app} has answered in time, and one may have taken the request; submit it again with "
@@ -349,7 +379,8 @@ def _error(error: grpc.aio.AioRpcError, endpoint: pb.Endpoint) -> MeshError:
     code = int(error.code().value[0])
     if error.code() is grpc.StatusCode.UNAVAILABLE:
         text = f"the broker {endpoint.id} at {endpoint.address} does not answer: {details}"
-        return _Away(text, begun=not (was_never_sent(details, connected=False) or _REFUSED in details))
+        begun = not (was_never_sent(details, connected=False) or _REFUSED in details)
+        return _Away(text, begun=begun, drained=details == DRAINED)
     if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return QueueFull(details, _retry_after_s(error.trailing_metadata() or ()))
     return error_for_code(code, details)

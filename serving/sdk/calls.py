@@ -189,6 +189,17 @@ class QueueStatisticsCall:
 
 
 @dataclass(frozen=True, slots=True)
+class DrainBrokersCall:
+    """`broker`: its id; empty: all of the application. `discard_s`: see `QueueClient.drain`."""
+
+    app: AppKey
+    broker: str
+    undo: bool
+    discard_s: float
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class SetRouteCall:
     record: pb.RouteRecord
     if_version: int
@@ -234,6 +245,7 @@ Call: TypeAlias = (
     | ListItemsCall
     | ListCallbacksCall
     | QueueStatisticsCall
+    | DrainBrokersCall
     | SetRouteCall
     | GetRouteCall
     | ListRoutesCall

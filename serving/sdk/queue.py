@@ -19,6 +19,7 @@ from serving.sdk.tickets import (
     ENDED,
     STATES,
     TICKET_TIMEOUT_S,
+    BrokerDrain,
     QueueItem,
     QueueStatistics,
     Ticket,
@@ -128,6 +129,25 @@ class QueueClient:
         """A row for each broker and deployment."""
         return tuple(await self._handle(calls.QueueStatisticsCall(app_key(app), timeout_s)))
 
+    async def drain(
+        self,
+        app: AppName,
+        broker: str = "",
+        *,
+        undo: bool = False,
+        discard_s: float = 0.0,
+        timeout_s: float = TICKET_TIMEOUT_S,
+    ) -> tuple[BrokerDrain, ...]:
+        """Has a broker, or all of the application, take no new requests; with `undo`, take them again.
+
+        What is there is worked off, and results stay until they are fetched or their time is over: `statistics` shows
+        when nothing is left. It holds until it is undone or another broker comes in its place. With `discard_s` brokers
+        that leave within so many seconds, at most 3600, remove their journals with all that is in them: say so before
+        the application is deleted, where nothing is to be left of it. Raises `NotFound`.
+        """
+        call = calls.DrainBrokersCall(app_key(app), broker, undo, discard_s, timeout_s)
+        return tuple(await self._handle(call))
+
     async def item(self, app: AppName, item_id: str, *, timeout_s: float = TICKET_TIMEOUT_S) -> QueueItem:
         """By its id, without its result, which only its ticket gives. Raises `NotFound`."""
         return await self._by_id(app, item_id, "get", timeout_s)
@@ -171,6 +191,7 @@ class QueueHandlers:
             calls.ListItemsCall: self._list,
             calls.ListCallbacksCall: self._list_callbacks,
             calls.QueueStatisticsCall: self._statistics,
+            calls.DrainBrokersCall: self._drain,
         }
 
     async def _submit(self, call: calls.SubmitCall) -> bpb.SubmitReply:
@@ -216,6 +237,11 @@ class QueueHandlers:
             call.app, "Statistics", bpb.StatisticsRequest(), timeout_s=call.timeout_s
         )
         return [row for endpoint, reply in answers for row in statistics_rows(endpoint.id, reply)]
+
+    async def _drain(self, call: calls.DrainBrokersCall) -> list[BrokerDrain]:
+        request = bpb.DrainRequest(undo=call.undo, discard_s=call.discard_s)
+        answers = await self._brokers.everywhere(call.app, "Drain", request, timeout_s=call.timeout_s, only=call.broker)
+        return [BrokerDrain(one.id, reply.drained, reply.live, reply.items) for one, reply in answers]
 
 
 def _submit_request(deployment: str, inputs: Mapping[str, Any] | None, options: SubmitOptions) -> bpb.SubmitRequest:

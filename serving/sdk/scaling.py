@@ -17,8 +17,8 @@ class ScalingLoad:
 
     `now` is in unix seconds. `size` replicas are wanted now, `ready` are. `ongoing` requests run or wait,
     `requests_per_s` are answered, `cpu_cores` used: means over `Autoscaling.window`, of all replicas together. `p99_s`
-    is the 99th percentile of the time of a request in that window, in seconds (0.0: no request). `args` are those of
-    the spec.
+    is the 99th percentile of the time of a request in that window, in seconds (0.0: no request). `queued` requests
+    wait at brokers, the oldest for `queue_age_s`. `args` are those of the spec.
     """
 
     now: float
@@ -30,4 +30,6 @@ class ScalingLoad:
     requests_per_s: float = 0.0
     cpu_cores: float = 0.0
     p99_s: float = 0.0
+    queued: int = 0
+    queue_age_s: float = 0.0
     args: Mapping[str, Any] = field(default_factory=dict)

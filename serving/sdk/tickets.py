@@ -135,6 +135,17 @@ class QueueStatistics:
     succeeded: int
     failed: int
     requeued: int
+    drained: bool  # the broker takes no new requests
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerDrain:
+    """Of one broker. `live` items wait or run there; `items` are kept in all, results included."""
+
+    broker: str
+    drained: bool
+    live: int
+    items: int
 
 
 class Ticket:
@@ -285,5 +296,8 @@ def _time(item: bpb.Item | bpb.CallbackStatus, name: str) -> datetime | None:
 
 
 def statistics_rows(broker: str, reply: bpb.StatisticsReply) -> Sequence[QueueStatistics]:
-    names = [name for name in QueueStatistics.__slots__ if name != "broker"]
-    return [QueueStatistics(broker, **{name: getattr(row, name) for name in names}) for row in reply.queues]
+    names = [name for name in QueueStatistics.__slots__ if name not in ("broker", "drained")]
+    return [
+        QueueStatistics(broker, drained=reply.drained, **{name: getattr(row, name) for name in names})
+        for row in reply.queues
+    ]

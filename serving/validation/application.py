@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from serving._proto import records_pb2 as pb
+from serving.broker.pulled import queued_deployments
 from serving.hub_name import is_hub_name
 from serving.problems import (
     MAX_TIMEOUT_S,
@@ -88,7 +89,7 @@ def _application(spec: pb.ApplicationSpec, packed: bool) -> Iterator[Problem]:
     yield from reach_problems(spec)
     if len(spec.deployments) > MAX_DEPLOYMENTS:
         yield Problem("deployments", f"has {len(spec.deployments)} deployments, at most {MAX_DEPLOYMENTS} are allowed")
-    proxied = may_hold_for_none(spec)
+    proxied, queued = may_hold_for_none(spec), queued_deployments(spec)
     seen: dict[str, int] = {}
     for index, deployment in enumerate(spec.deployments):
         path = f"deployments[{index}]"
@@ -96,7 +97,8 @@ def _application(spec: pb.ApplicationSpec, packed: bool) -> Iterator[Problem]:
             first = seen[deployment.name]
             yield Problem(f"{path}.name", f"`{deployment.name}` is the name of deployments[{first}] already")
         seen.setdefault(deployment.name, index)
-        yield from _deployment(path, deployment, packed, proxied)
+        yield from _deployment(path, deployment, packed)
+        yield from check_replicas(path, deployment, proxied=proxied, queued=deployment.name in queued)
     if spec.on_failed_rollout and spec.on_failed_rollout not in FAILED_ROLLOUTS:
         yield Problem("on_failed_rollout", f"{shown(spec.on_failed_rollout)} is not known", allowed=FAILED_ROLLOUTS)
     yield from openai_model_problems(spec)
@@ -121,7 +123,7 @@ def _placement(spec: pb.ApplicationSpec) -> Iterator[Problem]:
         yield Problem("placement.near", f"`{both[0]}` stands in spread_from too; it cannot be both near and apart")
 
 
-def _deployment(path: str, deployment: pb.DeploymentSpec, packed: bool, proxied: bool) -> Iterator[Problem]:
+def _deployment(path: str, deployment: pb.DeploymentSpec, packed: bool) -> Iterator[Problem]:
     yield from check_name(f"{path}.name", deployment.name)
     if len(deployment.name) > MAX_DEPLOYMENT_NAME and is_name(deployment.name):
         yield Problem(f"{path}.name", f"has {len(deployment.name)} letters, at most {MAX_DEPLOYMENT_NAME} are allowed")
@@ -163,7 +165,6 @@ def _deployment(path: str, deployment: pb.DeploymentSpec, packed: bool, proxied:
         yield from _response_cache(f"{path}.triton", deployment)
         yield from _rate_limiter(f"{path}.triton.rate_limiter", deployment.triton.rate_limiter)
     yield from check_resources(f"{path}.resources", deployment.resources)
-    yield from check_replicas(path, deployment, proxied=proxied)
     if deployment.autoscaling.HasField("policy"):
         policy = deployment.autoscaling.policy
         yield from function_problems(f"{path}.autoscaling.policy", policy)

@@ -34,11 +34,13 @@ def broker_problems(path: str, deployment: pb.DeploymentSpec) -> Iterator[Proble
         text = f"{broker.lease_s:g} s is out of range: {MIN_LEASE_S:g} to {MAX_LEASE_S:g} s; 0 is the default of 15 s"
         yield Problem(f"{at}.lease", text)
     yield from check_whole(f"{at}.max_attempts", broker.max_attempts, 0, MAX_ATTEMPTS, "; 0 is the default of 3")
-    yield from check_number(f"{at}.result_ttl", broker.result_ttl_s, MAX_TTL_S, "seconds")
+    for field in ("result_ttl", "dead_ttl"):
+        yield from check_number(f"{at}.{field}", getattr(broker, f"{field}_s"), MAX_TTL_S, "seconds")
     for field, high, note in (
         ("max_items", MAX_ITEMS, "the default of 1000000"),
         ("max_bytes", MAX_BYTES, "the default of 4 GiB"),
         ("max_tenant_items", MAX_ITEMS, "no limit but that of all"),
+        ("max_tenant_bytes", MAX_BYTES, "no limit but that of all"),
         ("max_request_bytes", MAX_ITEM_BYTES, "the default of 64 MiB"),
         ("max_result_bytes", MAX_ITEM_BYTES, "the default of 64 MiB"),
         ("per_replica", MAX_PER_REPLICA, "as many as keep a replica busy"),

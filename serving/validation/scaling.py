@@ -22,17 +22,18 @@ MIN_PERIOD_S: Final = 600.0
 MAX_PERIOD_S: Final = 7 * DAY_S
 
 
-def check_replicas(path: str, spec: pb.DeploymentSpec, *, proxied: bool) -> Iterator[Problem]:
+def check_replicas(path: str, spec: pb.DeploymentSpec, *, proxied: bool, queued: bool) -> Iterator[Problem]:
     """`path` is the deployment's. `proxied`: it is the only one behind proxies, which hold requests for it.
+    `queued`: a broker keeps requests for it.
 
     Of several deployments proxies could not say for which one they hold a request.
     """
     replicas, scaled = spec.replicas, spec.HasField("autoscaling")
-    may_be_none = scaled and proxied and not spec.HasField("proxy")
+    may_be_none = scaled and (proxied or queued) and not spec.HasField("proxy")
     note = (
         ""
         if may_be_none or replicas.min
-        else "; none at all needs autoscaling, gRPC proxies that hold requests, and no other deployment"
+        else "; none at all needs autoscaling, gRPC proxies that hold requests and no other deployment, or a broker"
     )
     yield from check_whole(f"{path}.replicas.min", replicas.min, 0 if may_be_none else 1, MAX_REPLICAS, note)
     if replicas.max < replicas.min or (may_be_none and replicas.max < 1):
@@ -41,16 +42,17 @@ def check_replicas(path: str, spec: pb.DeploymentSpec, *, proxied: bool) -> Iter
         why = f"{replicas.max} differs from min ({replicas.min}), which needs autoscaling"
         yield Problem(f"{path}.replicas.max", why)
     if scaled:
-        yield from _autoscaling(f"{path}.autoscaling", spec)
+        yield from _autoscaling(f"{path}.autoscaling", spec, queued=queued)
 
 
-def _autoscaling(path: str, spec: pb.DeploymentSpec) -> Iterator[Problem]:
+def _autoscaling(path: str, spec: pb.DeploymentSpec, *, queued: bool) -> Iterator[Problem]:
     wanted = spec.autoscaling
     targets = ("target_ongoing", "target_requests_per_s", "target_cpu")
-    says = wanted.target_p99_s or any(getattr(wanted, name) for name in targets)
+    timed = ("target_p99_s", "target_queue_age_s")
+    says = any(getattr(wanted, name) for name in (*targets, *timed))
     if not says and not wanted.schedule and not wanted.HasField("policy"):
         yield Problem(path, "names no target, no policy and no schedule, so nothing says how many replicas are wanted")
-    for name in (*targets, "target_p99_s"):
+    for name in (*targets, *timed):
         if 0 < getattr(wanted, name) < MIN_TARGET:
             yield Problem(f"{path}.{name.removesuffix('_s')}", f"is less than the least, {MIN_TARGET:g}")
     for name in targets:
@@ -59,7 +61,10 @@ def _autoscaling(path: str, spec: pb.DeploymentSpec) -> Iterator[Problem]:
         yield Problem(f"{path}.target_cpu", "is a share of resources.cpus, which is 0")
     if spec.HasField("proxy") and (wanted.target_requests_per_s or wanted.target_p99_s):
         yield Problem(path, "of proxies goes by target_ongoing and target_cpu only")
-    yield from check_number(f"{path}.target_p99", wanted.target_p99_s, MAX_TIMEOUT_S, "seconds")
+    for name in timed:
+        yield from check_number(f"{path}.{name.removesuffix('_s')}", getattr(wanted, name), MAX_TIMEOUT_S, "seconds")
+    if wanted.target_queue_age_s and not queued:
+        yield Problem(f"{path}.target_queue_age", "needs a `broker` that takes the deployment's requests")
     for name in ("window", "up_delay", "down_delay"):
         yield from check_number(f"{path}.{name}", getattr(wanted, f"{name}_s"), MAX_WINDOW_S, "seconds")
     for name in ("max_step_up", "max_step_down"):

@@ -45,6 +45,9 @@ class Served:
     async def queue(self) -> bpb.QueueStatistics:
         return (await self.stub.Statistics(bpb.StatisticsRequest())).queues[0]
 
+    async def drain(self, *, undo: bool = False) -> bpb.DrainReply:
+        return await self.stub.Drain(bpb.DrainRequest(undo=undo))
+
     def metric(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(name, labels) or 0.0
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from serving import AsyncMeshClient, Connection
 from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd
@@ -13,6 +14,7 @@ from tests.integration.broker.scripted_broker import ScriptedBroker
 from tests.support.broker_serving import go
 from tests.support.broker_world import World
 from tests.support.receiver import Receiver
+from tests.support.served_broker import Served
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,12 @@ async def broker() -> AsyncIterator[Callable[..., ScriptedBroker]]:
     yield make
     for one in made:
         await one.stop()
+
+
+@pytest_asyncio.fixture
+async def served(tmp_path: Path) -> AsyncIterator[Served]:
+    async with Served(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture

@@ -33,6 +33,7 @@ class ScriptedBroker(BrokerServicer):
         self.lose = 0
         self.keys: set[str] = set()
         self.state = bpb.QUEUED
+        self.drained = False
 
     async def start(self) -> ScriptedBroker:
         server = self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
@@ -55,6 +56,7 @@ class ScriptedBroker(BrokerServicer):
             state="ready",
             before=["it"],
             journals=self.journals,
+            drained=self.drained,
         )
 
     def send(self, **reply: Any) -> None:

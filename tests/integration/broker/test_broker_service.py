@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
 import grpc.aio
 import pytest
-import pytest_asyncio
 from prometheus_client import generate_latest
 
 from serving._proto import broker_pb2 as bpb
 from serving.broker import service
 from tests.support.served_broker import Served, submit
-from tests.support.waiting import aeventually, eventually_async
+from tests.support.waiting import eventually_async
 
 CODE = grpc.StatusCode
-
-
-@pytest_asyncio.fixture
-async def served(tmp_path: Path) -> AsyncIterator[Served]:
-    async with Served(tmp_path) as made:
-        yield made
 
 
 async def test_a_request_comes_back_with_its_result(served: Served) -> None:
@@ -247,190 +239,3 @@ async def test_who_is_full_says_when_to_come_again(tmp_path: Path) -> None:
             assert caught.value.code() is CODE.RESOURCE_EXHAUSTED
             assert words in caught.value.details()
             assert int(dict(caught.value.trailing_metadata())["retry-after-ms"]) > 0
-
-
-async def test_cancel_retry_and_list(served: Served) -> None:
-    tickets = [await served.submit(tenant="t", labels={"n": str(number)}) for number in range(5)]
-    replica = await served.pulling()
-    work = await replica.work()
-    assert (await served.stub.Cancel(bpb.CancelRequest(ticket=tickets[4]))).state == bpb.CANCELLED
-    assert (await served.stub.Cancel(bpb.CancelRequest(ticket=tickets[0]))).state == bpb.CANCELLED
-    stop = (await replica.next()).stop
-    assert (stop.item, stop.attempt) == (work.item, 1)
-    assert not await replica.finish(work)
-    listed = await served.stub.List(bpb.ListRequest(states=[bpb.CANCELLED], tenant="t"))
-    assert [item.labels["n"] for item in listed.items] == ["0", "4"]
-    assert not any(item.ticket for item in listed.items)
-    seen: list[str] = []
-    page = ""
-    while True:
-        listed = await served.stub.List(bpb.ListRequest(limit=2, page=page))
-        seen += [item.labels["n"] for item in listed.items]
-        if not (page := listed.next):
-            break
-    assert seen == list("01234")
-    assert (await served.stub.Retry(bpb.RetryRequest(ticket=listed.items[-1].id))).state == bpb.QUEUED
-    again = await served.stub.Retry(bpb.RetryRequest(ticket=tickets[0]))
-    assert (again.state, again.attempts) == (bpb.QUEUED, 0)
-    shown = await served.get(listed.items[0].id)
-    assert not shown.ticket, "an id is for looking, not for fetching"
-    await replica.credit(1)
-    assert (await replica.work()).item == work.item
-
-
-async def test_attempts_end_in_the_dead_letters(tmp_path: Path) -> None:
-    async with Served(tmp_path, max_attempts=2) as served:
-        ticket = await served.submit()
-        replica = await served.pulling(1)
-        for attempt in (1, 2):
-            work = await replica.work()
-            assert work.attempt == attempt
-            await replica.again(work)
-            assert (await replica.next()).stored.wanted
-            await replica.credit(1)
-        item = await served.get(ticket, 30.0)
-        assert item.state == bpb.DEAD
-        assert "it is full" in item.reason
-        assert (await served.queue()).dead == 1
-        await served.stub.Retry(bpb.RetryRequest(ticket=ticket))
-        assert (await replica.work()).attempt == 3
-        assert (await served.queue()).dead == 0
-
-
-async def test_a_lease_ends_when_nothing_is_said(tmp_path: Path) -> None:
-    async with Served(tmp_path, lease_s=0.5) as served:
-        ticket = await served.submit()
-        silent = await served.pulling(1, "silent")
-        work = await silent.work()
-        other = await served.pulling(1, "other")
-        second = await other.work()
-        assert (second.item, second.attempt) == (work.item, 2)
-        assert (await silent.next()).stop.item == work.item
-        assert not await silent.finish(work, b"late")
-        assert await other.finish(second, b"right")
-        assert (await served.get(ticket, 30.0)).result.infer == b"right"
-
-
-async def test_who_connects_again_keeps_what_it_holds(served: Served) -> None:
-    tickets = [await served.submit() for _ in range(3)]
-    replica = await served.pulling(3)
-    works = [await replica.work() for _ in tickets]
-    await replica.close()
-    held = [bpb.Held(item=works[0].item, attempt=1), bpb.Held(item=works[1].item, attempt=9)]
-    again = await served.pulling(0, held=held)
-    assert [each.attempt for each in again.welcome.lost] == [9]
-    assert await again.finish(works[0])
-    await aeventually(lambda: _queued(served, 2), what="what it did not name waits again")
-    restarted = await served.pulling(2, process="q")
-    assert (await again.ended())[0] is CODE.ABORTED
-    assert {(await restarted.work()).attempt for _ in range(2)} == {2}
-
-
-async def _queued(served: Served, count: int) -> bool:
-    return (await served.queue()).queued == count
-
-
-async def test_a_replica_that_is_gone_gives_its_items_back(served: Served) -> None:
-    await served.submit()
-    replica = await served.pulling(1)
-    await replica.work()
-    served.broker.endpoint_left("r")
-    await asyncio.sleep(0.1)
-    assert (await served.queue()).running == 1, "it drains: it is still connected"
-    await replica.close()
-    await aeventually(lambda: _queued(served, 1), what="its item waits again")
-
-
-async def test_older_generations_get_no_work_while_newer_pull(served: Served) -> None:
-    old = await served.pulling(5, "old", generation=1)
-    new = await served.pulling(1, "new", generation=2)
-    for _ in range(2):
-        await served.submit()
-    work = await new.work()
-    assert (await served.queue()).queued == 1
-    assert await new.finish(work)
-    await new.close()
-    assert (await old.work()).attempt == 1
-
-
-async def test_deadlines(served: Served) -> None:
-    waits = await served.submit(deadline_s=0.2)
-    item = await served.get(waits, 30.0)
-    assert (item.state, item.attempts) == (bpb.EXPIRED, 0)
-    runs = await served.submit(deadline_s=1.0)
-    replica = await served.pulling(1)
-    work = await replica.work()
-    assert 0 < work.left_s <= 1.0
-    assert (await replica.next()).stop.item == work.item
-    assert (await served.get(runs, 30.0)).state == bpb.EXPIRED
-
-
-async def test_a_client_that_goes_away_leaves_nothing(served: Served) -> None:
-    ticket = await served.submit()
-    calls = [served.stub.Get(bpb.GetRequest(ticket=ticket, wait_s=60)) for _ in range(5)]
-    follows = [served.stub.Follow(bpb.FollowRequest(ticket=ticket)) for _ in range(5)]
-    reads = [asyncio.create_task(call.read()) for call in follows]
-    (shard,) = served.broker.home.shards.values()
-    await eventually_async(lambda: shard.watchers.watched(1), what="somebody waits")
-    await asyncio.sleep(0.05)
-    for call in (*calls, *follows):
-        call.cancel()
-    await asyncio.gather(*reads, return_exceptions=True)
-    await eventually_async(lambda: not shard.watchers.watched(1), what="nobody waits")
-    short = await served.stub.Get(bpb.GetRequest(ticket=ticket, wait_s=60), timeout=0.5)
-    assert short.state == bpb.QUEUED, "a Get answers within its call's deadline"
-
-
-async def test_submits_of_clients_that_go_away_are_whole(served: Served) -> None:
-    calls = [served.stub.Submit(submit(idempotency_key=str(number))) for number in range(50)]
-    await asyncio.sleep(0.002)
-    for call in calls:
-        call.cancel()
-    await asyncio.gather(*calls, return_exceptions=True)
-    replies = [await served.stub.Submit(submit(idempotency_key=str(number))) for number in range(50)]
-    assert len({reply.ticket for reply in replies}) == 50
-    replica = await served.pulling(100)
-    assert len({(await replica.work()).item for _ in range(50)}) == 50
-    assert (await served.queue()).queued == 0
-
-
-async def test_a_slow_follower_slows_nobody(served: Served) -> None:
-    ticket = await served.submit()
-    slow = served.stub.Follow(bpb.FollowRequest(ticket=ticket))
-    replica = await served.pulling(2)
-    work = await replica.work()
-    for number in range(100):
-        await replica.progress(work, bytes(50_000), first=number)
-    assert await replica.finish(work)
-    assert (await served.get(ticket, 30.0)).state == bpb.SUCCEEDED
-    numbers: list[int] = []
-    while (reply := await slow.read()).HasField("part"):
-        numbers.append(reply.part.number)
-    assert reply.ended.result.infer == b"answer"
-    assert numbers == sorted(numbers)
-    assert numbers[-1] == 99
-
-
-async def test_draining_hands_the_journal_over(tmp_path: Path) -> None:
-    async with Served(tmp_path) as first, Served(tmp_path) as second:
-        journal, own = first.broker.journals[0], second.broker.journals
-        ticket = await first.submit()
-        waiting = asyncio.create_task(first.get(ticket, 60.0))
-        replica = await first.pulling(1)
-        work = await replica.work()
-        first.broker.refuse()
-        with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await first.submit()
-        assert caught.value.code() is CODE.UNAVAILABLE
-        assert "takes no new requests" in (caught.value.details() or "")
-        with pytest.raises(grpc.aio.AioRpcError):
-            await waiting
-        assert (await replica.ended())[0] is CODE.UNAVAILABLE
-        await first.broker.wait_idle()
-        await first.broker.close()
-        await eventually_async(lambda: journal in second.broker.journals, what="adoption")
-        moved = await second.pulling(0, held=[bpb.Held(item=work.item, attempt=1)])
-        assert not moved.welcome.lost
-        assert await moved.finish(work, b"moved")
-        assert (await second.get(ticket, 30.0)).result.infer == b"moved"
-        assert own[0] in second.broker.journals

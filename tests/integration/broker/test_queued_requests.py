@@ -283,6 +283,11 @@ async def test_the_command_shows_and_changes_them(world: World, submit: Submit) 
     assert (missing[0], nonsense[0], text[0]) == (3, 2, 0)
     assert "DEAD" in text[1]
 
+    drained = await mesh_json(world, "drain", app)
+    assert drained["brokers"] == [{"broker": "queue-r1-0", "drained": True, "live": 1, "items": 2}]
+    assert "drained" in (await mesh(world, "stats", app))[1]
+    assert "queue-r1-0 takes new requests" in (await mesh(world, "drain", app, "queue-r1-0", "--undo"))[1]
+
     cancelled, retried = await asyncio.gather(
         mesh_json(world, "cancel", app, waiting.id), mesh_json(world, "retry", app, killed.id)
     )

@@ -10,6 +10,7 @@ import pytest
 
 from serving import AsyncMeshClient, Connection
 from serving._proto import broker_pb2 as bpb
+from serving.broker.draining import DRAINED
 from serving.errors import DeadlineExceeded, InvalidArgument, NotFound, Unavailable
 from serving.local.etcd import EtcdCluster
 from serving.sdk import QueueFull, Ticket
@@ -17,7 +18,7 @@ from serving.store import EtcdClient, keys
 from serving.store.keys import AppKey
 from serving.store.records import encode
 from tests.integration.broker.scripted_broker import ScriptedBroker
-from tests.support.waiting import eventually_async
+from tests.support.waiting import aeventually, eventually_async
 
 Make = Callable[..., ScriptedBroker]
 
@@ -155,3 +156,36 @@ async def test_a_ticket_follows_its_journal(client: AsyncMeshClient, listed: Lis
     await listed.put(one)
     await listed.put(other)
     assert await asking == "RUNNING"
+
+
+async def test_a_drained_broker_is_left_for_another_one(client: AsyncMeshClient, listed: Listed, broker: Make) -> None:
+    both = {name: await broker(name, f"j{name}").start() for name in ("a", "b")}
+    for one in both.values():
+        await listed.put(one)
+    keys_ = [f"key{number}" for number in range(8)]
+    for key in keys_:
+        await submit(client, listed, key)
+    assert both["a"].submitted, "with equal shares half of the keys are its own"
+    both["a"].refuse = (grpc.StatusCode.UNAVAILABLE, DRAINED)
+    both["a"].submitted.clear()
+    for _ in range(20):
+        await submit(client, listed)
+    assert len(both["b"].submitted) >= 20
+    both["a"].drained = True
+    await listed.put(both["a"])
+
+    async def passed_over() -> bool:
+        both["a"].submitted.clear()
+        for _ in range(10):
+            await submit(client, listed)
+        return not both["a"].submitted
+
+    await aeventually(passed_over, timeout_s=30, what="its record is read")
+    for key in keys_:
+        await submit(client, listed, key)
+    assert both["a"].submitted, "it is asked whether it has a key of the caller's"
+    assert {request.idempotency_key for request in both["b"].submitted} >= set(keys_)
+    both["b"].refuse = both["a"].refuse
+    for key in ("", "mine"):
+        with pytest.raises(Unavailable, match=rf"every broker of {listed.app} .* is drained: undo it with"):
+            await submit(client, listed, key)

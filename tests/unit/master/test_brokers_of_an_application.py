@@ -54,10 +54,20 @@ def test_a_broker_is_told_whose_requests_it_takes_and_where_they_lie() -> None:
     config.broker.MergeFrom(pb.BrokerDeployment(lease_s=4, max_tenant_items=7, path="/data", sync="normal"))
     settings = told.broker_settings(config)
     assert (settings.lease_s, settings.max_tenant_items, settings.sync) == (4.0, 7, "normal")
+    assert (settings.max_tenant_bytes, settings.dead_ttl_s) == (4 << 30, 604_800.0)
     assert settings.folder == Path("/data/default/app/queue")
     assert settings.queue == QueueSettings()
     config.broker.MergeFrom(pb.BrokerDeployment(ageing_s=0, short_share=0.6, long_share=0.2))
     assert told.broker_settings(config).queue == QueueSettings(ageing_s=math.inf, short_share=0.6, long_share=0.2)
+
+
+def test_a_tenant_without_limits_of_its_own_has_those_of_all() -> None:
+    config = told_config(order(deployment("chat", "llm"), deployment("queue", "broker")))
+    config.broker.MergeFrom(pb.BrokerDeployment(max_items=5_000_000, max_bytes=1 << 40, dead_ttl_s=60))
+    settings = told.broker_settings(config)
+    assert (settings.max_tenant_items, settings.max_tenant_bytes, settings.dead_ttl_s) == (5_000_000, 1 << 40, 60.0)
+    config.broker.max_tenant_bytes = 7
+    assert told.broker_settings(config).max_tenant_bytes == 7
 
 
 def test_what_a_broker_must_be_told() -> None:

@@ -14,6 +14,7 @@ import serving.sdk
 from serving.sdk import AsyncMeshClient, MeshClient
 
 PUBLIC = {
+    "BrokerDrain",
     "QueueFull",
     "QueueItem",
     "QueueStatistics",

@@ -39,6 +39,8 @@ deployments:
       max_items: 5000
       max_bytes: 1Gi
       max_tenant_items: 100
+      max_tenant_bytes: 1Mi
+      dead_ttl: 24h
       max_request_bytes: 1Mi
       max_result_bytes: 2Mi
       path: /var/lib/mesh
@@ -79,6 +81,8 @@ def test_yaml_and_python_say_the_same() -> None:
         max_items=5000,
         max_bytes="1Gi",
         max_tenant_items=100,
+        max_tenant_bytes="1Mi",
+        dead_ttl=86_400,
         max_request_bytes=1 << 20,
         max_result_bytes="2Mi",
         path="/var/lib/mesh",
@@ -131,6 +135,8 @@ def test_what_is_usual_is_not_stored() -> None:
         ({"result_ttl": -5}, "result_ttl: -5 is out of range"),
         ({"max_items": -1}, "max_items: -1 is out of range: 0 to 100000000; 0 is the default of 1000000"),
         ({"max_tenant_items": -1}, "max_tenant_items: -1 is out of range"),
+        ({"max_tenant_bytes": -1}, "max_tenant_bytes: -1 is out of range"),
+        ({"dead_ttl": -1}, "dead_ttl: -1 is out of range"),
         ({"max_bytes": "2000Ti"}, "max_bytes: .* is out of range"),
         ({"max_request_bytes": "2Gi"}, "max_request_bytes: .* is out of range"),
         ({"max_result_bytes": "2Gi"}, "max_result_bytes: .* is out of range"),

@@ -13,8 +13,10 @@ from serving.sdk import (
     Application,
     Artifact,
     Autoscaling,
+    BrokerDeployment,
     Forecast,
     ProxyDeployment,
+    PythonDeployment,
     Replicas,
     Resources,
     ScalingFunction,
@@ -135,3 +137,16 @@ deployments:
         (2, 1, "H200"),
     ]
     assert made.bundle_strategy == "strict_pack"
+
+
+def test_what_a_broker_keeps_requests_for_may_have_none_and_be_scaled_by_age() -> None:
+    by_age = Autoscaling(target_queue_age="2m")
+    reader = PythonDeployment("reader", "reader:Reader", autoscaling=by_age, replicas=Replicas(0, 3))
+    other = dataclasses.replace(reader, name="other")
+    made = Application("app", [reader, MODELS, BrokerDeployment("queue")]).to_spec()
+    assert made.deployments[0].replicas.min == 0
+    assert made.deployments[0].autoscaling.target_queue_age_s == 120
+    with pytest.raises(SpecError, match=r"deployments\[0\].replicas.min: 0 is out of range.*or a broker"):
+        Application("app", [other, reader, BrokerDeployment("queue", before=["reader"])]).to_spec()
+    with pytest.raises(SpecError, match=r"target_queue_age: needs a `broker` that takes the deployment's requests"):
+        Application("app", [dataclasses.replace(other, replicas=Replicas(1, 3)), MODELS]).to_spec()
