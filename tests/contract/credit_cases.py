@@ -35,25 +35,25 @@ class Lanes:
 
     def case(self) -> dict[str, Any]:
         """Events are [microseconds since the one before, microseconds that the item took; 0: it began], in a row."""
-        credits = Credits(least=1, most=self.most, fixed=self.fixed)
+        given = Credits(least=1, most=self.most, fixed=self.fixed)
         chance = random.Random(self.name)
         now = before = done = 0
         coming: list[int] = []
         waiting: list[int] = []
         running: list[tuple[int, int]] = []
-        wanted = [[0, credits.wanted]]
+        wanted = [[0, given.wanted]]
         while done < self.items:
-            while len(coming) + len(waiting) + len(running) < credits.wanted:
+            while len(coming) + len(waiting) + len(running) < given.wanted:
                 heapq.heappush(coming, now + self.way_us)
             now = min(coming[:1] + [end for end, _ in running[:1]])
             if coming and coming[0] <= now:
-                credits.started(heapq.heappop(coming) / SECOND_US)
+                given.started(heapq.heappop(coming) / SECOND_US)
                 waiting.append(now)
                 took = 0
             else:
                 _, began = heapq.heappop(running)
                 took = max(now - began, 1)
-                credits.ended(now / SECOND_US, took / SECOND_US)
+                given.ended(now / SECOND_US, took / SECOND_US)
                 done += 1
             lanes = self.change[1] if self.change and done >= self.change[0] else self.lanes
             while waiting and len(running) < lanes:
@@ -61,8 +61,8 @@ class Lanes:
                 heapq.heappush(running, (now + time_us, waiting.pop(0)))
             self.events += [now - before, took]
             before = now
-            if credits.wanted != wanted[-1][1]:
-                wanted.append([len(self.events) // 2, credits.wanted])
+            if given.wanted != wanted[-1][1]:
+                wanted.append([len(self.events) // 2, given.wanted])
         return {
             "name": self.name,
             "most": self.most,

@@ -15,18 +15,18 @@ CASES = json.loads(FILE.read_text("utf-8"))["cases"]
 
 @pytest.mark.parametrize("case", CASES, ids=[case["name"] for case in CASES])
 def test_credits(case: dict[str, Any]) -> None:
-    credits = Credits(least=1, most=case["most"], fixed=case["fixed"])
+    given = Credits(least=1, most=case["most"], fixed=case["fixed"])
     now = 0
-    wanted = [[0, credits.wanted]]
+    wanted = [[0, given.wanted]]
     events = case["events"]
     for number, (since, took) in enumerate(zip(events[::2], events[1::2], strict=True), 1):
         now += since
         if took:
-            credits.ended(now / SECOND_US, took / SECOND_US)
+            given.ended(now / SECOND_US, took / SECOND_US)
         else:
-            credits.started(now / SECOND_US)
-        if credits.wanted != wanted[-1][1]:
-            wanted.append([number, credits.wanted])
+            given.started(now / SECOND_US)
+        if given.wanted != wanted[-1][1]:
+            wanted.append([number, given.wanted])
     assert wanted == case["wanted"]
 
 
