@@ -7,18 +7,18 @@
 namespace mesh::broker {
 namespace {
 
-const double kStep = std::sqrt(2.0);       // between two numbers that are compared
-constexpr double kWorth = 0.5;             // a step by which throughput grows less than by this power is not kept
-constexpr std::size_t kMost = 480;         // items on each side of a comparison
-constexpr double kSure = 3.0;              // standard errors between what is measured and what decides
-const double kChanged = std::log(1.5);     // between times at one number
-constexpr int kRest = 4;                   // measurements between trials; doubled each time that nothing was found
+const double kStep = std::sqrt(2.0);    // between two numbers that are compared
+constexpr double kWorth = 0.5;          // a step by which throughput grows less than by this power is not kept
+constexpr std::size_t kMost = 480;      // items on each side of a comparison
+constexpr double kSure = 3.0;           // standard errors between what is measured and what decides
+const double kChanged = std::log(1.5);  // between times at one number
+constexpr int kRest = 4;                // measurements between trials; doubled each time that nothing was found
 constexpr int kLongestRest = 16;
-constexpr double kFull = 0.85;             // of the number that is tried ran on average: else too little to do
-constexpr int kWarm = 3;                   // times the number: ends after a change that do not count
-constexpr std::size_t kLook = 16;          // items between looks at whether they are enough
-constexpr std::size_t kGaps = 64;          // the latest of which the shortest counts
-constexpr double kSpare = 0.25;            // of an item: a shorter way costs less than an item in the wrong place
+constexpr double kFull = 0.85;     // of the number that is tried ran on average: else too little to do
+constexpr int kWarm = 3;           // times the number: ends after a change that do not count
+constexpr std::size_t kLook = 16;  // items between looks at whether they are enough
+constexpr std::size_t kGaps = 64;  // the latest of which the shortest counts
+constexpr double kSpare = 0.25;    // of an item: a shorter way costs less than an item in the wrong place
 constexpr std::size_t kKeptChanges = 2048;
 
 // The average of the middle half.

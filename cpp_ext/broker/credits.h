@@ -54,7 +54,7 @@ class Credits {
   const int least_;
   const int most_;
   const int fixed_;
-  int base_;   // the number that was last found good
+  int base_;  // the number that was last found good
   int tried_;
   Trial trial_ = Trial::kNone;
   Trial next_trial_ = Trial::kMore;

@@ -22,9 +22,7 @@ struct ItemKey {
   std::string item;
   std::int64_t attempt = 0;
 
-  bool operator<(const ItemKey& other) const {
-    return std::tie(item, attempt) < std::tie(other.item, other.attempt);
-  }
+  bool operator<(const ItemKey& other) const { return std::tie(item, attempt) < std::tie(other.item, other.attempt); }
   bool operator==(const ItemKey& other) const { return item == other.item && attempt == other.attempt; }
 };
 
@@ -55,8 +53,8 @@ struct HeldItem {
   std::optional<rpc::Message> outcome;  // an encoded PullRequest
   std::optional<double> said_at;        // when the outcome was sent on the connection of now
   double ended_at = 0.0;
-  bool unwanted = false;   // the broker has told it to stop
-  bool has_turn = false;   // it is among those of which brokers may not have heard all
+  bool unwanted = false;  // the broker has told it to stop
+  bool has_turn = false;  // it is among those of which brokers may not have heard all
 
  private:
   std::vector<ResultPart> parts_;

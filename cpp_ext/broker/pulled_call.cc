@@ -14,9 +14,10 @@ constexpr std::size_t kCopiedBytes = 16UL * 1024;
 constexpr const char* kErrorCodes = "triton_grpc_error";
 
 Status TooLarge(std::size_t limit) {
-  return {Code::kFailedPrecondition, "the result has more than " + std::to_string(limit) +
-                                         " bytes, which is the most that the broker keeps (`max_result_bytes`); ask for "
-                                         "less, or call the deployment directly"};
+  return {Code::kFailedPrecondition,
+          "the result has more than " + std::to_string(limit) +
+              " bytes, which is the most that the broker keeps (`max_result_bytes`); ask for "
+              "less, or call the deployment directly"};
 }
 
 }  // namespace
@@ -32,9 +33,9 @@ Outcome Failed(Status status, bool begun) {
 
 PulledCall::PulledCall(Job job, Told told) : job_(std::move(job)), told_(std::move(told)) {
   rpc::Metadata& metadata = job_.metadata;
-  metadata.erase(std::remove_if(metadata.begin(), metadata.end(),
-                                [](const auto& entry) { return entry.first == kErrorCodes; }),
-                 metadata.end());
+  metadata.erase(
+      std::remove_if(metadata.begin(), metadata.end(), [](const auto& entry) { return entry.first == kErrorCodes; }),
+      metadata.end());
   metadata.emplace_back(kErrorCodes, "true");
 }
 

@@ -34,8 +34,8 @@ struct Job {
 class PulledCall final : public rpc::ServerCall, public std::enable_shared_from_this<PulledCall> {
  public:
   struct Told {
-    std::function<void(std::string)> part;   // a piece of the result
-    std::function<void(Outcome)> ended;      // once, last; both on any thread, and they must not block
+    std::function<void(std::string)> part;  // a piece of the result
+    std::function<void(Outcome)> ended;     // once, last; both on any thread, and they must not block
   };
 
   PulledCall(Job job, Told told);
@@ -49,9 +49,7 @@ class PulledCall final : public rpc::ServerCall, public std::enable_shared_from_
   [[nodiscard]] std::string_view path() const override { return "/mesh.broker.v1.Broker/Pull"; }
   [[nodiscard]] const rpc::Metadata& metadata() const override { return job_.metadata; }
   [[nodiscard]] std::string_view peer() const override { return "broker"; }
-  [[nodiscard]] std::optional<std::chrono::steady_clock::time_point> deadline() const override {
-    return job_.deadline;
-  }
+  [[nodiscard]] std::optional<std::chrono::steady_clock::time_point> deadline() const override { return job_.deadline; }
   [[nodiscard]] bool done() const override;
   void OnCancel(std::function<void()> callback) override;
   void OnMessage(std::function<void(std::optional<rpc::Slice>)> callback) override;

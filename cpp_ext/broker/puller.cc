@@ -12,9 +12,9 @@ namespace {
 using std::chrono::milliseconds;
 using std::chrono::steady_clock;
 
-constexpr int kMostHeld = 1024;                         // items, where the spec does not say
-constexpr std::size_t kMaxHeldBytes = 256UL << 20;      // above it nothing more is asked for
-constexpr double kHomeless_s = 3600.0;                  // an outcome whose journal nobody serves is kept for so long
+constexpr int kMostHeld = 1024;                     // items, where the spec does not say
+constexpr std::size_t kMaxHeldBytes = 256UL << 20;  // above it nothing more is asked for
+constexpr double kHomeless_s = 3600.0;              // an outcome whose journal nobody serves is kept for so long
 constexpr char kProtocol[] = "broker-grpc";
 constexpr char kItemsHelp[] = "Items that brokers gave this replica, by what became of them here";
 
@@ -240,7 +240,8 @@ void Puller::Ended(Link& link) {
   loop_->Post([ended = link.shared_from_this()] {});  // freed when its own stack is left
   log::Debug("a broker is left", {{"broker", link.endpoint().id}});
   loop_->Post([weak = weak_from_this()] {
-    if (const auto puller = weak.lock(); puller != nullptr) puller->Apply(std::vector<proxy::Endpoint>(puller->listed_));
+    if (const auto puller = weak.lock(); puller != nullptr)
+      puller->Apply(std::vector<proxy::Endpoint>(puller->listed_));
   });
 }
 

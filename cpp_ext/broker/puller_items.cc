@@ -15,9 +15,7 @@ constexpr std::size_t kUsualResultBytes = 64UL << 20;  // where the broker does 
 constexpr double kFullPatience_s = 10.0;               // an item waits here for room, then it may go elsewhere
 constexpr milliseconds kFullLimit{1000};
 
-Outcome Returned(std::string reason, bool begun) {
-  return Failed({Code::kUnavailable, std::move(reason)}, begun);
-}
+Outcome Returned(std::string reason, bool begun) { return Failed({Code::kUnavailable, std::move(reason)}, begun); }
 
 // What is wrong with what the broker sent; a replica in C++ speaks KServe only.
 Status CheckBody(Body body) {

@@ -48,9 +48,9 @@ class KServeService {
 
   void Register(rpc::Server& server);  // before its Start
 
-  // A request that has come another way than by this service's server. Answers `call` as ModelInfer does, or, of a model
-  // that may answer any number of times, as ModelStreamInfer: then it asks `call` for its messages, which must be that
-  // request alone. A status that is not OK: it was refused, nothing of it has begun, and `call` is not used.
+  // A request that has come another way than by this service's server. Answers `call` as ModelInfer does, or, of a
+  // model that may answer any number of times, as ModelStreamInfer: then it asks `call` for its messages, which must be
+  // that request alone. A status that is not OK: it was refused, nothing of it has begun, and `call` is not used.
   Status Take(const std::shared_ptr<rpc::ServerCall>& call, const rpc::Slice& request);
 
   // Name, version and extensions as JSON; of Triton's extensions only those that are offered here.

@@ -23,8 +23,8 @@ std::vector<Heard> Read(const rpc::Message& message) {
 
 TEST(MessagesTest, RepliesComeInTheirOrder) {
   const WorkText work{{"j.7", 3}, "request", "", {{"traceparent", "00-1"}, {"b", ""}}, 2.5, true};
-  const auto replies =
-      Parse(With(WelcomeText(15.0, {{"j.1", 2}}, 1000), {work.Encode(), StopText({"j.2", 1}, "late"), StoredText({"j.3", 9})}));
+  const auto replies = Parse(With(WelcomeText(15.0, {{"j.1", 2}}, 1000),
+                                  {work.Encode(), StopText({"j.2", 1}, "late"), StoredText({"j.3", 9})}));
   ASSERT_TRUE(replies.ok());
   ASSERT_EQ(replies.value().size(), 4U);
   const auto& welcome = std::get<Welcome>(replies.value()[0]);
@@ -55,8 +55,8 @@ TEST(MessagesTest, AHttpCallAndNothingAreToldApart) {
 
 TEST(MessagesTest, ALargeRequestIsNotCopiedAndASmallOneOfManyIs) {
   const std::string large(100'000, 'x');
-  const rpc::Slice bytes = rpc::Slice::Own(With(WorkText{{"j.1", 1}, large, ""}.Encode(),
-                                                {WorkText{{"j.2", 1}, "small", ""}.Encode()}));
+  const rpc::Slice bytes =
+      rpc::Slice::Own(With(WorkText{{"j.1", 1}, large, ""}.Encode(), {WorkText{{"j.2", 1}, "small", ""}.Encode()}));
   const auto replies = ParseReplies(bytes);
   ASSERT_TRUE(replies.ok());
   EXPECT_EQ(std::get<Work>(replies.value()[0]).infer.owner(), bytes.owner());
@@ -125,7 +125,8 @@ TEST(MessagesTest, WhatCameOfAnItem) {
 
 TEST(MessagesTest, SeveralGoTogetherUpToALimit) {
   std::vector<rpc::Message> said;
-  for (int i = 0; i < 10; ++i) said.push_back(EncodeProgress({"j." + std::to_string(i), 1}, {{0, std::string(100, 'p')}}));
+  for (int i = 0; i < 10; ++i)
+    said.push_back(EncodeProgress({"j." + std::to_string(i), 1}, {{0, std::string(100, 'p')}}));
   const std::vector<rpc::Message> messages = Together(said, 500);
   EXPECT_EQ(messages.size(), 3U);
   std::vector<std::string> items;
