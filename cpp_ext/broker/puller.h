@@ -68,8 +68,10 @@ class Puller final : public LinkOwner, public std::enable_shared_from_this<Pulle
  private:
   // An item that runs, or waits for room.
   struct Running {
-    Running(std::shared_ptr<HeldItem> item, std::function<void()> again, std::function<void()> late)
-        : held(std::move(item)), room(std::move(again)), deadline(std::move(late)) {}
+    Running(Puller& puller, std::shared_ptr<HeldItem> item)
+        : held(std::move(item)),
+          room([this, &puller] { puller.Begin(*this); }),
+          deadline([this, &puller] { puller.DeadlinePassed(*this); }) {}
 
     std::shared_ptr<HeldItem> held;
     std::shared_ptr<PulledCall> call;

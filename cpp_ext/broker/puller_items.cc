@@ -43,10 +43,7 @@ void Puller::Take(Work work, const Link& link) {
   held_.Add(held);
   if (draining_) return Finish(held, Returned("the replica drains", false));
   credits_->Started(held->arrived);
-  auto& slot = running_[held->key];
-  slot = std::make_unique<Running>(
-      held, [this, &slot] { Begin(*slot); }, [this, &slot] { DeadlinePassed(*slot); });
-  Running& running = *slot;
+  Running& running = *running_.emplace(held->key, std::make_unique<Running>(*this, held)).first->second;
   if (const Status wrong = CheckBody(work.body); !wrong.ok()) return RunEnded(held, Failed(wrong, false));
   running.call = NewCall(held, &work, link);
   if (const auto deadline = running.call->deadline()) loop_->Arm(&running.deadline, *deadline);
