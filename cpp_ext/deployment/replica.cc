@@ -117,6 +117,7 @@ Status Replica::Impl::BecomeReady() {
   WaitHealthy();
   if (draining()) return {};
   Register();
+  stack_->StartPulling();
   Step(ReplicaState::kReady);
   log::Info("replica ready", {{"address", AddressOf()},
                               {"took_s", std::chrono::duration<double>(steady_clock::now() - began).count()},

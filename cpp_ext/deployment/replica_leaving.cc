@@ -22,6 +22,7 @@ constexpr milliseconds kDrainSlice{100};
 void Replica::Impl::Leave() {
   Step(ReplicaState::kDraining);
   bool finished = true;
+  if (stack_ != nullptr) stack_->StopPulling();
   if (registrar_ != nullptr) {
     const bool listed = registrar_->registered();
     registrar_->Withdraw();

@@ -1,5 +1,6 @@
 #include "deployment/serving_stack.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <utility>
 
@@ -103,6 +104,36 @@ Status ServingStack::Reconfigure(const std::string& config) {
 void ServingStack::SetHealthy(bool healthy) {
   service_->SetHealthy(healthy);
   health_->SetStatus(kServiceName, healthy ? rpc::ServingStatus::kServing : rpc::ServingStatus::kNotServing);
+  if (pulling_ != nullptr) pulling_->SetWell(healthy);
+}
+
+void ServingStack::StartPulling() {
+  if (config_.etcd.endpoints.empty()) return;
+  const auto serve = [this](const std::shared_ptr<rpc::ServerCall>& call, const rpc::Slice& request) {
+    return service_->Take(call, request);
+  };
+  Result<std::unique_ptr<broker::Pulling>> started = broker::Pulling::Start(PullingOptions(), serve, registry_);
+  if (started.ok()) {
+    pulling_ = std::move(started).value();
+  } else {
+    log::Error("the replica cannot ask brokers for work", {{"error", started.status().ToString()}});
+  }
+}
+
+broker::PullingOptions ServingStack::PullingOptions() const {
+  broker::PullingOptions options;
+  options.etcd = config_.etcd;
+  options.application = {config_.name_space, config_.application};
+  options.replica = config_.id;
+  options.deployment = config_.deployment;
+  options.generation = config_.generation;
+  options.revision = config_.revision;
+  options.tls = config_.serving_tls;
+  return options;
+}
+
+void ServingStack::StopPulling() {
+  if (pulling_ != nullptr) pulling_->Drain();
 }
 
 Status ServingStack::ReadIndex(std::vector<ModelState>* models) const {
@@ -185,12 +216,17 @@ std::string ServingStack::metrics_address() const {
 }
 
 bool ServingStack::Drain(std::chrono::milliseconds limit) {
+  const auto until = std::chrono::steady_clock::now() + limit;
+  StopPulling();
   service_->SetDraining();
   health_->Drain();
-  return server_->Drain(limit);
+  const bool served = server_->Drain(limit);
+  const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(until - std::chrono::steady_clock::now());
+  return (pulling_ == nullptr || pulling_->WaitIdle(std::max(left, std::chrono::milliseconds(0)))) && served;
 }
 
 bool ServingStack::Stop() {
+  pulling_.reset();  // before what its work runs in
   if (metrics_ != nullptr) metrics_->Stop();
   rpc_metrics_.reset();
   if (server_ != nullptr) server_->Stop();

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "broker/pulling.h"
 #include "common/metrics.h"
 #include "common/status.h"
 #include "deployment/replica_config.h"
@@ -64,6 +65,12 @@ class ServingStack {
   // What everybody is told who asks for readiness.
   void SetHealthy(bool healthy);
 
+  // From now on the replica asks the brokers of its application for work, until it drains. It serves also where it
+  // cannot.
+  void StartPulling();
+  // Asks for nothing any more; what runs goes on.
+  void StopPulling();
+
   // Refuses new requests, says so to everybody who asks (readiness, health, GOAWAY) and waits for the running ones.
   // True when all finished within the limit. Repeatable.
   bool Drain(std::chrono::milliseconds limit);
@@ -80,6 +87,7 @@ class ServingStack {
   Status ReadIndex(std::vector<ModelState>* models) const;
   Status Listen(std::function<void(std::vector<ModelState>)> on_models);
   Status ServeMetrics();
+  [[nodiscard]] broker::PullingOptions PullingOptions() const;
   [[nodiscard]] ingress::ServiceOptions ServiceOptions(std::function<void(std::vector<ModelState>)> on_models) const;
   [[nodiscard]] Result<std::string> MetricsText() const;
 
@@ -94,6 +102,7 @@ class ServingStack {
   std::unique_ptr<rpc::Server> server_;
   std::unique_ptr<rpc::ServerMetrics> rpc_metrics_;
   std::unique_ptr<rpc::Server> metrics_;
+  std::unique_ptr<broker::Pulling> pulling_;  // null until it begins, and where there is no discovery
 };
 
 }  // namespace mesh::deployment

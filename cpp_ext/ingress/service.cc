@@ -105,12 +105,34 @@ void KServeService::AddControl(rpc::Server& server, const std::string& method, H
 }
 
 void KServeService::ModelInfer(std::shared_ptr<rpc::ServerCall> call, rpc::Slice request) {
-  if (Status refused = draining() ? Draining() : instruments_->Admit(); !refused.ok()) {
-    instruments_->infer.CountRefused(refused.code());
-    LogFailedRequest(TraceContextOf(call->metadata()), "ModelInfer", refused);
-    return call->Finish(std::move(refused));
-  }
+  if (Status refused = Admit(*call); !refused.ok()) return call->Finish(std::move(refused));
   ModelInferCall::Start(std::move(call), std::move(request), triton_, shared_memory_, instruments_);
+}
+
+Status KServeService::Admit(const rpc::ServerCall& call) {
+  Status refused = draining() ? Draining() : instruments_->Admit();
+  if (refused.ok()) return refused;
+  instruments_->infer.CountRefused(refused.code());
+  LogFailedRequest(TraceContextOf(call.metadata()), "ModelInfer", refused);
+  return refused;
+}
+
+Status KServeService::Take(const std::shared_ptr<rpc::ServerCall>& call, const rpc::Slice& request) {
+  if (Status refused = Admit(*call); !refused.ok()) return refused;
+  if (IsDecoupled(request.view())) {
+    ModelStream::Start(call, triton_, shared_memory_, instruments_, streams_);
+  } else {
+    ModelInferCall::Start(call, request, triton_, shared_memory_, instruments_);
+  }
+  return {};
+}
+
+// What is wrong with the request is for whoever answers it.
+bool KServeService::IsDecoupled(std::string_view request) const {
+  Result<ModelName> model = ParseModelName(request);
+  if (!model.ok()) return false;
+  const Result<std::uint32_t> flags = triton_.TransactionFlags(model.value().name.c_str(), model.value().version);
+  return flags.ok() && (flags.value() & TRITONSERVER_TXN_DECOUPLED) != 0;
 }
 
 Result<std::string> KServeService::ServerLive(std::string_view request) const {

@@ -48,6 +48,11 @@ class KServeService {
 
   void Register(rpc::Server& server);  // before its Start
 
+  // A request that has come another way than by this service's server. Answers `call` as ModelInfer does, or, of a
+  // model that may answer any number of times, as ModelStreamInfer: then it asks `call` for its messages, which must be
+  // that request alone. A status that is not OK: it was refused, nothing of it has begun, and `call` is not used.
+  Status Take(const std::shared_ptr<rpc::ServerCall>& call, const rpc::Slice& request);
+
   // Name, version and extensions as JSON; of Triton's extensions only those that are offered here.
   [[nodiscard]] Result<std::string> MetadataJson() const;
 
@@ -75,6 +80,9 @@ class KServeService {
 
   void AddControl(rpc::Server& server, const std::string& method, Handler handler);
   void ModelInfer(std::shared_ptr<rpc::ServerCall> call, rpc::Slice request);
+  // Whether one more request is let in; one that is not has been counted and logged.
+  Status Admit(const rpc::ServerCall& call);
+  [[nodiscard]] bool IsDecoupled(std::string_view request) const;
 
   Result<std::string> ServerLive(std::string_view request) const;
   Result<std::string> ServerReady(std::string_view request) const;

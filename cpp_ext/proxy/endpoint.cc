@@ -13,6 +13,9 @@ using nlohmann::json;
 
 constexpr char kProtocol[] = "kserve-grpc";
 constexpr char kDirect[] = "direct";
+constexpr char kBroker[] = "broker";
+constexpr char kBrokerProtocol[] = "broker-grpc";
+constexpr std::int64_t kMostPerReplica = 1'000'000;
 
 Status Lost(std::string_view key, const std::string& what) { return {Code::kDataLoss, std::string(key) + ": " + what}; }
 
@@ -36,15 +39,13 @@ std::uint32_t WeightOf(std::int64_t given) {
 }
 
 // What must be true of a record besides its form.
-Status Check(const Application& application, std::string_view key, const Endpoint& endpoint, const json& record,
-             const std::string& state) {
+Status Check(const Application& application, std::string_view key, const Endpoint& endpoint, const std::string& state) {
   if (const auto address = rpc::ParseHostPort(endpoint.address); !address.ok()) {
     return Lost(key, "its address '" + endpoint.address + "' is not host:port");
   }
   if (state != "ready" && state != "draining") {
     return Lost(key, "its state '" + state + "' is neither 'ready' nor 'draining'");
   }
-  mesh::json::Fields in(record);
   const Application& owner = endpoint.owner;
   const std::string expected = EndpointPrefix(owner, endpoint.role) + endpoint.deployment + '/' + endpoint.id;
   const bool others = application.is_one() && owner.Full() != application.Full();
@@ -52,11 +53,18 @@ Status Check(const Application& application, std::string_view key, const Endpoin
   if (!application.is_one() && endpoint.role != kDirect) {
     return {Code::kUnimplemented, std::string(key) + ": a " + endpoint.role + " is not asked from the edge"};
   }
-  const std::string protocol = in.Text("protocol");
-  if (!protocol.empty() && protocol != kProtocol) {
-    return {Code::kUnimplemented, std::string(key) + ": it speaks " + protocol + ", not " + kProtocol};
+  const std::string wanted = endpoint.role == kBroker ? kBrokerProtocol : kProtocol;
+  if (!endpoint.protocol.empty() && endpoint.protocol != wanted) {
+    return {Code::kUnimplemented, std::string(key) + ": it speaks " + endpoint.protocol + ", not " + wanted};
   }
-  return in.status();
+  return {};
+}
+
+void ReadBroker(mesh::json::Fields& in, Endpoint* endpoint) {
+  endpoint->pid = in.Int("pid");
+  endpoint->before = in.Texts("before");
+  endpoint->journals = in.Texts("journals");
+  endpoint->per_replica = static_cast<int>(std::clamp<std::int64_t>(in.Int("perReplica"), 0, kMostPerReplica));
 }
 
 }  // namespace
@@ -93,13 +101,15 @@ Result<Endpoint> ParseEndpoint(const Application& application, std::string_view 
   endpoint.generation = in.Int("generation");
   endpoint.weight = WeightOf(in.Int("weight"));
   endpoint.tls = in.Flag("tls");
+  endpoint.protocol = in.Text("protocol");
+  if (endpoint.role == kBroker) ReadBroker(in, &endpoint);
   const std::string state = in.Text("state");
   endpoint.ready = state == "ready";
   if (!in.status().ok()) return Lost(key, in.status().message());
   Result<std::vector<EndpointModel>> models = ReadModels(record);
   if (!models.ok()) return Lost(key, models.status().message());
   endpoint.models = std::move(models).value();
-  if (Status wrong = Check(application, key, endpoint, record, state); !wrong.ok()) return wrong;
+  if (Status wrong = Check(application, key, endpoint, state); !wrong.ok()) return wrong;
   return endpoint;
 }
 

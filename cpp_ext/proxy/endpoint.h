@@ -30,6 +30,7 @@ struct Endpoint {
   std::string id;
   std::string address;  // host:port
   std::string role;
+  std::string protocol;
   std::string deployment;
   std::vector<EndpointModel> models;  // empty: may offer all
   std::map<std::string, std::string> labels;
@@ -38,6 +39,11 @@ struct Endpoint {
   std::uint32_t weight = 100;
   bool ready = false;  // else it drains
   bool tls = false;
+  // Of a broker:
+  std::int64_t pid = 0;
+  std::vector<std::string> before;    // deployments whose requests it takes; empty: all
+  std::vector<std::string> journals;  // those that it serves
+  int per_replica = 0;                // items that a replica may hold; 0: as it measures
 
   // "" is any.
   [[nodiscard]] bool Offers(std::string_view model, std::string_view version) const;
@@ -47,7 +53,7 @@ struct Endpoint {
 std::string EndpointPrefix(const Application& application, std::string_view role);
 
 // Reads the record at `key`. DATA_LOSS when it is no such record, is not what its key says, or cannot be called;
-// UNIMPLEMENTED when it speaks another protocol than KServe's gRPC.
+// UNIMPLEMENTED when it speaks another protocol than KServe's gRPC, or, of a broker, the brokers'.
 Result<Endpoint> ParseEndpoint(const Application& application, std::string_view key, std::string_view value);
 
 }  // namespace mesh::proxy

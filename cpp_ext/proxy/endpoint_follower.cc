@@ -55,9 +55,9 @@ void EndpointFollower::State::Expire() {
 }
 
 EndpointFollower::EndpointFollower(const registry::Options& options, const Application& application,
-                                   std::shared_ptr<rpc::EventLoop> loop, Told told)
+                                   std::shared_ptr<rpc::EventLoop> loop, Told told, std::string_view role)
     : state_(std::make_shared<State>(application, std::move(loop), std::move(told))),
-      watcher_(options, EndpointPrefix(application, "direct"), PostTo(state_)) {}
+      watcher_(options, EndpointPrefix(application, role), PostTo(state_)) {}
 
 EndpointFollower::~EndpointFollower() { Stop(); }
 

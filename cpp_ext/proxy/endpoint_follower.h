@@ -4,6 +4,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <string_view>
 #include <vector>
 
 #include "proxy/endpoint.h"
@@ -18,9 +19,9 @@ class EndpointFollower {
  public:
   using Told = std::function<void(std::vector<Endpoint>)>;
 
-  // `told` runs on the loop, whenever the picture has changed.
+  // `told` runs on the loop, whenever the picture of the endpoints of that role has changed.
   EndpointFollower(const registry::Options& options, const Application& application,
-                   std::shared_ptr<rpc::EventLoop> loop, Told told);
+                   std::shared_ptr<rpc::EventLoop> loop, Told told, std::string_view role = "direct");
   ~EndpointFollower();  // Stop()
   EndpointFollower(const EndpointFollower&) = delete;
   EndpointFollower& operator=(const EndpointFollower&) = delete;

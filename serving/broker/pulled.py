@@ -7,7 +7,7 @@ from typing import Final
 
 from serving._proto import records_pb2 as pb
 
-PULLED: Final = ("python", "llm", "embedding")  # kinds whose replicas ask brokers for work
+PULLED: Final = ("triton", "cpp", "python", "llm", "embedding")  # kinds whose replicas ask brokers for work
 
 
 def pulled_deployments(spec: pb.ApplicationSpec) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ MAX_ITEMS: Final = 100_000_000
 MAX_BYTES: Final = 1 << 42
 MAX_ITEM_BYTES: Final = 1 << 30  # one message of gRPC carries it, and one value of SQLite
 MAX_PER_REPLICA: Final = 10_000
-_NOT_YET: Final = frozenset({"triton", "cpp", "serve"})
+_NOT_YET: Final = frozenset({"serve"})
 
 
 def broker_problems(path: str, deployment: pb.DeploymentSpec) -> Iterator[Problem]:

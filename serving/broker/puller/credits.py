@@ -205,7 +205,7 @@ class _Busy:
         """How many ran on average over the last `seconds`, which end with the last change; 0: that is too long ago."""
         since = now - seconds
         index = bisect_right(self._times, since) - 1
-        if index < 0:
+        if index < 0 or seconds <= 0:
             return 0.0
         before = self._areas[index] + self._numbers[index] * (since - self._times[index])
         return (self._areas[-1] - before) / seconds

@@ -44,11 +44,17 @@ def told_config(placement: pb.Placement) -> pb.ReplicaConfig:
 
 
 def test_a_broker_is_told_whose_requests_it_takes_and_where_they_lie() -> None:
-    others = (deployment("chat", "llm"), deployment("digits", "triton"), deployment("reader", "python"))
+    others = (
+        deployment("chat", "llm"),
+        deployment("ray", "serve"),
+        deployment("digits", "triton"),
+        deployment("fast", "cpp"),
+        deployment("reader", "python"),
+    )
     config = told_config(order(*others, deployment("queue", "broker", per_replica=3)))
-    assert list(config.broker.before) == ["chat", "reader"]
+    assert list(config.broker.before) == ["chat", "digits", "fast", "reader"]
     settings = told.broker_settings(config)
-    assert settings.deployments == ("chat", "reader")
+    assert settings.deployments == ("chat", "digits", "fast", "reader")
     assert settings.folder == Path("/cache/broker/default/app/queue")
     assert (settings.lease_s, settings.max_attempts, settings.max_result_bytes) == (15.0, 3, 64 << 20)
     config.broker.MergeFrom(pb.BrokerDeployment(lease_s=4, max_tenant_items=7, path="/data", sync="normal"))
@@ -89,7 +95,7 @@ def test_its_record_names_journals_and_deployments() -> None:
 
 def test_a_broker_for_all_is_replaced_when_another_deployment_can_ask_it() -> None:
     chat, reader, queue = deployment("chat", "llm"), deployment("reader", "python"), deployment("queue", "broker")
-    digits = deployment("digits", "triton")
+    digits, ray = deployment("digits", "triton"), deployment("ray", "serve")
     before = order(chat, queue, revision=1).stored.spec
 
     def same(*deployments: pb.DeploymentSpec) -> bool:
@@ -97,7 +103,8 @@ def test_a_broker_for_all_is_replaced_when_another_deployment_can_ask_it() -> No
         return 1 in found.same
 
     assert same(chat, queue)
-    assert same(digits, chat, queue)
+    assert same(ray, chat, queue)
+    assert not same(digits, chat, queue)
     assert not same(chat, reader, queue)
     named = deployment("queue", "broker")
     named.broker.before.append("chat")

@@ -15,7 +15,16 @@ from serving import (
 )
 from serving.broker.pulled import pulled_deployments, takes, with_pulled
 from serving.errors import SpecError
-from serving.sdk import Artifact, Canary, CanaryStep, CppDeployment, EmbeddingDeployment, TritonDeployment, parse_spec
+from serving.sdk import (
+    Artifact,
+    Canary,
+    CanaryStep,
+    CppDeployment,
+    EmbeddingDeployment,
+    ServeDeployment,
+    TritonDeployment,
+    parse_spec,
+)
 from serving.sdk.spec import Deployment
 
 WEIGHTS = Artifact("file:///chat.tar", "sha256:" + "a" * 64)
@@ -24,6 +33,7 @@ READER = PythonDeployment("reader", "reader:Reader")
 VECTORS = EmbeddingDeployment("vectors")
 DIGITS = TritonDeployment("digits", WEIGHTS)
 FAST = CppDeployment("fast", "/opt/libfast.so")
+RAY = ServeDeployment("ray", "module:app")
 FULL = f"""
 name: app
 deployments:
@@ -125,8 +135,7 @@ def test_what_is_usual_is_not_stored() -> None:
     ("changed", "wrong"),
     [
         ({"before": ["chta"]}, r"before\[0\]: `chta` is no deployment of the application; did you mean `chat`"),
-        ({"before": ["digits"]}, r"before\[0\]: `digits` is of kind `triton`, whose replicas .* not supported"),
-        ({"before": ["fast"]}, r"before\[0\]: `fast` is of kind `cpp`, whose replicas .* not supported"),
+        ({"before": ["ray"]}, r"before\[0\]: `ray` is of kind `serve`, whose replicas .* not supported"),
         ({"before": ["grpc"]}, r"before\[0\]: `grpc` is of kind `proxy`, which has no requests of its own"),
         ({"before": ["queue"]}, r"before\[0\]: `queue` is of kind `broker`, which has no requests of its own"),
         ({"before": ["chat", "chat"]}, r"before\[1\]: `chat` stands there twice"),
@@ -161,23 +170,25 @@ def test_what_is_usual_is_not_stored() -> None:
 )
 def test_what_is_wrong_is_named(changed: dict[str, object], wrong: str) -> None:
     with pytest.raises(SpecError, match=wrong):
-        spec(CHAT, DIGITS, FAST, ProxyDeployment("grpc"), BrokerDeployment("queue", **changed)).to_spec()  # type: ignore[arg-type]
+        spec(CHAT, RAY, ProxyDeployment("grpc"), BrokerDeployment("queue", **changed)).to_spec()  # type: ignore[arg-type]
 
 
 def test_a_broker_has_somebody_to_ask_it_and_a_deployment_one_broker() -> None:
-    with pytest.raises(SpecError, match="has nobody to ask it: the application has no `python`, `llm` or `embedding`"):
-        spec(DIGITS, BrokerDeployment("queue")).to_spec()
+    kinds = "`triton`, `cpp`, `python`, `llm` or `embedding`"
+    with pytest.raises(SpecError, match=f"has nobody to ask it: the application has no {kinds}"):
+        spec(RAY, BrokerDeployment("queue")).to_spec()
     with pytest.raises(SpecError, match=r"`chat` has the broker deployments\[1\] already"):
         spec(CHAT, BrokerDeployment("one"), BrokerDeployment("two", before=["chat"])).to_spec()
     spec(CHAT, READER, BrokerDeployment("one", before=["chat"]), BrokerDeployment("two", before=["reader"])).to_spec()
 
 
 def test_a_broker_for_all_is_one_for_those_who_ask() -> None:
-    made = spec(DIGITS, CHAT, READER, VECTORS, BrokerDeployment("queue")).to_spec()
-    assert pulled_deployments(made) == ("chat", "reader", "vectors")
-    named = with_pulled(made.deployments[4], made)
-    assert list(named.broker.before) == ["chat", "reader", "vectors"]
-    assert list(made.deployments[4].broker.before) == [], "the spec stays as it is"
+    made = spec(DIGITS, FAST, RAY, CHAT, READER, VECTORS, BrokerDeployment("queue")).to_spec()
+    asking = ["digits", "fast", "chat", "reader", "vectors"]
+    assert list(pulled_deployments(made)) == asking
+    named = with_pulled(made.deployments[6], made)
+    assert list(named.broker.before) == asking
+    assert list(made.deployments[6].broker.before) == [], "the spec stays as it is"
     assert with_pulled(named, made) is named
     assert with_pulled(made.deployments[1], made) is made.deployments[1]
     assert takes([], "chat")

@@ -1,0 +1,492 @@
+// A puller, whose brokers a test leads: credits, outcomes, connections that break, journals that move.
+#include "broker/puller.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <functional>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "common/poll.h"
+#include "pull_messages.h"
+#include "rpc/server.h"
+
+namespace mesh::broker {
+namespace {
+
+using std::chrono::milliseconds;
+using std::chrono::seconds;
+using std::chrono::steady_clock;
+
+constexpr char kPull[] = "/mesh.broker.v1.Broker/Pull";
+constexpr auto kPatience = seconds(30);
+
+bool Eventually(const std::function<bool()>& look) { return PollUntil(steady_clock::now() + kPatience, look); }
+
+// A broker that says what the test says, and notes what it hears.
+class ScriptedBroker {
+ public:
+  explicit ScriptedBroker(std::string name, std::vector<std::string> journals)
+      : name_(std::move(name)), journals_(std::move(journals)) {}
+  ~ScriptedBroker() { Stop(); }
+
+  void Start() {
+    rpc::ServerOptions options;
+    options.port = port_;
+    server_ = std::make_unique<rpc::Server>(options);
+    server_->AddStream(kPull, [this](const std::shared_ptr<rpc::ServerCall>& call) { Answer(call); });
+    ASSERT_TRUE(Eventually([this] { return server_->Start().ok(); }));
+    port_ = server_->port();
+  }
+  void Stop() {
+    if (server_ != nullptr) server_->Stop();
+    server_ = nullptr;
+  }
+
+  [[nodiscard]] proxy::Endpoint endpoint() const {
+    proxy::Endpoint made;
+    made.id = name_;
+    made.address = "127.0.0.1:" + std::to_string(port_);
+    made.protocol = "broker-grpc";
+    made.role = "broker";
+    made.before = {"it"};
+    made.journals = journals_;
+    made.ready = true;
+    made.pid = 1;
+    made.per_replica = per_replica;
+    return made;
+  }
+
+  void Say(std::string reply) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (call_ != nullptr) call_->Send(rpc::Message(std::move(reply)));
+  }
+  void Give(const WorkText& work) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      --credits_;
+    }
+    Say(work.Encode());
+  }
+  void HangUp() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (call_ != nullptr) call_->Finish({Code::kUnavailable, "not now"});
+  }
+
+  [[nodiscard]] int credits() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return credits_;
+  }
+  [[nodiscard]] std::vector<Heard> All(Heard::Kind kind) const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::vector<Heard> found;
+    for (const Heard& one : heard_) {
+      if (one.kind == kind) found.push_back(one);
+    }
+    return found;
+  }
+  [[nodiscard]] std::vector<Heard> hellos() const { return All(Heard::Kind::kHello); }
+  [[nodiscard]] std::vector<Heard> done() const { return All(Heard::Kind::kDone); }
+  [[nodiscard]] std::vector<Heard> progress() const { return All(Heard::Kind::kProgress); }
+
+  int per_replica = 8;
+  std::string welcome = WelcomeText(15.0);
+  std::vector<std::string>& journals() { return journals_; }
+
+ private:
+  void Answer(const std::shared_ptr<rpc::ServerCall>& call) {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      call_ = call;
+      credits_ = 0;
+    }
+    call->OnMessage([this, call](const std::optional<rpc::Slice>& message) {
+      if (!message) return call->Finish(Status());
+      std::vector<Heard> heard;
+      ReadRequests(protozero::pbf_reader(message->data(), message->size()), &heard);
+      const std::lock_guard<std::mutex> lock(mutex_);
+      for (Heard& one : heard) {
+        if (one.kind == Heard::Kind::kHello && !welcome.empty()) call->Send(rpc::Message(welcome));
+        if (call == call_) credits_ += one.credits;
+        heard_.push_back(std::move(one));
+      }
+    });
+  }
+
+  const std::string name_;
+  std::vector<std::string> journals_;
+  int port_ = 0;
+  mutable std::mutex mutex_;
+  std::shared_ptr<rpc::ServerCall> call_;
+  int credits_ = 0;
+  std::vector<Heard> heard_;
+  std::unique_ptr<rpc::Server> server_;
+};
+
+// The replica's entry, which does what the request says.
+class Runs {
+ public:
+  Status Serve(const std::shared_ptr<rpc::ServerCall>& call, const rpc::Slice& request) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (full > 0) {
+      --full;
+      return {Code::kResourceExhausted, "no room"};
+    }
+    ++begun;
+    const std::string what(request.view());
+    if (what == "refuse") {
+      call->Finish({Code::kInvalidArgument, "wrong"});
+    } else if (what == "away") {
+      call->Finish({Code::kUnavailable, "not here"});
+    } else if (what == "nothing") {
+      call->Finish(Status());
+    } else if (what == "wait" || what == "wait-parts") {
+      call->OnCancel([this, call] {
+        ++cancelled;
+        call->Finish({Code::kCancelled, "told to"});
+      });
+      waiting_.push_back({call, what == "wait-parts"});
+    } else if (what == "parts" || what == "break") {
+      Stream(call, what);
+    } else {
+      call->Reply(rpc::Message("did " + what));
+    }
+    return {};
+  }
+
+  // Everything that waits ends well.
+  void Go() {
+    std::vector<Waiting> waiting;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      waiting.swap(waiting_);
+    }
+    for (const Waiting& one : waiting) one.call->Reply(rpc::Message(std::string("waited")));
+  }
+  [[nodiscard]] std::size_t waiting() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return waiting_.size();
+  }
+
+  std::atomic<int> full{0};
+  std::atomic<int> begun{0};
+  std::atomic<int> cancelled{0};
+
+ private:
+  struct Waiting {
+    std::shared_ptr<rpc::ServerCall> call;
+    bool parts;
+  };
+
+  static void Stream(const std::shared_ptr<rpc::ServerCall>& call, const std::string& what) {
+    call->OnMessage([call, what](const std::optional<rpc::Slice>& message) {
+      if (message) {
+        ASSERT_EQ(message->view(), what);
+        return;
+      }
+      for (int i = 0; i < 3; ++i) {
+        std::string encoded;
+        protozero::pbf_writer(encoded).add_message(2, "part " + std::to_string(i));
+        call->Send(rpc::Message(std::move(encoded)));
+      }
+      call->Finish(what == "parts" ? Status() : Status(Code::kInternal, "it broke"));
+    });
+  }
+
+  mutable std::mutex mutex_;
+  std::vector<Waiting> waiting_;
+};
+
+class PullerTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    loop_ = rpc::EventLoop::Create("pull").value();
+    loop_->Start();
+    const auto serve = [this](const std::shared_ptr<rpc::ServerCall>& call, const rpc::Slice& request) {
+      return runs_.Serve(call, request);
+    };
+    puller_ = std::make_shared<Puller>(Hello{"it-r3-0", "process", "it", 2, 3}, serve, loop_, std::nullopt, registry_);
+    On([this] { puller_->SetOpen(true); });
+  }
+  void TearDown() override {
+    On([this] { puller_->Close(); });
+    runs_.Go();
+    loop_->Stop();
+  }
+
+  void On(const std::function<void()>& work) { loop_->PostAndWait(work); }
+  void Apply(const std::vector<ScriptedBroker*>& brokers) {
+    std::vector<proxy::Endpoint> endpoints;
+    for (const ScriptedBroker* broker : brokers) endpoints.push_back(broker->endpoint());
+    On([&] { puller_->Apply(endpoints); });
+  }
+  void Connect(ScriptedBroker& broker) {
+    broker.Start();
+    Apply({&broker});
+    ASSERT_TRUE(Eventually([&] { return broker.credits() > 0; })) << "credits";
+  }
+  bool Idle() {
+    return Eventually([this] {
+      bool idle = false;
+      On([&] { idle = puller_->idle(); });
+      return idle;
+    });
+  }
+  static void Store(ScriptedBroker& broker) {
+    for (const Heard& done : broker.done()) broker.Say(StoredText(done.key));
+  }
+  [[nodiscard]] std::uint64_t Count(const char* outcome) {
+    return registry_.GetCounter("mesh_pull_items_total", "", {{"outcome", outcome}}).value();
+  }
+
+  metrics::Registry registry_;
+  Runs runs_;
+  std::shared_ptr<rpc::EventLoop> loop_;
+  std::shared_ptr<Puller> puller_;
+};
+
+TEST_F(PullerTest, ItSaysWhoItIsAndWhatCameOfItems) {
+  ScriptedBroker broker("b", {"j"});
+  Connect(broker);
+  const Heard hello = broker.hellos().at(0);
+  EXPECT_EQ(hello.replica + " " + hello.process + " " + hello.deployment, "it-r3-0 process it");
+  const int room = broker.credits();
+  EXPECT_EQ(room, 8);
+  const std::vector<std::string> asked{"one", "refuse", "away", "nothing", "parts", "break"};
+  for (std::size_t i = 0; i < asked.size(); ++i) broker.Give({{"j." + std::to_string(i), 1}, asked[i], ""});
+  broker.Give({{"j.http", 1}, "", "call"});
+  ASSERT_TRUE(Eventually([&] { return broker.done().size() == asked.size() + 1; }));
+  std::map<std::string, Heard> done;
+  for (const Heard& one : broker.done()) done[one.key.item] = one;
+  EXPECT_EQ(done["j.0"].infer, "did one");
+  EXPECT_EQ(done["j.1"].failure, 3);
+  EXPECT_EQ(done["j.1"].text, "wrong");
+  EXPECT_EQ(done["j.2"].again, 14);
+  EXPECT_FALSE(done["j.2"].untouched) << "it had begun";
+  EXPECT_EQ(done["j.3"].failure, 13);
+  EXPECT_EQ(done["j.4"].infers, (std::vector<std::string>{"part 0", "part 1", "part 2"}));
+  EXPECT_EQ(done["j.5"].failure, 13);
+  EXPECT_EQ(done["j.http"].failure, 3);
+  ASSERT_TRUE(Eventually([&] { return broker.credits() == room; })) << "the same room as before";
+  Store(broker);
+  EXPECT_TRUE(Idle());
+  EXPECT_EQ(Count("result"), 2U);
+  EXPECT_EQ(Count("failure"), 4U);
+  EXPECT_EQ(Count("returned"), 1U);
+}
+
+TEST_F(PullerTest, PartsGoOutWhileItRunsAndMetadataComesAlong) {
+  ScriptedBroker broker("b", {"j"});
+  Connect(broker);
+  broker.Give({{"j.1", 1}, "parts", "", {{"traceparent", "x"}}, 0.0, true});
+  broker.Give({{"j.2", 1}, "parts", ""});
+  ASSERT_TRUE(Eventually([&] { return broker.done().size() == 2; }));
+  std::vector<ResultPart> parts;
+  for (const Heard& one : broker.progress()) {
+    EXPECT_EQ(one.key.item, "j.1");
+    parts.insert(parts.end(), one.parts.begin(), one.parts.end());
+  }
+  ASSERT_EQ(parts.size(), 3U);
+  EXPECT_EQ(parts[2].number, 2);
+  EXPECT_EQ(parts[2].body, "part 2");
+}
+
+TEST_F(PullerTest, ItSaysThreeTimesInALeaseThatItLivesAndRepeatsWhatIsNotStored) {
+  ScriptedBroker broker("b", {"j"});
+  broker.welcome = WelcomeText(0.15);
+  Connect(broker);
+  broker.Give({{"j.1", 1}, "wait", ""});
+  ASSERT_TRUE(Eventually([&] { return broker.progress().size() > 3; }));
+  runs_.Go();
+  ASSERT_TRUE(Eventually([&] { return broker.done().size() > 2; })) << "an outcome that is not confirmed";
+  broker.Say(StoredText({"j.1", 1}));
+  EXPECT_TRUE(Idle());
+}
+
+TEST_F(PullerTest, AStopEndsTheRunAndNothingIsSaidOfIt) {
+  ScriptedBroker broker("b", {"j"});
+  Connect(broker);
+  broker.Give({{"j.1", 1}, "wait", ""});
+  ASSERT_TRUE(Eventually([&] { return runs_.waiting() == 1; }));
+  broker.Say(With(StopText({"j.1", 7}, "another attempt"), {StopText({"j.9", 1}, "nobody's")}));
+  broker.Say(StopText({"j.1", 1}, "cancelled"));
+  EXPECT_TRUE(Idle());
+  EXPECT_EQ(runs_.cancelled, 1);
+  EXPECT_TRUE(broker.done().empty());
+  EXPECT_EQ(Count("stopped"), 1U);
+}
+
+TEST_F(PullerTest, ALaterAttemptStopsTheEarlierOne) {
+  ScriptedBroker broker("b", {"j"});
+  Connect(broker);
+  broker.Give({{"j.1", 1}, "wait", ""});
+  ASSERT_TRUE(Eventually([&] { return runs_.waiting() == 1; }));
+  broker.Give({{"j.1", 2}, "one", ""});
+  ASSERT_TRUE(Eventually([&] { return broker.done().size() == 1; }));
+  EXPECT_EQ(broker.done()[0].key.attempt, 2);
+  EXPECT_EQ(runs_.cancelled, 1);
+}
+
+TEST_F(PullerTest, ADeadlineEndsWhatRuns) {
+  ScriptedBroker broker("b", {"j"});
+  Connect(broker);
+  broker.Give({{"j.1", 1}, "wait", "", {}, 0.05});
+  ASSERT_TRUE(Eventually([&] { return broker.done().size() == 1; }));
+  EXPECT_EQ(broker.done()[0].failure, 4);
+}
+
+TEST_F(PullerTest, OutcomesOutliveTheConnection) {
+  ScriptedBroker broker("b", {"j"});
+  Connect(broker);
+  for (const char* item : {"j.1", "j.2", "j.3"}) broker.Give({{item, 1}, "wait", ""});
+  ASSERT_TRUE(Eventually([&] { return runs_.waiting() == 3; }));
+  broker.welcome = WelcomeText(15.0, {{"j.3", 1}});
+  broker.HangUp();
+  ASSERT_TRUE(Eventually([&] { return broker.hellos().size() == 2; }));
+  EXPECT_EQ(broker.hellos()[1].held.size(), 3U);
+  ASSERT_TRUE(Eventually([&] { return runs_.cancelled == 1; })) << "what is lost is stopped";
+  runs_.Go();
+  ASSERT_TRUE(Eventually([&] { return broker.done().size() == 2; }));
+  broker.welcome = WelcomeText(15.0);
+  broker.Stop();
+  broker.Start();
+  ASSERT_TRUE(Eventually([&] { return broker.done().size() == 4; })) << "they are said again";
+  Store(broker);
+  EXPECT_TRUE(Idle());
+}
+
+TEST_F(PullerTest, AJournalThatMovesTakesItsOutcomesAlong) {
+  ScriptedBroker old("old", {"j"});
+  ScriptedBroker next("new", {"k"});
+  old.Start();
+  next.Start();
+  Apply({&old, &next});
+  ASSERT_TRUE(Eventually([&] { return old.credits() > 0 && next.credits() > 0; })) << "both have some";
+  old.Give({{"j.1", 1}, "wait", ""});
+  ASSERT_TRUE(Eventually([&] { return runs_.waiting() == 1; }));
+  old.Stop();
+  runs_.Go();
+  next.journals() = {"k", "j"};
+  Apply({&next});
+  ASSERT_TRUE(Eventually([&] { return next.done().size() == 1; }));
+  EXPECT_EQ(next.done()[0].infer, "waited");
+  EXPECT_EQ(next.hellos().size(), 1U);
+}
+
+TEST_F(PullerTest, GarbageAndSilenceEndAConnectionAndAnotherOneBegins) {
+  ScriptedBroker broker("b", {"j"});
+  broker.welcome = StoredText({"j.1", 1});  // no welcome
+  broker.Start();
+  Apply({&broker});
+  ASSERT_TRUE(Eventually([&] { return broker.hellos().size() >= 2; }));
+  broker.welcome = WelcomeText(15.0);
+  ASSERT_TRUE(Eventually([&] { return broker.credits() > 0; }));
+  const std::size_t before = broker.hellos().size();
+  broker.Say("\x12\xff garbage");
+  ASSERT_TRUE(Eventually([&] { return broker.hellos().size() > before && broker.credits() > 0; }));
+  broker.Give({{"j.1", 1}, "one", ""});
+  ASSERT_TRUE(Eventually([&] { return broker.done().size() == 1; }));
+}
+
+TEST_F(PullerTest, OneThatIsNotWellTakesItsCreditsBackAndOneThatHasLeftGetsNone) {
+  ScriptedBroker one("a", {"j"});
+  ScriptedBroker two("b", {"k"});
+  one.Start();
+  two.Start();
+  Apply({&one, &two});
+  ASSERT_TRUE(Eventually([&] { return one.credits() > 0 && two.credits() > 0; }));
+  On([this] { puller_->SetOpen(false); });
+  ASSERT_TRUE(Eventually([&] { return one.credits() == 0 && two.credits() == 0; }));
+  On([this] { puller_->SetOpen(true); });
+  ASSERT_TRUE(Eventually([&] { return one.credits() == 4 && two.credits() == 4; })) << "they share it";
+  Apply({&one});
+  ASSERT_TRUE(Eventually([&] { return one.credits() == 8 && two.credits() == 0; }));
+  two.HangUp();
+  one.Give({{"j.1", 1}, "one", ""});
+  ASSERT_TRUE(Eventually([&] { return one.done().size() == 1; }));
+  EXPECT_EQ(two.hellos().size(), 1U) << "it is not called again";
+}
+
+TEST_F(PullerTest, AFullReplicaKeepsTheItemUntilThereIsRoom) {
+  ScriptedBroker broker("b", {"j"});
+  Connect(broker);
+  runs_.full = 3;
+  broker.Give({{"j.1", 1}, "one", ""});
+  ASSERT_TRUE(Eventually([&] { return broker.credits() == 0; })) << "it asks for nothing meanwhile";
+  ASSERT_TRUE(Eventually([&] { return broker.done().size() == 1; }));
+  EXPECT_EQ(broker.done()[0].infer, "did one");
+  ASSERT_TRUE(Eventually([&] { return broker.credits() == 8; })) << "and then again";
+  runs_.full = 1000;
+  broker.Give({{"j.2", 1}, "one", ""});
+  broker.Give({{"j.3", 1}, "one", "", {}, 0.05});
+  ASSERT_TRUE(Eventually([&] { return broker.done().size() == 2; }));
+  EXPECT_EQ(broker.done()[1].failure, 4) << "its deadline passed";
+  broker.Say(StopText({"j.2", 1}, "cancelled"));
+  Store(broker);
+  EXPECT_TRUE(Idle());
+}
+
+TEST_F(PullerTest, ADrainGivesBackWhatIsOnItsWayAndFinishesWhatRuns) {
+  ScriptedBroker broker("b", {"j"});
+  Connect(broker);
+  broker.Give({{"j.1", 1}, "wait", ""});
+  ASSERT_TRUE(Eventually([&] { return runs_.waiting() == 1; }));
+  On([this] { puller_->Drain(); });
+  ASSERT_TRUE(Eventually([&] { return broker.credits() == 0; }));
+  broker.Give({{"j.2", 1}, "one", ""});
+  ASSERT_TRUE(Eventually([&] { return broker.done().size() == 1; }));
+  EXPECT_EQ(broker.done()[0].again, 14);
+  EXPECT_TRUE(broker.done()[0].untouched);
+  runs_.Go();
+  ASSERT_TRUE(Eventually([&] { return broker.done().size() == 2; }));
+  Store(broker);
+  EXPECT_TRUE(Idle());
+  EXPECT_EQ(runs_.begun, 1);
+}
+
+TEST_F(PullerTest, WhatStillRunsAtTheEndGoesBack) {
+  ScriptedBroker broker("b", {"j"});
+  Connect(broker);
+  broker.Give({{"j.1", 1}, "wait", ""});
+  ASSERT_TRUE(Eventually([&] { return runs_.waiting() == 1; }));
+  On([this] { puller_->StopRunning(); });
+  ASSERT_TRUE(Eventually([&] { return broker.done().size() == 1; }));
+  EXPECT_EQ(broker.done()[0].again, 14);
+  EXPECT_FALSE(broker.done()[0].untouched);
+  EXPECT_EQ(runs_.cancelled, 1);
+}
+
+TEST_F(PullerTest, AResultThatIsTooLargeFails) {
+  ScriptedBroker broker("b", {"j"});
+  broker.welcome = WelcomeText(15.0, {}, 9);
+  Connect(broker);
+  broker.Give({{"j.1", 1}, "something long", ""});
+  broker.Give({{"j.2", 1}, "parts", ""});
+  broker.Give({{"j.3", 1}, "this", ""});
+  ASSERT_TRUE(Eventually([&] { return broker.done().size() == 3; }));
+  for (const Heard& done : broker.done()) EXPECT_EQ(done.failure, done.key.item == "j.3" ? 0 : 9) << done.key.item;
+}
+
+TEST_F(PullerTest, ManyGoThrough) {
+  ScriptedBroker broker("b", {"j"});
+  broker.per_replica = 64;
+  Connect(broker);
+  std::vector<std::string> batch;
+  for (int i = 1; i < 2000; ++i)
+    batch.push_back(WorkText{{"j." + std::to_string(i), 1}, std::to_string(i), ""}.Encode());
+  broker.Say(With(WorkText{{"j.0", 1}, "0", ""}.Encode(), batch));
+  ASSERT_TRUE(Eventually([&] { return broker.done().size() == 2000; }));
+  for (const Heard& done : broker.done()) EXPECT_EQ("did " + done.key.item.substr(2), done.infer);
+  Store(broker);
+  EXPECT_TRUE(Idle());
+}
+
+}  // namespace
+}  // namespace mesh::broker
