@@ -64,6 +64,11 @@ class ScriptedBroker {
     return made;
   }
 
+  // What it says first from now on.
+  void Welcome(const std::string& reply) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    welcome_ = reply;
+  }
   void Say(std::string reply) {
     const std::lock_guard<std::mutex> lock(mutex_);
     if (call_ != nullptr) call_->Send(rpc::Message(std::move(reply)));
@@ -97,7 +102,6 @@ class ScriptedBroker {
   [[nodiscard]] std::vector<Heard> progress() const { return All(Heard::Kind::kProgress); }
 
   int per_replica = 8;
-  std::string welcome = WelcomeText(15.0);
   std::vector<std::string>& journals() { return journals_; }
 
  private:
@@ -113,7 +117,8 @@ class ScriptedBroker {
       ReadRequests(protozero::pbf_reader(message->data(), message->size()), &heard);
       const std::lock_guard<std::mutex> lock(mutex_);
       for (Heard& one : heard) {
-        if (one.kind == Heard::Kind::kHello && !welcome.empty()) call->Send(rpc::Message(welcome));
+        // A copy of its own: strings of the old ABI share their bytes.
+        if (one.kind == Heard::Kind::kHello) call->Send(rpc::Message(std::string(welcome_.data(), welcome_.size())));
         if (call == call_) credits_ += one.credits;
         heard_.push_back(std::move(one));
       }
@@ -125,6 +130,7 @@ class ScriptedBroker {
   int port_ = 0;
   mutable std::mutex mutex_;
   std::shared_ptr<rpc::ServerCall> call_;
+  std::string welcome_ = WelcomeText(15.0);
   int credits_ = 0;
   std::vector<Heard> heard_;
   std::unique_ptr<rpc::Server> server_;
@@ -300,7 +306,7 @@ TEST_F(PullerTest, PartsGoOutWhileItRunsAndMetadataComesAlong) {
 
 TEST_F(PullerTest, ItSaysThreeTimesInALeaseThatItLivesAndRepeatsWhatIsNotStored) {
   ScriptedBroker broker("b", {"j"});
-  broker.welcome = WelcomeText(0.15);
+  broker.Welcome(WelcomeText(0.15));
   Connect(broker);
   broker.Give({{"j.1", 1}, "wait", ""});
   ASSERT_TRUE(Eventually([&] { return broker.progress().size() > 3; }));
@@ -347,14 +353,14 @@ TEST_F(PullerTest, OutcomesOutliveTheConnection) {
   Connect(broker);
   for (const char* item : {"j.1", "j.2", "j.3"}) broker.Give({{item, 1}, "wait", ""});
   ASSERT_TRUE(Eventually([&] { return runs_.waiting() == 3; }));
-  broker.welcome = WelcomeText(15.0, {{"j.3", 1}});
+  broker.Welcome(WelcomeText(15.0, {{"j.3", 1}}));
   broker.HangUp();
   ASSERT_TRUE(Eventually([&] { return broker.hellos().size() == 2; }));
   EXPECT_EQ(broker.hellos()[1].held.size(), 3U);
   ASSERT_TRUE(Eventually([&] { return runs_.cancelled == 1; })) << "what is lost is stopped";
   runs_.Go();
   ASSERT_TRUE(Eventually([&] { return broker.done().size() == 2; }));
-  broker.welcome = WelcomeText(15.0);
+  broker.Welcome(WelcomeText(15.0));
   broker.Stop();
   broker.Start();
   ASSERT_TRUE(Eventually([&] { return broker.done().size() == 4; })) << "they are said again";
@@ -382,11 +388,11 @@ TEST_F(PullerTest, AJournalThatMovesTakesItsOutcomesAlong) {
 
 TEST_F(PullerTest, GarbageAndSilenceEndAConnectionAndAnotherOneBegins) {
   ScriptedBroker broker("b", {"j"});
-  broker.welcome = StoredText({"j.1", 1});  // no welcome
+  broker.Welcome(StoredText({"j.1", 1}));  // no welcome
   broker.Start();
   Apply({&broker});
   ASSERT_TRUE(Eventually([&] { return broker.hellos().size() >= 2; }));
-  broker.welcome = WelcomeText(15.0);
+  broker.Welcome(WelcomeText(15.0));
   ASSERT_TRUE(Eventually([&] { return broker.credits() > 0; }));
   const std::size_t before = broker.hellos().size();
   broker.Say("\x12\xff garbage");
@@ -465,7 +471,7 @@ TEST_F(PullerTest, WhatStillRunsAtTheEndGoesBack) {
 
 TEST_F(PullerTest, AResultThatIsTooLargeFails) {
   ScriptedBroker broker("b", {"j"});
-  broker.welcome = WelcomeText(15.0, {}, 9);
+  broker.Welcome(WelcomeText(15.0, {}, 9));
   Connect(broker);
   broker.Give({{"j.1", 1}, "something long", ""});
   broker.Give({{"j.2", 1}, "parts", ""});
