@@ -113,6 +113,7 @@ class PullStream:
             data = await self._context.read()
             if not isinstance(data, bytes):  # the end
                 return
+            self._home.pulls.heard(puller)
             first = parse(data, pb.PullRequest)
             for message in (first, *first.more):
                 await self._heard(puller, message)

@@ -39,6 +39,7 @@ class Puller:
     starting: int = 0  # items that are on their way to it
     held: set[tuple[str, int]] = field(default_factory=set)  # item and attempt, of what it was sent and has
     left: bool = False  # its endpoint is gone from discovery
+    silent: bool = False  # it hangs: gets nothing before it says something again
     closed: bool = False
     outbox: deque[bytes] = field(default_factory=deque)
     unsent: int = 0
@@ -156,6 +157,17 @@ class Pulls:
             puller.held.discard((item, attempt))
             puller.send(stop_bytes(item, attempt, reason))
 
+    def silent(self, replica: str) -> None:
+        puller = self._pullers.get(replica)
+        if puller is not None:
+            puller.silent = True
+
+    def heard(self, puller: Puller) -> None:
+        """It has said something."""
+        if puller.silent:
+            puller.silent = False
+            self.waiting()
+
     # ------------------------------------------------------------------------------------------------ handing out
 
     def _hand_out(self) -> None:
@@ -190,10 +202,10 @@ class Pulls:
             self.waiting()
 
     def _allowed(self, deployment: str) -> list[Puller]:
-        """Those of the newest generation that pulls; older ones get no work."""
+        """Those of the newest generation that pulls, but for the silent; older ones get no work."""
         pullers = [puller for puller in self.of(deployment) if not puller.closed]
         newest = max((puller.generation for puller in pullers), default=0)
-        return [puller for puller in pullers if puller.generation == newest]
+        return [puller for puller in pullers if puller.generation == newest and not puller.silent]
 
     def _take(self, deployment: str, places: int, puller: Puller) -> tuple[Shard, Running] | None:
         """From each journal in turn."""

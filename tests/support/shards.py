@@ -53,6 +53,8 @@ class HeldShard:
         assert reason
         self.stopped.append((replica, item, attempt))
 
+    def silent(self, replica: str) -> None: ...
+
     async def settle(self) -> None:
         """Until nothing is on its way to the disk."""
         while any(running.busy for running in self.shard.running.values()) or self.shard._tasks or self.unsettled:

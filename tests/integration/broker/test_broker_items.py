@@ -78,6 +78,22 @@ async def test_a_lease_ends_when_nothing_is_said(tmp_path: Path) -> None:
         assert (await served.get(ticket, 30.0)).result.infer == b"right"
 
 
+async def test_who_hangs_gets_nothing_before_it_says_something_again(tmp_path: Path) -> None:
+    """Else its credits would use up all attempts of what waits."""
+    async with Served(tmp_path, lease_s=0.5) as served:
+        ticket = await served.submit()
+        hung = await served.pulling(9, "hung")
+        work = await hung.work()
+        assert (await hung.next()).stop.item == work.item
+        await served.submit()
+        assert (await served.get(ticket)).state == bpb.QUEUED
+        other = await served.pulling(2, "other")
+        assert sorted([(await other.work()).attempt, (await other.work()).attempt]) == [1, 2]
+        await hung.credit(1)
+        await served.submit()
+        assert (await hung.work()).attempt == 1
+
+
 async def test_who_connects_again_keeps_what_it_holds(served: Served) -> None:
     tickets = [await served.submit() for _ in range(3)]
     replica = await served.pulling(3)
