@@ -151,7 +151,7 @@ rpc::Message Field(std::uint32_t tag, const rpc::Message& body) {
   return field;
 }
 
-rpc::Message Whole(std::uint32_t tag, std::string body) {
+rpc::Message Whole(std::uint32_t tag, const std::string& body) {
   std::string encoded;
   AppendHead(tag, body.size(), &encoded);
   return rpc::Message(encoded + body);
@@ -202,13 +202,13 @@ rpc::Message EncodeHello(const Hello& hello, const std::vector<ItemKey>& held) {
   out.add_int64(4, hello.generation);
   out.add_int64(5, hello.revision);
   for (const ItemKey& key : held) out.add_message(6, EncodeKey(key));
-  return Whole(1, std::move(encoded));
+  return Whole(1, encoded);
 }
 
 rpc::Message EncodeCredits(int more) {
   std::string encoded;
   pbf_writer(encoded).add_int32(1, more);
-  return Whole(2, std::move(encoded));
+  return Whole(2, encoded);
 }
 
 rpc::Message EncodeProgress(const ItemKey& key, const std::vector<ResultPart>& parts) {
@@ -220,7 +220,7 @@ rpc::Message EncodeProgress(const ItemKey& key, const std::vector<ResultPart>& p
     entry.add_int32(2, static_cast<std::int32_t>(key.attempt));
     entry.add_bytes(3, part.body);
   }
-  return Whole(3, std::move(encoded));
+  return Whole(3, encoded);
 }
 
 rpc::Message EncodeDone(const ItemKey& key, const Outcome& outcome) {

@@ -240,8 +240,9 @@ void Puller::Ended(Link& link) {
   loop_->Post([ended = link.shared_from_this()] {});  // freed when its own stack is left
   log::Debug("a broker is left", {{"broker", link.endpoint().id}});
   loop_->Post([weak = weak_from_this()] {
-    if (const auto puller = weak.lock(); puller != nullptr)
+    if (const auto puller = weak.lock(); puller != nullptr) {
       puller->Apply(std::vector<proxy::Endpoint>(puller->listed_));
+    }
   });
 }
 

@@ -79,7 +79,7 @@ bool Endpoint::Offers(std::string_view model, std::string_view version) const {
 }
 
 std::string EndpointPrefix(const Application& application, std::string_view role) {
-  const std::string all = "/mesh/v1/endpoints/";
+  std::string all = "/mesh/v1/endpoints/";
   if (application.name_space.empty()) return all;
   if (!application.is_one()) return all + application.name_space + '/';
   return all + application.Full() + '/' + std::string(role) + '/';

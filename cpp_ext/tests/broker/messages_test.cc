@@ -125,8 +125,10 @@ TEST(MessagesTest, WhatCameOfAnItem) {
 
 TEST(MessagesTest, SeveralGoTogetherUpToALimit) {
   std::vector<rpc::Message> said;
-  for (int i = 0; i < 10; ++i)
+  said.reserve(10);
+  for (int i = 0; i < 10; ++i) {
     said.push_back(EncodeProgress({"j." + std::to_string(i), 1}, {{0, std::string(100, 'p')}}));
+  }
   const std::vector<rpc::Message> messages = Together(said, 500);
   EXPECT_EQ(messages.size(), 3U);
   std::vector<std::string> items;

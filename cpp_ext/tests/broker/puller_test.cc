@@ -239,8 +239,10 @@ TEST_F(PullerTest, ManyGoThrough) {
   broker.per_replica = 64;
   Connect(broker);
   std::vector<std::string> batch;
-  for (int i = 1; i < 2000; ++i)
+  batch.reserve(1999);
+  for (int i = 1; i < 2000; ++i) {
     batch.push_back(WorkText{{"j." + std::to_string(i), 1}, std::to_string(i), ""}.Encode());
+  }
   broker.Say(With(WorkText{{"j.0", 1}, "0", ""}.Encode(), batch));
   ASSERT_TRUE(Eventually([&] { return broker.done().size() == 2000; }));
   for (const Heard& done : broker.done()) EXPECT_EQ("did " + done.key.item.substr(2), done.infer);

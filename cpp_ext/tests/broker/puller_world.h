@@ -230,6 +230,7 @@ class PullerTest : public testing::Test {
   void On(const std::function<void()>& work) { loop_->PostAndWait(work); }
   void Apply(const std::vector<ScriptedBroker*>& brokers) {
     std::vector<proxy::Endpoint> endpoints;
+    endpoints.reserve(brokers.size());
     for (const ScriptedBroker* broker : brokers) endpoints.push_back(broker->endpoint());
     On([&] { puller_->Apply(endpoints); });
   }
