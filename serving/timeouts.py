@@ -45,8 +45,16 @@ def interruptible() -> Iterator[Callable[[Exception], None]]:
 
     def interrupt(error: Exception) -> None:
         nonlocal reason
-        if reason is None and not done:
-            reason = error
+        if reason is not None or done:
+            return
+        reason = error
+        if asyncio.current_task() is task:  # it would not hear of it before it waits, which may be after the block
+            asyncio.get_running_loop().call_soon(cancel)
+        else:
+            task.cancel()
+
+    def cancel() -> None:
+        if not done:
             task.cancel()
 
     try:
@@ -57,8 +65,9 @@ def interruptible() -> Iterator[Callable[[Exception], None]]:
         raise reason from error
     finally:
         done = True
-    if reason is not None:  # the work took the cancellation for its own and went on to its end
-        _take_back(task)
+    if reason is not None:  # the work ended all the same
+        if _cancellations(task) > before:
+            _take_back(task)
         raise reason
 
 

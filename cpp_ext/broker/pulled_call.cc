@@ -115,10 +115,11 @@ void PulledCall::Finish(Status status, rpc::Metadata /*trailers*/) {
 }
 
 Outcome PulledCall::OutcomeOf(const Status& status) {
-  if (!status.ok()) {
-    const bool late = status.code() == Code::kCancelled && job_.deadline && steady_clock::now() >= *job_.deadline;
+  if (!status.ok() || cancelled_) {  // of one that was cancelled, answers were dropped
+    const bool cancelled = status.ok() || status.code() == Code::kCancelled;
+    const bool late = cancelled && job_.deadline && steady_clock::now() >= *job_.deadline;
     if (late) return Failed({Code::kDeadlineExceeded, "the item's deadline passed while it ran"}, true);
-    return Failed(status, true);
+    return Failed(status.ok() ? Status(Code::kCancelled, "the run was cancelled") : status, true);
   }
   if (!streamed_ && answers_.size() != 1) {
     return Failed({Code::kInternal, "the model ended the request without an answer"}, true);

@@ -138,16 +138,20 @@ void Puller::Allot() {
   const auto count = static_cast<int>(std::count_if(links_.begin(), links_.end(), taking));
   const int share = count > 0 ? (Room() + count - 1) / count : 0;
   int brokers = 0;
-  int credit = 0;
   for (const auto& entry : links_) {
     Link& link = *entry.second;
     link.grant = taking(entry) ? share : 0;
     if (link.grant != link.outstanding) link.Wake();
     brokers += link.connected() ? 1 : 0;
-    credit += std::max(link.outstanding, 0);
   }
   instruments_.brokers.Set(brokers);
   instruments_.held.Set(static_cast<double>(held_.count()));
+  NoteCredit();
+}
+
+void Puller::NoteCredit() {
+  int credit = 0;
+  for (const auto& entry : links_) credit += std::max(entry.second->outstanding, 0);
   instruments_.credit.Set(credit);
 }
 
@@ -214,7 +218,9 @@ std::vector<rpc::Message> Puller::ToSay(Link& link, bool progress) {
   if (link.grant != link.outstanding) {
     said.push_back(EncodeCredits(link.grant - link.outstanding));
     link.outstanding = link.grant;
+    NoteCredit();
   }
+  if (progress && said.empty()) said.push_back(EncodeCredits(0));  // it lives
   return said;
 }
 

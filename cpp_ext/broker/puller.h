@@ -100,6 +100,7 @@ class Puller final : public LinkOwner, public std::enable_shared_from_this<Pulle
   void Say(const Link& link, HeldItem& held, bool progress, std::vector<rpc::Message>* said);
 
   void Allot();
+  void NoteCredit();
   [[nodiscard]] int Room() const;
   void BeFull(std::chrono::milliseconds pause);
 

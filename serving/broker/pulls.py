@@ -157,9 +157,10 @@ class Pulls:
             puller.held.discard((item, attempt))
             puller.send(stop_bytes(item, attempt, reason))
 
-    def silent(self, replica: str) -> None:
+    def silent(self, replica: str, item: str, attempt: int) -> None:
+        """Not a replica that never had the work: its broker died between the start and the sending."""
         puller = self._pullers.get(replica)
-        if puller is not None:
+        if puller is not None and (item, attempt) in puller.held:
             puller.silent = True
 
     def heard(self, puller: Puller) -> None:

@@ -49,5 +49,5 @@ class Listener(Protocol):
     def stop(self, replica: str, item: str, attempt: int, reason: str) -> None:
         """Work at a replica has become useless."""
 
-    def silent(self, replica: str) -> None:
-        """A lease of it has ended because it said nothing: what it is given may have the same fate."""
+    def silent(self, replica: str, item: str, attempt: int) -> None:
+        """The lease of its work has ended because it said nothing: what it is given may have the same fate."""

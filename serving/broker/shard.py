@@ -306,7 +306,7 @@ class Shard:
             if running.item.deadline <= now:
                 self._finish(running, State.EXPIRED, "its deadline passed while it ran")
             elif running.lease_until <= monotonic:
-                self.listener.silent(running.item.replica)
+                self.listener.silent(running.item.replica, self.id_of(running.item.number), running.item.attempt)
                 self._lose(running, f"replica {running.item.replica} said nothing for {self.settings.lease_s:g} s")
 
     def _finish_loaded(self, state: State, reason: str, loaded: list[Loaded]) -> None:

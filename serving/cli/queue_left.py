@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from serving.errors import FailedPrecondition, MeshError
+from serving.errors import DeadlineExceeded, FailedPrecondition, MeshError
 
 if TYPE_CHECKING:
     from serving.sdk import AsyncMeshClient, QueueStatistics
@@ -57,7 +57,7 @@ class Removal:
     async def __aexit__(
         self, _: type[BaseException] | None, error: BaseException | None, __: TracebackType | None
     ) -> None:
-        if error is not None and self._discard:
+        if error is not None and self._discard and not isinstance(error, DeadlineExceeded):  # else it goes on
             await self._take_back()
 
     async def _has_broker(self) -> bool:

@@ -24,7 +24,9 @@ from serving.broker.settings import BrokerSettings
 from tests.support.waiting import eventually
 
 _LOOK_S = 0.02
-_CALLBACKS = CallbackSettings(networks=("127.0.0.0/8",), allow_http=True, first_delay_s=0.1, max_delay_s=0.3)
+_CALLBACKS = CallbackSettings(
+    networks=("127.0.0.0/8",), allow_http=True, first_delay_s=0.1, max_delay_s=0.3, max_attempts=1_000_000
+)
 
 
 class LoneBroker:

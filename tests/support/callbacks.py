@@ -10,7 +10,7 @@ from tests.support.served_broker import Served
 from tests.support.waiting import aeventually
 
 LOCAL = {"networks": ("127.0.0.0/8", "::1/128"), "allow_http": True}
-QUICK = {**LOCAL, "first_delay_s": 0.05, "max_delay_s": 0.2}
+QUICK = {**LOCAL, "first_delay_s": 0.05, "max_delay_s": 0.2, "max_attempts": 1_000_000}
 
 
 def settings(**changes: Any) -> CallbackSettings:

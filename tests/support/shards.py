@@ -53,7 +53,7 @@ class HeldShard:
         assert reason
         self.stopped.append((replica, item, attempt))
 
-    def silent(self, replica: str) -> None: ...
+    def silent(self, replica: str, item: str, attempt: int) -> None: ...
 
     async def settle(self) -> None:
         """Until nothing is on its way to the disk."""

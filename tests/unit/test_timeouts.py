@@ -67,6 +67,13 @@ async def test_a_block_that_is_interrupted_before_it_waits_begins_all_the_same()
     assert begun == ["yes"]
 
 
+async def test_a_block_that_interrupts_itself_and_never_waits_leaves_nothing_behind() -> None:
+    with pytest.raises(ValueError, match="told"), interruptible() as interrupt:
+        interrupt(ValueError("told"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+
 async def test_a_block_that_takes_the_cancellation_for_its_own_is_interrupted_all_the_same() -> None:
     async def block() -> None:
         with interruptible() as interrupt:

@@ -70,6 +70,16 @@ TEST_F(PullerTest, ItSaysThreeTimesInALeaseThatItLivesAndRepeatsWhatIsNotStored)
   EXPECT_TRUE(Idle());
 }
 
+TEST_F(PullerTest, OneThatHasNothingToSaySaysThatItLives) {
+  ScriptedBroker broker("b", {"j"});
+  broker.Welcome(WelcomeText(0.15));
+  Connect(broker);
+  const int credits = broker.credits();
+  const std::size_t said = broker.grants().size();
+  EXPECT_TRUE(Eventually([&] { return broker.grants().size() > said + 2; }));
+  EXPECT_EQ(broker.credits(), credits);
+}
+
 TEST_F(PullerTest, AStopEndsTheRunAndNothingIsSaidOfIt) {
   ScriptedBroker broker("b", {"j"});
   Connect(broker);
@@ -177,9 +187,10 @@ TEST_F(PullerTest, OneThatIsNotWellTakesItsCreditsBackAndOneThatHasLeftGetsNone)
 TEST_F(PullerTest, AFullReplicaKeepsTheItemUntilThereIsRoom) {
   ScriptedBroker broker("b", {"j"});
   Connect(broker);
-  runs_.full = 3;
+  runs_.full = 1000;
   broker.Give({{"j.1", 1}, "one", ""});
   ASSERT_TRUE(Eventually([&] { return broker.credits() == 0; })) << "it asks for nothing meanwhile";
+  runs_.full = 0;
   ASSERT_TRUE(Eventually([&] { return broker.done().size() == 1; }));
   EXPECT_EQ(broker.done()[0].infer, "did one");
   ASSERT_TRUE(Eventually([&] { return broker.credits() == 8; })) << "and then again";

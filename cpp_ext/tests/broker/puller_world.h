@@ -98,6 +98,7 @@ class ScriptedBroker {
     return found;
   }
   [[nodiscard]] std::vector<Heard> hellos() const { return All(Heard::Kind::kHello); }
+  [[nodiscard]] std::vector<Heard> grants() const { return All(Heard::Kind::kCredits); }
   [[nodiscard]] std::vector<Heard> done() const { return All(Heard::Kind::kDone); }
   [[nodiscard]] std::vector<Heard> progress() const { return All(Heard::Kind::kProgress); }
 

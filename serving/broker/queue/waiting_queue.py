@@ -56,7 +56,7 @@ class WaitingQueue:
 
     def oldest(self, now: float) -> float:
         """How long the oldest item has waited since its submission, in seconds; 0 when nothing waits."""
-        return max(now - self._submitted.lowest(), 0.0) if len(self) else 0.0
+        return max(now - self._submitted.lowest(now), 0.0)
 
     def tenants(self) -> Mapping[str, int]:
         """How many items of each tenant wait; a view, tenants without any are not in it."""
@@ -207,6 +207,7 @@ class _Lowest:
             heappop(self._there)
         return 2 * len(self._gone) > len(self._there)
 
-    def lowest(self) -> float:
-        """There must be one."""
-        return self._there[0]
+    def lowest(self, default: float) -> float:
+        """May be asked by any thread."""
+        there = self._there[:1]
+        return there[0] if there else default

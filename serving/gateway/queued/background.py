@@ -32,6 +32,7 @@ from serving.openai.errors import InvalidRequest
 from serving.openai.responses import read_background_request
 
 _QUERY: Final = ("stream", "starting_after", "include_obfuscation")
+_WAITS: Final = b": waits\n\n"
 _ENDS: Final = {bpb.CANCELLED: "response.cancelled"}  # others: response.failed
 
 
@@ -98,6 +99,7 @@ class Background:
         """Its events with higher numbers than `after`; None: all of them."""
         item = await self._item(name, asker)
         last = -1 if after is None else after
+        yield _WAITS  # so that the answer begins, whatever there is to say
         begun = response_of(name, _as_queued(item))
         for index, kind in enumerate(("response.created", "response.queued")[last + 1 :], start=last + 1):
             yield _event({"type": kind, "sequence_number": index, "response": begun})

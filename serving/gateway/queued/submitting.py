@@ -152,7 +152,11 @@ class Submitter:
         left_s = asker.wire.time_left_s()
         timeout_s = _SUBMIT_S if left_s is None else min(left_s, _SUBMIT_S)
         async with asker.admitted(tokens) as usage:
-            reply = await self._journals.submit(target.app, wanted, timeout_s)
+            try:
+                reply = await self._journals.submit(target.app, wanted, timeout_s)
+            except asyncio.CancelledError:  # its client has gone, and it may be kept: repeating it costs nothing
+                usage.charge(tokens)
+                raise
             name = QueuedId(target.app, reply.ticket)
             if reply.repeated:
                 return Submitted(name, await self._journals.item(name, asker), repeated=True)

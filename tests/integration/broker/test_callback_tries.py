@@ -157,7 +157,10 @@ async def test_a_body_without_end_is_not_read(served: Served) -> None:
 
 
 async def test_a_slow_receiver_does_not_hold_up_another(tmp_path: Path, receiver: Receiver) -> None:
-    async with Receiver() as slow, Served(tmp_path, callbacks=settings(per_host=2, concurrency=4)) as served:
+    async with (
+        Receiver() as slow,
+        Served(tmp_path, callbacks=settings(per_host=2, concurrency=4, timeout_s=120.0)) as served,
+    ):
         slow.held.clear()
         for _ in range(20):
             ticket = await served.submit(callback=bpb.Callback(url=slow.url()))

@@ -134,6 +134,15 @@ async def test_it_says_three_times_in_a_lease_that_it_lives(puller: Puller, runs
     await asyncio.wait_for(puller.wait_idle(), 30)
 
 
+async def test_one_that_has_nothing_to_say_says_that_it_lives(puller: Puller, broker: Make) -> None:
+    """Else a broker that has lost sight of it would never give it work again."""
+    one = await connected(broker("b", "j", lease_s=0.3), puller)
+    credit, said = one.credits, len(one.said)
+    await until(lambda: len(one.said) > said + 2, "signs of life")
+    assert one.credits == credit
+    assert {message.WhichOneof("message") for message in one.said} == {"credits"}
+
+
 async def test_a_stop_ends_the_run_and_nothing_is_said_of_it(puller: Puller, runs: Runs, broker: Make) -> None:
     one = await connected(broker("b", "j"), puller)
     one.work("j.1", do="wait")

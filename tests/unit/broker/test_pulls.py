@@ -140,3 +140,21 @@ def test_what_goes_together_is_bounded_and_keeps_its_order() -> None:
         puller.sent(together)
     assert came == [["0", "1", "2"], ["3", "4"], ["5"], ["6"]]
     assert puller.unsent == 0
+
+
+async def test_only_who_had_the_work_is_silent_for_it(handed: Handed) -> None:
+    """A broker may have died between an item's start and its sending: its replica has nothing to say of that."""
+    replica = handed.replica("r", 4)
+    await handed.hand_out(1)
+    item, attempt = next(iter(replica.held))
+    handed.pulls.silent("r", "j1.99", 1)
+    handed.pulls.silent("r", item, attempt + 1)
+    handed.pulls.silent("another", item, attempt)
+    await handed.hand_out(1)
+    assert len(replica.held) == 2
+    handed.pulls.silent("r", item, attempt)
+    await handed.hand_out(1)
+    assert len(replica.held) == 2
+    handed.pulls.heard(replica)
+    await handed.hand_out(0)
+    assert len(replica.held) == 3
