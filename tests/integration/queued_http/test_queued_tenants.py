@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -29,7 +31,10 @@ FULL = "full"
 
 @dataclass(frozen=True)
 class Keyed:
-    """A gateway that asks for keys, and keys by name; `limited` may use 200 tokens in all, `other` one model."""
+    """A gateway that asks for keys, and keys by name.
+
+    `limited` may use 200 tokens in all, `leaves` 100, `other` one model.
+    """
 
     gateway: GatewayProcess
     keys: dict[str, str]
@@ -47,6 +52,7 @@ def keyed(world: World) -> Iterator[Keyed]:
         "anna": pb.ApiKey(tenant="anna"),
         "ben": pb.ApiKey(tenant="ben"),
         "limited": pb.ApiKey(tenant="carl", limits=pb.KeyLimits(tokens_total=200)),
+        "leaves": pb.ApiKey(tenant="emil", limits=pb.KeyLimits(tokens_total=100)),
         "other": pb.ApiKey(tenant="dora", models=["worker"]),
     }
     texts: dict[str, str] = {}
@@ -122,6 +128,29 @@ def test_a_submission_is_charged_what_it_may_cost(keyed: Keyed) -> None:
         assert [answer.status_code for answer in answers] == [202, 202, 429, 429], "each may need 40 tokens and more"
         assert answers[-1].json()["error"]["code"] == "insufficient_quota"
         assert client.get(first.json()["links"]["result"], params={"wait": 60}).status_code == 200, "asking is free"
+
+
+def test_who_leaves_before_the_ticket_is_there_is_charged(world: World, keyed: Keyed) -> None:
+    """The item may be kept all the same, and who asks for it again with its key pays nothing."""
+    broker = world.broker("stands", before=["chat"])
+    body = CHAT | {"model": "stands/chat"}
+    with keyed.client("anna") as client:
+        eventually(lambda: client.post(PATH, json=body).status_code == 202, timeout_s=30, what="the broker")
+
+    def refused() -> bool:
+        try:
+            return client.post(PATH, json=body, timeout=1).status_code == 429
+        except httpx.ReadTimeout:  # the limit has room
+            return False
+
+    with keyed.client("leaves") as client:
+        os.kill(broker.pid, signal.SIGSTOP)
+        try:
+            with pytest.raises(httpx.ReadTimeout):
+                client.post(PATH, json=body, timeout=1)
+            eventually(refused, timeout_s=30, what="a charge")
+        finally:
+            os.kill(broker.pid, signal.SIGCONT)
 
 
 def test_a_full_queue_says_when_to_come_back(world: World, keyed: Keyed) -> None:
