@@ -18,9 +18,9 @@ class BrokerSettings:
 
     `folder`: of the journals, on a local disk, shared by the brokers of one application on a node.
     `deployments`: what may be asked for. `name`: under which it remembers whether it is drained; empty: it does not.
-    `max_items` and `max_tenant_items` bound what waits and runs, `max_tenant_bytes` its requests, `max_bytes` all that is
-    kept, also requests and results of what has ended. `sync`: `full` waits for the disk before anything is confirmed; `normal` survives
-    the end of the process, and may lose the last moment with the machine.
+    `max_items` and `max_tenant_items` bound what waits and runs, `max_tenant_bytes` its requests, `max_bytes` all that
+    is kept, also requests and results of what has ended. `sync`: `full` waits for the disk before anything is
+    confirmed; `normal` survives the end of the process, and may lose the last moment with the machine.
     """
 
     folder: Path
