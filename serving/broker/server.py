@@ -19,7 +19,7 @@ from serving.broker.settings import BrokerSettings
 from serving.broker.shard import Shard
 from serving.config import TlsConfig
 from serving.control.clock import Clock, SystemClock
-from serving.python_deployment.server import start_listening
+from serving.python_deployment.server import BURSTS, start_listening
 
 _ENVELOPE: Final = 1 << 20  # of a message, besides the body
 _STOP_S: Final = 1.0
@@ -42,6 +42,7 @@ class BrokerServer:
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", most),
                 ("grpc.max_send_message_length", -1),
+                *BURSTS,
                 ("grpc.keepalive_time_ms", 10_000),  # a replica whose node is gone
                 ("grpc.keepalive_timeout_ms", 10_000),
                 ("grpc.keepalive_permit_without_calls", 1),

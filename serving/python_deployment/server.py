@@ -13,6 +13,12 @@ from serving.errors import FailedPrecondition
 from serving.python_deployment import health, service
 from serving.python_deployment.inference import Inference
 
+# Calls that have come and not begun. Above 1,000, unless told otherwise, gRPC ends more and more of them with
+# CANCELLED, of which no client knows that it may try again; what is really too much is refused by those who know.
+BURSTS: Final = (
+    ("grpc.server.max_pending_requests", 1 << 16),
+    ("grpc.server.max_pending_requests_hard_limit", 1 << 16),
+)
 _DEFAULT_MESSAGE: Final = (1 << 31) - 1
 
 
@@ -27,6 +33,7 @@ class GrpcServer:
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_receive_message_length", max_message_bytes or _DEFAULT_MESSAGE),
                 ("grpc.max_send_message_length", -1),
+                *BURSTS,
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_ping_interval_without_data_ms", 5000),
             ]

@@ -242,3 +242,9 @@ async def test_the_load_that_replicas_are_scaled_by(served: Served) -> None:
     items = [await served.get(ticket) for ticket in tickets[:5]]
     took_s = [(item.ended.ToMicroseconds() - item.started.ToMicroseconds()) / 1e6 for item in items]
     assert busy.work_s == pytest.approx(sum(took_s) / 5, abs=1e-5)
+
+
+async def test_many_requests_at_once_are_all_taken(served: Served) -> None:
+    """gRPC's own default drops some of those above a thousand."""
+    tickets = await asyncio.gather(*(served.submit() for _ in range(3000)))
+    assert len(set(tickets)) == 3000
