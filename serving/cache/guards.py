@@ -123,14 +123,21 @@ def _content(one: Features, other: Features) -> str:
 def _direction(one: Features, other: Features) -> str:
     if one.passive != other.passive:
         return "who does it, and to whom, is not the same (`by`)"
-    linked = dict(sorted(one.links))
-    for word, link in sorted(other.links):
-        if linked.get(word, link) != link and (word, link) not in one.links:
-            return f"{linked[word]} {word} against {link} {word}"
+    links, others = _by_word(one.links), _by_word(other.links)
+    for word in sorted(links.keys() & others.keys()):
+        if links[word] != others[word]:
+            return f"{_list(links[word])} {word} against {_list(others[word])} {word}"
     both = set(one.order) & set(other.order)
     left, right = [word for word in one.order if word in both], [word for word in other.order if word in both]
     moved = {word for pair in zip(left, right, strict=False) if pair[0] != pair[1] for word in pair}
     return f"not the same order of {_list(moved)}" if moved else ""
+
+
+def _by_word(links: Iterable[tuple[str, str]]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for word, link in links:
+        found.setdefault(word, set()).add(link)
+    return found
 
 
 def _unlike(what: str, one: Counter[str], other: Counter[str]) -> str:

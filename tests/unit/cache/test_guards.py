@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from serving.cache.features import canonical
@@ -121,6 +121,7 @@ _TEXTS = st.lists(_WORDS, max_size=14).map(" ".join) | st.text(max_size=60)
 
 
 @settings(max_examples=400, deadline=None)
+@example("how without safe", "how without safe from safe")
 @given(_TEXTS, _TEXTS)
 def test_guards_are_symmetric(left: str, right: str) -> None:
     one, other = refusal(left, right), refusal(right, left)
