@@ -11,7 +11,7 @@ from typing import Any, Final
 from serving._proto import broker_pb2 as bpb
 from serving.errors import MeshError, NotFound
 from serving.gateway.queued.asker import Asker
-from serving.gateway.queued.events import send
+from serving.gateway.queued.events import PING, send
 from serving.gateway.queued.following import pieces
 from serving.gateway.queued.ids import QueuedId, UnknownRequest, read_response_id
 from serving.gateway.queued.journals import Journals
@@ -32,7 +32,6 @@ from serving.openai.errors import InvalidRequest
 from serving.openai.responses import read_background_request
 
 _QUERY: Final = ("stream", "starting_after", "include_obfuscation")
-_WAITS: Final = b": waits\n\n"
 _ENDS: Final = {bpb.CANCELLED: "response.cancelled"}  # others: response.failed
 
 
@@ -99,7 +98,7 @@ class Background:
         """Its events with higher numbers than `after`; None: all of them."""
         item = await self._item(name, asker)
         last = -1 if after is None else after
-        yield _WAITS  # so that the answer begins, whatever there is to say
+        yield PING  # so that the answer begins, whatever there is to say
         begun = response_of(name, _as_queued(item))
         for index, kind in enumerate(("response.created", "response.queued")[last + 1 :], start=last + 1):
             yield _event({"type": kind, "sequence_number": index, "response": begun})

@@ -24,7 +24,7 @@ from serving.wire import Wire
 
 _WAIT_S: Final = 20.0
 _PING_S: Final = 15.0
-_PING: Final = b": waits\n\n"
+PING: Final = b": waits\n\n"
 
 
 async def follow(
@@ -80,7 +80,7 @@ async def send(source: AsyncGenerator[bytes, None], wire: Wire) -> None:
             await asyncio.wait({coming}, timeout=_PING_S)
             if not coming.done():
                 if wire.status:
-                    await wire.send(_PING)
+                    await wire.send(PING)
                 continue
             data = coming.result()
             if data is None:
