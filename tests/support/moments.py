@@ -20,6 +20,7 @@ from typing import Any, Final
 ENDS_WITHIN_S: Final = 30.0
 _WARM_S: Final = 0.3
 _GRPC_POLLER: Final = "_poll_wrapper"  # one for the process, for ever
+_REPLACED_WITHIN_TURNS: Final = 20
 _GONE_WITHIN_S: Final = 30.0  # gRPC closes its sockets on threads of its own
 
 
@@ -85,7 +86,7 @@ async def at_each(
     """
     await scenario(Moment(seconds=_WARM_S))
     for moment in moments() if when is None else when:
-        before = Remains.now()
+        before = await Remains.lasting()
         await scenario(moment)
         await before.nothing_more(moment)
 
@@ -100,6 +101,16 @@ class Remains:
     tasks: Counter[str]
     threads: frozenset[threading.Thread]
     descriptors: int
+
+    @classmethod
+    async def lasting(cls) -> Remains:
+        """What is there, and what is for some turns not: a watch reads again after it was told something."""
+        seen = cls.now()
+        for _ in range(_REPLACED_WITHIN_TURNS):
+            await asyncio.sleep(0)
+            now = cls.now()
+            seen = cls(seen.tasks | now.tasks, seen.threads | now.threads, max(seen.descriptors, now.descriptors))
+        return seen
 
     @classmethod
     def now(cls) -> Remains:
