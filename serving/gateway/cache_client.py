@@ -98,7 +98,7 @@ class CacheClient:
                 data = await wait_for(response.content.read(), self._timeout_s) if _fits(response) else b""
                 if not data:
                     raise Unavailable("its answer is empty, or too large")
-                return Found(forwarded_headers(response.headers), data, response.headers.get(headers.CACHE, ""))
+                return Found(forwarded_headers(response.raw_headers), data, response.headers.get(headers.CACHE, ""))
             if response.status == 202:
                 held = True
                 return Held(endpoint, response, response.headers.get(headers.TICKET, ""))

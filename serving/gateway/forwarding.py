@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
-
-import aiohttp
-from yarl import URL
 
 from serving._proto import records_pb2 as pb
 from serving.errors import Internal, MeshError, Unavailable
@@ -27,6 +25,7 @@ from serving.gateway.resuming import ResumableStream, pass_steps
 from serving.gateway.splits import Chosen, Splits, no_value
 from serving.gateway.upstreams import Upstream, UpstreamKey, Upstreams, upstream_key
 from serving.gateway.work import Work
+from serving.http_client import Answer, Broke, HttpClient, NotConnected, RequestFailed
 from serving.openai import resume
 from serving.routing import Place
 from serving.routing.traffic import Lookup
@@ -108,11 +107,11 @@ class _Failure:
 
 
 class Forwarder:
-    """Belongs to one event loop. `session` is its owner's to close."""
+    """Belongs to one event loop. `client` is its owner's to close."""
 
     def __init__(
         self,
-        session: aiohttp.ClientSession,
+        client: HttpClient,
         follower: Following,
         upstreams: Upstreams,
         splits: Splits,
@@ -122,7 +121,7 @@ class Forwarder:
         max_attempts: int,
     ) -> None:
         self._splits = splits
-        self._session = session
+        self._client = client
         self._follower = follower
         self._upstreams = upstreams
         self._instruments = instruments
@@ -229,21 +228,12 @@ class Forwarder:
             began = time.monotonic()
             body, headers = request.asked()
             try:
-                response = await self._session.request(
-                    request.method,
-                    URL(upstream.url + request.path, encoded=True),
-                    data=body or None,
-                    headers=headers,
-                    allow_redirects=False,
-                )
-            except aiohttp.ClientConnectorError as error:
+                response = await self._client.request(request.method, upstream.url, request.path, headers, body)
+            except NotConnected as error:
                 return self._unreachable(upstream, error)
-            except aiohttp.ConnectionTimeoutError as error:  # nothing was sent: its machine may have gone
+            except Broke as error:
                 self._upstreams.lost(upstream)
-                return _Failure(str(error))
-            except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
-                self._upstreams.lost(upstream)
-                return _Failure(f"{type(error).__name__}: {error}", sent=True)
+                return _Failure(str(error), sent=True)
             try:
                 refusal = await self._judged(request, work, response, time.monotonic() - began)
                 if refusal is not None:
@@ -258,24 +248,19 @@ class Forwarder:
                 request.body = b""  # it is not sent again, and the answer may take long
                 await self._pass_on(request, work, response, wire)
             finally:
-                if response.content.at_eof():
-                    response.release()
-                else:
-                    response.close()
+                response.close()
         return None
 
-    def _unreachable(self, upstream: Upstream, error: aiohttp.ClientConnectorError) -> _Failure:
+    def _unreachable(self, upstream: Upstream, error: NotConnected) -> _Failure:
         """Nothing was sent. Whatever this process lacks (descriptors, memory) is no fault of the replica."""
-        if isinstance(error.os_error, ConnectionRefusedError):
+        if isinstance(error.cause, ConnectionRefusedError):
             self._upstreams.lost(upstream)
             self._follower.refused(upstream.endpoint)
-        elif isinstance(error.os_error, TimeoutError | ConnectionError):
+        elif isinstance(error.cause, TimeoutError | ConnectionError | ssl.SSLError):
             self._upstreams.lost(upstream)
         return _Failure(str(error))
 
-    async def _judged(
-        self, request: Request, work: Work, response: aiohttp.ClientResponse, first_byte_s: float
-    ) -> _Failure | None:
+    async def _judged(self, request: Request, work: Work, response: Answer, first_byte_s: float) -> _Failure | None:
         """Notes what its status says of the replica; a failure when another replica is to be asked instead."""
         upstream, status = work.upstream, response.status
         if status == _FULL:
@@ -289,14 +274,12 @@ class Forwarder:
                 work.answered(response.headers)
         # While the replicas of its side have no room, no other side gets the request.
         if status in (_FULL, _AWAY) and (request.spare or self._may_ask_another(request, spare=status != _FULL)):
-            with contextlib.suppress(aiohttp.ClientError, asyncio.TimeoutError, OSError):
+            with contextlib.suppress(RequestFailed, asyncio.TimeoutError):
                 await wait_for(response.read(), _REFUSAL_S)  # so that the connection can be used again
             return _Failure(f"it answered {status}", full=status == _FULL)
         return None
 
-    async def _pass_steps(
-        self, request: Request, work: Work, response: aiohttp.ClientResponse, wire: Wire
-    ) -> _Failure | None:
+    async def _pass_steps(self, request: Request, work: Work, response: Answer, wire: Wire) -> _Failure | None:
         """A stream, or what follows of one."""
         upstream = work.upstream
         fresh = request.stream is None
@@ -305,7 +288,7 @@ class Forwarder:
             request.spare = False  # what has begun is the client's
             request.recorder.begin(response.status, response.headers, upstream.endpoint)
             wire.add_header(ANSWERED_BY, str(request.key))
-            await wire.begin(response.status, forwarded_headers(response.headers))
+            await wire.begin(response.status, forwarded_headers(response.headers.raw))
         else:
             self._instruments.resumed.inc()
             _LOG.info("a stream goes on", extra={"replica": str(upstream)})
@@ -323,10 +306,10 @@ class Forwarder:
         self._instruments.broken.inc()
         _LOG.warning("an answer broke off", extra={"replica": str(upstream), "reason": str(error.__cause__)})
 
-    async def _pass_on(self, request: Request, work: Work, response: aiohttp.ClientResponse, wire: Wire) -> None:
+    async def _pass_on(self, request: Request, work: Work, response: Answer, wire: Wire) -> None:
         wire.add_header(ANSWERED_BY, str(request.key))
         request.recorder.begin(response.status, response.headers, work.upstream.endpoint)
-        await wire.begin(response.status, forwarded_headers(response.headers))
+        await wire.begin(response.status, forwarded_headers(response.headers.raw))
         try:
             await pass_on(response, wire, work.meter, request.usage, request.recorder.add)
             request.recorder.end()

@@ -37,6 +37,7 @@ from serving.gateway.route_follower import NoRoutes, RouteFollower
 from serving.gateway.routed import RouteForwarder
 from serving.gateway.splits import Splits
 from serving.gateway.upstreams import Upstreams
+from serving.http_client import HttpClient
 from serving.sdk.brokers import Brokers
 from serving.store.client import EtcdClient
 from serving.store.keys import AppKey
@@ -89,6 +90,7 @@ class GatewayParts:
         self._queue_targets = QueueTargets(self._follower, config.namespaces, self._own)
         self._brokers = Brokers(self._store, config.endpoint_tls)
         self._session: aiohttp.ClientSession | None = None
+        self._client: HttpClient | None = None  # for what clients ask
         self._caching: Caching | None = None
         self._all_forwarders: list[Forwarder] = []
         self._running: asyncio.Future[Any] | None = None
@@ -114,11 +116,13 @@ class GatewayParts:
 
         `address` is where others find it. Raises `FailedPrecondition` for files that cannot be read.
         """
-        session = self._session = self._new_session()
+        context = _client_context(self._config)
+        session = self._session = self._new_session(context)
+        self._client = self._new_client(context)
         client = CacheClient(session, timeout_s=self._config.cache_timeout_s)
         self._caching = Caching(client, self._instruments, follow_s=self._config.cache_follow_s)
         self._instruments.ejected.set_function(lambda: self._upstreams.ejected + self._rest_upstreams.ejected)
-        app = self._new_app(session, self._caching)
+        app = self._new_app(self._client, self._caching)
         self._splits.follow(self._own)
         following = [self._follower.start(), self._routes.start()]
         if self._keys is not None:
@@ -138,11 +142,14 @@ class GatewayParts:
         if self._keys is not None:
             await self._keys.wait_synced()
 
-    def _new_session(self) -> aiohttp.ClientSession:
+    def _new_client(self, context: ssl.SSLContext | None) -> HttpClient:
         config = self._config
-        connector = aiohttp.TCPConnector(
-            limit=0, ttl_dns_cache=30, ssl=_client_context(config) or True, socket_factory=_watched_socket
-        )
+        return HttpClient(connect_s=config.connect_timeout_s, silence_s=config.idle_timeout_s, tls=context)
+
+    def _new_session(self, context: ssl.SSLContext | None) -> aiohttp.ClientSession:
+        """For what it asks by itself: caches, and replicas whether they are well."""
+        config = self._config
+        connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=30, ssl=context or True, socket_factory=_watched_socket)
         return aiohttp.ClientSession(
             connector=connector,
             auto_decompress=False,
@@ -153,21 +160,21 @@ class GatewayParts:
             skip_auto_headers=("User-Agent", "Accept-Encoding", "Accept"),
         )
 
-    def _new_app(self, session: aiohttp.ClientSession, caching: Caching) -> GatewayApp:
+    def _new_app(self, client: HttpClient, caching: Caching) -> GatewayApp:
         config = self._config
         kserve = KserveRest(
             self._follower,
             self._rest,
             self._routes,
             self._splits,
-            *self._forwarders(session, self._rest, self._rest_upstreams),
+            *self._forwarders(client, self._rest, self._rest_upstreams),
             max_body_bytes=config.max_body_bytes,
             called=self._called,
         )
         return GatewayApp(
             self._follower,
             self._routes,
-            *self._forwarders(session, self._follower, self._upstreams),
+            *self._forwarders(client, self._follower, self._upstreams),
             kserve,
             caching,
             self._new_queued(),
@@ -190,11 +197,11 @@ class GatewayParts:
         return QueuedRequests(submitter, journals, background, max_body_bytes=self._config.max_body_bytes)
 
     def _forwarders(
-        self, session: aiohttp.ClientSession, follower: Following, upstreams: Upstreams
+        self, client: HttpClient, follower: Following, upstreams: Upstreams
     ) -> tuple[Forwarder, RouteForwarder]:
         config, instruments = self._config, self._instruments
         forwarder = Forwarder(
-            session,
+            client,
             follower,
             upstreams,
             self._splits,
@@ -268,6 +275,8 @@ class GatewayParts:
             await cancel_and_wait(self._running)
         if self._caching is not None:
             await self._caching.close()
+        if self._client is not None:
+            await self._client.close()
         if self._session is not None:
             await self._session.close()
         if self._keys is not None:

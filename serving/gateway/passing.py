@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
-
-import aiohttp
-from multidict import CIMultiDictProxy
 
 from serving.errors import Internal
 from serving.gateway.keys.usage import UsageReader
 from serving.gateway.sizes import AnswerMeter
+from serving.http_client import Answer, Broke
 from serving.openai import resume, sse, usage_report
 from serving.openai.errors import error_object
 from serving.wire import Wire
 
 # Of one connection only (RFC 9110, 7.6.1), said anew by whoever sends on, or of no client's concern.
 _NOT_FORWARDED: Final = frozenset(
-    {
+    name.encode()
+    for name in (
         *("connection", "keep-alive", "proxy-connection", "proxy-authenticate", "te", "trailer", "transfer-encoding"),
         *("upgrade", "server", "date", "set-cookie", "alt-svc", resume.HEADER, usage_report.HEADER),
-    }
+    )
 )
 _EVENTS: Final = "text/event-stream"
 EVENT_END: Final = b"\n\n"
@@ -35,18 +33,17 @@ class Broken(Internal):
         self.told = told
 
 
-def forwarded_headers(headers: CIMultiDictProxy[str]) -> list[tuple[bytes, bytes]]:
+def forwarded_headers(raw: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """Those that clients may see, in lower case."""
-    named = {name.strip().lower() for text in headers.getall("connection", []) for name in text.split(",")}
-    return [
-        (name.lower().encode("latin-1"), value.encode("latin-1"))
-        for name, value in headers.items()
-        if name.lower() not in _NOT_FORWARDED and name.lower() not in named
-    ]
+    fields = [(name.lower(), value) for name, value in raw]
+    barred = _NOT_FORWARDED.union(
+        word.strip().lower() for name, value in fields if name == b"connection" for word in value.split(b",")
+    )
+    return [field for field in fields if field[0] not in barred]
 
 
 async def pass_on(
-    response: aiohttp.ClientResponse,
+    response: Answer,
     wire: Wire,
     meter: AnswerMeter,
     usage: UsageReader | None = None,
@@ -56,10 +53,10 @@ async def pass_on(
 
     Events are passed on whole, so that an error event can follow the last of them.
     """
-    events = response.content_type == _EVENTS
+    events = response.headers.get("content-type", "").startswith(_EVENTS)
     rest = b""
     try:
-        async for part in response.content.iter_any():
+        async for part in response:
             meter.add(part)
             heard(part)
             if not events:
@@ -72,7 +69,7 @@ async def pass_on(
             if end >= len(EVENT_END):
                 await wire.send(rest[:end] if usage is None else usage.events(rest[:end]))
                 rest = rest[end:]
-    except (aiohttp.ClientError, asyncio.TimeoutError) as error:
+    except Broke as error:
         broken = Broken(told=events)
         if events:
             await wire.end(sse.event(error_object(broken)))

@@ -5,17 +5,16 @@ The protocol between gateway and replica is that of `serving.openai.resume`.
 
 from __future__ import annotations
 
-import asyncio
 import json
 from array import array
 from collections.abc import Callable
 from typing import Any, Final
 
-import aiohttp
-
 from serving.gateway.keys.usage import UsageReader
 from serving.gateway.passing import EVENT_END, Broken
 from serving.gateway.sizes import AnswerMeter
+from serving.http_client import Answer
+from serving.http_client import Broke as ConnectionBroke
 from serving.openai.resume import COMMENT, continued_body
 from serving.openai.sse import DONE
 from serving.wire import Wire
@@ -89,7 +88,7 @@ class ResumableStream:
 
 
 async def pass_steps(
-    response: aiohttp.ClientResponse,
+    response: Answer,
     wire: Wire,
     stream: ResumableStream,
     meter: AnswerMeter,
@@ -101,12 +100,12 @@ async def pass_steps(
     Raises `Broken` when it ends too early, between two steps.
     """
     try:
-        async for part in response.content.iter_any():
+        async for part in response:
             meter.add(part)
             told = stream.feed(part)
             heard(told)
             await wire.send(told if usage is None else usage.events(told))
-    except (aiohttp.ClientError, asyncio.TimeoutError) as error:
+    except ConnectionBroke as error:
         raise Broken(told=False) from error
     end = stream.take_end()
     if end is None:
