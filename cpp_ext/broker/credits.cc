@@ -14,11 +14,13 @@ constexpr double kSure = 3.0;           // standard errors between what is measu
 const double kChanged = std::log(1.5);  // between times at one number
 constexpr int kRest = 4;                // measurements between trials; doubled each time that nothing was found
 constexpr int kLongestRest = 16;
-constexpr double kFull = 0.85;     // of the number that is tried ran on average: else too little to do
-constexpr int kWarm = 3;           // times the number: ends after a change that do not count
-constexpr std::size_t kLook = 16;  // items between looks at whether they are enough
-constexpr std::size_t kGaps = 64;  // the latest of which the shortest counts
-constexpr double kSpare = 0.25;    // of an item: a shorter way costs less than an item in the wrong place
+constexpr double kFull = 0.85;      // of the number that is tried ran on average: else too little to do
+constexpr int kWarm = 3;            // times the number: ends after a change that do not count
+constexpr std::size_t kLook = 16;   // items between looks at whether they are enough
+constexpr std::size_t kGaps = 64;   // the latest of which the shortest counts
+constexpr double kSpare = 0.25;     // of an item: a shorter way costs less than an item in the wrong place
+constexpr double kInTime_s = 0.05;  // of work that may be on its way, whatever its number is
+constexpr int kKnown = 512;         // the latest items whose times say how much work that is
 constexpr std::size_t kKeptChanges = 2048;
 
 // The average of the middle half.
@@ -82,30 +84,52 @@ int Credits::wanted() const { return fixed_ > 0 ? fixed_ : std::min(tried_ + OnT
 
 void Credits::Started(double now) {
   busy_.Change(1, now);
-  if (free_.empty()) return;
-  gaps_.push_back(std::max(now - free_.front(), 0.0));
-  free_.pop_front();
-  if (gaps_.size() > kGaps) gaps_.pop_front();
+  if (!asked_.empty()) {
+    gaps_.push_back(std::max(now - asked_.front(), 0.0));
+    asked_.pop_front();
+    if (gaps_.size() > kGaps) gaps_.pop_front();
+  }
+  Ask(now);
 }
 
 void Credits::Ended(double now, double took_s) {
   busy_.Change(-1, now);
-  free_.push_back(now);
-  if (free_.size() > static_cast<std::size_t>(most_)) free_.pop_front();
-  const auto places = static_cast<std::size_t>(std::max(wanted() - running(), 0));
-  while (free_.size() > places) free_.pop_front();
-  if (fixed_ > 0 || !(took_s > 0) || std::isinf(took_s)) return;
+  if (fixed_ == 0 && took_s > 0 && !std::isinf(took_s)) Measure(now, took_s);
+  Ask(now);
+}
+
+// As many as are wanted and not asked for. Those of which fewer are wanted meanwhile come nevertheless, where there is
+// work.
+void Credits::Ask(double now) {
+  const int places = std::min(wanted() - running(), most_);
+  while (static_cast<int>(asked_.size()) < places) asked_.push_back(now);
+}
+
+void Credits::Measure(double now, double took_s) {
   const double beside = busy_.Beside(now, took_s);
   if (beside <= 0) return;
   const double cost_s = took_s / beside;
   cost_s_ += cost_s_ > 0 ? (cost_s - cost_s_) / static_cast<double>(kGaps) : cost_s;
+  Know(cost_s);
   Count(std::log(cost_s), now);
+}
+
+void Credits::Know(double cost_s) {
+  constexpr int kLeftOut = static_cast<int>(kLook);  // first calls take long
+  known_ = std::min(known_ + 1, kLeftOut + kKnown);
+  if (known_ <= kLeftOut) return;
+  const double share = 1.0 / (known_ - kLeftOut);
+  mean_s_ += (cost_s - mean_s_) * share;
+  mean_square_ += (cost_s * cost_s - mean_square_) * share;
 }
 
 int Credits::OnTheWay() const {
   if (cost_s_ <= 0 || gaps_.empty()) return 0;
-  const double gap = *std::min_element(gaps_.begin(), gaps_.end());
-  return static_cast<int>(std::min<double>(std::ceil(std::max(gap / cost_s_ - kSpare, 0.0)), base_));
+  const double covered = *std::min_element(gaps_.begin(), gaps_.end()) / cost_s_;
+  const double few = std::min<double>(std::ceil(std::max(covered - kSpare, 0.0)), base_);
+  if (mean_square_ <= 0) return static_cast<int>(few);
+  const double in_time = std::min({covered, kInTime_s * mean_s_ / mean_square_, static_cast<double>(most_)});
+  return static_cast<int>(std::max(few, std::ceil(std::max(in_time - kSpare, 0.0))));
 }
 
 void Credits::Count(double cost, double now) {

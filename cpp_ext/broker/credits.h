@@ -42,6 +42,9 @@ class Credits {
  private:
   enum class Trial : std::uint8_t { kNone, kMore, kFewer };
 
+  void Ask(double now);
+  void Measure(double now, double took_s);
+  void Know(double cost_s);
   [[nodiscard]] int OnTheWay() const;
   void Count(double cost, double now);
   [[nodiscard]] double NeededError() const;
@@ -65,9 +68,12 @@ class Credits {
   double since_ = 0.0;           // when the measurement began
   int warm_ = 0;                 // ends until then
   double cost_s_ = 0.0;          // seconds of the replica for an item, the average of the latest ones
+  int known_ = 0;                // items in the next two, and those before that are left out
+  double mean_s_ = 0.0;          // as `cost_s_`, of many more
+  double mean_square_ = 0.0;
   Busy busy_;
   std::deque<double> gaps_;
-  std::deque<double> free_;  // since when each free place is
+  std::deque<double> asked_;  // since when each that is on its way is asked for
 };
 
 }  // namespace mesh::broker

@@ -75,7 +75,8 @@ struct Outcome {
   Kind kind = Kind::kFailure;
   std::vector<rpc::Message> answers;  // inference.ModelInferResponse
   Status failure;
-  bool untouched = false;  // with kReturned: nothing of it has run
+  bool untouched = false;   // with kReturned: nothing of it has run
+  bool queue_full = false;  // with `untouched`: the model's own queue had no place for it
 };
 
 // The bytes of the answers are not copied.

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "routing/verdict.h"
+
 namespace mesh::broker {
 namespace {
 
@@ -18,6 +20,12 @@ Status TooLarge(std::size_t limit) {
           "the result has more than " + std::to_string(limit) +
               " bytes, which is the most that the broker keeps (`max_result_bytes`); ask for "
               "less, or call the deployment directly"};
+}
+
+// The queue of an ensemble's later step may refuse what its first steps have run.
+bool RefusedByQueue(const Status& status, bool unanswered) {
+  return unanswered && status.code() == Code::kUnavailable && routing::IsQueueFull(status.message()) &&
+         status.message().find("in ensemble") == std::string::npos;
 }
 
 }  // namespace
@@ -119,6 +127,11 @@ Outcome PulledCall::OutcomeOf(const Status& status) {
     const bool cancelled = status.ok() || status.code() == Code::kCancelled;
     const bool late = cancelled && job_.deadline && steady_clock::now() >= *job_.deadline;
     if (late) return Failed({Code::kDeadlineExceeded, "the item's deadline passed while it ran"}, true);
+    if (RefusedByQueue(status, answers_.empty())) {
+      Outcome refused = Failed(status, false);
+      refused.queue_full = true;
+      return refused;
+    }
     return Failed(status.ok() ? Status(Code::kCancelled, "the run was cancelled") : status, true);
   }
   if (!streamed_ && answers_.size() != 1) {

@@ -14,6 +14,7 @@ using std::chrono::steady_clock;
 constexpr std::size_t kUsualResultBytes = 64UL << 20;  // where the broker does not say
 constexpr double kFullPatience_s = 10.0;               // an item waits here for room, then it may go elsewhere
 constexpr milliseconds kFullLimit{1000};
+constexpr milliseconds kQueueFullPause{200};  // until more is asked for, when a model's own queue had no place
 
 Outcome Returned(std::string reason, bool begun) { return Failed({Code::kUnavailable, std::move(reason)}, begun); }
 
@@ -117,7 +118,8 @@ void Puller::RunEnded(const std::shared_ptr<HeldItem>& held, const Outcome& outc
   if (running->call != nullptr) running->call->Cancel();  // of one that ended here before it did there
   loop_->Disarm(&running->room);
   const double now = Now();
-  credits_->Ended(now, now - held->arrived);
+  credits_->Ended(now, outcome.queue_full ? 0.0 : now - held->arrived);  // what did not run tells nothing
+  if (outcome.queue_full) BeFull(kQueueFullPause);
   Finish(held, outcome);
 }
 

@@ -30,9 +30,6 @@ bool IsDraining(std::string_view details) { return Has(details, "draining") || H
 // The words of our own servers, which say them only to what they have not begun.
 bool IsRefused(std::string_view details) { return Has(details, "is draining and takes no new requests"); }
 
-// Triton's words for a model whose queue is full (max_queue_size).
-bool IsQueueFull(std::string_view details) { return Has(details, "exceeds maximum queue size"); }
-
 // A size that no other endpoint will take either: "exceeds" and then, on the same line, a limit or maximum.
 bool IsTooLarge(std::string_view details) {
   if (Has(details, "message larger than") || Has(details, "message is larger than")) return true;
@@ -61,6 +58,8 @@ Verdict OfUnavailable(std::string_view details, bool connected, bool retry_safe)
 }
 
 }  // namespace
+
+bool IsQueueFull(std::string_view details) { return Has(details, "exceeds maximum queue size"); }
 
 Verdict Judge(Code code, std::string_view details, bool connected, bool retry_safe) {
   switch (code) {

@@ -42,4 +42,7 @@ Verdict Judge(Code code, std::string_view details, bool connected, bool retry_sa
 // "connection refused" is then what its model met.
 bool WasNeverSent(std::string_view details, bool connected);
 
+// Whether these are Triton's words for a model whose queue is full (max_queue_size), of UNAVAILABLE.
+bool IsQueueFull(std::string_view details);
+
 }  // namespace mesh::routing

@@ -34,6 +34,8 @@ from serving.timeouts import cancel_and_wait
 _LOG: Final = logging.getLogger(__name__)
 _TICK_S: Final = 0.1
 _ADOPT_S: Final = 1.0
+_LOOKS: Final = 3
+_LOOKED_AT_S: Final = 0.1
 _AGAIN_S: Final = 30.0  # until a journal that could not be opened is tried again
 SUFFIX: Final = ".sqlite"
 _REMOTE: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "fuse.sshfs", "lustre"})
@@ -46,8 +48,23 @@ class JournalLock:
         self._path = journal.with_suffix(".lock")
         self._file = -1
 
+    @property
+    def taken(self) -> bool:
+        """Somebody has it. Who takes it at this very moment is refused, and tries again. Raises `OSError`."""
+        try:
+            file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # several may look at once
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(file)
+        return False
+
     def take(self) -> bool:
-        """False: another one has it. Raises `OSError`."""
+        """False: another one has it, or looks who has. Raises `OSError`."""
         file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -111,7 +128,7 @@ class Home:
         """Opens the journals that nobody serves, or begins one. Raises `FailedPrecondition`, `ResourceExhausted`."""
         await asyncio.to_thread(prepare_folder, self._settings.folder)
         await self.draining.recall()
-        await self._adopt()
+        await self._adopt_first()
         await self._have_own()
         self._task = asyncio.create_task(self._run(), name="broker-home")
 
@@ -167,6 +184,15 @@ class Home:
                     await self._open(path)
                 finally:
                     self.reading = False
+
+    async def _adopt_first(self) -> None:
+        """Those who look who serves a journal hold its lock for a moment, for which no other journal is begun."""
+        await self._adopt()
+        for _ in range(_LOOKS):
+            if self.shards or not any(self._settings.folder.glob(f"*{SUFFIX}")):
+                return
+            await asyncio.sleep(_LOOKED_AT_S)
+            await self._adopt()
 
     async def _have_own(self) -> None:
         if self._own in self.shards:

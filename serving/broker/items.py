@@ -84,5 +84,9 @@ class Item:
     @property
     def kept_bytes(self) -> int:
         """What it holds of the disk."""
-        own = ROW_BYTES + (self.callback.kept_bytes if self.callback is not None else 0)
-        return own + (self.result_bytes if self.state.answered else self.size_bytes)
+        return ROW_BYTES + self.body_bytes + (self.callback.kept_bytes if self.callback is not None else 0)
+
+    @property
+    def body_bytes(self) -> int:
+        """Of its result where it has one, else of its request."""
+        return self.result_bytes if self.state.answered else self.size_bytes

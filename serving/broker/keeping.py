@@ -27,7 +27,8 @@ class Keeping:
         """
         self._shard.limits.check(item, self._shard.journal.bytes + self._unwritten, self._shard.journal.unwritten_bytes)
         if item.callback is not None:
-            self._shard.limits.check_callbacks(len(self._shard.callbacks.entries))
+            due = self._shard.callbacks
+            self._shard.limits.check_callbacks(len(due.entries), item.tenant, due.by_tenant[item.tenant])
         item.number, self._next = self._next, self._next + 1
         self._shard.limits.add(item.tenant, item.size_bytes)
         self._unwritten += item.kept_bytes
@@ -45,12 +46,18 @@ class Keeping:
 
     def retry(self, before: Item, then: Callable[[MeshError | None], None]) -> None:
         """Of one that is DEAD, EXPIRED or CANCELLED, as it is on disk, and claimed. Raises `BrokerFull`."""
-        self._shard.limits.check(before, self._shard.journal.bytes, 0)
+        limits = self._shard.limits
+        limits.forget(before)  # it takes the place of itself
+        try:
+            limits.check(before, self._shard.journal.bytes, 0)
+        except MeshError:
+            limits.keep(before)
+            raise
         deadline = before.deadline if before.deadline > self._shard.clock.now() else NEVER
         after = replace(
             before, state=State.QUEUED, attempts=0, ended=0.0, reason="", expires=NEVER, deadline=deadline
         )  # fmt: skip
-        self._shard.limits.add(after.tenant, after.size_bytes)
+        limits.add(after.tenant, after.size_bytes)
         self._shard.journal.write([Change.changed(before, after)], partial(self._retried, before, after, then))
 
     def _retried(
@@ -59,6 +66,7 @@ class Keeping:
         self._shard.claimed.discard(after.number)
         if errors[0] is not None:
             self._shard.limits.remove(after, ended=False)
+            self._shard.limits.keep(before)
         else:
             self._shard.ended.forget(after.number)
             if before.state is State.DEAD:
@@ -78,6 +86,7 @@ class Keeping:
         for item, error in zip(batch, errors, strict=True):
             self._shard.claimed.discard(item.number)
             if error is None:
+                self._shard.limits.forget(item)
                 self._shard.ended.forget(item.number)
                 if item.state is State.DEAD:
                     self._shard.queues.dead[item.deployment] -= 1

@@ -63,7 +63,7 @@ def remove_lying(folder: Path, journal: str) -> LyingJournal:
 
 def _read(path: Path) -> LyingJournal:
     namespace, application, deployment = path.parts[-4:-1]
-    found = (namespace, application, deployment, path.stem, str(path), _is_served(path))
+    found = (namespace, application, deployment, path.stem, str(path), JournalLock(path).taken)
     try:
         database = open_reader(path)
         with disk_errors(path), contextlib.closing(database):
@@ -73,13 +73,3 @@ def _read(path: Path) -> LyingJournal:
         return LyingJournal(*found, problem=error.message)
     live, dead = counts[State.QUEUED] + counts[State.RUNNING], counts[State.DEAD]
     return LyingJournal(*found, live, dead, sum(counts.values()) - live - dead, size)
-
-
-def _is_served(path: Path) -> bool:
-    lock = JournalLock(path)
-    if not path.with_suffix(".lock").exists():
-        return False
-    if not lock.take():
-        return True
-    lock.release()
-    return False

@@ -11,7 +11,7 @@ from serving.broker.callbacks.policy import read_url, shown_url
 from serving.broker.callbacks.records import CallbackState, Kept
 from serving.broker.items import NEVER, Callback, Item, State
 from serving.broker.partial_results import Part
-from serving.broker.settings import BrokerSettings
+from serving.broker.settings import LONGEST_TTL_S, BrokerSettings
 from serving.errors import InvalidArgument, MeshError, NotFound, ResourceExhausted
 from serving.problems import shown
 from serving.sdk.tensors import varint
@@ -25,7 +25,7 @@ _MAX_LABELS: Final = 16
 _MAX_LABEL: Final = 64
 _MAX_NAME: Final = 256
 _MAX_METADATA: Final = 64
-_LONGEST_S: Final = 366 * 24 * 3600.0
+_LONGEST_S: Final = LONGEST_TTL_S
 _ITEM_RESULT: Final = b"\x7a"  # field 15 of Item, length-delimited
 _WORK: Final = b"\x12"  # field 2 of PullReply
 _WORK_REQUEST: Final = b"\x1a"  # field 3 of Work
@@ -48,6 +48,11 @@ def read_submit(
             f"{', '.join(settings.deployments)}"
         )
     _check(message)
+    if message.result_ttl_s > settings.max_result_ttl_s:
+        raise InvalidArgument(
+            f"result_ttl_s: this broker keeps results for at most {settings.max_result_ttl_s:g} s (max_result_ttl), "
+            f"found {message.result_ttl_s:g}"
+        )
     if message.request.WhichOneof("body") is None:
         raise InvalidArgument("request: nothing is asked: neither `infer` nor `http` is set")
     for name in _TRACE:

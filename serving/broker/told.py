@@ -17,12 +17,12 @@ from serving.types import PROTOCOL_BROKER_GRPC, ROLE_BROKER
 
 _FOLDER: Final = "broker"
 _GIVEN: Final = (  # where they are 0, what is usual
-    *("lease_s", "max_attempts", "result_ttl_s", "dead_ttl_s", "max_items", "max_bytes", "max_tenant_items"),
-    *("max_tenant_bytes", "max_request_bytes", "max_result_bytes"),
+    *("lease_s", "max_attempts", "result_ttl_s", "max_result_ttl_s", "dead_ttl_s", "max_items", "max_bytes"),
+    *("max_tenant_items", "max_tenant_bytes", "max_request_bytes", "max_result_bytes"),
 )
 _CALLBACKS_GIVEN: Final = (
     *("timeout_s", "max_attempts", "max_age_s", "first_delay_s", "max_delay_s", "concurrency", "per_host"),
-    *("max_inline_bytes", "max_due"),
+    *("max_inline_bytes", "max_due", "per_tenant", "max_tenant_due"),
 )
 
 
@@ -64,6 +64,9 @@ def _queue_settings(broker: pb.BrokerDeployment) -> QueueSettings:
 
 def _callback_settings(given: pb.BrokerCallbacks) -> CallbackSettings:
     numbers: dict[str, Any] = {name: getattr(given, name) for name in _CALLBACKS_GIVEN if getattr(given, name)}
+    for own, all_of in (("per_tenant", "concurrency"), ("max_tenant_due", "max_due")):
+        if all_of in numbers:
+            numbers.setdefault(own, numbers[all_of])  # no limit of its own
     return CallbackSettings(
         disabled=given.disabled, hosts=tuple(given.hosts), networks=tuple(given.networks), allow_http=given.allow_http,
         secrets=Path(given.secrets) if given.secrets else None, **numbers,

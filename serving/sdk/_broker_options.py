@@ -22,9 +22,9 @@ class BrokerCallbacks:
     with addresses of `networks` (`"10.0.0.0/8"`). `allow_http`: without TLS, too. `secrets` is a folder on its node
     with a file for each secret, lines `whsec_<base64>`. A callback is tried `max_attempts` times, until `max_age` after
     its request's end, each try for `timeout`; the pause after the first one is `first_delay`, and triples up to
-    `max_delay`. `concurrency` bounds the calls at once, `per_host` those to one host and port. Results of more than
-    `max_inline_bytes` are to be fetched. While `max_due` are due, requests that want one are refused; with `disabled`,
-    always.
+    `max_delay`. `concurrency` bounds the calls at once, `per_host` those to one host and port, `per_tenant` those of
+    one tenant. Results of more than `max_inline_bytes` are to be fetched. While `max_due` are due, or `max_tenant_due`
+    of its tenant, requests that want one are refused; with `disabled`, always.
     """
 
     disabled: bool = False
@@ -41,6 +41,8 @@ class BrokerCallbacks:
     per_host: int = 0
     max_inline_bytes: int | str = 0
     max_due: int = 0
+    per_tenant: int = 0
+    max_tenant_due: int = 0
 
 
 CALLBACKS: Final = Record(
@@ -60,6 +62,8 @@ CALLBACKS: Final = Record(
         Field("per_host", Whole(), "Calls at once to one host and port; 0 is 8.", default=0),
         Field("max_inline_bytes", BYTES, "Larger results are to be fetched; 0 is 16 KiB.", default=0),
         Field("max_due", Whole(), "When so many are due, no more are taken; 0 is 100000.", default=0),
+        Field("per_tenant", Whole(), "Calls at once of one tenant; 0 is no limit of its own.", default=0),
+        Field("max_tenant_due", Whole(), "Those due of one tenant; 0 is no limit of its own.", default=0),
     ),
 )
 BROKER: Final = Record(
@@ -69,11 +73,12 @@ BROKER: Final = Record(
         Field("lease", SECONDS, "A request goes back so long after its replica's last word; 0 is 15s.", default=0.0),
         Field("max_attempts", Whole(), "Starts of a request until it is given up; 0 is 3.", default=0),
         Field("result_ttl", SECONDS, "Results are kept for so long; 0 is an hour.", default=0.0),
+        Field("max_result_ttl", SECONDS, "The longest that a request may ask for; 0 is 366 days.", default=0.0),
         Field("dead_ttl", SECONDS, "Dead letters are kept for so long at least; 0 is 168h.", default=0.0),
         Field("max_items", Whole(), "Requests that wait or run; 0 is 1000000.", default=0),
         Field("max_bytes", BYTES, "Size of what is kept, results included: 1Gi; 0 is 4 GiB.", default=0),
         Field("max_tenant_items", Whole(), "Those of one tenant; 0 is no limit of its own.", default=0),
-        Field("max_tenant_bytes", BYTES, "Size of a tenant's requests; 0 is no limit of its own.", default=0),
+        Field("max_tenant_bytes", BYTES, "Size of what is kept of a tenant; 0 is no limit of its own.", default=0),
         Field("max_request_bytes", BYTES, "Size of one request; 0 is 64 MiB.", default=0),
         Field("max_result_bytes", BYTES, "Size of one result; 0 is 64 MiB.", default=0),
         Field("path", Text(), "Its folder on its node; without it in the node's cache.", default=""),
@@ -97,6 +102,7 @@ def broker_record(values: Mapping[str, Any]) -> pb.BrokerDeployment:
         lease_s=values["lease"],
         max_attempts=values["max_attempts"],
         result_ttl_s=values["result_ttl"],
+        max_result_ttl_s=values["max_result_ttl"],
         dead_ttl_s=values["dead_ttl"],
         max_items=values["max_items"],
         max_bytes=values["max_bytes"],
@@ -118,5 +124,8 @@ def _callbacks_record(values: Mapping[str, Any] | None) -> pb.BrokerCallbacks | 
     if values is None:
         return None
     seconds = {f"{name}_s": values[name] for name in ("timeout", "max_age", "first_delay", "max_delay")}
-    same = ("disabled", "hosts", "networks", "allow_http", "secrets", "max_attempts", "concurrency", "per_host")
-    return pb.BrokerCallbacks(**{name: values[name] for name in (*same, "max_inline_bytes", "max_due")}, **seconds)
+    same = (
+        "disabled", "hosts", "networks", "allow_http", "secrets", "max_attempts", "concurrency", "per_host",
+        "max_inline_bytes", "max_due", "per_tenant", "max_tenant_due",
+    )  # fmt: skip
+    return pb.BrokerCallbacks(**{name: values[name] for name in same}, **seconds)

@@ -196,9 +196,10 @@ class BrokerDeployment(DeploymentOptions):
 
     `before` names the `python`, `llm` and `embedding` deployments whose requests it takes; empty: all. A request goes
     back to the queue `lease` after the last word of its replica, at most `max_attempts` times; results are kept for
-    `result_ttl`, dead letters for `dead_ttl` if that is longer. What waits and runs is bounded by `max_items`, and of
-    one tenant by `max_tenant_items` and `max_tenant_bytes`; what is kept by `max_bytes`; one request by
-    `max_request_bytes`, one result by `max_result_bytes`. It lies in `path` on its node, by default in the node's
+    `result_ttl`, or as a request asks, up to `max_result_ttl`; dead letters for `dead_ttl` if that is longer. What
+    waits and runs is bounded by `max_items`, and of one tenant by `max_tenant_items`; what is kept by `max_bytes`, and
+    of one tenant by `max_tenant_bytes`; one request by `max_request_bytes`, one result by `max_result_bytes`. It
+    lies in `path` on its node, by default in the node's
     cache; `sync` is `"full"` where an answer means that it is on disk, `"normal"` where a power failure may cost the
     last moments. Waiting items rise by a class each `ageing`; `short_share` and `long_share` of the running places are
     kept for short and long items. A replica holds at most `per_replica`; 0 is as many as keep it busy. `callbacks`
@@ -210,6 +211,7 @@ class BrokerDeployment(DeploymentOptions):
     lease: float | str = 0.0
     max_attempts: int = 0
     result_ttl: float | str = 0.0
+    max_result_ttl: float | str = 0.0
     dead_ttl: float | str = 0.0
     max_items: int = 0
     max_bytes: int | str = 0

@@ -10,6 +10,7 @@ from typing import Final
 from serving._proto import records_pb2 as pb
 from serving.broker.pulled import PULLED, pulled_deployments
 from serving.broker.queue import QueueSettings
+from serving.broker.settings import USUAL_TTL_S
 from serving.problems import MAX_TIMEOUT_S, Problem, check_duplicates, check_number, check_whole, shown
 from serving.spelling import closest_match
 from serving.validation.broker_callbacks import callback_problems
@@ -34,8 +35,12 @@ def broker_problems(path: str, deployment: pb.DeploymentSpec) -> Iterator[Proble
         text = f"{broker.lease_s:g} s is out of range: {MIN_LEASE_S:g} to {MAX_LEASE_S:g} s; 0 is the default of 15 s"
         yield Problem(f"{at}.lease", text)
     yield from check_whole(f"{at}.max_attempts", broker.max_attempts, 0, MAX_ATTEMPTS, "; 0 is the default of 3")
-    for field in ("result_ttl", "dead_ttl"):
+    for field in ("result_ttl", "max_result_ttl", "dead_ttl"):
         yield from check_number(f"{at}.{field}", getattr(broker, f"{field}_s"), MAX_TTL_S, "seconds")
+    usual_ttl_s = broker.result_ttl_s or USUAL_TTL_S
+    if 0 < broker.max_result_ttl_s < usual_ttl_s:
+        text = f"{broker.max_result_ttl_s:g} s is shorter than result_ttl, {usual_ttl_s:g} s"
+        yield Problem(f"{at}.max_result_ttl", text)
     for field, high, note in (
         ("max_items", MAX_ITEMS, "the default of 1000000"),
         ("max_bytes", MAX_BYTES, "the default of 4 GiB"),

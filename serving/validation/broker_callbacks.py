@@ -40,6 +40,7 @@ def callback_problems(at: str, callbacks: pb.BrokerCallbacks) -> Iterator[Proble
         yield from check_number(f"{at}.{name}", getattr(callbacks, f"{name}_s"), high, "seconds; 0 is the default")
     for name, most in (
         ("max_attempts", MAX_TRIES), ("concurrency", MAX_CALLS), ("per_host", MAX_CALLS),
-        ("max_inline_bytes", MAX_INLINE_BYTES), ("max_due", MAX_DUE),
+        ("max_inline_bytes", MAX_INLINE_BYTES), ("max_due", MAX_DUE), ("per_tenant", MAX_CALLS),
+        ("max_tenant_due", MAX_DUE),
     ):  # fmt: skip
         yield from check_whole(f"{at}.{name}", getattr(callbacks, name), 0, most, "; 0 is the default")

@@ -31,6 +31,7 @@ class Lanes:
     most: int = 1024
     fixed: int = 0
     change: tuple[int, int] | None = None
+    later_us: int = 0  # from `change` on; 0: as before
     events: list[int] = field(default_factory=list)
 
     def case(self) -> dict[str, Any]:
@@ -55,9 +56,11 @@ class Lanes:
                 took = max(now - began, 1)
                 given.ended(now / SECOND_US, took / SECOND_US)
                 done += 1
-            lanes = self.change[1] if self.change and done >= self.change[0] else self.lanes
+            changed = self.change is not None and done >= self.change[0]
+            lanes = self.change[1] if self.change and changed else self.lanes
+            usual_us = self.later_us if self.later_us and changed else self.time_us
             while waiting and len(running) < lanes:
-                time_us = round(self.time_us * chance.lognormvariate(0, self.spread))
+                time_us = round(usual_us * chance.lognormvariate(0, self.spread))
                 heapq.heappush(running, (now + time_us, waiting.pop(0)))
             self.events += [now - before, took]
             before = now
@@ -78,6 +81,8 @@ CASES: Final = (
     lambda: Lanes("a long way", 1, 400, 1000, way_us=2500),
     lambda: Lanes("not more than three", 8, 600, 1000, most=3),
     lambda: Lanes("always five", 8, 50, 1000, fixed=5),
+    lambda: Lanes("tiny items", 1, 900, 300, way_us=9000),
+    lambda: Lanes("tiny items, then long ones", 1, 500, 200, way_us=6000, change=(450, 1), later_us=60_000),
     lambda: Lanes("fewer lanes than before", 6, 1500, 1000, way_us=100, spread=1.0, change=(700, 2)),
 )
 

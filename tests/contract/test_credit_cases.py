@@ -34,4 +34,8 @@ def test_they_say_something() -> None:
     most = {case["name"]: max(number for _, number in case["wanted"]) for case in CASES}
     assert most["eight at a time"] >= 8
     assert most["not more than three"] == 3
+    assert most["tiny items"] >= 25, "the way is covered"
+    assert most["tiny items, then long ones"] >= 20
+    last = {case["name"]: case["wanted"][-1][1] for case in CASES}
+    assert last["tiny items, then long ones"] <= 2
     assert sum(len(case["wanted"]) for case in CASES) > 20, "numbers are tried"

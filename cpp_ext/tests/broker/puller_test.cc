@@ -204,6 +204,22 @@ TEST_F(PullerTest, AFullReplicaKeepsTheItemUntilThereIsRoom) {
   EXPECT_TRUE(Idle());
 }
 
+TEST_F(PullerTest, WhatTheQueueOfAModelRefusesGoesBackUntouched) {
+  ScriptedBroker broker("b", {"j"});
+  Connect(broker);
+  broker.Give({{"j.1", 1}, "queue", ""});
+  ASSERT_TRUE(Eventually([&] { return broker.done().size() == 1; }));
+  EXPECT_EQ(broker.done()[0].again, 14);
+  EXPECT_TRUE(broker.done()[0].untouched);
+  ASSERT_TRUE(Eventually([&] { return broker.credits() == 8; })) << "after a while it asks again";
+  broker.Give({{"j.1", 2}, "in ensemble", ""});
+  ASSERT_TRUE(Eventually([&] { return broker.done().size() == 2; }));
+  EXPECT_EQ(broker.done()[1].again, 14);
+  EXPECT_FALSE(broker.done()[1].untouched) << "earlier steps may have run";
+  Store(broker);
+  EXPECT_TRUE(Idle());
+}
+
 TEST_F(PullerTest, ADrainGivesBackWhatIsOnItsWayAndFinishesWhatRuns) {
   ScriptedBroker broker("b", {"j"});
   Connect(broker);

@@ -152,6 +152,8 @@ class Runs {
       call->Finish({Code::kInvalidArgument, "wrong"});
     } else if (what == "away") {
       call->Finish({Code::kUnavailable, "not here"});
+    } else if (what == "queue" || what == "in ensemble") {
+      call->Finish({Code::kUnavailable, what + ": Exceeds maximum queue size"});
     } else if (what == "nothing") {
       call->Finish(Status());
     } else if (what == "wait" || what == "wait-parts") {

@@ -52,7 +52,9 @@ class Deliveries:
         self._uniform = uniform
         self._secrets = Secrets(self._settings.secrets)
         self._sender = Sender(self._settings)
-        self._agenda: Agenda[Due] = Agenda(self._settings.concurrency, self._settings.per_host)
+        self._agenda: Agenda[Due] = Agenda(
+            self._settings.concurrency, self._settings.per_host, self._settings.per_tenant
+        )
         self._shards: dict[str, Shard] = {}
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -33,6 +34,7 @@ class Due:
 
     home: DueCallbacks
     number: int
+    tenant: str
     receiver: str
     at: float
     gone: bool = False
@@ -44,6 +46,7 @@ class DueCallbacks:
     def __init__(self, shard: Shard) -> None:
         self.shard = shard
         self.entries: dict[int, Due] = {}
+        self.by_tenant: Counter[str] = Counter()  # of the entries
         self.totals = records.Totals()
         self.on_due: Callable[[Due], None] = lambda _: None
 
@@ -54,20 +57,24 @@ class DueCallbacks:
         after = 0
         while rows := await self.shard.journal.read(partial(records.due, after=after)):
             after = rows[-1][0]
-            for number, receiver, at in rows:
-                self.entries[number] = Due(self, number, receiver, at)
+            for number, tenant, receiver, at in rows:
+                self.entries[number] = Due(self, number, tenant, receiver, at)
+                self.by_tenant[tenant] += 1
         await self.measure()
 
     def ended(self, item: Item) -> None:
         """Its end is on disk."""
         if item.calls_back and item.callback is not None:
-            self._add(Due(self, item.number, item.callback.receiver, item.ended))
+            self._add(Due(self, item.number, item.tenant, item.callback.receiver, item.ended))
 
     def withdraw(self, number: int) -> None:
         """Its item waits again: the next end is told of instead."""
         due = self.entries.pop(number, None)
         if due is not None:
             due.gone = True
+            self.by_tenant[due.tenant] -= 1
+            if not self.by_tenant[due.tenant]:
+                del self.by_tenant[due.tenant]
 
     # ------------------------------------------------------------------------------------------------ for who sends
 
@@ -148,7 +155,8 @@ class DueCallbacks:
     def _retried(self, after: Kept, done: asyncio.Future[MeshError | None], errors: list[MeshError | None]) -> None:
         self.shard.claimed.discard(after.item.number)
         if errors[0] is None and after.item.callback is not None:
-            self._add(Due(self, after.item.number, after.item.callback.receiver, after.record.next))
+            item, receiver = after.item, after.item.callback.receiver
+            self._add(Due(self, item.number, item.tenant, receiver, after.record.next))
         if not done.done():
             done.set_result(errors[0])
 
@@ -156,6 +164,7 @@ class DueCallbacks:
 
     def _add(self, due: Due) -> None:
         self.entries[due.number] = due
+        self.by_tenant[due.tenant] += 1
         self.on_due(due)
 
     def _hasten(self, due: Due) -> None:

@@ -53,11 +53,12 @@ class Kept:
     result: bytes | None = None
 
 
-def due(database: sqlite3.Connection, after: int) -> list[tuple[int, str, float]]:
-    """Number, receiver and next try of the next ones; empty: no more."""
+def due(database: sqlite3.Connection, after: int) -> list[tuple[int, str, str, float]]:
+    """Number, tenant, receiver and next try of the next ones; empty: no more."""
     return database.execute(
-        "SELECT number, receiver, next FROM callbacks INDEXED BY callbacks_due WHERE state = 2 AND number > ?"
-        " ORDER BY number LIMIT ?",
+        "SELECT callbacks.number, tenant, receiver, next FROM callbacks INDEXED BY callbacks_due"
+        " JOIN items USING (number) WHERE callbacks.state = 2 AND callbacks.number > ?"
+        " ORDER BY callbacks.number LIMIT ?",
         (after, _SLICE),
     ).fetchall()
 

@@ -22,8 +22,9 @@ class CallbackSettings:
     `hosts` may be called, names or `*.` and a domain; empty: all. Of these only the ones with public addresses, and
     with addresses of `networks`. `secrets`: the folder with a file for each. A callback is given up after
     `max_attempts` tries, or `max_age_s` after its item's end. `concurrency` calls run at once, `per_host` of them to
-    one host and port. A result of more than `max_inline_bytes` is not sent, but to be fetched. While `max_due`
-    of a journal are due, it takes no request that has one.
+    one host and port, `per_tenant` of them for one tenant. A result of more than `max_inline_bytes` is not sent, but to
+    be fetched. While `max_due` of a journal are due, it takes no request that has one, and none of a tenant while
+    `max_tenant_due` of these are its own.
     """
 
     disabled: bool = False
@@ -40,6 +41,8 @@ class CallbackSettings:
     per_host: int = 8
     max_inline_bytes: int = 16 << 10
     max_due: int = 100_000
+    per_tenant: int = 64
+    max_tenant_due: int = 100_000
 
     def __post_init__(self) -> None:
         for each in fields(self):

@@ -24,6 +24,8 @@ _WARM: Final = 3  # times the number: ends after a change that do not count, as 
 _LOOK: Final = 16  # items between looks at whether they are enough
 _GAPS: Final = 64  # the latest of which the shortest counts
 _SPARE: Final = 0.25  # of an item: a way that is shorter costs less than an item that waits in the wrong place
+_IN_TIME_S: Final = 0.05  # of work that may be on its way, whatever its number is
+_KNOWN: Final = 512  # the latest items whose times say how much work that is
 
 
 class _Trial(Enum):
@@ -41,8 +43,12 @@ class Credits:
     them are waited for. What was measured while there was too little to do does not count. Each answer moves the number
     or lets it rest, longer each time that nothing was found; times that change cut the rest short.
 
-    On top comes what is on its way: throughput times the shortest of the latest gaps between an end and the start that
-    follows. A serial replica has 1, and 2 where the way to the broker and back takes more than a quarter of an item.
+    On top comes what is on its way: throughput times the shortest of the latest gaps between asking for an item and
+    its start, commits of the broker included. A serial replica has 1, and 2 where the way to the broker and back takes
+    more than a quarter of an item. Above the number that was found it is bounded by time, no more than `_IN_TIME_S` of
+    work: items of a millisecond cover the whole way, and those of 40 ms and more have no more for it. Items are taken
+    to be as long as the one that a moment falls into: of a few long ones among many short ones a long one, behind which
+    the others would wait.
     """
 
     def __init__(self, *, least: int = 1, most: int, fixed: int = 0) -> None:
@@ -64,9 +70,12 @@ class Credits:
         self._since = 0.0  # when the measurement began
         self._warm = 0  # ends until then
         self._cost_s = 0.0  # seconds of the replica for an item, the average of the latest ones
+        self._known = 0  # items in the next two, and those before that are left out: first calls take long
+        self._mean_s = 0.0  # as `_cost_s`, of many more
+        self._mean_square = 0.0
         self._busy = _Busy()
         self._gaps: deque[float] = deque(maxlen=_GAPS)
-        self._free: deque[float] = deque(maxlen=most)  # since when each free place is
+        self._asked: deque[float] = deque()  # since when each that is on its way is asked for
 
     @property
     def running(self) -> int:
@@ -80,27 +89,47 @@ class Credits:
     def started(self, now: float) -> None:
         """An item has come and begins."""
         self._busy.change(1, now)
-        if self._free:
-            self._gaps.append(max(now - self._free.popleft(), 0.0))
+        if self._asked:
+            self._gaps.append(max(now - self._asked.popleft(), 0.0))
+        self._ask(now)
 
     def ended(self, now: float, took_s: float) -> None:
         """An item ended `took_s` seconds after its start, waiting inside of the replica included."""
         self._busy.change(-1, now)
-        self._free.append(now)
-        while len(self._free) > max(self.wanted - self.running, 0):
-            self._free.popleft()
-        if self._fixed or not 0 < took_s < math.inf:
-            return
+        if not self._fixed and 0 < took_s < math.inf:
+            self._measure(now, took_s)
+        self._ask(now)
+
+    def _ask(self, now: float) -> None:
+        """As many as are wanted and not asked for. Those of which fewer are wanted meanwhile come nevertheless, where
+        there is work."""
+        for _ in range(min(self.wanted - self.running, self._most) - len(self._asked)):
+            self._asked.append(now)
+
+    def _measure(self, now: float, took_s: float) -> None:
         beside = self._busy.beside(now, took_s)
         if beside > 0:
             cost_s = took_s / beside
             self._cost_s += (cost_s - self._cost_s) / _GAPS if self._cost_s else cost_s
+            self._know(cost_s)
             self._count(math.log(cost_s), now)
+
+    def _know(self, cost_s: float) -> None:
+        self._known = min(self._known + 1, _LOOK + _KNOWN)
+        if self._known > _LOOK:
+            share = 1 / (self._known - _LOOK)
+            self._mean_s += (cost_s - self._mean_s) * share
+            self._mean_square += (cost_s * cost_s - self._mean_square) * share
 
     def _on_the_way(self) -> int:
         if not self._cost_s or not self._gaps:
             return 0
-        return min(math.ceil(max(min(self._gaps) / self._cost_s - _SPARE, 0.0)), self._base)
+        covered = min(self._gaps) / self._cost_s
+        few = min(math.ceil(max(covered - _SPARE, 0.0)), self._base)
+        if self._mean_square <= 0:
+            return few
+        in_time = min(covered, _IN_TIME_S * self._mean_s / self._mean_square)
+        return max(few, math.ceil(max(in_time - _SPARE, 0.0)))
 
     def _count(self, cost: float, now: float) -> None:
         if self._warm > 0:

@@ -16,7 +16,7 @@ from serving._proto import broker_pb2 as bpb
 from tests.support.callbacks import callback_is, ended, settings
 from tests.support.receiver import Receiver
 from tests.support.served_broker import Served
-from tests.support.waiting import aeventually
+from tests.support.waiting import aeventually, eventually_async
 
 CODE = grpc.StatusCode
 
@@ -190,6 +190,43 @@ async def test_while_too_many_are_due_no_more_are_taken(tmp_path: Path, receiver
         await served.submit()
         listed = await served.stub.ListCallbacks(bpb.ListCallbacksRequest(state=bpb.CALLBACK_DUE, limit=1))
         assert (len(listed.items), bool(listed.next)) == (1, True)
+
+
+async def test_a_tenant_whose_callbacks_are_due_does_not_keep_others_from_theirs(
+    tmp_path: Path, receiver: Receiver
+) -> None:
+    receiver.answer = lambda _: 500
+    usual = settings(max_tenant_due=1, first_delay_s=60, max_delay_s=60)
+    async with Served(tmp_path, callbacks=usual) as served:
+        callback = bpb.Callback(url=receiver.url())
+        ticket = await served.submit(callback=callback, tenant="t")
+        await served.stub.Cancel(bpb.CancelRequest(ticket=ticket))
+        await receiver.told(1)
+        with pytest.raises(grpc.aio.AioRpcError, match="1 callbacks of tenant 't' are due") as full:
+            await served.submit(callback=callback, tenant="t")
+        assert full.value.code() is CODE.RESOURCE_EXHAUSTED
+        await served.submit(callback=callback, tenant="u")
+        await served.submit(tenant="t")
+
+
+async def test_a_tenant_with_many_receivers_holds_no_more_than_its_places(tmp_path: Path, receiver: Receiver) -> None:
+    usual = settings(concurrency=3, per_host=2, per_tenant=2, timeout_s=120.0)
+    async with Receiver() as slow, Receiver() as slow_too, Served(tmp_path, callbacks=usual) as served:
+        for held in (slow, slow_too):
+            held.held.clear()
+        for _ in range(5):
+            for held in (slow, slow_too):
+                ticket = await served.submit(callback=bpb.Callback(url=held.url()), tenant="t")
+                await served.stub.Cancel(bpb.CancelRequest(ticket=ticket))
+        await eventually_async(lambda: len(slow.received) + len(slow_too.received) == 2, what="all places of a tenant")
+        ticket = await served.submit(callback=bpb.Callback(url=receiver.url()), tenant="u")
+        await served.stub.Cancel(bpb.CancelRequest(ticket=ticket))
+        await receiver.told(1)
+        assert len(slow.received) + len(slow_too.received) == 2
+        for held in (slow, slow_too):
+            held.held.set()
+        await slow.told(5)
+        await slow_too.told(5)
 
 
 @pytest.mark.parametrize("said", [b"", b"no HTTP\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000])

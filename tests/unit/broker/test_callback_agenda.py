@@ -12,10 +12,12 @@ from serving.broker.callbacks.agenda import Agenda
 
 PLACES = 4
 PER_RECEIVER = 2
+PER_TENANT = 3
 
 
 @dataclass(eq=False)
 class One:
+    tenant: str
     receiver: str
     at: float
     gone: bool = False
@@ -24,24 +26,29 @@ class One:
 class AgendaMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.agenda: Agenda[One] = Agenda(PLACES, PER_RECEIVER)
+        self.agenda: Agenda[One] = Agenda(PLACES, PER_RECEIVER, PER_TENANT)
         self.waiting: list[One] = []
         self.sending: list[One] = []
         self.now = 0.0
 
-    def may(self, one: One) -> bool:
-        same = sum(other.receiver == one.receiver for other in self.sending)
-        return one.at <= self.now and len(self.sending) < PLACES and same < PER_RECEIVER
+    def has_room(self, one: One) -> bool:
+        of_receiver = sum(other.receiver == one.receiver for other in self.sending)
+        of_tenant = sum(other.tenant == one.tenant for other in self.sending)
+        return len(self.sending) < PLACES and of_receiver < PER_RECEIVER and of_tenant < PER_TENANT
 
-    @rule(receiver=st.sampled_from("abcd"), after=st.sampled_from([-1.0, 0.0, 2.0, 9.0]))
-    def add(self, receiver: str, after: float) -> None:
-        one = One(receiver, self.now + after)
+    @rule(
+        tenant=st.sampled_from("tuv"),
+        receiver=st.sampled_from("abcd"),
+        after=st.sampled_from([-1.0, 0.0, 2.0, 9.0]),
+    )
+    def add(self, tenant: str, receiver: str, after: float) -> None:
+        one = One(tenant, receiver, self.now + after)
         self.waiting.append(one)
         self.agenda.add(one)
 
     @rule()
     def take(self) -> None:
-        able = [one for one in self.waiting if self.may(one)]
+        able = [one for one in self.waiting if one.at <= self.now and self.has_room(one)]
         one = self.agenda.take(self.now)
         if one is None:
             assert not able
@@ -82,12 +89,7 @@ class AgendaMachine(RuleBasedStateMachine):
     @invariant()
     def it_wakes_in_time(self) -> None:
         at = self.agenda.next_at()
-        room = [
-            one.at
-            for one in self.waiting
-            if len(self.sending) < PLACES
-            and sum(other.receiver == one.receiver for other in self.sending) < PER_RECEIVER
-        ]
+        room = [one.at for one in self.waiting if self.has_room(one)]
         assert not room or (at is not None and at <= min(room))
         assert self.agenda.active == len(self.sending)
 
@@ -97,10 +99,26 @@ TestAgenda.settings = settings(max_examples=100, stateful_step_count=40, deadlin
 
 
 def test_nothing_is_kept_of_receivers_that_have_had_all() -> None:
-    agenda: Agenda[One] = Agenda(PLACES, PER_RECEIVER)
+    agenda: Agenda[One] = Agenda(PLACES, PER_RECEIVER, PER_TENANT)
     for number in range(100):
-        agenda.add(One(str(number), 0.0))
+        agenda.add(One(str(number % 7), str(number), 0.0))
     while (one := agenda.take(1.0)) is not None:
         agenda.release(one)
     assert not agenda._receivers
+    assert not agenda._tenants
+    assert not agenda._lines
     assert agenda.next_at() is None
+
+
+def test_a_tenant_with_many_receivers_leaves_places_to_others() -> None:
+    agenda: Agenda[One] = Agenda(PLACES, PER_RECEIVER, PER_TENANT)
+    for number in range(1000):
+        agenda.add(One("t", str(number), 0.0))
+    agenda.add(One("u", "z", 0.5))
+    taken = [agenda.take(1.0) for _ in range(5)]
+    assert [one.tenant if one else None for one in taken] == ["t", "t", "t", "u", None]
+    assert taken[0] is not None
+    agenda.release(taken[0])
+    again = agenda.take(1.0)
+    assert again is not None
+    assert (again.tenant, again.receiver) == ("t", "3")

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from statistics import fmean
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from serving.broker.puller.credits import Credits
 from serving.errors import InvalidArgument
@@ -32,8 +34,18 @@ def softly(running: int) -> float:
 class Replica:
     """Shares its speed among those that run, in front of a broker that always has work, or has it now and then."""
 
-    def __init__(self, given: Credits, speed: Speed, *, way_s: float = 0.0, seed: int = 1, spread: float = 0.3) -> None:
+    def __init__(
+        self,
+        given: Credits,
+        speed: Speed,
+        *,
+        way_s: float = 0.0,
+        seed: int = 1,
+        spread: float = 0.3,
+        item_s: float = 0.1,
+    ) -> None:
         self.credits = given
+        self.item_s = item_s
         self.speed = speed
         self.way_s = way_s
         self.chance = random.Random(seed)
@@ -88,7 +100,9 @@ class Replica:
             self.wanted.append(self.credits.wanted)
 
     def _work(self) -> float:
-        return self.chance.lognormvariate(math.log(0.1), self.spread) * (100 if self.chance.random() < self.long else 1)
+        return self.chance.lognormvariate(math.log(self.item_s), self.spread) * (
+            100 if self.chance.random() < self.long else 1
+        )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -152,6 +166,71 @@ def test_a_long_way_is_covered(way_s: float, expected: int) -> None:
     replica = Replica(Credits(most=64), serial, way_s=way_s, spread=0.1)
     replica.run(1000)
     assert fmean(replica.run(3000)) == pytest.approx(expected, abs=0.25)
+
+
+@pytest.mark.parametrize("item_s", [0.0003, 0.001])
+def test_tiny_items_cover_the_way_and_its_commit(item_s: float) -> None:
+    replica = Replica(Credits(most=1024), serial, way_s=0.015, item_s=item_s)
+    replica.run(2000)
+    began = replica.now
+    assert fmean(replica.run(4000)) >= 0.8 * 0.015 / item_s
+    assert 4000 * item_s / (replica.now - began) > 0.75, "it is busy"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_tiny_items_of_which_some_are_long_do_not_wait_behind_them(seed: int) -> None:
+    replica = Replica(Credits(most=1024), serial, way_s=0.015, item_s=0.001, seed=seed)
+    replica.long = 0.01
+    replica.run(2000)
+    assert max(replica.run(4000)) <= 4
+
+
+def test_tiny_items_that_come_now_and_then_ask_for_little_work() -> None:
+    replica = Replica(Credits(most=1024), serial, item_s=0.001)
+    replica.rate = 0.5
+    assert max(replica.run(1000)) * 0.001 < 0.08
+
+
+class NumberedCredits(Credits):
+    """With what is on the way bounded by its number only, whatever the time."""
+
+    def _on_the_way(self) -> int:
+        if not self._cost_s or not self._gaps:
+            return 0
+        return min(math.ceil(max(min(self._gaps) / self._cost_s - 0.25, 0.0)), self._base)
+
+
+@given(
+    seed=st.integers(0, 1 << 30),
+    item_s=st.floats(0.06, 5.0),
+    way_s=st.floats(0.0, 2.0),
+    spread=st.floats(0.0, 0.3),
+    lanes=st.integers(1, 4),
+)
+@settings(max_examples=40, deadline=None)
+def test_long_items_have_no_more_on_the_way_than_their_number_allows(
+    seed: int, item_s: float, way_s: float, spread: float, lanes: int
+) -> None:
+    """The bound of JBSQ: those that run, and for each of them at most one that is on its way."""
+    bounded = NumberedCredits(most=64)
+    replica = Replica(Credits(most=64), parallel(lanes), way_s=way_s, seed=seed, spread=spread, item_s=item_s * lanes)
+    started, ended = replica.credits.started, replica.credits.ended
+
+    def start(now: float) -> None:
+        started(now)
+        bounded.started(now)
+        assert replica.credits.wanted == bounded.wanted
+
+    def end(now: float, took_s: float) -> None:
+        ended(now, took_s)
+        bounded.ended(now, took_s)
+        assert replica.credits.wanted == bounded.wanted
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replica.credits, "started", start)
+        patch.setattr(replica.credits, "ended", end)
+        replica.run(300)
+    assert bounded.running == replica.credits.running
 
 
 def test_fixed() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import fcntl
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,35 @@ def test_a_lock_is_held_by_one_and_goes_with_its_journal(tmp_path: Path) -> None
     assert not journal.with_suffix(".lock").exists()
     assert mine.take()
     mine.release()
+
+
+def test_who_looks_takes_no_lock(tmp_path: Path) -> None:
+    journal = tmp_path / "j1.sqlite"
+    mine, looking = JournalLock(journal), JournalLock(journal)
+    assert not looking.taken
+    assert not journal.with_suffix(".lock").exists()
+    assert mine.take()
+    assert looking.taken
+    mine.release()
+    assert not looking.taken
+    assert mine.take()
+    mine.release()
+
+
+async def test_a_journal_that_somebody_looks_at_is_waited_for(tmp_path: Path) -> None:
+    first = Home(settings(tmp_path))
+    await first.start()
+    (name,) = first.shards
+    await first.close()
+    second = Home(settings(tmp_path))
+    with (tmp_path / f"{name}.lock").open() as looked_at:
+        fcntl.flock(looked_at, fcntl.LOCK_SH)
+        asyncio.get_running_loop().call_later(0.01, fcntl.flock, looked_at, fcntl.LOCK_UN)
+        await second.start()
+    try:
+        assert set(second.shards) == {name}
+    finally:
+        await second.close()
 
 
 async def test_a_folder_that_cannot_be_is_said(tmp_path: Path) -> None:

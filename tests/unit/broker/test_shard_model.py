@@ -18,13 +18,14 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from serving.broker.callbacks.due import Due
 from serving.broker.callbacks.records import CallbackState, Kept
 from serving.broker.items import Callback, State
-from serving.broker.queries import item_with_result
+from serving.broker.queries import ended_bytes, item_with_result
 from serving.control.clock import ManualClock
 from serving.errors import FailedPrecondition, NotFound
 from tests.support.shards import HeldShard
 
 LEASE_S = 15.0
 TTL_S = 40.0
+TENANT_BYTES = 1 << 30  # below that of all, so that they are counted; no submit meets it
 ATTEMPTS = 2
 REPLICAS = st.sampled_from(["a", "b"])
 # Which one of what there is: a crash may or may not find the last write, so what can be drawn must not depend on it.
@@ -71,7 +72,8 @@ class ShardMachine(RuleBasedStateMachine):
         return Path(self.folder.name) / f"j{next(self.files)}.sqlite"
 
     def _open(self, path: Path) -> HeldShard:
-        held = HeldShard(path, self.clock, lease_s=LEASE_S, result_ttl_s=TTL_S, dead_ttl_s=TTL_S, max_attempts=ATTEMPTS)
+        held = HeldShard(path, self.clock, lease_s=LEASE_S, result_ttl_s=TTL_S, dead_ttl_s=TTL_S, max_attempts=ATTEMPTS,
+                         max_tenant_bytes=TENANT_BYTES)  # fmt: skip
         self.run(held.open())
         held.shard.callbacks.on_due = self._told_of
         return held
@@ -411,6 +413,9 @@ class ShardMachine(RuleBasedStateMachine):
         assert shard.limits.items == len(live)
         assert shard.queues.dead["it"] == sum(one.state is State.DEAD for one in self.known.values())
         assert shard.journal.items == len(self.known)
+        assert {name: use.ended_bytes for name, use in shard.limits._tenants.items() if use.ended_bytes} == dict(
+            self.run(shard.journal.read(ended_bytes))
+        )
         kept = 0
         for number, one in self.known.items():
             item, result = self.run(

@@ -237,10 +237,10 @@ async def test_results_are_forgotten_after_their_time(make: Make) -> None:
 
 
 async def test_limits_are_named_and_end_with_the_items(make: Make) -> None:
-    held = await make(max_items=3, max_tenant_items=2, max_tenant_bytes=100)
+    held = await make(max_items=3, max_tenant_items=2, max_tenant_bytes=1000)
     first = await held.submit(tenant="t")
     with pytest.raises(BrokerFull, match="bytes"):
-        await held.submit(b"x" * 97, tenant="t")
+        await held.submit(b"x" * 997, tenant="t")
     await held.submit(tenant="t")
     with pytest.raises(BrokerFull, match="tenant 't'") as caught:
         await held.submit(tenant="t")
@@ -250,6 +250,51 @@ async def test_limits_are_named_and_end_with_the_items(make: Make) -> None:
         await held.submit(tenant="v")
     await held.clients.cancel(first)
     await held.submit(tenant="t")
+
+
+async def test_what_has_ended_counts_for_its_tenant_until_its_time_is_over(make: Make) -> None:
+    held = await make(max_tenant_bytes=2000, result_ttl_s=10.0, dead_ttl_s=10.0)
+    number = await held.submit(tenant="t", ttl_s=100.0)
+    await held.done(number, (await started(held)).attempt, b"x" * 1500)
+    with pytest.raises(BrokerFull, match="1,800 bytes of tenant 't' have ended and are kept, of 2,000") as caught:
+        await held.submit(b"x" * 300, tenant="t")
+    assert caught.value.retry_after_ms >= 30_000
+    await held.submit(b"x" * 300, tenant="u")
+    await held.close()
+
+    held = await make(max_tenant_bytes=2000, result_ttl_s=10.0, dead_ttl_s=10.0)
+    with pytest.raises(BrokerFull, match="have ended and are kept"):
+        await held.submit(b"x" * 300, tenant="t")
+    await held.tick(101)
+    await held.submit(b"x" * 300, tenant="t")
+
+
+async def test_a_retry_takes_the_place_of_itself(make: Make) -> None:
+    held = await make(max_tenant_bytes=2000)
+    number = await held.submit(b"x" * 1200, tenant="t")
+    await held.clients.cancel(number)
+    await held.submit(b"x" * 400, tenant="t")
+    await held.clients.retry(number)
+    await held.clients.cancel(number)
+    await held.submit(b"x" * 100, tenant="t")
+    with pytest.raises(BrokerFull, match="of tenant 't'"):
+        await held.submit(b"x" * 100, tenant="t")
+
+
+async def test_a_retry_that_is_refused_or_not_written_changes_nothing(make: Make) -> None:
+    held = await make(max_tenant_bytes=2000, max_tenant_items=1)
+    number = await held.submit(b"x" * 1200, tenant="t")
+    await held.clients.cancel(number)
+    live = await held.submit(tenant="t")
+    with pytest.raises(BrokerFull, match="1 items of tenant 't'"):
+        await held.clients.retry(number)
+    await held.clients.cancel(live)
+    held.shard.journal._writer.execute("PRAGMA query_only=ON")
+    with pytest.raises(MeshError):
+        await held.clients.retry(number)
+    held.shard.journal._writer.execute("PRAGMA query_only=OFF")
+    with pytest.raises(BrokerFull, match="1,804 bytes of tenant 't' have ended"):
+        await held.submit(b"x" * 300, tenant="t")
 
 
 async def test_a_full_disk_refuses_submits_and_keeps_outcomes_with_the_replica(make: Make) -> None:

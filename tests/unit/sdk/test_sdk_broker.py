@@ -50,6 +50,7 @@ deployments:
       max_bytes: 1Gi
       max_tenant_items: 100
       max_tenant_bytes: 1Mi
+      max_result_ttl: 48h
       dead_ttl: 24h
       max_request_bytes: 1Mi
       max_result_bytes: 2Mi
@@ -73,6 +74,8 @@ deployments:
         per_host: 2
         max_inline_bytes: 4Ki
         max_due: 50
+        per_tenant: 3
+        max_tenant_due: 20
 """
 
 
@@ -92,6 +95,7 @@ def test_yaml_and_python_say_the_same() -> None:
         max_bytes="1Gi",
         max_tenant_items=100,
         max_tenant_bytes="1Mi",
+        max_result_ttl="48h",
         dead_ttl=86_400,
         max_request_bytes=1 << 20,
         max_result_bytes="2Mi",
@@ -115,6 +119,8 @@ def test_yaml_and_python_say_the_same() -> None:
             per_host=2,
             max_inline_bytes=4096,
             max_due=50,
+            per_tenant=3,
+            max_tenant_due=20,
         ),
     )
     assert read == spec(CHAT, made).to_spec()
@@ -146,6 +152,8 @@ def test_what_is_usual_is_not_stored() -> None:
         ({"max_tenant_items": -1}, "max_tenant_items: -1 is out of range"),
         ({"max_tenant_bytes": -1}, "max_tenant_bytes: -1 is out of range"),
         ({"dead_ttl": -1}, "dead_ttl: -1 is out of range"),
+        ({"max_result_ttl": -1}, "max_result_ttl: -1 is out of range"),
+        ({"max_result_ttl": 60}, "max_result_ttl: 60 s is shorter than result_ttl, 3600 s"),
         ({"max_bytes": "2000Ti"}, "max_bytes: .* is out of range"),
         ({"max_request_bytes": "2Gi"}, "max_request_bytes: .* is out of range"),
         ({"max_result_bytes": "2Gi"}, "max_result_bytes: .* is out of range"),
@@ -162,6 +170,8 @@ def test_what_is_usual_is_not_stored() -> None:
         ({"callbacks": BrokerCallbacks(secrets="here")}, "callbacks.secrets: `here` is not the absolute path"),
         ({"callbacks": BrokerCallbacks(timeout=1000)}, "callbacks.timeout: 1000 is out of range"),
         ({"callbacks": BrokerCallbacks(max_delay=-1)}, "callbacks.max_delay: -1 is out of range"),
+        ({"callbacks": BrokerCallbacks(per_tenant=2000)}, "callbacks.per_tenant: 2000 is out of range"),
+        ({"callbacks": BrokerCallbacks(max_tenant_due=-1)}, "callbacks.max_tenant_due: -1 is out of range"),
         ({"callbacks": BrokerCallbacks(per_host=2000)}, "callbacks.per_host: 2000 is out of range"),
         ({"callbacks": BrokerCallbacks(max_inline_bytes="2Mi")}, "callbacks.max_inline_bytes: .* is out of range"),
         ({"rollout": Rollout(canary=Canary((CanaryStep(50, "1m"),)))}, "canary: is not supported with `broker`"),
