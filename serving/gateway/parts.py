@@ -39,6 +39,7 @@ from serving.gateway.splits import Splits
 from serving.gateway.upstreams import Upstreams
 from serving.http_client import HttpClient
 from serving.sdk.brokers import Brokers
+from serving.sockets import watch_peer
 from serving.store.client import EtcdClient
 from serving.store.keys import AppKey
 from serving.timeouts import cancel_and_wait
@@ -48,13 +49,6 @@ _LOG: Final = logging.getLogger(__name__)
 _WRITE_TIMEOUT_S: Final = 60.0
 _KSERVE_LIVE: Final = "/v2/health/live"
 _TIDY_S: Final = 60.0
-_KEEP_ALIVE: Final = (
-    ((socket.SOL_SOCKET, socket.SO_KEEPALIVE), 1),
-    ((socket.IPPROTO_TCP, socket.TCP_KEEPIDLE), 5),
-    ((socket.IPPROTO_TCP, socket.TCP_KEEPINTVL), 2),
-    ((socket.IPPROTO_TCP, socket.TCP_KEEPCNT), 3),
-    ((socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT), 10_000),
-)
 
 
 class GatewayParts:
@@ -299,11 +293,9 @@ def raise_descriptor_limit() -> None:
 
 
 def _watched_socket(address: aiohttp.AddrInfoType) -> socket.socket:
-    """A peer whose machine has gone is found out within some seconds."""
     family, kind, protocol, _, _ = address
     made = socket.socket(family, kind, protocol)
-    for option, value in _KEEP_ALIVE:
-        made.setsockopt(*option, value)
+    watch_peer(made)
     return made
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import re
-import socket
 import ssl
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -23,14 +22,6 @@ _PATH: Final = re.compile(r"/[\x21-\x7e]*")
 _FIELD: Final = re.compile(r"[^\x00\r\n]*")
 _HEAD: Final = "HEAD"
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
-# A machine that has gone is found out within some seconds.
-_WATCHED: Final = (
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 10_000),
-)
 
 
 class HttpClient:
@@ -92,7 +83,6 @@ class HttpClient:
         if self._closed:
             transport.abort()
             raise Broke(f"{origin.text}: this client was closed")
-        _watch(transport.get_extra_info("socket"))
         return connection
 
     def _expect_idle(self) -> None:
@@ -170,8 +160,3 @@ def _request(method: str, host: str, path: str, headers: Mapping[str, str], body
     if len(body) <= _JOINED_BYTES:
         return (head + body,)
     return head, body
-
-
-def _watch(connected: socket.socket) -> None:
-    for level, option, value in _WATCHED:
-        connected.setsockopt(level, option, value)

@@ -10,6 +10,7 @@ import httptools
 from serving.http_client.answer import Answer
 from serving.http_client.errors import Broke, RequestFailed
 from serving.http_client.headers import Headers
+from serving.sockets import watch_peer
 
 _HEAD_BYTES: Final = 64 << 10
 _HELD_BYTES: Final = 256 << 10  # of a body that nobody takes: no more is read then
@@ -123,6 +124,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        watch_peer(transport.get_extra_info("socket"))
         self._owner.made(self)
 
     def data_received(self, data: bytes) -> None:

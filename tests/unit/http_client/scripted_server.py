@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeAlias
@@ -33,12 +34,12 @@ class ScriptedServer:
 
 
 @asynccontextmanager
-async def serving(answer: Answering | bytes) -> AsyncIterator[ScriptedServer]:
+async def serving(answer: Answering | bytes, tls: ssl.SSLContext | None = None) -> AsyncIterator[ScriptedServer]:
     """With bytes each request is answered with these, at once."""
     given = answer if callable(answer) else _always(answer)
     scripted = ScriptedServer(given)
-    server = await asyncio.start_server(scripted, "127.0.0.1", 0)
-    scripted.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    server = await asyncio.start_server(scripted, "127.0.0.1", 0, ssl=tls)
+    scripted.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     async with server:
         yield scripted
 

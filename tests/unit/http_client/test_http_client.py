@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from serving.errors import InvalidArgument
 from serving.http_client import Broke, HttpClient, NotConnected
 from serving.timeouts import wait_for
+from tests.support.certificates import Authority
 from tests.support.moments import Moment, at_each, cut, turn_of
 from tests.unit.http_client.scripted_server import ScriptedServer, serving
 
@@ -24,8 +27,10 @@ LONG_S = 60.0
 
 
 @asynccontextmanager
-async def client_of(*, connect_s: float = LONG_S, silence_s: float = LONG_S) -> AsyncIterator[HttpClient]:
-    client = HttpClient(connect_s=connect_s, silence_s=silence_s)
+async def client_of(
+    *, connect_s: float = LONG_S, silence_s: float = LONG_S, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[HttpClient]:
+    client = HttpClient(connect_s=connect_s, silence_s=silence_s, tls=tls)
     try:
         yield client
     finally:
@@ -332,3 +337,18 @@ async def test_connections_that_nobody_uses_end(monkeypatch: pytest.MonkeyPatch)
         await wait_for(server.gone.wait(), LONG_S)
         assert await get(client, server) == b"hello"
         assert server.connections == 2
+
+
+async def test_certificates_are_checked(tmp_path: Path) -> None:
+    authority = Authority.make(tmp_path / "authority")
+    files = authority.issue("server")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(files.cert_file, files.key_file)
+    async with serving(HELLO, context) as server:
+        async with client_of(tls=ssl.create_default_context(cafile=files.ca_file)) as client:
+            assert [await get(client, server) for _ in range(2)] == [b"hello"] * 2
+            assert server.connections == 1
+        async with client_of() as client:
+            with pytest.raises(NotConnected, match="certificate verify failed") as failed:
+                await get(client, server)
+    assert isinstance(failed.value.cause, ssl.SSLError)
