@@ -22,7 +22,7 @@ from serving.gateway.queued.results import answer_of
 from serving.gateway.queued.targets import QueueTargets
 from serving.gateway.splits import Chosen
 from serving.openai.errors import InvalidRequest, retry_after_s
-from serving.sdk.brokers import QueueFull
+from serving.sdk.broker_errors import QueueFull
 from serving.sdk.parts import Place, TicketPart
 from serving.store.keys import AppKey
 
