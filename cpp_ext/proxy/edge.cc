@@ -65,9 +65,17 @@ void Edge::SetEndpoints(const std::vector<Endpoint>& endpoints, double now) {
   if (stopped_) return;
   listed_ = true;
   std::map<std::string, std::vector<Endpoint>> by_owner;
+  std::map<std::string, std::vector<Endpoint>> brokers;
   std::map<std::string, std::set<std::string>> by_model;
   for (const Endpoint& endpoint : endpoints) {
     const std::string owner = endpoint.owner.Full();
+    if (endpoint.role == kBrokerRole) {
+      brokers[owner].push_back(endpoint);
+      // A deployment without a replica is asked by its own name.
+      for (const std::string& deployment : endpoint.pulled) by_model[deployment].insert(owner);
+      if (!endpoint.pulled.empty()) by_owner[owner];
+      continue;
+    }
     by_owner[owner].push_back(endpoint);
     for (const EndpointModel& model : endpoint.models) by_model[model.name].insert(owner);
   }
@@ -75,6 +83,7 @@ void Edge::SetEndpoints(const std::vector<Endpoint>& endpoints, double now) {
   for (const auto& [model, owners] : by_model) by_model_[model].assign(owners.begin(), owners.end());
   for (const auto& [owner, own] : by_owner) ServedOf(owner).core.router->SetEndpoints(own, now);
   for (auto& [owner, served] : served_) {
+    served->core.brokers->SetEndpoints(brokers[owner]);
     const bool offered = by_owner.count(owner) > 0;
     if (!offered && served->offered) {
       served->core.router->SetEndpoints({}, now);
@@ -101,7 +110,8 @@ void Edge::Forget(double now) {
     Served& served = *entry->second;
     Core& core = served.core;
     const bool idle =
-        core.waiting.size() == 0 && core.pausing.empty() && core.copies.running == 0 && core.router->running() == 0;
+        core.waiting.size() == 0 && core.pausing.empty() && core.copies.running == 0 &&
+                      core.brokers->calls() == 0 && core.router->running() == 0;
     if (served.offered || !idle || now - served.unused_since < kForgetS) {
       ++entry;
       continue;
@@ -110,6 +120,7 @@ void Edge::Forget(double now) {
     forgotten_.restored += core.router->counts().restored;
     served.health->Stop();
     core.router->Close();
+    core.brokers->Close();
     entry = served_.erase(entry);
   }
 }
@@ -232,7 +243,10 @@ void Edge::Stop() {
 }
 
 void Edge::Close() {
-  for (const auto& [name, served] : served_) served->core.router->Close();
+  for (const auto& [name, served] : served_) {
+    served->core.router->Close();
+    served->core.brokers->Close();
+  }
 }
 
 }  // namespace mesh::proxy

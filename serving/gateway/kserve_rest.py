@@ -208,7 +208,7 @@ class KserveRest:
         except NotFound as error:
             with contextlib.suppress(MeshError):
                 found = asked(name, self._targets.catalog(openai=False), routes, session, may_ask=may_ask)
-                if target.action == "infer" and self._targets.offers_pulled(found.keys[0]):
+                if target.action in _POSTED and self._targets.offers_pulled(found.keys[0]):
                     return found  # its requests need nobody who speaks HTTP
             raise NotFound(
                 f"{error.message}; models of Python deployments answer gRPC only, language models at /v1"

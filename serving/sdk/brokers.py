@@ -129,9 +129,10 @@ class Brokers:
 
             begun = await self._taken(opened, app, request, until, once)
             try:
-                yield begun.first
-                async for reply in begun.call:
+                reply: object = begun.first
+                while isinstance(reply, bpb.FollowReply):  # else it has ended
                     yield reply
+                    reply = await begun.call.read()
             except grpc.aio.AioRpcError as error:
                 raise broker_error(error, begun.endpoint) from error
             finally:
