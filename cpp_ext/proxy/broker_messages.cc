@@ -18,7 +18,7 @@ using protozero::tag_and_type;
 
 constexpr auto kBytes = pbf_wire_type::length_delimited;
 constexpr auto kVarint = pbf_wire_type::varint;
-constexpr std::size_t kMostMetadata = 60;  // a broker takes 64, of which it may add some
+constexpr std::size_t kMostMetadata = 60;                   // a broker takes 64, of which it may add some
 constexpr char kGone[] = "whoever waited for it has gone";  // serving/broker/clients.py
 
 // serving/broker/items.py
@@ -98,12 +98,11 @@ ItemEnd Meaning(Ended item) {
   switch (static_cast<State>(item.state)) {
     case State::kCancelled:
       return {{item.reason == kGone ? Code::kUnavailable : Code::kCancelled, about + " was cancelled" + reason}, {}};
-    case State::kExpired:
-      return {{Code::kDeadlineExceeded, about + " did not end before its deadline" + reason}, {}};
+    case State::kExpired: return {{Code::kDeadlineExceeded, about + " did not end before its deadline" + reason}, {}};
     case State::kDead:
-      return {{Code::kUnavailable,
-               about + " was given up after " + std::to_string(item.attempts) + " attempts" + reason},
-              {}};
+      return {
+          {Code::kUnavailable, about + " was given up after " + std::to_string(item.attempts) + " attempts" + reason},
+          {}};
     case State::kFailed:
       if (item.failure.ok()) return {{Code::kFailedPrecondition, about + " failed" + reason}, {}};
       return {std::move(item.failure), {}};

@@ -15,9 +15,9 @@ namespace mesh::proxy {
 
 struct Submission {
   std::string deployment;
-  rpc::Message infer;      // inference.ModelInferRequest
-  rpc::Metadata metadata;  // of the client's call
-  std::string key;         // by which a broker knows that it has it already
+  rpc::Message infer;       // inference.ModelInferRequest
+  rpc::Metadata metadata;   // of the client's call
+  std::string key;          // by which a broker knows that it has it already
   double deadline_s = 0.0;  // 0: none
   double result_ttl_s = 0.0;
 };

@@ -66,18 +66,26 @@ void Edge::SetEndpoints(const std::vector<Endpoint>& endpoints, double now) {
   listed_ = true;
   std::map<std::string, std::vector<Endpoint>> by_owner;
   std::map<std::string, std::vector<Endpoint>> brokers;
+  std::set<std::pair<std::string, std::string>> with_replicas;
   std::map<std::string, std::set<std::string>> by_model;
   for (const Endpoint& endpoint : endpoints) {
     const std::string owner = endpoint.owner.Full();
     if (endpoint.role == kBrokerRole) {
       brokers[owner].push_back(endpoint);
-      // A deployment without a replica is asked by its own name.
-      for (const std::string& deployment : endpoint.pulled) by_model[deployment].insert(owner);
-      if (!endpoint.pulled.empty()) by_owner[owner];
       continue;
     }
     by_owner[owner].push_back(endpoint);
+    with_replicas.insert({owner, endpoint.deployment});
     for (const EndpointModel& model : endpoint.models) by_model[model.name].insert(owner);
+  }
+  for (const auto& [owner, own] : brokers) {
+    for (const Endpoint& broker : own) {
+      for (const std::string& deployment : broker.pulled) {
+        if (with_replicas.count({owner, deployment}) > 0) continue;
+        by_model[deployment].insert(owner);  // without a replica it is asked by its own name
+        by_owner[owner];
+      }
+    }
   }
   by_model_.clear();
   for (const auto& [model, owners] : by_model) by_model_[model].assign(owners.begin(), owners.end());
@@ -109,8 +117,7 @@ void Edge::Forget(double now) {
   for (auto entry = served_.begin(); entry != served_.end();) {
     Served& served = *entry->second;
     Core& core = served.core;
-    const bool idle =
-        core.waiting.size() == 0 && core.pausing.empty() && core.copies.running == 0 &&
+    const bool idle = core.waiting.size() == 0 && core.pausing.empty() && core.copies.running == 0 &&
                       core.brokers->calls() == 0 && core.router->running() == 0;
     if (served.offered || !idle || now - served.unused_since < kForgetS) {
       ++entry;

@@ -13,8 +13,8 @@ using std::chrono::seconds;
 
 constexpr const char* kCall = "/mesh.broker.v1.Broker/Call";
 constexpr const char* kFollow = "/mesh.broker.v1.Broker/Follow";
-constexpr seconds kTaken{30};        // until a broker has it
-constexpr seconds kAway{60};         // for so long nobody may serve its journal
+constexpr seconds kTaken{30};           // until a broker has it
+constexpr seconds kAway{60};            // for so long nobody may serve its journal
 constexpr double kResultTtl_s = 120.0;  // whoever comes back within `kAway` finds it
 constexpr milliseconds kFirstPause{50};
 constexpr int kMostDoublings = 4;
@@ -151,7 +151,8 @@ void QueuedCall::AskLater(Status why) {
   if (!until_) until_ = now + kAway;
   if (now >= *until_) return Finish(NobodyThere(why));
   const auto longest = kFirstPause * (1 << std::min(failures_++, kMostDoublings));
-  const auto pause = std::chrono::duration_cast<std::chrono::steady_clock::duration>(longest * (0.5 + core_.chance() / 2));
+  const auto pause =
+      std::chrono::duration_cast<std::chrono::steady_clock::duration>(longest * (0.5 + core_.chance() / 2));
   core_.loop->Arm(&timer_, now + pause);
 }
 

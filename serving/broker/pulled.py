@@ -23,10 +23,13 @@ def with_pulled(deployment: pb.DeploymentSpec, spec: pb.ApplicationSpec) -> pb.D
         return deployment
     before = tuple(deployment.broker.before) or pulled_deployments(spec)
     dispatched = {one.name for one in spec.deployments if one.dispatch == DISPATCH_PULL}
+    pulled = [name for name in before if name in dispatched]
+    if before == tuple(deployment.broker.before) and pulled == list(deployment.broker.pulled):
+        return deployment
     named = pb.DeploymentSpec()
     named.CopyFrom(deployment)
     named.broker.before[:] = before
-    named.broker.pulled[:] = [name for name in before if name in dispatched]
+    named.broker.pulled[:] = pulled
     return named
 
 

@@ -11,13 +11,13 @@ import openai
 import pytest
 import tritonclient.http as triton
 
+from tests.integration.queued_http.conftest import PULLED as APP
 from tests.integration.queued_http.conftest import World
 from tests.support.broker_serving import WORKER, go, told
-from tests.support.llm_serving import MODEL, ReplicaProcess
-from tests.support.waiting import eventually, eventually_async
+from tests.support.llm_serving import MODEL
+from tests.support.waiting import eventually_async
 
 pytestmark = pytest.mark.timeout(300)
-APP = "pulled"
 URL = f"/v2/models/{APP}/{WORKER}/infer"
 CHAT = {"model": f"{APP}/{MODEL}", "messages": [{"role": "user", "content": "What is the capital of Japan?"}]}
 
@@ -26,31 +26,12 @@ def tensors(number: int, do: str = "") -> dict[str, Any]:
     return {"parameters": {"do": do}, "inputs": [{"name": "n", "datatype": "INT64", "shape": [1], "data": [number]}]}
 
 
-@pytest.fixture(scope="module")
-def pulled(world: World) -> World:
-    """An application whose class and language model get their requests through its broker."""
-    world.broker(APP, pulled=[WORKER, "chat"], max_items=20)
-    world.worker(APP)
-    world.chat(APP)
-    url = f"{world.gateway.url}{URL}"
-
-    def there() -> bool:
-        return httpx.post(url, json=tensors(1), timeout=60).status_code == 200
-
-    eventually(there, timeout_s=60, what="the gateway knows the application")
-    return world
-
-
 def through_broker(world: World) -> float:
     return sum(line.startswith("mesh_gateway_pulled_total") and float(line.split()[-1]) for line in metrics(world))
 
 
 def metrics(world: World) -> list[str]:
     return httpx.get(f"{world.gateway.url}/metrics").text.splitlines()
-
-
-def process_of(world: World, name: str) -> ReplicaProcess:
-    return next(one for one in world.started if (one.config.application, one.config.id) == (APP, name))
 
 
 async def noted(world: World, *lines: str) -> None:
@@ -63,7 +44,7 @@ async def test_tensors_of_a_class_are_answered_as_clients_want_them(pulled: Worl
     assert answer.status_code == 200, answer.text
     outputs = {one["name"]: one for one in answer.json()["outputs"]}
     assert (answer.json()["id"], outputs["doubled"]["data"]) == ("a", [42])
-    assert answer.headers["x-mesh-replica"] == "worker-r1-0"
+    assert answer.headers["x-mesh-replica"].startswith("worker-r1-")
     assert through_broker(pulled) == before + 1
     wrong = await http.post(URL, json=tensors(1, "refuse"))
     assert (wrong.status_code, wrong.json()["error"]) == (400, "not this one")
@@ -105,17 +86,17 @@ async def test_whoever_goes_away_takes_the_request_along(pulled: World, http: ht
 
 
 async def test_a_replica_that_dies_is_replaced_by_another(pulled: World, http: httpx.AsyncClient) -> None:
-    first = process_of(pulled, "worker-r1-0")
+    first = pulled.running(APP, "worker-r1-")
     asking = asyncio.create_task(http.post(URL, json=tensors(401, "wait")))
     await noted(pulled, "began 401")
     first.kill()
-    pulled.worker(APP, name="worker-r1-1")
+    second = pulled.worker(APP, name=pulled.next_name("worker"))
     await eventually_async(
         lambda: told(pulled.folder / APP).count("began 401") == 2, timeout_s=60, what="a second attempt"
     )
     go(pulled.folder / APP)
     answer = await asking
-    assert (answer.status_code, answer.headers["x-mesh-replica"]) == (200, "worker-r1-1")
+    assert (answer.status_code, answer.headers["x-mesh-replica"]) == (200, second.config.id)
     (pulled.folder / APP / "go").unlink()
 
 
@@ -144,11 +125,12 @@ async def test_a_full_queue_is_told_with_when_to_come_back(pulled: World, http: 
 
 
 async def test_a_broker_that_dies_has_the_request_on_its_disk(pulled: World, http: httpx.AsyncClient) -> None:
-    broker = process_of(pulled, "queue-r1-0")
+    broker = pulled.running(APP, "queue-r1-")
     asking = asyncio.create_task(http.post(URL, json=tensors(701, "wait")))
     await noted(pulled, "began 701")
     broker.kill()
-    pulled.broker(APP, name="queue-r1-0", pulled=[WORKER, "chat"], max_items=20)
+    pulled.pulling_broker()
     go(pulled.folder / APP)
     assert (await asking).status_code == 200
     assert told(pulled.folder / APP).count("ended 701") == 1
+    (pulled.folder / APP / "go").unlink()
