@@ -38,9 +38,7 @@ def application(status: AppStatus) -> dict[str, Any]:
             }
             for item in status.conditions
         ],
-        "deployments": [
-            deployment(item) | {"dispatch": dispatch_of(status, item.name)} for item in status.deployments
-        ],
+        "deployments": [deployment(item) | {"dispatch": dispatch_of(status, item.name)} for item in status.deployments],
         "metrics_address": status.view.status.metrics_address,
     }
 

@@ -70,9 +70,9 @@ class World:
     def go(self, application: str = APP) -> None:
         go(self.folder / application)
 
-    def pulling_broker(self) -> BrokerProcess:
+    def pulling_broker(self, *, wait: bool = True) -> BrokerProcess:
         """Of `PULLED`; its journals are those of the one before."""
-        return self.broker(PULLED, pulled=[WORKER, "chat"], max_items=20)
+        return self.broker(PULLED, wait=wait, pulled=[WORKER, "chat"], max_items=20)
 
     def next_name(self, deployment: str) -> str:
         return f"{deployment}-r1-{next(self.numbers) + 1}"
@@ -127,9 +127,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 @pytest.fixture(scope="session")
 def pulled(world: World) -> World:
     """The processes of `PULLED`, known to the gateway."""
-    world.pulling_broker()
-    world.worker(PULLED)
-    world.chat(PULLED)
+    for process in (world.pulling_broker(wait=False), world.worker(PULLED, wait=False), world.chat(PULLED, wait=False)):
+        process.wait_state("ready", registered=True)
     tensors = {"inputs": [{"name": "n", "datatype": "INT64", "shape": [1], "data": [1]}]}
     url = f"{world.gateway.url}/v2/models/{PULLED}/{WORKER}/infer"
 
