@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import grpc
+import httpx
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
@@ -142,6 +143,25 @@ def test_a_full_queue_is_told_with_when_to_come_back(pulled: World, proxy: Proxy
     refusal = asking[codes.index(grpc.StatusCode.RESOURCE_EXHAUSTED)]
     assert int(dict(refusal.trailing_metadata())["retry-after-ms"]) > 0
     (pulled.folder / APP / "go").unlink()
+
+
+def test_a_deployment_without_a_replica_is_asked_by_its_name(pulled: World, proxy: Proxy) -> None:
+    if not proxy.metadata:
+        pytest.skip("the proxy of an application knows no other")
+    pulled.broker("zero", pulled=[WORKER])
+    metadata = (("mesh-application", "default/zero"),)
+
+    def there() -> bool:
+        error = refused(lambda: proxy.stub.ModelInfer(request(1), timeout=1, metadata=metadata))
+        return error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+    eventually(there, timeout_s=60, what="the request waits at the broker")
+    asking = proxy.stub.ModelInfer.future(request(5), timeout=120, metadata=metadata)
+    pulled.worker("zero")
+    assert doubled(asking.result()) == 10
+    url = f"{pulled.gateway.url}/v2/models/zero/{WORKER}/infer"
+    tensors = {"inputs": [{"name": "n", "datatype": "INT64", "shape": [1], "data": [6]}]}
+    assert httpx.post(url, json=tensors, timeout=60).status_code == 200
 
 
 def test_a_broker_that_dies_has_the_request_on_its_disk(pulled: World, proxy: Proxy) -> None:
