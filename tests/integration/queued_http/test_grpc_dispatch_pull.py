@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import grpc
@@ -35,25 +36,33 @@ def doubled(answer: service_pb2.ModelInferResponse) -> int:
     return int(np.frombuffer(answer.raw_output_contents[index], np.int64)[0])
 
 
-@pytest.fixture(scope="module", params=["own", "edge"])
-def proxy(pulled: World, request: pytest.FixtureRequest) -> Iterator[Proxy]:
+@pytest.fixture(scope="module")
+def proxies(pulled: World) -> Iterator[dict[str, Proxy]]:
+    """The application's `own` one, and one at the `edge`."""
     etcd = {"endpoints": list(pulled.etcd.config().endpoints)}
-    own = {"application": APP, "id": "grpc-r1-0"}
     edge = {"edge": True, "namespace": "", "application": "", "deployment": ""}
-    config = proxy_config(etcd=etcd, **(own if request.param == "own" else edge))
-    with Proxy(pulled.folder / f"proxy-{request.param}", config) as made:
-        made.metadata = (("mesh-application", f"default/{APP}"),) if request.param == "edge" else ()
+    with (
+        Proxy(pulled.folder / "own", proxy_config(etcd=etcd, application=APP, id="grpc-r1-0")) as own,
+        Proxy(pulled.folder / "edge", proxy_config(etcd=etcd, **edge)) as at_edge,
+    ):
+        own.metadata, at_edge.metadata = (), (("mesh-application", f"default/{APP}"),)
+        for made in (own, at_edge):
+            eventually(partial(knows_the_broker, made), timeout_s=60, what="the proxy knows the broker")
+        yield {"own": own, "edge": at_edge}
 
-        def there() -> bool:
-            before = made.metric("mesh_proxy_pulled_total")
-            try:
-                asked(made, 1)
-            except grpc.RpcError:
-                return False
-            return made.metric("mesh_proxy_pulled_total") > before
 
-        eventually(there, timeout_s=60, what="the proxy knows the broker")
-        yield made
+@pytest.fixture(params=["own", "edge"])
+def proxy(proxies: dict[str, Proxy], request: pytest.FixtureRequest) -> Proxy:
+    return proxies[request.param]
+
+
+def knows_the_broker(proxy: Proxy) -> bool:
+    before = proxy.metric("mesh_proxy_pulled_total")
+    try:
+        asked(proxy, 1)
+    except grpc.RpcError:
+        return False
+    return proxy.metric("mesh_proxy_pulled_total") > before
 
 
 def asked(proxy: Proxy, number: int, do: str = "", timeout: float = 120.0) -> service_pb2.ModelInferResponse:
@@ -145,9 +154,8 @@ def test_a_full_queue_is_told_with_when_to_come_back(pulled: World, proxy: Proxy
     (pulled.folder / APP / "go").unlink()
 
 
-def test_a_deployment_without_a_replica_is_asked_by_its_name(pulled: World, proxy: Proxy) -> None:
-    if not proxy.metadata:
-        pytest.skip("the proxy of an application knows no other")
+def test_a_deployment_without_a_replica_is_asked_by_its_name(pulled: World, proxies: dict[str, Proxy]) -> None:
+    proxy = proxies["edge"]
     pulled.broker("zero", pulled=[WORKER])
     metadata = (("mesh-application", "default/zero"),)
 
