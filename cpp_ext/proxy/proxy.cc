@@ -246,7 +246,6 @@ class Proxy::Impl {
       broker_follower_ = std::make_unique<EndpointFollower>(
           config_.etcd, config_.application, core_.loop,
           [this](const std::vector<Endpoint>& endpoints) { core_.brokers->SetEndpoints(endpoints); }, kBrokerRole);
-      broker_follower_->Start();
       traffic_follower_ =
           std::make_unique<TrafficFollower>(config_.etcd, config_.application, core_.loop,
                                             [this](const routing::TrafficRecord& record) { SplitTraffic(record); });
@@ -258,13 +257,14 @@ class Proxy::Impl {
     registrar_->Start();
   }
 
-  // No endpoint is known before the splits are: a request could go to one that must not have it.
+  // No endpoint is known before the splits are: a request could go to one that must not have it, or to its broker.
   void SplitTraffic(const routing::TrafficRecord& record) {
     log::Info("traffic splits", {{"splits", static_cast<std::int64_t>(record.splits.size())},
                                  {"of_generation", record.generation},
                                  {"of_revision", record.revision}});
     core_.router->SetTraffic(routing::Traffic(record.splits));
     follower_->Start();  // the first time
+    broker_follower_->Start();
   }
 
   // On the metrics server's thread: the numbers are the loop's.

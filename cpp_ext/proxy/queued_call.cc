@@ -16,6 +16,7 @@ constexpr const char* kFollow = "/mesh.broker.v1.Broker/Follow";
 constexpr seconds kTaken{30};           // until a broker has it
 constexpr seconds kAway{60};            // for so long nobody may serve its journal
 constexpr double kResultTtl_s = 120.0;  // whoever comes back within `kAway` finds it
+constexpr seconds kLasted{5};           // a connection that held so long was one
 constexpr milliseconds kFirstPause{50};
 constexpr int kMostDoublings = 4;
 // serving/broker/service.py and draining.py: it has not begun what it was asked.
@@ -43,7 +44,7 @@ QueuedCall::QueuedCall(Core& core, std::shared_ptr<rpc::ServerCall> call, rpc::S
       deployment_(std::move(deployment)),
       key_(NewKey()),
       began_(core.loop->now()),
-      timer_([this] { Ask(); }) {}
+      timer_([this] { OnTimer(); }) {}
 
 void QueuedCall::Start() {
   core_.brokers->Enter(shared_from_this());
@@ -56,6 +57,13 @@ void QueuedCall::Start() {
 }
 
 // --------------------------------------------------------------------------------------------------------- at brokers
+
+// The pause is over, or a broker has not taken it in time: what it takes later is cancelled with the call.
+void QueuedCall::OnTimer() {
+  if (upstream_ == nullptr) return Ask();
+  const std::shared_ptr<QueuedCall> held = shared_from_this();
+  Finish(NobodyThere({Code::kUnavailable, "the broker " + broker_->endpoint.id + " does not answer"}));
+}
 
 // Submits it, or goes on where it is known to be.
 void QueuedCall::Ask() {
@@ -72,6 +80,8 @@ void QueuedCall::Ask() {
 
 void QueuedCall::Open(const std::shared_ptr<BrokerPeer>& broker, const char* path, rpc::Message message) {
   broker_ = broker;
+  opened_ = core_.loop->now();
+  if (ticket_.empty() && until_) core_.loop->Arm(&timer_, *until_);
   rpc::CallOptions options;
   if (const auto deadline = call_->deadline()) {
     options.timeout = std::max(std::chrono::ceil<milliseconds>(*deadline - core_.loop->now()), milliseconds(1));
@@ -104,6 +114,7 @@ void QueuedCall::Heard(const rpc::Slice& message) {
   if (!read.ok()) return Finish(read.status());
   failures_ = 0;
   until_.reset();
+  core_.loop->Disarm(&timer_);
   if (auto* const taken = std::get_if<Taken>(&read.value()); taken != nullptr) {
     ticket_ = std::move(taken->ticket);
     request_ = {};
@@ -130,6 +141,10 @@ void QueuedCall::Ended(ItemEnd end) {
 void QueuedCall::Lost(Status status, rpc::Metadata trailers) {
   if (over_) return;
   upstream_ = nullptr;
+  if (!ticket_.empty() && core_.loop->now() - opened_ > kLasted) {
+    failures_ = 0;
+    until_.reset();
+  }
   if (core_.brokers->closed()) return Finish({Code::kUnavailable, "this proxy ends"});
   if (status.ok()) return Finish({Code::kDataLoss, "the broker has ended the call without an answer"});
   if (status.code() != Code::kUnavailable) return Finish(std::move(status), std::move(trailers));

@@ -27,6 +27,7 @@ class QueuedCall final : public Brokers::Call, public std::enable_shared_from_th
   void Start();
 
  private:
+  void OnTimer();
   void Ask();
   void Open(const std::shared_ptr<BrokerPeer>& broker, const char* path, rpc::Message message);
   [[nodiscard]] Submission MakeSubmission() const;
@@ -48,6 +49,7 @@ class QueuedCall final : public Brokers::Call, public std::enable_shared_from_th
   const std::string key_;  // by which brokers know it again
   const rpc::EventLoop::TimePoint began_;
   std::optional<rpc::EventLoop::TimePoint> until_;  // until when somebody has to answer; none while somebody does
+  rpc::EventLoop::TimePoint opened_;                // when it was asked
   std::shared_ptr<BrokerPeer> broker_;              // that is asked
   std::shared_ptr<rpc::ClientCall> upstream_;
   std::vector<std::string> bound_;  // journals of a broker that may have taken it

@@ -12,6 +12,7 @@ from typing import Final
 from serving._proto import broker_pb2 as bpb
 from serving.control import Backoff
 from serving.errors import DataLoss, DeadlineExceeded, Unavailable
+from serving.sdk.broker_errors import NoHome
 from serving.sdk.brokers import Brokers
 from serving.sdk.parts import Seen, TicketPart
 from serving.store.keys import AppKey
@@ -22,6 +23,13 @@ RESULT_TTL_S: Final = 2 * AWAY_S  # whoever comes back within `AWAY_S` finds it
 _BACKOFF: Final = Backoff(first_s=0.05, limit_s=1.0, jitter=0.5)
 
 
+_LASTED_S: Final = 5.0  # a connection that held so long was one
+
+
+class Lost(Unavailable):
+    """Nobody can say any more what became of the request. Tells no addresses."""
+
+
 async def attended(
     brokers: Brokers, app: AppKey, request: bpb.SubmitRequest, *, timeout_s: float | None, parts: bool
 ) -> AsyncGenerator[TicketPart | bpb.Item, None]:
@@ -29,13 +37,14 @@ async def attended(
 
     A broker that dies has the item on its disk: whoever serves the journal next is asked. When this is closed before
     the end, nobody wants the item any more, and it is cancelled. Raises `QueueFull` and what else a submit raises,
-    `DeadlineExceeded` after `timeout_s`, and `Unavailable` where nobody serves the journal: the work may go on then.
+    `DeadlineExceeded` after `timeout_s`, and `Lost` where nobody serves the journal: the work may go on then.
     """
     until = math.inf if timeout_s is None else time.monotonic() + timeout_s
     seen = Seen()
     replies = brokers.call(app, request, timeout_s=timeout_s, taken_s=min(TAKEN_S, until - time.monotonic()))
     ticket, failures, away_since = "", 0, math.inf
     while True:
+        began = time.monotonic()
         try:
             async with contextlib.aclosing(replies):
                 async for reply in replies:
@@ -55,9 +64,15 @@ async def attended(
             if not ticket:
                 raise
             now = time.monotonic()
+            if now - began > _LASTED_S and not isinstance(error, NoHome):
+                failures, away_since = 0, math.inf
             away_since = min(away_since, now)
             if now - away_since > AWAY_S:
                 raise _lost(app, ticket) from error
+        except DeadlineExceeded as error:
+            if ticket or time.monotonic() >= until:
+                raise
+            raise Lost(f"no broker of {app} has answered in time; one may have the request, and do its work") from error
         if not ticket:
             raise DataLoss(f"a broker of {app} has ended a call without an answer")
         failures += 1
@@ -78,8 +93,8 @@ def _id(ticket: str) -> str:
     return ticket.rpartition(".")[0]
 
 
-def _lost(app: AppKey, ticket: str) -> Unavailable:
-    return Unavailable(
+def _lost(app: AppKey, ticket: str) -> Lost:
+    return Lost(
         f"no broker of {app} serves the journal of the item {_id(ticket)} now; it is kept there, and its work may "
         "still be done"
     )

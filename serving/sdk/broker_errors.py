@@ -35,6 +35,10 @@ class Away(Unavailable):
         self.drained = drained
 
 
+class NoHome(Unavailable):
+    """Nobody serves a journal now."""
+
+
 def broker_error(error: grpc.aio.AioRpcError, endpoint: pb.Endpoint) -> MeshError:
     """What the end of a call of a broker means: `Away`, `QueueFull`, or what it says."""
     details = error.details() or ""

@@ -30,7 +30,7 @@ from serving.errors import (
 )
 from serving.routing.rendezvous import RendezvousMember, rendezvous_order
 from serving.sdk.broker_choice import Choice, check_any_takes, uncertain
-from serving.sdk.broker_errors import Away, broker_error
+from serving.sdk.broker_errors import Away, NoHome, broker_error
 from serving.store.client import EtcdClient
 from serving.store.keys import AppKey
 from serving.timeouts import wait_for
@@ -118,8 +118,8 @@ class Brokers:
                 try:
                     first = await wait_for(call.read(), max(0.0, until - time.monotonic()))
                 except asyncio.TimeoutError:
-                    call.cancel()
-                    raise DeadlineExceeded("Call was not answered in time") from None
+                    call.cancel()  # which cancels what it has taken
+                    raise Unavailable(f"no broker of {app} has taken the request within {taken_s:g} s") from None
                 except grpc.aio.AioRpcError as error:
                     raise broker_error(error, endpoint) from error
                 except BaseException:
@@ -275,7 +275,7 @@ class Brokers:
         found = await _awaited(opened.resolver, look, until)
         if found is None:
             why = f"; last heard: {last}" if last else ""
-            raise Unavailable(f"no broker of {app} serves the journal {journal} now{why}")
+            raise NoHome(f"no broker of {app} serves the journal {journal} now{why}")
         return found
 
     # ------------------------------------------------------------------------------------------------ calls

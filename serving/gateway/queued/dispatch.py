@@ -144,7 +144,8 @@ class BrokerForwarder:
         timeout_s = item.deadline_s or None
         streams = asked.target is None
         wire.add_header(ANSWERED_BY, str(request.key))
-        request.body = b""  # it is in the item
+        if not request.spare:
+            request.body = b""  # it is in the item
         async with contextlib.aclosing(self._journals.call(app, item, timeout_s=timeout_s, parts=streams)) as found:
             passed = _Stream(request, wire)
             async for each in found:

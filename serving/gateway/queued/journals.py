@@ -13,7 +13,7 @@ from serving.gateway.queued.asker import Asker
 from serving.gateway.queued.ids import QueuedId, UnknownRequest
 from serving.gateway.queued.targets import QueueTargets
 from serving.observe import get_logger
-from serving.sdk.attended import attended
+from serving.sdk.attended import Lost, attended
 from serving.sdk.broker_errors import QueueFull
 from serving.sdk.brokers import Brokers
 from serving.sdk.parts import Place, TicketPart
@@ -69,6 +69,8 @@ class Journals:
                     yield each
         except QueueFull as error:
             raise FullQueue(error) from error
+        except Lost:
+            raise
         except Unavailable as error:
             raise _away(error, app) from error
 
