@@ -293,6 +293,8 @@ class BrokerService:
 
     async def _call(self, data: bytes, context: Context) -> None:
         message = parse(data, pb.SubmitRequest)
+        # Who waits says how long it may take to come back, not how long to keep it: less is no error.
+        message.result_ttl_s = min(message.result_ttl_s, self._settings.max_result_ttl_s)
         made = self._read(message, time.time(), _trace_of(context))
         keeping = asyncio.ensure_future(self._keep([made]))
         self._enter()  # whoever drains waits until it is known to be kept

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import grpc
 import grpc.aio
 import pytest
@@ -80,6 +82,13 @@ async def test_a_broker_that_leaves_takes_nothing_along(served: Served) -> None:
     found, _ = await served.broker.home.clients[shard.name].get(1)
     assert found.state.live
     assert ticket.startswith(f"{shard.id_of(1)}.")
+
+
+async def test_a_call_is_not_refused_for_the_time_that_its_result_is_kept(tmp_path: Path) -> None:
+    async with Served(tmp_path, result_ttl_s=5.0, max_result_ttl_s=10.0) as served:
+        call = served.stub.Call(submit(result_ttl_s=120.0))
+        assert (await call.read()).taken.ticket
+        call.cancel()
 
 
 async def test_what_is_not_taken_is_told_as_a_submit_is(served: Served) -> None:

@@ -21,6 +21,7 @@ from tests.support.waiting import eventually
 APP = "app"
 COUNTS = "counts"  # an application whose class yields its answers
 NOBODY = "nobody"  # one without replicas
+PULLED_MODEL = "pulled-chat"  # other tests ask for the usual one by its own name
 PULLED = "pulled"  # one whose class and language model get their requests through its broker
 
 
@@ -127,7 +128,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 @pytest.fixture(scope="session")
 def pulled(world: World) -> World:
     """The processes of `PULLED`, known to the gateway."""
-    for process in (world.pulling_broker(wait=False), world.worker(PULLED, wait=False), world.chat(PULLED, wait=False)):
+    for process in (world.pulling_broker(wait=False), world.worker(PULLED, wait=False), world.chat(PULLED, wait=False, model=PULLED_MODEL)):
         process.wait_state("ready", registered=True)
     tensors = {"inputs": [{"name": "n", "datatype": "INT64", "shape": [1], "data": [1]}]}
     url = f"{world.gateway.url}/v2/models/{PULLED}/{WORKER}/infer"
@@ -151,4 +152,4 @@ async def client(world: World) -> AsyncIterator[openai.AsyncOpenAI]:
         yield made
 
 
-__all__ = ["APP", "COUNTS", "NOBODY", "PULLED", "WORKER", "World"]
+__all__ = ["APP", "COUNTS", "NOBODY", "PULLED", "PULLED_MODEL", "WORKER", "World"]

@@ -12,14 +12,13 @@ import pytest
 import tritonclient.http as triton
 
 from tests.integration.queued_http.conftest import PULLED as APP
-from tests.integration.queued_http.conftest import World
+from tests.integration.queued_http.conftest import PULLED_MODEL, World
 from tests.support.broker_serving import WORKER, go, told
-from tests.support.llm_serving import MODEL
 from tests.support.waiting import eventually_async
 
 pytestmark = pytest.mark.timeout(300)
 URL = f"/v2/models/{APP}/{WORKER}/infer"
-CHAT = {"model": f"{APP}/{MODEL}", "messages": [{"role": "user", "content": "What is the capital of Japan?"}]}
+CHAT = {"model": PULLED_MODEL, "messages": [{"role": "user", "content": "What is the capital of Japan?"}]}
 
 
 def tensors(number: int, do: str = "") -> dict[str, Any]:
