@@ -20,6 +20,9 @@ ROLE_PROXY: Final = "proxy"
 ROLE_BROKER: Final = "broker"
 ROLE_GATEWAY: Final = "gateway"
 
+DISPATCH_PUSH: Final = "push"  # of `DeploymentSpec.dispatch`: proxies send a request to a replica at once
+DISPATCH_PULL: Final = "pull"  # proxies bring it to the deployment's broker, and wait there
+DISPATCHES: Final = (DISPATCH_PUSH, DISPATCH_PULL)
 PROXY_GRPC: Final = "grpc"  # of `ProxyDeployment.protocol`
 PROXY_HTTP: Final = "http"
 

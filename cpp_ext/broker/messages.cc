@@ -1,13 +1,12 @@
 #include "broker/messages.h"
 
 #include <exception>
-#include <iterator>
 #include <protozero/pbf_reader.hpp>
 #include <protozero/pbf_writer.hpp>
-#include <protozero/varint.hpp>
 #include <utility>
 
 #include "common/protobuf.h"
+#include "rpc/fields.h"
 
 namespace mesh::broker {
 namespace {
@@ -133,30 +132,6 @@ void ReadReply(pbf_reader reader, const rpc::Slice& bytes, int depth, std::vecto
 
 // ---------------------------------------------------------------- writing
 
-// The key and the length of a field whose bytes follow.
-void AppendHead(std::uint32_t tag, std::size_t size, std::string* out) {
-  protozero::write_varint(std::back_inserter(*out), (tag << 3U) | static_cast<std::uint32_t>(kBytes));
-  protozero::write_varint(std::back_inserter(*out), size);
-}
-
-void Append(const rpc::Message& message, rpc::Message* to) {
-  for (const rpc::Slice& slice : message.slices()) to->Append(slice);
-}
-
-rpc::Message Field(std::uint32_t tag, const rpc::Message& body) {
-  std::string head;
-  AppendHead(tag, body.size(), &head);
-  rpc::Message field(std::move(head));
-  Append(body, &field);
-  return field;
-}
-
-rpc::Message Whole(std::uint32_t tag, const std::string& body) {
-  std::string encoded;
-  AppendHead(tag, body.size(), &encoded);
-  return rpc::Message(encoded + body);
-}
-
 std::string EncodeKey(const ItemKey& key) {
   std::string encoded;
   pbf_writer out(encoded);
@@ -174,11 +149,11 @@ std::string EncodeFailure(const Status& status) {
 }
 
 rpc::Message EncodeResult(const Outcome& outcome) {
-  if (outcome.kind == Outcome::Kind::kFailure) return Whole(3, EncodeFailure(outcome.failure));
-  if (outcome.kind == Outcome::Kind::kInfer) return Field(1, outcome.answers.front());
+  if (outcome.kind == Outcome::Kind::kFailure) return rpc::Field(3, EncodeFailure(outcome.failure));
+  if (outcome.kind == Outcome::Kind::kInfer) return rpc::Field(1, outcome.answers.front());
   rpc::Message answers;
-  for (const rpc::Message& answer : outcome.answers) Append(Field(1, answer), &answers);
-  return Field(4, answers);
+  for (const rpc::Message& answer : outcome.answers) rpc::Append(rpc::Field(1, answer), &answers);
+  return rpc::Field(4, answers);
 }
 
 }  // namespace
@@ -202,13 +177,13 @@ rpc::Message EncodeHello(const Hello& hello, const std::vector<ItemKey>& held) {
   out.add_int64(4, hello.generation);
   out.add_int64(5, hello.revision);
   for (const ItemKey& key : held) out.add_message(6, EncodeKey(key));
-  return Whole(1, encoded);
+  return rpc::Field(1, encoded);
 }
 
 rpc::Message EncodeCredits(int more) {
   std::string encoded;
   pbf_writer(encoded).add_int32(1, more);
-  return Whole(2, encoded);
+  return rpc::Field(2, encoded);
 }
 
 rpc::Message EncodeProgress(const ItemKey& key, const std::vector<ResultPart>& parts) {
@@ -220,7 +195,7 @@ rpc::Message EncodeProgress(const ItemKey& key, const std::vector<ResultPart>& p
     entry.add_int32(2, static_cast<std::int32_t>(key.attempt));
     entry.add_bytes(3, part.body);
   }
-  return Whole(3, encoded);
+  return rpc::Field(3, encoded);
 }
 
 rpc::Message EncodeDone(const ItemKey& key, const Outcome& outcome) {
@@ -232,9 +207,9 @@ rpc::Message EncodeDone(const ItemKey& key, const Outcome& outcome) {
     if (outcome.untouched) out.add_bool(5, true);
     done.Append(std::move(again));
   } else {
-    Append(Field(3, EncodeResult(outcome)), &done);
+    rpc::Append(rpc::Field(3, EncodeResult(outcome)), &done);
   }
-  return Field(4, done);
+  return rpc::Field(4, done);
 }
 
 std::vector<rpc::Message> Together(std::vector<rpc::Message> said, std::size_t most_bytes) {
@@ -243,7 +218,7 @@ std::vector<rpc::Message> Together(std::vector<rpc::Message> said, std::size_t m
     if (messages.empty() || messages.back().size() + message.size() > most_bytes) {
       messages.push_back(std::move(message));
     } else {
-      Append(Field(kMore, message), &messages.back());
+      rpc::Append(rpc::Field(kMore, message), &messages.back());
     }
   }
   return messages;

@@ -15,7 +15,6 @@ namespace {
 
 using std::chrono::milliseconds;
 
-constexpr char kRole[] = "broker";
 constexpr milliseconds kLastWords{2000};  // for what goes back when the time is over
 
 // New for each start of a process.
@@ -41,7 +40,8 @@ class Pulling::Impl {
         puller_(std::make_shared<Puller>(HelloOf(options), std::move(serve), loop_, options.tls, registry)),
         follower_(
             options.etcd, options.application, loop_,
-            [puller = puller_](const std::vector<proxy::Endpoint>& endpoints) { puller->Apply(endpoints); }, kRole) {
+            [puller = puller_](const std::vector<proxy::Endpoint>& endpoints) { puller->Apply(endpoints); },
+            proxy::kBrokerRole) {
     puller_->OnIdle([this](bool idle) {
       const std::lock_guard<std::mutex> lock(mutex_);
       idle_ = idle;

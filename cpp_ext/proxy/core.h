@@ -8,6 +8,7 @@
 #include <string>
 #include <unordered_set>
 
+#include "proxy/brokers.h"
 #include "proxy/proxy_metrics.h"
 #include "proxy/router.h"
 #include "proxy/waiting_room.h"
@@ -39,6 +40,7 @@ struct Core {
   double hold_s = 30.0;  // how long a request is held while no endpoint takes new work
   std::shared_ptr<rpc::EventLoop> loop;
   std::unique_ptr<Router> router;
+  std::unique_ptr<Brokers> brokers;
   ProxyMetrics metrics;
   routing::RetryBudget budget;
   WaitingRoom waiting;

@@ -65,16 +65,33 @@ void Edge::SetEndpoints(const std::vector<Endpoint>& endpoints, double now) {
   if (stopped_) return;
   listed_ = true;
   std::map<std::string, std::vector<Endpoint>> by_owner;
+  std::map<std::string, std::vector<Endpoint>> brokers;
+  std::set<std::pair<std::string, std::string>> with_replicas;
   std::map<std::string, std::set<std::string>> by_model;
   for (const Endpoint& endpoint : endpoints) {
     const std::string owner = endpoint.owner.Full();
+    if (endpoint.role == kBrokerRole) {
+      brokers[owner].push_back(endpoint);
+      continue;
+    }
     by_owner[owner].push_back(endpoint);
+    with_replicas.insert({owner, endpoint.deployment});
     for (const EndpointModel& model : endpoint.models) by_model[model.name].insert(owner);
+  }
+  for (const auto& [owner, own] : brokers) {
+    for (const Endpoint& broker : own) {
+      for (const std::string& deployment : broker.pulled) {
+        if (with_replicas.count({owner, deployment}) > 0) continue;
+        by_model[deployment].insert(owner);  // without a replica it is asked by its own name
+        by_owner[owner];
+      }
+    }
   }
   by_model_.clear();
   for (const auto& [model, owners] : by_model) by_model_[model].assign(owners.begin(), owners.end());
   for (const auto& [owner, own] : by_owner) ServedOf(owner).core.router->SetEndpoints(own, now);
   for (auto& [owner, served] : served_) {
+    served->core.brokers->SetEndpoints(brokers[owner]);
     const bool offered = by_owner.count(owner) > 0;
     if (!offered && served->offered) {
       served->core.router->SetEndpoints({}, now);
@@ -100,8 +117,8 @@ void Edge::Forget(double now) {
   for (auto entry = served_.begin(); entry != served_.end();) {
     Served& served = *entry->second;
     Core& core = served.core;
-    const bool idle =
-        core.waiting.size() == 0 && core.pausing.empty() && core.copies.running == 0 && core.router->running() == 0;
+    const bool idle = core.waiting.size() == 0 && core.pausing.empty() && core.copies.running == 0 &&
+                      core.brokers->calls() == 0 && core.router->running() == 0;
     if (served.offered || !idle || now - served.unused_since < kForgetS) {
       ++entry;
       continue;
@@ -110,6 +127,7 @@ void Edge::Forget(double now) {
     forgotten_.restored += core.router->counts().restored;
     served.health->Stop();
     core.router->Close();
+    core.brokers->Close();
     entry = served_.erase(entry);
   }
 }
@@ -232,7 +250,10 @@ void Edge::Stop() {
 }
 
 void Edge::Close() {
-  for (const auto& [name, served] : served_) served->core.router->Close();
+  for (const auto& [name, served] : served_) {
+    served->core.router->Close();
+    served->core.brokers->Close();
+  }
 }
 
 }  // namespace mesh::proxy

@@ -13,7 +13,6 @@ using nlohmann::json;
 
 constexpr char kProtocol[] = "kserve-grpc";
 constexpr char kDirect[] = "direct";
-constexpr char kBroker[] = "broker";
 constexpr char kBrokerProtocol[] = "broker-grpc";
 constexpr std::int64_t kMostPerReplica = 1'000'000;
 
@@ -50,10 +49,10 @@ Status Check(const Application& application, std::string_view key, const Endpoin
   const std::string expected = EndpointPrefix(owner, endpoint.role) + endpoint.deployment + '/' + endpoint.id;
   const bool others = application.is_one() && owner.Full() != application.Full();
   if (!owner.is_one() || others || key != expected) return Lost(key, "it says that it belongs to " + expected);
-  if (!application.is_one() && endpoint.role != kDirect) {
+  if (!application.is_one() && endpoint.role != kDirect && endpoint.role != kBrokerRole) {
     return {Code::kUnimplemented, std::string(key) + ": a " + endpoint.role + " is not asked from the edge"};
   }
-  const std::string wanted = endpoint.role == kBroker ? kBrokerProtocol : kProtocol;
+  const std::string wanted = endpoint.role == kBrokerRole ? kBrokerProtocol : kProtocol;
   if (!endpoint.protocol.empty() && endpoint.protocol != wanted) {
     return {Code::kUnimplemented, std::string(key) + ": it speaks " + endpoint.protocol + ", not " + wanted};
   }
@@ -64,6 +63,8 @@ void ReadBroker(mesh::json::Fields& in, Endpoint* endpoint) {
   endpoint->pid = in.Int("pid");
   endpoint->before = in.Texts("before");
   endpoint->journals = in.Texts("journals");
+  endpoint->drained = in.Flag("drained");
+  endpoint->pulled = in.Texts("pulled");
   endpoint->per_replica = static_cast<int>(std::clamp<std::int64_t>(in.Int("perReplica"), 0, kMostPerReplica));
 }
 
@@ -102,7 +103,7 @@ Result<Endpoint> ParseEndpoint(const Application& application, std::string_view 
   endpoint.weight = WeightOf(in.Int("weight"));
   endpoint.tls = in.Flag("tls");
   endpoint.protocol = in.Text("protocol");
-  if (endpoint.role == kBroker) ReadBroker(in, &endpoint);
+  if (endpoint.role == kBrokerRole) ReadBroker(in, &endpoint);
   const std::string state = in.Text("state");
   endpoint.ready = state == "ready";
   if (!in.status().ok()) return Lost(key, in.status().message());

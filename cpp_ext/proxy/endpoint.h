@@ -11,6 +11,8 @@
 
 namespace mesh::proxy {
 
+inline constexpr char kBrokerRole[] = "broker";
+
 struct EndpointModel {
   std::string name;
   std::vector<std::string> versions;  // empty: not said, any
@@ -44,6 +46,8 @@ struct Endpoint {
   std::vector<std::string> before;    // deployments whose requests it takes; empty: all
   std::vector<std::string> journals;  // those that it serves
   int per_replica = 0;                // items that a replica may hold; 0: as it measures
+  bool drained = false;               // it takes no new requests
+  std::vector<std::string> pulled;    // deployments to which requests are brought through it only
 
   // "" is any.
   [[nodiscard]] bool Offers(std::string_view model, std::string_view version) const;

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "proxy/passing_on.h"
+#include "proxy/sides.h"
 #include "routing/verdict.h"
 
 namespace mesh::proxy {
@@ -61,6 +62,13 @@ void ForwardedStream::FromClient(std::optional<rpc::Slice> message) {
   chosen_ = true;
   head_ = std::move(head);
   ReadMetadataHead(call_->metadata(), core_.router->policy().hash_key, &head_);
+  if (const std::string deployment = PulledDeployment(core_, call_->metadata(), &head_); !deployment.empty()) {
+    return Finish({Code::kUnimplemented,
+                   "ModelStreamInfer is not supported by the deployment " + deployment +
+                       ", whose requests go through a broker (dispatch: pull): use ModelInfer, or send it to a replica "
+                       "itself (`mesh endpoints` shows the addresses)"},
+                  {});
+  }
   Pass(std::move(*message));
   Seek();
 }

@@ -118,11 +118,13 @@ class Proxy::Impl {
     if (traffic_follower_ != nullptr) traffic_follower_->Stop();  // which starts the other one
     if (traffic_book_ != nullptr) traffic_book_->Stop();          // as does this one
     if (follower_ != nullptr) follower_->Stop();
+    if (broker_follower_ != nullptr) broker_follower_->Stop();
     if (core_.loop != nullptr) core_.loop->PostAndWait([this] { StopHealth(); });
     if (metrics_server_ != nullptr) metrics_server_->Stop();
     server_metrics_.reset();
     server_.Stop();
     if (core_.router != nullptr) core_.router->Close();
+    if (core_.brokers != nullptr) core_.brokers->Close();
     edge_.Close();
     phase_.store(Phase::kDrained);
   }
@@ -185,6 +187,7 @@ class Proxy::Impl {
       options.max_backoff = kReconnectAtMost;
       return rpc::Channel::Create(endpoint.address, std::move(options), core_.loop);
     };
+    core->brokers = std::make_unique<Brokers>(connect);
     core->router = std::make_unique<Router>(
         config_.policy, connect,
         [this](const Endpoint& endpoint) {
@@ -240,6 +243,9 @@ class Proxy::Impl {
       });
     } else {
       follower_ = std::make_unique<EndpointFollower>(config_.etcd, config_.application, core_.loop, take);
+      broker_follower_ = std::make_unique<EndpointFollower>(
+          config_.etcd, config_.application, core_.loop,
+          [this](const std::vector<Endpoint>& endpoints) { core_.brokers->SetEndpoints(endpoints); }, kBrokerRole);
       traffic_follower_ =
           std::make_unique<TrafficFollower>(config_.etcd, config_.application, core_.loop,
                                             [this](const routing::TrafficRecord& record) { SplitTraffic(record); });
@@ -251,13 +257,14 @@ class Proxy::Impl {
     registrar_->Start();
   }
 
-  // No endpoint is known before the splits are: a request could go to one that must not have it.
+  // No endpoint is known before the splits are: a request could go to one that must not have it, or to its broker.
   void SplitTraffic(const routing::TrafficRecord& record) {
     log::Info("traffic splits", {{"splits", static_cast<std::int64_t>(record.splits.size())},
                                  {"of_generation", record.generation},
                                  {"of_revision", record.revision}});
     core_.router->SetTraffic(routing::Traffic(record.splits));
     follower_->Start();  // the first time
+    broker_follower_->Start();
   }
 
   // On the metrics server's thread: the numbers are the loop's.
@@ -287,6 +294,7 @@ class Proxy::Impl {
   std::unique_ptr<rpc::ServerMetrics> server_metrics_;
   std::unique_ptr<Health> health_;
   std::unique_ptr<EndpointFollower> follower_;
+  std::unique_ptr<EndpointFollower> broker_follower_;
   std::unique_ptr<TrafficFollower> traffic_follower_;
   std::unique_ptr<TrafficBook> traffic_book_;
   std::unique_ptr<registry::Registrar> registrar_;

@@ -18,6 +18,7 @@ ProxyMetrics::ProxyMetrics(metrics::Registry& given)
       budget_refused(given.GetCounter("mesh_proxy_retries_refused_total", "Retries that the budget did not allow.")),
       hedges(given.GetCounter("mesh_proxy_hedges_total", "Requests sent to a second endpoint, as the first was slow.")),
       queue_full(given.GetCounter("mesh_proxy_queue_full_total", "Requests refused because too many waited.")),
+      pulled(given.GetCounter("mesh_proxy_pulled_total", "Requests that were brought to a broker (dispatch: pull).")),
       ejections(given.GetCounter("mesh_proxy_ejections_total", "Endpoints left out because they failed.")),
       restored(given.GetCounter("mesh_proxy_restored_total", "Ejected endpoints that were taken back.")),
       waiting(given.GetGauge("mesh_proxy_waiting", "Requests that wait for an endpoint with room.")),

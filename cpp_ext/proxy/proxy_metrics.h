@@ -40,6 +40,7 @@ class ProxyMetrics {
   metrics::Counter& budget_refused;
   metrics::Counter& hedges;
   metrics::Counter& queue_full;
+  metrics::Counter& pulled;
   metrics::Counter& ejections;
   metrics::Counter& restored;
   metrics::Gauge& waiting;

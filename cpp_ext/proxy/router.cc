@@ -150,6 +150,15 @@ Found Router::Choose(const RequestHead& head, const Tried& tried, double now) {
   return {nullptr, Lack::kUntried};
 }
 
+std::shared_ptr<Peer> Router::Candidate(const RequestHead& head, double now) {
+  for (const Route::Pools* pools : RouteOf(head).InOrder(&Tier::everyone, {})) {
+    for (const Pool& pool : *pools) {
+      if (std::shared_ptr<Peer> peer = pool.Pick({}, {}, 0, now, &chance_)) return peer;
+    }
+  }
+  return nullptr;
+}
+
 // Where the sequence is known to be. Lack::kUntried: that is not known.
 Found Router::ChooseHome(const RequestHead& head) {
   const std::string name = sequences_.Find(head.sequence_name());

@@ -109,6 +109,8 @@ class Router {
   [[nodiscard]] std::size_t ejected() const { return detector_.ejected(); }
   [[nodiscard]] std::size_t running() const;
   [[nodiscard]] const RouterCounts& counts() const { return counts_; }
+  // One of those that may answer the request, whatever room they have; null when there is none.
+  [[nodiscard]] std::shared_ptr<Peer> Candidate(const RequestHead& head, double now);
   // Names of the models that are offered, sorted.
   [[nodiscard]] std::vector<std::string> Offered(std::string_view deployment) const;
   // What offers that which the request asks for, wherever it may be sent: "DEPLOYMENT in revision N", sorted.

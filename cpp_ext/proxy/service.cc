@@ -5,6 +5,7 @@
 
 #include "proxy/forwarded_call.h"
 #include "proxy/forwarded_stream.h"
+#include "proxy/queued_call.h"
 #include "proxy/request_head.h"
 #include "proxy/sides.h"
 
@@ -50,8 +51,24 @@ void Service::Forward(const std::shared_ptr<rpc::ServerCall>& call, rpc::Slice r
   const Result<Core*> found = Read(*call, request, read, &head);
   if (!found.ok()) return call->Finish(found.status());
   Core& core = *found.value();
+  if (read == ReadInferHead) {
+    if (std::string deployment = PulledDeployment(core, call->metadata(), &head); !deployment.empty()) {
+      return Queue(core, call, std::move(request), std::move(head), std::move(deployment));
+    }
+  }
   if (read == ReadInferHead && !core.router->traffic().empty()) ChooseShadow(core, call->metadata(), &head);
   std::make_shared<ForwardedCall>(core, call, std::move(request), std::move(head))->Start();
+}
+
+void Service::Queue(Core& core, const std::shared_ptr<rpc::ServerCall>& call, rpc::Slice request, RequestHead head,
+                    std::string deployment) {
+  if (!head.sequence.empty()) {
+    return call->Finish({Code::kUnimplemented,
+                         "sequences are not supported by the deployment " + deployment +
+                             ", whose requests go through a broker (dispatch: pull), as their state is at one replica: "
+                             "send them to it itself (`mesh endpoints` shows the addresses)"});
+  }
+  std::make_shared<QueuedCall>(core, call, std::move(request), std::move(head), std::move(deployment))->Start();
 }
 
 void Service::ForwardStream(const std::shared_ptr<rpc::ServerCall>& call) {

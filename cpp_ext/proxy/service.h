@@ -28,6 +28,9 @@ class Service {
   // Whom the request is for.
   [[nodiscard]] Result<Core*> Read(const rpc::ServerCall& call, const rpc::Slice& request, ReadHead read,
                                    RequestHead* head);
+  // Through a broker of the application.
+  static void Queue(Core& core, const std::shared_ptr<rpc::ServerCall>& call, rpc::Slice request, RequestHead head,
+                    std::string deployment);
   void ForwardStream(const std::shared_ptr<rpc::ServerCall>& call);
   void OpenStream(const std::shared_ptr<rpc::ServerCall>& call, std::optional<rpc::Slice> first);
   void Ready(const std::shared_ptr<rpc::ServerCall>& call);

@@ -29,6 +29,15 @@ void ChooseShadow(Core& core, const rpc::Metadata& metadata, RequestHead* head) 
   head->shadow = core.router->traffic().ShadowOf(head->deployment, head->model, [&core] { return core.chance(); });
 }
 
+std::string PulledDeployment(Core& core, const rpc::Metadata& metadata, RequestHead* head) {
+  if (core.brokers == nullptr || core.brokers->pulled().empty()) return {};
+  ChooseSides(core, metadata, head);
+  const std::shared_ptr<Peer> peer = core.router->Candidate(*head, core.now());
+  std::string deployment = head->deployment.empty() ? head->model : head->deployment;
+  if (peer != nullptr) deployment = peer->endpoint.deployment;
+  return core.brokers->Pulls(deployment) ? deployment : std::string();
+}
+
 bool CountSpare(Core& core, const routing::Sides& sides, const Endpoint& endpoint) {
   bool spare = false;
   for (const auto& [name, side] : sides) {

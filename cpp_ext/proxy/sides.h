@@ -13,6 +13,9 @@ namespace mesh::proxy {
 void ChooseSides(Core& core, const rpc::Metadata& metadata, RequestHead* head);
 // Where there are splits: chooses who gets a copy of it, if anybody: not of what belongs to a sequence, nor of a copy.
 void ChooseShadow(Core& core, const rpc::Metadata& metadata, RequestHead* head);
+// The deployment that is to answer, where its requests are brought through a broker that takes them now; or "". One
+// without a replica is asked by its own name.
+[[nodiscard]] std::string PulledDeployment(Core& core, const rpc::Metadata& metadata, RequestHead* head);
 // Counts an attempt at an endpoint of another side. True when it was one.
 bool CountSpare(Core& core, const routing::Sides& sides, const Endpoint& endpoint);
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from serving.broker import queries, tickets
 from serving.broker.items import Item
@@ -27,6 +27,7 @@ class Submitted:
 
 
 Answer: TypeAlias = Submitted | MeshError
+GONE: Final = "whoever waited for it has gone"  # why an attended item was cancelled
 _Name: TypeAlias = tuple[str, str]  # tenant and idempotency key
 
 
@@ -185,6 +186,12 @@ class Clients:
         return await self._shard.journal.read(partial(queries.page, wanted=wanted, after=after, limit=limit))
 
     # ------------------------------------------------------------------------------------------------ change
+
+    async def leave(self, number: int) -> None:
+        """Its only caller has gone: ends it unless it has ended, without a look at it."""
+        done: asyncio.Future[MeshError | None] = asyncio.get_running_loop().create_future()
+        self._shard.cancel(number, partial(_settle, done, None), GONE)
+        await done
 
     async def cancel(self, number: int) -> Found:
         """Ends it unless it has ended. Raises `NotFound`."""

@@ -176,6 +176,11 @@ def part_bytes(part: Part) -> bytes:
     return made.SerializeToString()
 
 
+def taken_bytes(reply: pb.SubmitReply) -> bytes:
+    """A `FollowReply` that begins a call."""
+    return pb.FollowReply(taken=reply).SerializeToString()
+
+
 def ended_bytes(item: bytes) -> bytes:
     """A `FollowReply` with the `Item`."""
     return b"".join((_ENDED, varint(len(item)), item))

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from typing import Final
 
 from serving._proto import records_pb2 as pb
+from serving.types import DISPATCH_PULL
 
 PULLED: Final = ("triton", "cpp", "python", "llm", "embedding")  # kinds whose replicas ask brokers for work
 
@@ -16,12 +17,19 @@ def pulled_deployments(spec: pb.ApplicationSpec) -> tuple[str, ...]:
 
 
 def with_pulled(deployment: pb.DeploymentSpec, spec: pb.ApplicationSpec) -> pb.DeploymentSpec:
-    """The deployment of `spec`; of a broker for all, with all of them by name, so that another one is a change."""
-    if not deployment.HasField("broker") or deployment.broker.before:
+    """The deployment of `spec`; of a broker with all that it is before by name, and those of them to which proxies
+    bring requests through it only, so that another one is a change."""
+    if not deployment.HasField("broker"):
+        return deployment
+    before = tuple(deployment.broker.before) or pulled_deployments(spec)
+    dispatched = {one.name for one in spec.deployments if one.dispatch == DISPATCH_PULL}
+    pulled = [name for name in before if name in dispatched]
+    if before == tuple(deployment.broker.before) and pulled == list(deployment.broker.pulled):
         return deployment
     named = pb.DeploymentSpec()
     named.CopyFrom(deployment)
-    named.broker.before.extend(pulled_deployments(spec))
+    named.broker.before[:] = before
+    named.broker.pulled[:] = pulled
     return named
 
 

@@ -16,15 +16,16 @@ import grpc.aio
 
 from serving._proto import broker_pb2 as pb
 from serving.broker import messages, tickets
+from serving.broker.attending import Attending
 from serving.broker.callbacks.deliveries import Deliveries
 from serving.broker.clients import Answer, Clients, Found, Submitted
 from serving.broker.draining import DRAINED
 from serving.broker.home import Home
 from serving.broker.instruments import BrokerInstruments
 from serving.broker.items import Item
+from serving.broker.lists import Lists
 from serving.broker.partial_results import Part
 from serving.broker.pull_stream import PullStream
-from serving.broker.queries import Filter
 from serving.broker.settings import BrokerSettings
 from serving.broker.shard import Shard
 from serving.broker.statistics import statistics
@@ -37,14 +38,11 @@ SERVICE: Final = "mesh.broker.v1.Broker"
 DRAINING: Final = "this broker is draining and takes no new requests; ask another one, or this application's next"
 _LOG: Final = logging.getLogger(__name__)
 _STATUS: Final = {code.value[0]: code for code in grpc.StatusCode}
-_LIST: Final = 100
 _MOST_DISCARD_S: Final = 3600.0
-_MOST_LISTED: Final = 1000
 _MOST_FETCHED: Final = 64 << 20  # bytes of one GetMany, the last item excepted
 
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 Handler: TypeAlias = Callable[[bytes, Context], Awaitable[bytes]]
-_Look: TypeAlias = Callable[[str, int, int], Awaitable[tuple[list[pb.Item], int | None]]]
 
 
 class BrokerService:
@@ -58,12 +56,14 @@ class BrokerService:
         self._settings = settings
         self._instruments = instruments
         self.refusing = asyncio.Event()
+        self._attending = Attending(self.refusing)
         self.in_flight = 0
         self.idle = asyncio.Event()
         self.idle.set()
 
     def handlers(self) -> grpc.GenericRpcHandler[bytes, bytes]:
         """For `grpc.aio.Server.add_generic_rpc_handlers`."""
+        lists = Lists(self._home)
         own: dict[str, Handler] = {
             "Submit": self._submit,
             "SubmitMany": self._submit_many,
@@ -71,8 +71,8 @@ class BrokerService:
             "GetMany": self._get_many,
             "Cancel": self._cancel,
             "Retry": self._retry,
-            "List": self._list,
-            "ListCallbacks": self._list_callbacks,
+            "List": lists.items,
+            "ListCallbacks": lists.callbacks,
             "RetryCallback": self._retry_callback,
             "Statistics": self._statistics,
             "Drain": self._drain,
@@ -80,6 +80,7 @@ class BrokerService:
         methods: dict[str, Any] = {
             name: grpc.unary_unary_rpc_method_handler(self._unary(name, handler)) for name, handler in own.items()
         }
+        methods["Call"] = grpc.unary_stream_rpc_method_handler(self._streaming("Call", self._call))
         methods["Follow"] = grpc.unary_stream_rpc_method_handler(self._streaming("Follow", self._follow))
         methods["Pull"] = grpc.stream_stream_rpc_method_handler(self._streaming("Pull", self._pull))
         return grpc.method_handlers_generic_handler(SERVICE, methods)
@@ -290,60 +291,47 @@ class BrokerService:
         kept = await shard.callbacks.retry(number)
         return messages.set_callback(messages.item_message(kept.item, shard.name), kept).SerializeToString()
 
+    async def _call(self, data: bytes, context: Context) -> None:
+        message = parse(data, pb.SubmitRequest)
+        # Who waits says how long it may take to come back, not how long to keep it: less is no error.
+        message.result_ttl_s = min(message.result_ttl_s, self._settings.max_result_ttl_s)
+        made = self._read(message, time.time(), _trace_of(context))
+        keeping = asyncio.ensure_future(self._keep([made]))
+        self._enter()  # whoever drains waits until it is known to be kept
+        keeping.add_done_callback(lambda _: self._leave())
+        try:
+            (answer,) = await asyncio.shield(keeping)
+        except asyncio.CancelledError:
+            self._attending.leave_when_kept(keeping, self._find)
+            raise
+        if isinstance(answer, MeshError):
+            raise answer
+        async with self._attending.attended(*self._find(answer.ticket)):
+            await context.write(messages.taken_bytes(answer))
+            await self._tell(answer.ticket, 0, context)
+
     async def _follow(self, data: bytes, context: Context) -> None:
         message = parse(data, pb.FollowRequest)
-        shard, clients, number = self._find(message.ticket)
+        found = self._find(message.ticket)
         if not tickets.read_ticket(message.ticket)[2]:
             raise InvalidArgument("ticket: an id is not enough to follow an item")
         if message.from_part < 0:
             raise InvalidArgument(f"from_part: {message.from_part} is below 0")
-        async for found in clients.follow(number, message.from_part):
+        if not message.attended:
+            await self._tell(message.ticket, message.from_part, context)
+            return
+        async with self._attending.attended(*found):
+            await self._tell(message.ticket, message.from_part, context)
+
+    async def _tell(self, ticket: str, from_part: int, context: Context) -> None:
+        shard, clients, number = self._find(ticket)
+        async for found in clients.follow(number, from_part):
             if isinstance(found, Part):
                 await context.write(messages.part_bytes(found))
             else:
-                item = await self._item(shard, clients, message.ticket, found)
-                await context.write(messages.ended_bytes(item))
+                await context.write(messages.ended_bytes(await self._item(shard, clients, ticket, found)))
 
     # ------------------------------------------------------------------------------------------------ about many
-
-    async def _list(self, data: bytes, _: Context) -> bytes:
-        message = parse(data, pb.ListRequest)
-        wanted = Filter(message.deployment, message.tenant or None, messages.read_states(message.states))
-
-        async def look(name: str, after: int, limit: int) -> tuple[list[pb.Item], int | None]:
-            clients = self._home.clients[name]
-            found, more = await clients.list(wanted, after, limit)
-            items = [messages.item_message(item, name, progress=clients.progress_of(item.number)) for item in found]
-            return items, more
-
-        return await self._page(message.limit, message.page, look)
-
-    async def _list_callbacks(self, data: bytes, _: Context) -> bytes:
-        message = parse(data, pb.ListCallbacksRequest)
-        state = messages.read_callback_state(message.state)
-
-        async def look(name: str, after: int, limit: int) -> tuple[list[pb.Item], int | None]:
-            found, more = await self._home.shards[name].callbacks.page(state, after, limit)
-            return [messages.set_callback(messages.item_message(kept.item, name), kept) for kept in found], more
-
-        return await self._page(message.limit, message.page, look)
-
-    async def _page(self, limit: int, page: str, look: _Look) -> bytes:
-        """What `look` finds in one journal after the other, and where that ends."""
-        left = limit or _LIST
-        if not 0 < left <= _MOST_LISTED:
-            raise InvalidArgument(f"limit: {limit} is out of range: 1 to {_MOST_LISTED}")
-        journal, after = tickets.read_id(page) if page else ("", 0)
-        reply = pb.ListReply()
-        for name in sorted(self._home.clients):
-            if name < journal or name not in self._home.clients:
-                continue
-            found, more = await look(name, after if name == journal else 0, left - len(reply.items))
-            reply.items.extend(found)
-            if more is not None:
-                reply.next = f"{name}.{more}"
-                break
-        return reply.SerializeToString()
 
     async def _statistics(self, data: bytes, _: Context) -> bytes:
         parse(data, pb.StatisticsRequest)

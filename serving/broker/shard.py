@@ -283,18 +283,18 @@ class Shard:
 
     # ------------------------------------------------------------------------------------------------ ends
 
-    def cancel(self, number: int, then: Callable[[], None]) -> None:
+    def cancel(self, number: int, then: Callable[[], None], reason: str = "cancelled by its client") -> None:
         """Calls `then` when it has ended, by this or otherwise, or when the cancellation could not be written."""
         running = self.running.get(number)
         if running is not None and running.busy:
-            running.deferred.append(partial(self.cancel, number, then))
+            running.deferred.append(partial(self.cancel, number, then, reason))
         elif running is not None:
             running.deferred.append(then)
-            self._finish(running, State.CANCELLED, "cancelled by its client")
+            self._finish(running, State.CANCELLED, reason)
         elif (found := self.queues.remove(number)) is not None:
             claimed = self._claim(*found)
             claimed.deferred.append(then)
-            self._load([claimed], partial(self._finish_loaded, State.CANCELLED, "cancelled by its client"))
+            self._load([claimed], partial(self._finish_loaded, State.CANCELLED, reason))
         else:
             then()
 

@@ -81,6 +81,7 @@ def endpoint(
     del record.models[:]
     record.role = ROLE_BROKER
     record.before.extend(config.broker.before)
+    record.pulled.extend(config.broker.pulled)
     record.journals.extend(journals)
     record.per_replica = config.broker.per_replica
     record.drained = drained

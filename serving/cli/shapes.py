@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from serving.cli.output import iso
+from serving.types import DISPATCH_PUSH
 
 if TYPE_CHECKING:
     from serving._proto import keeper_pb2 as api
@@ -37,9 +38,15 @@ def application(status: AppStatus) -> dict[str, Any]:
             }
             for item in status.conditions
         ],
-        "deployments": [deployment(item) for item in status.deployments],
+        "deployments": [deployment(item) | {"dispatch": dispatch_of(status, item.name)} for item in status.deployments],
         "metrics_address": status.view.status.metrics_address,
     }
+
+
+def dispatch_of(status: AppStatus, name: str) -> str:
+    """How the stored spec wants requests to be brought to the deployment: `push` or `pull`."""
+    found = (one.dispatch for one in status.view.stored.spec.deployments if one.name == name)
+    return next(found, "") or DISPATCH_PUSH
 
 
 def reasons(items: Any) -> list[dict[str, str]]:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from serving.cli.output import ago, coloured, table
-from serving.cli.shapes import canary
+from serving.cli.shapes import canary, dispatch_of
+from serving.types import DISPATCH_PULL
 
 if TYPE_CHECKING:
     from serving._proto import records_pb2 as pb
@@ -62,6 +63,8 @@ def one_application(item: AppStatus) -> str:
     for deployment in item.deployments:
         text = deployment.reason or f"{deployment.ready} of {deployment.wanted} replicas are ready"
         lines += ["", f"deployment {deployment.name}: {text}", *_last_decision(deployment), *_canary(deployment)]
+        if dispatch_of(item, deployment.name) == DISPATCH_PULL:
+            lines.append("  dispatch: pull, through its broker")
         rows = [
             (
                 one.id,

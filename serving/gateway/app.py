@@ -264,6 +264,7 @@ class GatewayApp:
     @asynccontextmanager
     async def _admitted(self, call: Call, wire: Wire, request: Request) -> AsyncIterator[None]:
         """The request's place in the limits of its key, where one was needed."""
+        request.tenant = call.tenant
         if self._gate is None or call.key is None:
             yield
             return

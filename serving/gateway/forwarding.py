@@ -9,7 +9,7 @@ import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from serving._proto import records_pb2 as pb
 from serving.errors import Internal, MeshError, Unavailable
@@ -62,6 +62,7 @@ class Request:
     body: bytes
     headers: dict[str, str]
     demand: Demand = NO_DEMAND
+    tenant: str = ""
     usage: UsageReader | None = None
     recorder: Recorder = field(default_factory=Recorder)
     until: float = 0.0  # when it is not held any more
@@ -106,6 +107,14 @@ class _Failure:
     full: bool = False
 
 
+class Through(Protocol):
+    """Another way to a replica than a connection to it."""
+
+    async def forwarded(self, request: Request, wire: Wire) -> bool:
+        """True when it has answered the client; False: the request does not go this way. Raises as `forward` does."""
+        ...
+
+
 class Forwarder:
     """Belongs to one event loop. `client` is its owner's to close."""
 
@@ -119,7 +128,10 @@ class Forwarder:
         *,
         hold_s: float,
         max_attempts: int,
+        through: Through,
     ) -> None:
+        """`through` is asked first."""
+        self._through = through
         self._splits = splits
         self._client = client
         self._follower = follower
@@ -138,6 +150,8 @@ class Forwarder:
         when nobody continued, `Broken` when another answer broke off: the connection must be closed then.
         `TargetLeft` instead of the first, and of answers that say that a replica is full or leaves, with `spare`.
         """
+        if await self._through.forwarded(request, wire):
+            return
         size = len(request.body)
         request.resumable = request.resumable and self._kept_bytes + size <= _KEPT_BYTES
         kept = size if request.resumable else 0

@@ -42,6 +42,9 @@ class Instruments:
             "mesh_gateway_prefix_index_bytes", "Memory of what is known of prompts in caches.", registry=registry
         )
         self.resumed = Counter("mesh_gateway_resumed", "Streams that went on at another replica.", registry=registry)
+        self.pulled = Counter(
+            "mesh_gateway_pulled", "Requests that were brought to a broker (`dispatch: pull`).", registry=registry
+        )
         self.cache = Counter(
             "mesh_gateway_cache",
             "What semantic caches said: exact, semantic, miss (it is generated, and kept), none (neither).",

@@ -7,6 +7,7 @@ as docs/design/0005-rest.md lists them. Design: docs/design/0019-routes.md.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import re
@@ -24,6 +25,7 @@ from serving.gateway.catalog import ModelKey, is_ready
 from serving.gateway.follower import CatalogFollower, RestFollower
 from serving.gateway.forwarding import Forwarder, Request
 from serving.gateway.passing import Broken
+from serving.gateway.queued.targets import QueueTargets
 from serving.gateway.route_follower import Routes
 from serving.gateway.routed import RouteForwarder
 from serving.gateway.splits import Splits, lookup_of
@@ -103,12 +105,14 @@ class KserveRest:
         splits: Splits,
         forwarder: Forwarder,
         routed: RouteForwarder,
+        targets: QueueTargets,
         *,
         max_body_bytes: int,
         called: str,
     ) -> None:
         """`called` is the word for whose it is: in errors, and as the server's name."""
         self._called = called
+        self._targets = targets
         self._follower = follower
         self._rest = rest
         self._routes = routes
@@ -170,7 +174,7 @@ class KserveRest:
         if wanted == "POST":
             _refuse_sequences(data, wire.header(_HEADER_LENGTH))
         session = wire.header(SESSION_HEADER.encode())
-        found = self._find(target.name, session, terms.may_ask)
+        found = self._find(target, session, terms.may_ask)
         first = found.keys[0]
         terms.asks(first)
         for key in found.keys:
@@ -195,12 +199,17 @@ class KserveRest:
             finally:
                 terms.asks(request.key)
 
-    def _find(self, name: str, session: str, may_ask: Callable[[ModelKey], bool]) -> Asked:
+    def _find(self, target: Target, session: str, may_ask: Callable[[ModelKey], bool]) -> Asked:
         if not (self._follower.synced and self._routes.synced):
             raise Unavailable(f"the models are not known yet: etcd has not answered since this {self._called} started")
+        name, routes = target.name, self._routes.routes
         try:
-            return asked(name, self._rest.catalog, self._routes.routes, session, may_ask=may_ask)
+            return asked(name, self._rest.catalog, routes, session, may_ask=may_ask)
         except NotFound as error:
+            with contextlib.suppress(MeshError):
+                found = asked(name, self._targets.catalog(openai=False), routes, session, may_ask=may_ask)
+                if target.action in _POSTED and self._targets.offers_pulled(found.keys[0]):
+                    return found  # its requests need nobody who speaks HTTP
             raise NotFound(
                 f"{error.message}; models of Python deployments answer gRPC only, language models at /v1"
             ) from error

@@ -29,6 +29,7 @@ from serving.gateway.keys.parts import GatewayKeys
 from serving.gateway.kserve_rest import KserveRest
 from serving.gateway.probing import Prober
 from serving.gateway.queued.background import Background
+from serving.gateway.queued.dispatch import BrokerForwarder
 from serving.gateway.queued.journals import Journals
 from serving.gateway.queued.service import QueuedRequests
 from serving.gateway.queued.submitting import Submitter
@@ -83,6 +84,10 @@ class GatewayParts:
         self._splits = Splits(self._store, self._on_splits)
         self._queue_targets = QueueTargets(self._follower, config.namespaces, self._own)
         self._brokers = Brokers(self._store, config.endpoint_tls)
+        self._journals = Journals(self._brokers, self._queue_targets)
+        self._through = BrokerForwarder(
+            self._journals, self._queue_targets, self._splits, self._instruments, config.max_body_bytes
+        )
         self._session: aiohttp.ClientSession | None = None
         self._client: HttpClient | None = None  # for what clients ask
         self._caching: Caching | None = None
@@ -162,6 +167,7 @@ class GatewayParts:
             self._routes,
             self._splits,
             *self._forwarders(client, self._rest, self._rest_upstreams),
+            self._queue_targets,
             max_body_bytes=config.max_body_bytes,
             called=self._called,
         )
@@ -185,7 +191,7 @@ class GatewayParts:
         )
 
     def _new_queued(self) -> QueuedRequests:
-        targets, journals = self._queue_targets, Journals(self._brokers, self._queue_targets)
+        targets, journals = self._queue_targets, self._journals
         submitter = Submitter(self._follower, self._routes, self._splits, targets, journals, called=self._called)
         background = Background(submitter, journals)
         return QueuedRequests(submitter, journals, background, max_body_bytes=self._config.max_body_bytes)
@@ -202,6 +208,7 @@ class GatewayParts:
             instruments,
             hold_s=config.hold_s,
             max_attempts=config.max_attempts,
+            through=self._through,
         )
         self._all_forwarders.append(forwarder)
         return forwarder, RouteForwarder(forwarder, follower, upstreams, instruments, hold_s=config.hold_s)

@@ -131,6 +131,7 @@ def _without_number(spec: pb.DeploymentSpec) -> pb.DeploymentSpec:
     copy.ClearField("autoscaling")
     copy.ClearField("rollout")  # says how to get there, not what is wanted
     copy.ClearField("replace_slow")  # the master's own business
+    copy.ClearField("dispatch")  # its broker's business
     if copy.HasField("triton"):
         copy.triton.ClearField("update")  # says how to get there, not what is wanted
     return copy

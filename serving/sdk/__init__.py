@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from serving.discovery.client_config import ClientConfig, ClientStats
     from serving.sdk.api_keys import ApiKey, CreatedKey, KeyLimits
     from serving.sdk.blocking import MeshClient
-    from serving.sdk.brokers import QueueFull
+    from serving.sdk.broker_errors import QueueFull
     from serving.sdk.client import AsyncMeshClient
     from serving.sdk.parts import TicketPart
     from serving.sdk.queue import Callback
@@ -130,7 +130,7 @@ _LAZY = {
     "KeyLimits": "serving.sdk.api_keys",
     "MeshClient": "serving.sdk.blocking",
     "ModelMetadata": "serving.sdk.status",
-    "QueueFull": "serving.sdk.brokers",
+    "QueueFull": "serving.sdk.broker_errors",
     "QueueItem": "serving.sdk.tickets",
     "BrokerDrain": "serving.sdk.tickets",
     "QueueStatistics": "serving.sdk.tickets",

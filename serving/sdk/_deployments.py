@@ -17,7 +17,7 @@ from serving.sdk._rollout_options import Rollout
 from serving.sdk._scaling_options import Autoscaling
 from serving.sdk._scheduling_options import Scheduling, SlowReplicas
 from serving.sdk._triton_options import RateLimiter, ResponseCache
-from serving.types import PROXY_GRPC
+from serving.types import DISPATCH_PUSH, PROXY_GRPC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,9 @@ class DeploymentOptions:
 
     `resources` are those of one replica. `env` are its environment variables. Ray restarts it in place `max_restarts`
     times, -1 is without end. One that is not ready within `start_timeout` has failed; running requests get
-    `drain_timeout` when one leaves. Timeouts are seconds or texts such as `"2m"`.
+    `drain_timeout` when one leaves. With `dispatch="pull"` proxies and gateways bring its requests through its broker,
+    from which replicas take them as they have room (docs/guides/queue.md). Timeouts are seconds or texts such as
+    `"2m"`.
     """
 
     resources: Resources = field(default_factory=Resources)
@@ -39,6 +41,7 @@ class DeploymentOptions:
     autoscaling: Autoscaling | None = None
     scheduling: Scheduling = field(default_factory=Scheduling)
     replace_slow: SlowReplicas = field(default_factory=SlowReplicas)
+    dispatch: str = DISPATCH_PUSH
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
@@ -16,24 +16,21 @@ import grpc.aio
 from serving._proto import broker_pb2 as bpb
 from serving._proto import records_pb2 as pb
 from serving._proto.broker_pb2_grpc import BrokerStub
-from serving.broker.draining import DRAINED
 from serving.broker.pulled import takes
 from serving.config import TlsConfig
 from serving.control import Backoff
 from serving.discovery.client_peer import CHANNEL_OPTIONS
 from serving.discovery.client_tls import channel_credentials
-from serving.discovery.client_verdict import was_never_sent
 from serving.discovery.resolver import START_WAIT_S, Resolver
 from serving.errors import (
     DeadlineExceeded,
     FailedPrecondition,
-    MeshError,
     NotFound,
-    ResourceExhausted,
     Unavailable,
-    error_for_code,
 )
 from serving.routing.rendezvous import RendezvousMember, rendezvous_order
+from serving.sdk.broker_choice import Choice, check_any_takes, uncertain
+from serving.sdk.broker_errors import Away, NoHome, broker_error
 from serving.store.client import EtcdClient
 from serving.store.keys import AppKey
 from serving.timeouts import wait_for
@@ -42,27 +39,7 @@ from serving.types import PROTOCOL_BROKER_GRPC, ROLE_BROKER
 T = TypeVar("T")
 MAX_APPLICATIONS: Final = 256
 _BACKOFF: Final = Backoff(first_s=0.05, limit_s=1.0, jitter=0.5)
-_RETRY_AFTER: Final = "retry-after-ms"
-_REFUSED: Final = "takes no new requests"  # of a broker that leaves, to what it has not begun
 _STEP_S: Final = 30.0  # one call lasts so long at most, beside what it was asked to wait
-
-
-class QueueFull(ResourceExhausted):
-    """A broker's limit is reached. `retry_after_s` is when it may be worth to try again; 0: it does not say."""
-
-    def __init__(self, message: str, retry_after_s: float) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
-
-
-class _Away(Unavailable):
-    """A broker did not answer. `begun`: it may have done what it was asked for."""
-
-    def __init__(self, message: str, *, begun: bool, drained: bool = False) -> None:
-        """`drained`: it is there, has not taken it, and will not before somebody undoes that."""
-        super().__init__(message)
-        self.begun = begun
-        self.drained = drained
 
 
 @dataclass(slots=True)
@@ -81,22 +58,12 @@ class _Application:
 
 
 @dataclass(frozen=True, slots=True)
-class _Choice:
-    """Who may be given a request: one that serves all of `bound`; where there is one, not one that was `left`, nor
-    one that is drained: it has said so, or its record does. That counts for a request that is `anew`, which nobody can
-    have: its key was made for it.
-    """
+class _Begun:
+    """A call that a broker has taken."""
 
-    bound: frozenset[str]
-    left: set[str]
-    drained: set[str]
-    anew: bool
-
-    def among(self, taking: Iterable[pb.Endpoint]) -> list[pb.Endpoint]:
-        able = [one for one in taking if self.bound <= set(one.journals)]
-        able = [one for one in able if one.id not in self.drained] or able
-        able = [one for one in able if not (one.drained and self.anew)] or able
-        return [one for one in able if one.id not in self.left] or able
+    endpoint: pb.Endpoint
+    call: grpc.aio.UnaryStreamCall[bpb.SubmitRequest, bpb.FollowReply]
+    first: bpb.FollowReply
 
 
 class Brokers:
@@ -125,32 +92,84 @@ class Brokers:
         one; of one that may have taken it the journals are waited for, wherever they are served, and asked again with
         the same key, so that there is one item. Raises `QueueFull`, and `DeadlineExceeded` that says where it stands.
         """
+        until = time.monotonic() + timeout_s
+        async with self._application(app, until) as opened:
+
+            async def once(endpoint: pb.Endpoint) -> bpb.SubmitReply:
+                reply: bpb.SubmitReply = await self._call(opened, endpoint, "Submit", request, until)
+                return reply
+
+            return await self._taken(opened, app, request, until, once)
+
+    async def call(
+        self, app: AppKey, request: bpb.SubmitRequest, *, timeout_s: float | None, taken_s: float
+    ) -> AsyncGenerator[bpb.FollowReply, None]:
+        """A submit whose end its caller waits for: first `taken`, then what one connection brings, to the item's end.
+
+        Its first reply comes within `taken_s`, found as `submit` finds its own. Raises as that does before, and after
+        it `Unavailable` when the connection ends too early: `follow` the ticket then. The item is cancelled when this
+        is closed before its end.
+        """
+        until = time.monotonic() + taken_s
+        async with self._application(app, until) as opened:
+
+            async def once(endpoint: pb.Endpoint) -> _Begun:
+                call = self._stub(opened, endpoint).Call(request, timeout=timeout_s)
+                try:
+                    first = await wait_for(call.read(), max(0.0, until - time.monotonic()))
+                except asyncio.TimeoutError:
+                    call.cancel()  # which cancels what it has taken
+                    raise Unavailable(f"no broker of {app} has taken the request within {taken_s:g} s") from None
+                except grpc.aio.AioRpcError as error:
+                    raise broker_error(error, endpoint) from error
+                except BaseException:
+                    call.cancel()
+                    raise
+                return _Begun(endpoint, call, first)
+
+            begun = await self._taken(opened, app, request, until, once)
+            try:
+                reply: object = begun.first
+                while isinstance(reply, bpb.FollowReply):  # else it has ended
+                    yield reply
+                    reply = await begun.call.read()
+            except grpc.aio.AioRpcError as error:
+                raise broker_error(error, begun.endpoint) from error
+            finally:
+                begun.call.cancel()
+
+    async def _taken(
+        self,
+        opened: _Application,
+        app: AppKey,
+        request: bpb.SubmitRequest,
+        until: float,
+        once: Callable[[pb.Endpoint], Awaitable[T]],
+    ) -> T:
+        """What `once` brings of the first broker that has taken the request. Raises as `submit` does."""
         own_key = not request.idempotency_key
         request.idempotency_key = request.idempotency_key or secrets.token_urlsafe(24)
-        until = time.monotonic() + timeout_s
         bound: frozenset[str] = frozenset()
         drained: set[str] = set()
         left: set[str] = set()  # brokers that have not taken it: with a key of the caller's it belongs to one of them
-        async with self._application(app, until) as opened:
-            failures = 0
-            while True:
-                endpoint = await self._taker(opened, request, app, _Choice(bound, left, drained, own_key), until)
-                try:
-                    reply: bpb.SubmitReply = await self._call(opened, endpoint, "Submit", request, until)
-                    return reply
-                except _Away as away:
-                    if away.drained:
-                        bound = frozenset()  # it surely does not have it
-                        drained.add(endpoint.id)
-                        _check_any_takes(opened.brokers(), drained, app, request.deployment)
-                    elif away.begun:
-                        bound = bound or frozenset(endpoint.journals)
-                    elif own_key:
-                        left.add(endpoint.id)
-                except DeadlineExceeded as error:
-                    raise _uncertain(app, request) from error
-                failures += 1
-                await _pause(failures, until)
+        failures = 0
+        while True:
+            endpoint = await self._taker(opened, request, app, Choice(bound, left, drained, own_key), until)
+            try:
+                return await once(endpoint)
+            except Away as away:
+                if away.drained:
+                    bound = frozenset()  # it surely does not have it
+                    drained.add(endpoint.id)
+                    check_any_takes(opened.brokers(), drained, app, request.deployment)
+                elif away.begun:
+                    bound = bound or frozenset(endpoint.journals)
+                elif own_key:
+                    left.add(endpoint.id)
+            except DeadlineExceeded as error:
+                raise uncertain(app, request) from error
+            failures += 1
+            await _pause(failures, until)
 
     async def ask(
         self, app: AppKey, journal: str, method: str, request: Any, *, wait_s: float = 0.0, timeout_s: float
@@ -163,7 +182,7 @@ class Brokers:
                 endpoint = await self._home(opened, app, journal, until, last)
                 try:
                     return await self._call(opened, endpoint, method, request, until, wait_s=wait_s)
-                except _Away as away:
+                except Away as away:
                     last = away.message
                 except DeadlineExceeded as late:
                     if time.monotonic() >= until:
@@ -174,7 +193,7 @@ class Brokers:
 
     async def follow(
         self, app: AppKey, journal: str, request: bpb.FollowRequest, *, timeout_s: float | None, home_s: float
-    ) -> AsyncIterator[bpb.FollowReply]:
+    ) -> AsyncGenerator[bpb.FollowReply, None]:
         """What one connection brings, to its end. Raises `Unavailable` when that comes too early: follow again.
 
         Whoever serves the journal is looked for during `home_s`.
@@ -187,7 +206,7 @@ class Brokers:
                 async for reply in call:
                     yield reply
             except grpc.aio.AioRpcError as error:
-                raise _error(error, endpoint) from error
+                raise broker_error(error, endpoint) from error
             finally:
                 call.cancel()
 
@@ -227,7 +246,7 @@ class Brokers:
     # ------------------------------------------------------------------------------------------------ who is asked
 
     async def _taker(
-        self, opened: _Application, request: bpb.SubmitRequest, app: AppKey, choice: _Choice, until: float
+        self, opened: _Application, request: bpb.SubmitRequest, app: AppKey, choice: Choice, until: float
     ) -> pb.Endpoint:
         """Equal keys go to the journal that has the best claim on them. Raises `NotFound`, `DeadlineExceeded`."""
 
@@ -244,7 +263,7 @@ class Brokers:
 
         found = await _awaited(opened.resolver, look, until)
         if found is None and choice.bound:
-            raise _uncertain(app, request)
+            raise uncertain(app, request)
         if found is None:
             raise Unavailable(f"{app} has no broker in discovery that takes requests")
         return found
@@ -256,7 +275,7 @@ class Brokers:
         found = await _awaited(opened.resolver, look, until)
         if found is None:
             why = f"; last heard: {last}" if last else ""
-            raise Unavailable(f"no broker of {app} serves the journal {journal} now{why}")
+            raise NoHome(f"no broker of {app} serves the journal {journal} now{why}")
         return found
 
     # ------------------------------------------------------------------------------------------------ calls
@@ -264,7 +283,7 @@ class Brokers:
     async def _call(
         self, opened: _Application, endpoint: pb.Endpoint, method: str, request: Any, until: float, *, wait_s: float = 0
     ) -> Any:
-        """Raises `_Away` where another broker, or a later call, may help."""
+        """Raises `Away` where another broker, or a later call, may help."""
         left_s = min(until - time.monotonic(), wait_s + _STEP_S)
         if left_s <= 0:
             raise DeadlineExceeded(f"{method} was not answered in time")
@@ -272,7 +291,7 @@ class Brokers:
         try:
             return await call(request, timeout=left_s)
         except grpc.aio.AioRpcError as error:
-            raise _error(error, endpoint) from error
+            raise broker_error(error, endpoint) from error
         except asyncio.CancelledError:
             if self._closed:
                 raise FailedPrecondition("the mesh client was closed meanwhile") from None
@@ -335,22 +354,6 @@ class Brokers:
             await channel.close(None)
 
 
-def _check_any_takes(brokers: Iterable[pb.Endpoint], drained: set[str], app: AppKey, deployment: str) -> None:
-    """Raises `Unavailable` when all brokers of the deployment are drained."""
-    if all(one.id in drained for one in brokers if takes(one.before, deployment)):
-        raise Unavailable(
-            f"every broker of {app} that takes requests for {deployment} is drained: undo it with `mesh queue drain "
-            f"{app} --undo`, or submit later"
-        )
-
-
-def _uncertain(app: AppKey, request: bpb.SubmitRequest) -> DeadlineExceeded:
-    return DeadlineExceeded(
-        f"no broker of {app} has answered in time, and one may have taken the request; submit it again with "
-        f"idempotency_key={request.idempotency_key!r} to get its ticket"
-    )
-
-
 async def _awaited(resolver: Resolver, look: Callable[[], T | None], until: float) -> T | None:
     """What `look` finds in the view, now or when it changes; None when the time is over."""
     found = look()
@@ -372,22 +375,3 @@ async def _awaited(resolver: Resolver, look: Callable[[], T | None], until: floa
 async def _pause(failures: int, until: float) -> None:
     pause_s = _BACKOFF.delay_s(failures)
     await asyncio.sleep(max(0.0, min(pause_s, until - time.monotonic())))
-
-
-def _error(error: grpc.aio.AioRpcError, endpoint: pb.Endpoint) -> MeshError:
-    details = error.details() or ""
-    code = int(error.code().value[0])
-    if error.code() is grpc.StatusCode.UNAVAILABLE:
-        text = f"the broker {endpoint.id} at {endpoint.address} does not answer: {details}"
-        begun = not (was_never_sent(details, connected=False) or _REFUSED in details)
-        return _Away(text, begun=begun, drained=details == DRAINED)
-    if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return QueueFull(details, _retry_after_s(error.trailing_metadata() or ()))
-    return error_for_code(code, details)
-
-
-def _retry_after_s(metadata: Iterable[Any]) -> float:
-    for name, value in metadata:
-        if name == _RETRY_AFTER and str(value).isdigit():
-            return int(value) / 1000
-    return 0.0

@@ -149,7 +149,7 @@ def _deployment(values: Mapping[str, Any], folder: Path) -> Deployment:
         "autoscaling": autoscaling_of(values["autoscaling"], _policy_code(values["autoscaling"], folder)),
         "scheduling": scheduling_of(values["scheduling"]),
         "replace_slow": SlowReplicas(**values["replace_slow"]),
-        **{name: values[name] for name in ("env", "max_restarts", "start_timeout", "drain_timeout")},
+        **{name: values[name] for name in ("env", "max_restarts", "start_timeout", "drain_timeout", "dispatch")},
     }
     if values["proxy"] is not None:
         return ProxyDeployment(**shared, **values["proxy"])

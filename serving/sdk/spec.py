@@ -68,7 +68,7 @@ from serving.sdk._traffic_options import (
     traffic_record,
 )
 from serving.sdk._triton_options import TRITON, RateLimiter, RateLimiterResource, ResponseCache, triton_record
-from serving.types import DEFAULT_NAMESPACE
+from serving.types import DEFAULT_NAMESPACE, DISPATCH_PUSH, DISPATCHES
 from serving.validation import FAILED_ROLLOUTS, validate_spec
 
 
@@ -153,6 +153,12 @@ _DEPLOYMENT: Final = Record(
         Field("rollout", ROLLOUT, "How replicas are replaced by those of a new revision.", default=ROLLOUT.defaults()),
         Field("autoscaling", AUTOSCALING, "How many replicas run between min and max; without it min."),
         Field("scheduling", SCHEDULING, "On which nodes of its cluster it runs.", default=SCHEDULING.defaults()),
+        Field(
+            "dispatch",
+            Text(allowed=DISPATCHES),
+            "pull brings requests that proxies and gateways get through its broker; push to a replica at once.",
+            default=DISPATCH_PUSH,
+        ),
         Field("replace_slow", SLOW, "Replicas much slower than the others are replaced.", default=SLOW.defaults()),
     ),
     one_of=("triton", "python", "cpp", "llm", "embedding", "semantic_cache", "broker", "serve", "proxy"),
@@ -263,6 +269,7 @@ def _deployment(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact]) -
         autoscaling=autoscaling_record(values["autoscaling"], artifacts),
         scheduling=scheduling_record(values["scheduling"]),
         replace_slow=slow_record(values["replace_slow"]),
+        dispatch="" if values["dispatch"] == DISPATCH_PUSH else values["dispatch"],
         triton=None if triton is None else triton_record(triton, artifacts),
         python=None if python is None else python_record(python, artifacts),
         cpp=None if cpp is None else cpp_record(cpp, artifacts),

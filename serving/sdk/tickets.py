@@ -23,7 +23,8 @@ from serving.errors import (
     Unavailable,
 )
 from serving.sdk import calls
-from serving.sdk.brokers import Brokers, QueueFull
+from serving.sdk.broker_errors import QueueFull
+from serving.sdk.brokers import Brokers
 from serving.sdk.item_results import raise_unless_succeeded
 from serving.sdk.parts import Place, Seen, TicketPart
 from serving.sdk.tensors import Array, decode_response

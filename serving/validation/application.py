@@ -27,7 +27,7 @@ from serving.problems import (
     shown,
 )
 from serving.types import is_name
-from serving.validation.broker import broker_problems, pulled_problems
+from serving.validation.broker import broker_problems, dispatch_problems, pulled_problems
 from serving.validation.cpp import busy_poll_problems, cpp_problems
 from serving.validation.embedding import embedding_problems
 from serving.validation.llm import llm_problems, openai_model_problems
@@ -104,6 +104,7 @@ def _application(spec: pb.ApplicationSpec, packed: bool) -> Iterator[Problem]:
     yield from openai_model_problems(spec)
     yield from before_problems(spec)
     yield from pulled_problems(spec)
+    yield from dispatch_problems(spec)
     yield from traffic_problems(spec)
     if spec.ByteSize() > MAX_SPEC_BYTES:
         yield Problem("name", f"the whole spec has {spec.ByteSize()} bytes, at most {MAX_SPEC_BYTES} are allowed")

@@ -8,11 +8,12 @@ from pathlib import PurePosixPath
 from typing import Final
 
 from serving._proto import records_pb2 as pb
-from serving.broker.pulled import PULLED, pulled_deployments
+from serving.broker.pulled import PULLED, pulled_deployments, queued_deployments
 from serving.broker.queue import QueueSettings
 from serving.broker.settings import USUAL_TTL_S
 from serving.problems import MAX_TIMEOUT_S, Problem, check_duplicates, check_number, check_whole, shown
 from serving.spelling import closest_match
+from serving.types import DISPATCH_PULL, DISPATCHES
 from serving.validation.broker_callbacks import callback_problems
 
 SYNCS: Final = ("full", "normal")
@@ -60,6 +61,8 @@ def broker_problems(path: str, deployment: pb.DeploymentSpec) -> Iterator[Proble
     yield from _shares(at, broker)
     yield from callback_problems(f"{at}.callbacks", broker.callbacks)
     yield from check_duplicates(f"{at}.before", list(broker.before))
+    if broker.pulled:
+        yield Problem(f"{at}.pulled", "is not said here: give the deployments `dispatch: pull`")
     if deployment.rollout.HasField("canary"):
         text = "is not supported with `broker`: requests go to the journals that are there, whatever their revision"
         yield Problem(f"{path}.rollout.canary", text)
@@ -94,6 +97,32 @@ def pulled_problems(spec: pb.ApplicationSpec) -> Iterator[Problem]:
             first = taken.setdefault(name, index)
             if first != index:
                 yield Problem(f"{path}.before", f"`{name}` has the broker deployments[{first}] already")
+
+
+def dispatch_problems(spec: pb.ApplicationSpec) -> Iterator[Problem]:
+    """Who gets its requests through a broker has one, and nothing that a broker does not know of."""
+    queued = queued_deployments(spec)
+    for index, deployment in enumerate(spec.deployments):
+        path, kind = f"deployments[{index}].dispatch", deployment.WhichOneof("kind") or ""
+        if deployment.dispatch and deployment.dispatch not in DISPATCHES:
+            yield Problem(path, f"{shown(deployment.dispatch)} is not known", allowed=DISPATCHES)
+        if deployment.dispatch != DISPATCH_PULL:
+            continue
+        name = deployment.name
+        if kind not in PULLED:
+            text = f"pull is not supported by a `{kind}` deployment: only {_listed(PULLED)} replicas ask brokers"
+            yield Problem(path, text)
+            continue
+        if name not in queued:
+            text = (
+                f"pull needs a broker, and no one takes requests for `{name}`: add "
+                f"`{{name: queue, broker: {{before: [{name}]}}}}` to the deployments"
+            )
+            yield Problem(path, text)
+        if deployment.rollout.HasField("canary"):
+            yield Problem(path, "pull is not supported with `rollout.canary`: both revisions ask the broker")
+        if any(split.HasField("shadow") for split in spec.traffic):
+            yield Problem(path, "pull is not supported beside a `shadow` in `traffic`: its requests are not copied")
 
 
 def _named(path: str, name: str, kinds: dict[str, str], pulled: tuple[str, ...]) -> Iterator[Problem]:

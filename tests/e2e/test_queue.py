@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -29,6 +30,7 @@ from serving.sdk.blocking_queue import BlockingTicket
 from serving.types import ROLE_BROKER
 from tests.support.broker_serving import go, told
 from tests.support.callers import Callers
+from tests.support.llm_serving import GatewayProcess
 from tests.support.mesh import ROOT, RunningMesh
 from tests.support.receiver import Receiver
 from tests.support.waiting import eventually
@@ -201,3 +203,26 @@ def test_an_update_of_everything_under_submits(
     ended = [line for line in told(folder) if line.startswith("ended")]
     assert len(ended) == len(submitting.tickets)
     submitting.client.close()
+
+
+def test_unchanged_clients_go_through_the_broker(
+    mesh: RunningMesh, queued: MeshClient, application: Application, tmp_path: Path
+) -> None:
+    """`dispatch: pull` replaces the broker, and no replica of the class."""
+    worker, chat, queue = application.deployments
+    queued.deploy(application, wait=True, timeout_s=240)
+    before = one_endpoint(queued, "worker").pid
+    queued.deploy(
+        replace(application, deployments=[replace(worker, dispatch="pull"), chat, queue]), wait=True, timeout_s=240
+    )
+    assert one_endpoint(queued, "worker").pid == before
+    assert list(one_endpoint(queued, "queue", ROLE_BROKER).pulled) == ["worker"]
+    tensors = {"inputs": [{"name": "n", "datatype": "INT64", "shape": [1], "data": [21]}]}
+    gateway = GatewayProcess(tmp_path, mesh.connection.etcd, leave_s=0.0)
+    try:
+        answer = httpx.post(f"{gateway.url}/v2/models/{APP}/worker/infer", json=tensors, timeout=60)
+        assert answer.status_code == 200, answer.text
+        assert {one["name"]: one["data"] for one in answer.json()["outputs"]}["doubled"] == [42]
+        assert "mesh_gateway_pulled_total 1.0" in httpx.get(f"{gateway.url}/metrics").text
+    finally:
+        gateway.end()

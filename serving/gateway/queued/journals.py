@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import Any, Final
@@ -12,7 +13,9 @@ from serving.gateway.queued.asker import Asker
 from serving.gateway.queued.ids import QueuedId, UnknownRequest
 from serving.gateway.queued.targets import QueueTargets
 from serving.observe import get_logger
-from serving.sdk.brokers import Brokers, QueueFull
+from serving.sdk.attended import Lost, attended
+from serving.sdk.broker_errors import QueueFull
+from serving.sdk.brokers import Brokers
 from serving.sdk.parts import Place, TicketPart
 from serving.sdk.queue import QueueHandlers
 from serving.sdk.tickets import TICKET_TIMEOUT_S, Ticket
@@ -51,6 +54,23 @@ class Journals:
                 "no broker has answered in time, and one may have taken the request; send it again with the header "
                 f"`Idempotency-Key: {request.idempotency_key}`, so that it is not taken twice"
             ) from error
+        except Unavailable as error:
+            raise _away(error, app) from error
+
+    async def call(
+        self, app: AppKey, request: bpb.SubmitRequest, *, timeout_s: float | None, parts: bool
+    ) -> AsyncGenerator[TicketPart | bpb.Item, None]:
+        """See `attended`. Raises `FullQueue`, `Unavailable`, `DeadlineExceeded`, what the broker says."""
+        try:
+            async with contextlib.aclosing(
+                attended(self._brokers, app, request, timeout_s=timeout_s, parts=parts)
+            ) as found:
+                async for each in found:
+                    yield each
+        except QueueFull as error:
+            raise FullQueue(error) from error
+        except Lost:
+            raise
         except Unavailable as error:
             raise _away(error, app) from error
 

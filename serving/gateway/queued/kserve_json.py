@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal
 
 import numpy as np
@@ -63,10 +64,29 @@ class InferBody(RequestModel):
     outputs: Annotated[list[InferOutput], Field(max_length=_MAX_TENSORS, fail_fast=True)] | None = None
 
 
-def read_infer_request(data: bytes, header_length: str, model: str, version: str, limit_bytes: int) -> Any:
-    """The `ModelInferRequest` for a model of that name. `header_length`: of the JSON, where tensors follow it; or "".
+@dataclass(frozen=True, slots=True)
+class AnswerForm:
+    """Which outputs a client wants as binary data: as each says (`binary_data`), else all or none."""
 
-    Raises `InvalidRequest` that names the field.
+    every: bool = False
+    named: Mapping[str, bool] = field(default_factory=dict)
+
+    def is_binary(self, output: str) -> bool:
+        return self.named.get(output, self.every)
+
+
+BINARY: Final = AnswerForm(every=True)
+
+
+def read_infer_request(data: bytes, header_length: str, model: str, version: str, limit_bytes: int) -> Any:
+    """The `ModelInferRequest` alone, see `read_infer`."""
+    return read_infer(data, header_length, model, version, limit_bytes)[0]
+
+
+def read_infer(data: bytes, header_length: str, model: str, version: str, limit_bytes: int) -> tuple[Any, AnswerForm]:
+    """The `ModelInferRequest` for a model of that name, and the form that its answer is wanted in.
+
+    `header_length`: of the JSON, where tensors follow it; or "". Raises `InvalidRequest` that names the field.
     """
     if header_length and not (header_length.isascii() and header_length.isdigit() and len(header_length) < 16):
         raise _wrong(HEADER_LENGTH, "the bytes of the JSON", header_length)
@@ -84,7 +104,7 @@ def read_infer_request(data: bytes, header_length: str, model: str, version: str
     tail.check_used()
     for output in body.outputs or ():
         _set_parameters(message.outputs.add(name=output.name).parameters, output.parameters)
-    return message
+    return message, _form_of(body)
 
 
 def answer_object(data: bytes) -> dict[str, Any]:
@@ -98,14 +118,21 @@ def answer_object(data: bytes) -> dict[str, Any]:
     return answer
 
 
-def binary_answer(data: bytes) -> tuple[bytes, int]:
-    """A `ModelInferResponse` in binary form: JSON, and the outputs' contents one after the other; the JSON's bytes."""
+def formed_answer(data: bytes, form: AnswerForm) -> tuple[bytes, int]:
+    """A `ModelInferResponse`: JSON, then contents of the outputs wanted so, one after the other; the JSON's bytes.
+
+    Raises as `answer_object` does.
+    """
     response = service_pb2.ModelInferResponse.FromString(data)
     answer = _head(response)
     outputs, tail = [], []
     for output, raw in _contents(response):
+        label = f"output {output.name}"
+        if not form.is_binary(output.name):
+            values = _values(output.name, decode_tensor(label, output, raw))
+            outputs.append({**_described(output), "data": values})
+            continue
         if raw is None:
-            label = f"output {output.name}"
             raw = bytes(encode_tensor(label, decode_tensor(label, output, None))[2])
         parameters = {**_parameters(output.parameters), _BINARY_SIZE: len(raw)}
         outputs.append({**_described(output), "parameters": parameters})
@@ -115,6 +142,12 @@ def binary_answer(data: bytes) -> tuple[bytes, int]:
 
 
 # ---------------------------------------------------------------------------------------------------- requests
+
+
+def _form_of(body: InferBody) -> AnswerForm:
+    said = {one.name: (one.parameters or {}).get("binary_data") for one in body.outputs or ()}
+    every = (body.parameters or {}).get("binary_data_output", False) is True
+    return AnswerForm(every, {name: value for name, value in said.items() if isinstance(value, bool)})
 
 
 class _Tail:
@@ -252,7 +285,7 @@ def _values(name: str, array: Array) -> list[Any]:
 
 def _no_json(name: str, what: str) -> InvalidRequest:
     return InvalidRequest(
-        f"the output `{name}` has {what}, which JSON cannot say: fetch the result with `?binary=true`",
+        f"the output `{name}` has {what}, which JSON cannot say: ask for its binary form (of a result, `?binary=true`)",
         param="binary",
         error_code="invalid_value",
     )

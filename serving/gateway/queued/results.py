@@ -50,5 +50,5 @@ def answer_of(item: bpb.Item, *, binary: bool) -> Answer:
 def _tensors(data: bytes, *, binary: bool) -> Answer:
     if not binary:
         return Answer(_OK, _JSON, to_json(kserve_json.answer_object(data)))
-    body, head = kserve_json.binary_answer(data)
+    body, head = kserve_json.formed_answer(data, kserve_json.BINARY)
     return Answer(_OK, _BINARY, body, {kserve_json.HEADER_LENGTH: str(head)})

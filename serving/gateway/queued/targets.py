@@ -16,7 +16,7 @@ from serving.gateway.splits import Chosen
 from serving.openai.errors import InvalidRequest
 from serving.routing import Place
 from serving.store.keys import AppKey
-from serving.types import PROTOCOL_BROKER_GRPC, PROTOCOL_KSERVE_GRPC, ROLE_BROKER, ROLE_DIRECT
+from serving.types import ENDPOINT_READY, PROTOCOL_BROKER_GRPC, PROTOCOL_KSERVE_GRPC, ROLE_BROKER, ROLE_DIRECT
 
 _REMEMBERED: Final = 4096
 _ALL: Final = ""  # of a broker that does not name deployments
@@ -42,6 +42,7 @@ class QueueTargets:
         self._endpoints: Sequence[pb.Endpoint] = ()
         self._catalogs: dict[str, Catalog] = {}  # by protocol, made when one is asked for
         self._apps: set[AppKey] = set()
+        self._pulled: dict[AppKey, frozenset[str]] = {}
         # Deployments that a broker takes requests for or took them once: one that restarts is not there for a moment.
         self._queued: OrderedDict[tuple[AppKey, str], None] = OrderedDict()
         follower.listen(self._on_endpoints)
@@ -82,6 +83,30 @@ class QueueTargets:
             raise _no_broker(offer.key, candidates[0])
         return fitting[zlib.crc32(key.encode()) % len(fitting)] if key else random.choice(fitting)
 
+    def pulls(self, app: AppKey) -> bool:
+        """Whether some deployment of the application gets its requests through a broker that is there."""
+        return app in self._pulled
+
+    def offers_pulled(self, key: ModelKey) -> bool:
+        """Whether a deployment that gets its requests through a broker offers the model, in KServe's protocol."""
+        known = self._pulled.get(AppKey(key.namespace, key.application))
+        offer = self.catalog(openai=False).get(key) if known else None
+        return offer is not None and any(one.deployment in (known or ()) for one in offer.endpoints)
+
+    def pulled(self, offer: Offer, chosen: Chosen) -> str:
+        """The deployment that is to answer, where it gets its requests through a broker that takes them now; or "".
+
+        Without such a broker they go to its replicas at once: what runs does not depend on one.
+        """
+        app = AppKey(offer.key.namespace, offer.key.application)
+        known = self._pulled.get(app, frozenset())
+        places = [(chosen.place(endpoint), endpoint.deployment) for endpoint in offer.endpoints]
+        best = min(place for place, _ in places)
+        if best is Place.NEVER:
+            return ""  # whoever sends it says why
+        deployment = random.choice([deployment for place, deployment in places if place is best])
+        return deployment if deployment in known else ""
+
     def _has_broker(self, app: AppKey, deployment: str) -> bool:
         return (app, deployment) in self._queued or (app, _ALL) in self._queued
 
@@ -89,6 +114,7 @@ class QueueTargets:
         self._endpoints = endpoints
         self._catalogs.clear()
         self._apps = {_app(one) for one in endpoints}
+        self._pulled = _pulled(endpoints)
         for broker in filter(_is_broker, endpoints):
             for deployment in broker.before or (_ALL,):
                 self._queued[_app(broker), deployment] = None
@@ -103,6 +129,21 @@ def _app(endpoint: pb.Endpoint) -> AppKey:
 
 def _is_broker(endpoint: pb.Endpoint) -> bool:
     return endpoint.protocol == PROTOCOL_BROKER_GRPC and endpoint.role == ROLE_BROKER
+
+
+def _pulled(endpoints: Sequence[pb.Endpoint]) -> dict[AppKey, frozenset[str]]:
+    """Deployments whose brokers say that requests come through them: those that take requests now, and of several
+    brokers of one deployment the newest, as an update changes what they say."""
+    newest: dict[tuple[AppKey, str], tuple[int, int]] = {}
+    taking = [one for one in filter(_is_broker, endpoints) if one.state == ENDPOINT_READY and not one.drained]
+    for broker in taking:
+        name, version = (_app(broker), broker.deployment), (broker.generation, broker.revision)
+        newest[name] = max(version, newest.get(name, version))
+    found: dict[AppKey, set[str]] = {}
+    for broker in taking:
+        if broker.pulled and newest[_app(broker), broker.deployment] == (broker.generation, broker.revision):
+            found.setdefault(_app(broker), set()).update(broker.pulled)
+    return {app: frozenset(deployments) for app, deployments in found.items()}
 
 
 def _speaks_openai(endpoint: pb.Endpoint) -> bool:

@@ -21,6 +21,8 @@ from tests.support.waiting import eventually
 APP = "app"
 COUNTS = "counts"  # an application whose class yields its answers
 NOBODY = "nobody"  # one without replicas
+PULLED_MODEL = "pulled-chat"  # other tests ask for the usual one by its own name
+PULLED = "pulled"  # one whose class and language model get their requests through its broker
 
 
 P = TypeVar("P", bound=ReplicaProcess)
@@ -69,6 +71,21 @@ class World:
     def go(self, application: str = APP) -> None:
         go(self.folder / application)
 
+    def pulling_broker(self, *, wait: bool = True) -> BrokerProcess:
+        """Of `PULLED`; its journals are those of the one before."""
+        return self.broker(PULLED, wait=wait, pulled=[WORKER, "chat"], max_items=20)
+
+    def next_name(self, deployment: str) -> str:
+        return f"{deployment}-r1-{next(self.numbers) + 1}"
+
+    def running(self, application: str, name: str) -> ReplicaProcess:
+        """The one that runs, by the beginning of its name."""
+        return next(
+            one
+            for one in self.started
+            if one.config.application == application and one.config.id.startswith(name) and one.process.poll() is None
+        )
+
     @property
     def llm(self) -> LlmProcess:
         """The language model's of `APP`."""
@@ -108,6 +125,21 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         etcd.kill()
 
 
+@pytest.fixture(scope="session")
+def pulled(world: World) -> World:
+    """The processes of `PULLED`, known to the gateway."""
+    for process in (world.pulling_broker(wait=False), world.worker(PULLED, wait=False), world.chat(PULLED, wait=False, model=PULLED_MODEL)):
+        process.wait_state("ready", registered=True)
+    tensors = {"inputs": [{"name": "n", "datatype": "INT64", "shape": [1], "data": [1]}]}
+    url = f"{world.gateway.url}/v2/models/{PULLED}/{WORKER}/infer"
+
+    def there() -> bool:
+        return httpx.post(url, json=tensors, timeout=60).status_code == 200
+
+    eventually(there, timeout_s=60, what="the gateway knows the application")
+    return world
+
+
 @pytest.fixture
 async def http(world: World) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(base_url=world.gateway.url, timeout=120) as client:
@@ -120,4 +152,4 @@ async def client(world: World) -> AsyncIterator[openai.AsyncOpenAI]:
         yield made
 
 
-__all__ = ["APP", "COUNTS", "NOBODY", "WORKER", "World"]
+__all__ = ["APP", "COUNTS", "NOBODY", "PULLED", "PULLED_MODEL", "WORKER", "World"]

@@ -11,7 +11,14 @@ import tritonclient.http as triton
 from tritonclient.grpc import service_pb2
 
 from serving.errors import MeshError, NotSupported
-from serving.gateway.queued.kserve_json import answer_object, binary_answer, read_infer_request
+from serving.gateway.queued.kserve_json import (
+    BINARY,
+    AnswerForm,
+    answer_object,
+    formed_answer,
+    read_infer,
+    read_infer_request,
+)
 from serving.openai.errors import InvalidRequest
 from serving.sdk.tensors import decode_tensor, encode_tensor
 
@@ -65,7 +72,7 @@ def test_what_tritons_client_sends_and_reads(datatype: str, binary: bool) -> Non
     assert list(found.shape) == list(array.shape)
     answer = response(datatype, array)
     if binary:
-        data, head = binary_answer(answer)
+        data, head = formed_answer(answer, BINARY)
         result = triton.InferenceServerClient.parse_response_body(data, header_length=head)
     else:
         result = triton.InferenceServerClient.parse_response_body(json.dumps(answer_object(answer)).encode())
@@ -137,4 +144,33 @@ def test_what_json_cannot_say(array: Any) -> None:
     datatype = "BYTES" if array.dtype.kind == "O" else "FP64"
     with pytest.raises(MeshError, match="binary=true"):
         answer_object(response(datatype, array))
-    assert binary_answer(response(datatype, array))[1] > 0
+    assert formed_answer(response(datatype, array), BINARY)[1] > 0
+
+
+@pytest.mark.parametrize(
+    ("parameters", "outputs", "wanted"),
+    [
+        (None, None, AnswerForm()),
+        ({"binary_data_output": True}, [{"name": "o"}], AnswerForm(every=True)),
+        (
+            {"binary_data_output": False},
+            [{"name": "o", "parameters": {"binary_data": True}}],
+            AnswerForm(named={"o": True}),
+        ),
+    ],
+)
+def test_the_form_of_the_answer_is_the_clients(parameters: Any, outputs: Any, wanted: AnswerForm) -> None:
+    body = {"inputs": [], "parameters": parameters, "outputs": outputs}
+    form = read_infer(json.dumps(body).encode(), "", "m", "", LIMIT)[1]
+    assert (form.every, form.is_binary("o")) == (wanted.every, wanted.is_binary("o"))
+
+
+def test_outputs_of_both_forms_stand_in_one_answer() -> None:
+    made = service_pb2.ModelInferResponse(model_name="m", model_version="1")
+    for name in ("a", "b"):
+        made.outputs.add(name=name, datatype="INT64", shape=[2])
+        made.raw_output_contents.append(np.array([1, 2]).tobytes())
+    data, head = formed_answer(made.SerializeToString(), AnswerForm(named={"b": True}))
+    result = triton.InferenceServerClient.parse_response_body(data, header_length=head)
+    assert [result.as_numpy(name).tolist() for name in ("a", "b")] == [[1, 2], [1, 2]]
+    assert len(data) - head == 16

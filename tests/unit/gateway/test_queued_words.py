@@ -22,7 +22,7 @@ from serving.gateway.queued.results import answer_of
 from serving.gateway.queued.targets import QueueTargets
 from serving.gateway.splits import Chosen
 from serving.openai.errors import InvalidRequest, retry_after_s
-from serving.sdk.brokers import QueueFull
+from serving.sdk.broker_errors import QueueFull
 from serving.sdk.parts import Place, TicketPart
 from serving.store.keys import AppKey
 
@@ -243,3 +243,35 @@ def test_equal_keys_go_to_one_of_several_deployments() -> None:
     chosen = {key: {targets.deployment(offer, Chosen(KEY), key) for _ in range(20)} for key in map(str, range(20))}
     assert all(len(found) == 1 for found in chosen.values())
     assert set().union(*chosen.values()) == {"a", "b"}
+
+
+def test_who_gets_requests_through_a_broker() -> None:
+    follower: Any = _Follower()
+    targets = QueueTargets(follower, ())
+    app = AppKey("team", "app")
+    code = endpoint("direct", "kserve-grpc", "code", models=[pb.ModelRecord(name="m")])
+    other = endpoint("direct", "kserve-grpc", "other", models=[pb.ModelRecord(name="o")])
+    queue = endpoint("broker", "broker-grpc", "queue", before=["code", "asleep"], pulled=["code", "asleep"], revision=1)
+    follower.tell([code, other, queue])
+    catalog = targets.catalog(openai=False)
+    found = {name: targets.pulled(catalog.find(name), Chosen(KEY)) for name in ("m", "o", "asleep")}
+    assert found == {"m": "code", "o": "", "asleep": "asleep"}
+    assert [targets.offers_pulled(catalog.find(name).key) for name in ("m", "o", "asleep")] == [True, False, True]
+    after = endpoint("broker", "broker-grpc", "queue", before=["code"], revision=2)
+    for brokers, pulls in (
+        ([queue, after], False),  # the newest of a deployment says it
+        ([after], False),
+        ([queue], True),
+        ([changed(queue, drained=True)], False),
+        ([changed(queue, state="draining")], False),
+        ([], False),  # requests do not wait for a broker that is not there
+    ):
+        follower.tell([code, *brokers])
+        assert targets.pulls(app) is pulls
+
+
+def changed(record: pb.Endpoint, **fields: Any) -> pb.Endpoint:
+    made = pb.Endpoint(**fields)
+    copy = pb.Endpoint.FromString(record.SerializeToString())
+    copy.MergeFrom(made)
+    return copy

@@ -109,3 +109,15 @@ def test_a_broker_for_all_is_replaced_when_another_deployment_can_ask_it() -> No
     named = deployment("queue", "broker")
     named.broker.before.append("chat")
     assert same(chat, reader, named), "it names what it took before"
+
+
+def test_how_requests_come_replaces_the_broker_and_no_replica() -> None:
+    pushed = (deployment("reader", "python"), deployment("queue", "broker"))
+    pulled = (deployment("reader", "python"), deployment("queue", "broker"))
+    pulled[0].dispatch = "pull"
+    before = order(*pushed, revision=1).stored.spec
+    same = {goal.deployment: goal.same for goal in goals(order(*pulled), [1], {1: before})}
+    assert 1 in same["reader"], "its replicas go on"
+    assert 1 not in same["queue"]
+    record = told.endpoint(told_config(order(*pulled)), pb.ReplicaReport(address="a:1"), "n", ["j"])
+    assert list(record.pulled) == ["reader"]
