@@ -262,9 +262,9 @@ class Home:
 
 def remove_journal(path: Path) -> None:
     """The file, what SQLite keeps beside it, and its large results. Whoever calls it holds its lock."""
+    remove_large_results(path)  # first: without the file nobody would look for them
     for suffix in ("", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
-    remove_large_results(path)
 
 
 def prepare_folder(folder: Path) -> None:

@@ -56,6 +56,7 @@ class _Write:
     changes: Sequence[Change]
     then: Written
     outcome: list[MeshError | None] = field(default_factory=list)
+    by_files: bool = False  # through the thread of large results
     refused: dict[int, MeshError] = field(default_factory=dict)  # changes, by their place, whose files were not written
 
 
@@ -83,6 +84,7 @@ class Journal:
         self.commits = Commits()
         self.failure: MeshError | None = None  # of the file as a whole: nothing can be done with it any more
         self.unwritten_bytes = 0  # bodies in memory that wait for a commit
+        self._in_files = 0  # writes that go through the thread of large results, or went
         self._writer = writer
         self._reader = reader
         self._large = large
@@ -152,8 +154,9 @@ class Journal:
             self._loop.call_soon(then, refused)
             return
         self.unwritten_bytes += sum(change.body_bytes for change in changes)
-        to = self._files if any(change.is_large for change in changes) else self._writes
-        to.put(_Write(changes, then))
+        by_files = any(change.is_large for change in changes) or (not changes and self._in_files > 0)
+        self._in_files += by_files
+        (self._files if by_files else self._writes).put(_Write(changes, then, by_files=by_files))
 
     async def written(self) -> None:
         """Returns when a group has been committed, or at once when none is on its way."""
@@ -202,6 +205,7 @@ class Journal:
 
     def _written(self, group: list[_Write]) -> None:
         for write in group:
+            self._in_files -= write.by_files
             self.unwritten_bytes -= sum(change.body_bytes for change in write.changes)
             write.then(write.outcome)
 
@@ -286,7 +290,8 @@ class Journal:
         if found is None or not found[0].state.answered or found[1] is not None:
             return found
         item = found[0]
-        body = self._large.read(number, item.attempt)
+        with schema.disk_errors(self.path):
+            body = self._large.read(number, item.attempt)
         if body is not None and len(body) == item.result_bytes:
             return item, body
         if queries.item_with_result(database, number) is None:  # it was forgotten meanwhile

@@ -60,7 +60,7 @@ class LargeResults:
         """Removes what no commit names: of runs that were cut off, and of removals. How many there were."""
         removed = 0
         for path in self._folder.iterdir() if self._folder.is_dir() else ():
-            if not _is_named(database, path.name):
+            if path.is_file() and not _is_named(database, path.name):
                 path.unlink()
                 removed += 1
         return removed
