@@ -10,14 +10,13 @@ from typing import Final, TypeAlias
 
 from serving.broker import queries, tickets
 from serving.broker.items import Item
+from serving.broker.journal import Found
 from serving.broker.journal_changes import Change
 from serving.broker.keeping import Keeping
 from serving.broker.partial_results import Part, PartialResult
 from serving.broker.shard import Shard
 from serving.errors import Conflict, FailedPrecondition, MeshError, NotFound, Unavailable
 from serving.timeouts import wait_for
-
-Found: TypeAlias = tuple[Item, bytes | None]  # with its result, where it has one
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +141,7 @@ class Clients:
                 end.cancel()
 
     async def _read(self, number: int) -> Found:
-        found = await self._shard.journal.read(partial(queries.item_with_result, number=number))
+        found = await self._shard.journal.item_with_result(number)
         if found is None:
             raise NotFound(f"item {self._shard.id_of(number)} is not kept any more: its time was over")
         return found

@@ -23,6 +23,7 @@ from serving.broker.collector import Frozen, resting
 from serving.broker.draining import Draining
 from serving.broker.journal import Journal
 from serving.broker.keeping import Keeping
+from serving.broker.large_results import remove_large_results
 from serving.broker.pulls import Pulls
 from serving.broker.settings import BrokerSettings
 from serving.broker.shard import Shard
@@ -260,7 +261,8 @@ class Home:
 
 
 def remove_journal(path: Path) -> None:
-    """The file, and what SQLite keeps beside it. Whoever calls it holds its lock."""
+    """The file, what SQLite keeps beside it, and its large results. Whoever calls it holds its lock."""
+    remove_large_results(path)  # first: without the file nobody would look for them
     for suffix in ("", "-wal", "-shm"):
         path.with_name(path.name + suffix).unlink(missing_ok=True)
 

@@ -1,22 +1,32 @@
-"""Items and results on disk. One thread writes: while one commit is on its way to the disk the next one gathers."""
+"""Items and results on disk. One thread writes: while one commit is on its way to the disk the next one gathers.
+
+Large results go to files of their own by another thread, before their commit: those of others do not wait for them.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import queue
 import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeAlias, TypeVar
 
 from serving.broker import journal_schema as schema
+from serving.broker import queries
+from serving.broker.items import Item
 from serving.broker.journal_changes import Change, apply
+from serving.broker.large_results import LargeResults
 from serving.errors import DataLoss, Internal, MeshError, Unavailable
 
+_LOG: Final = logging.getLogger(__name__)
 T = TypeVar("T")
+Found: TypeAlias = tuple[Item, bytes | None]  # with its result, where it has one
 Written: TypeAlias = Callable[[list[MeshError | None]], None]  # an error or None for each change
 _GROUP_CHANGES: Final = 2000
 _GROUP_BYTES: Final = 32 << 20
@@ -46,6 +56,8 @@ class _Write:
     changes: Sequence[Change]
     then: Written
     outcome: list[MeshError | None] = field(default_factory=list)
+    by_files: bool = False  # through the thread of large results
+    refused: dict[int, MeshError] = field(default_factory=dict)  # changes, by their place, whose files were not written
 
 
 @dataclass(slots=True)
@@ -58,7 +70,12 @@ class Journal:
     """From `open` to `close`, which block. `write` and `read` belong to the event loop it was opened for."""
 
     def __init__(
-        self, path: Path, loop: asyncio.AbstractEventLoop, writer: sqlite3.Connection, reader: sqlite3.Connection
+        self,
+        path: Path,
+        loop: asyncio.AbstractEventLoop,
+        writer: sqlite3.Connection,
+        reader: sqlite3.Connection,
+        large: LargeResults,
     ) -> None:
         """See `open`."""
         self.path = path
@@ -67,8 +84,10 @@ class Journal:
         self.commits = Commits()
         self.failure: MeshError | None = None  # of the file as a whole: nothing can be done with it any more
         self.unwritten_bytes = 0  # bodies in memory that wait for a commit
+        self._in_files = 0  # writes that go through the thread of large results, or went
         self._writer = writer
         self._reader = reader
+        self._large = large
         self._items: int
         self._bytes: int
         with schema.disk_errors(path):
@@ -78,10 +97,12 @@ class Journal:
         self.last_number: int = last[0] if last else 0
         self._writes: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._reads: queue.SimpleQueue[_Read | None] = queue.SimpleQueue()
+        self._files: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._closed = False
         self._threads = [
             threading.Thread(target=self._write_loop, name="journal-writer", daemon=True),
             threading.Thread(target=self._read_loop, name="journal-reader", daemon=True),
+            threading.Thread(target=self._file_loop, name="journal-files", daemon=True),
         ]
         for thread in self._threads:
             thread.start()
@@ -100,7 +121,12 @@ class Journal:
             writer.close()
             raise
         try:
-            return cls(path, loop, writer, reader)
+            large = LargeResults(path, sync)
+            with schema.disk_errors(path):
+                swept = large.sweep(writer)
+            if swept:
+                _LOG.info("results that no item has are removed", extra={"journal": path.stem, "files": swept})
+            return cls(path, loop, writer, reader, large)
         except BaseException:
             reader.close()
             writer.close()
@@ -128,7 +154,9 @@ class Journal:
             self._loop.call_soon(then, refused)
             return
         self.unwritten_bytes += sum(change.body_bytes for change in changes)
-        self._writes.put(_Write(changes, then))
+        by_files = any(change.is_large for change in changes) or (not changes and self._in_files > 0)
+        self._in_files += by_files
+        (self._files if by_files else self._writes).put(_Write(changes, then, by_files=by_files))
 
     async def written(self) -> None:
         """Returns when a group has been committed, or at once when none is on its way."""
@@ -145,6 +173,10 @@ class Journal:
         self._reads.put(_Read(look, future))
         return await future
 
+    async def item_with_result(self, number: int) -> Found | None:
+        """None: it is not kept. Raises `DataLoss` where its result is missing, and other errors of the mesh."""
+        return await self.read(partial(self._item_with_result, number=number))
+
     def close(self) -> None:
         """Writes what was given, folds the log into the file and lets go of it. Blocks; may be repeated."""
         if self._closed:
@@ -152,6 +184,8 @@ class Journal:
         self._closed = True
         self._reads.put(None)
         self._threads[1].join()
+        self._files.put(None)
+        self._threads[2].join()
         self._writes.put(None)  # the last one to close the file folds the log into it, which a reader must not
         self._threads[0].join()
 
@@ -171,24 +205,27 @@ class Journal:
 
     def _written(self, group: list[_Write]) -> None:
         for write in group:
+            self._in_files -= write.by_files
             self.unwritten_bytes -= sum(change.body_bytes for change in write.changes)
             write.then(write.outcome)
 
     def _write_group(self, group: list[_Write]) -> None:
-        changes = [change for write in group for change in write.changes]
+        changes = [change for write in group for at, change in enumerate(write.changes) if at not in write.refused]
         if not changes:
+            for write in group:
+                write.outcome = list(write.refused.values())
             return
         started = time.monotonic()
         error = self._commit(changes)
         if error is None:
             self.commits.note(time.monotonic() - started, len(changes))
         for write in group:
-            if error is None:
-                write.outcome = [None] * len(write.changes)
-            elif len(changes) == 1 or self.failure is not None:
-                write.outcome = [error] * len(write.changes)
-            else:  # the one that does not fit must not take the others with it
-                write.outcome = [self._commit([change]) for change in write.changes]
+            alone = error is not None and len(changes) > 1 and self.failure is None
+            # The one that does not fit must not take the others with it.
+            write.outcome = [
+                write.refused.get(at) or (self._commit([change]) if alone else error)
+                for at, change in enumerate(write.changes)
+            ]
             self.commits.failed += sum(outcome is not None for outcome in write.outcome)
 
     def _commit(self, changes: Sequence[Change]) -> MeshError | None:
@@ -204,8 +241,18 @@ class Journal:
         except (sqlite3.Error, OverflowError, UnicodeError) as error:
             return self._failed(error)
         self._items, self._bytes = items, size
+        self._drop_files(changes)
         self._bound_log()
         return None
+
+    def _drop_files(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            if change.drop_file:
+                try:
+                    self._large.remove(change.number, change.attempt)
+                except OSError as error:  # whoever opens the journal next removes it
+                    keys = {"journal": self.name, "item": change.number, "error": str(error)}
+                    _LOG.warning("a large result could not be removed", extra=keys)
 
     def _failed(self, error: Exception) -> MeshError:
         if self._writer.in_transaction:  # a full disk has ended it already
@@ -227,6 +274,29 @@ class Journal:
                 self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         except (sqlite3.Error, OSError):
             return  # what was committed is in the log; the next commit tries it again
+
+    def _file_loop(self) -> None:
+        while (write := self._files.get()) is not None:
+            for at, change in enumerate(write.changes):
+                if change.is_large and change.result is not None:
+                    try:
+                        self._large.write(change.number, change.attempt, change.result)
+                    except OSError as error:
+                        write.refused[at] = schema.disk_error(error, self.path)
+            self._writes.put(write)
+
+    def _item_with_result(self, database: sqlite3.Connection, number: int) -> Found | None:
+        found = queries.item_with_result(database, number)
+        if found is None or not found[0].state.answered or found[1] is not None:
+            return found
+        item = found[0]
+        with schema.disk_errors(self.path):
+            body = self._large.read(number, item.attempt)
+        if body is not None and len(body) == item.result_bytes:
+            return item, body
+        if queries.item_with_result(database, number) is None:  # it was forgotten meanwhile
+            return None
+        raise DataLoss(f"the result of item {self.name}.{number} is missing beside its journal, which is damaged")
 
     def _read_loop(self) -> None:
         while True:

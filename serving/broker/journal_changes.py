@@ -14,14 +14,16 @@ from typing import Any, Final
 
 from serving.broker import journal_schema as schema
 from serving.broker.items import Item
+from serving.broker.large_results import LARGE_BYTES
 
 _CHUNKS: Final = (64, 16, 4, 1)  # rows of one statement
 
 
 @dataclass(slots=True)
 class Change:
-    """What is written together for one item. `insert` and `update` are rows of it, `request` and `result` bodies,
-    `callback_due` (number, receiver, and twice since when) and `callback` (`schema.CALLBACK_COLUMNS`) of its callback.
+    """What is written together for one item. `insert` and `update` are rows of it, `request` and `result` bodies, the
+    result of `attempt` in a file if it `is_large`, which `drop_file` removes; `callback_due` (number, receiver, and
+    twice since when) and `callback` (`schema.CALLBACK_COLUMNS`) of its callback.
 
     `items` and `size` (bytes) are what the totals change by. Make them with `submitted`, `changed` and `removed`.
     """
@@ -29,7 +31,9 @@ class Change:
     number: int
     insert: tuple[Any, ...] | None = None
     update: tuple[Any, ...] | None = None
+    attempt: int = 0
     remove: bool = False
+    drop_file: bool = False
     request: bytes | None = None
     result: bytes | None = None
     drop_request: bool = False
@@ -54,8 +58,8 @@ class Change:
         elif after.callback is not None and after.state.live and not before.state.live:
             withdrawn = (after.number, *schema.NO_CALLBACK)
         return cls(
-            after.number, update=row, result=result, drop_request=after.state.answered, callback_due=due,
-            callback=withdrawn, size=after.kept_bytes - before.kept_bytes,
+            after.number, update=row, attempt=after.attempt, result=result, drop_request=after.state.answered,
+            callback_due=due, callback=withdrawn, size=after.kept_bytes - before.kept_bytes,
         )  # fmt: skip
 
     @classmethod
@@ -66,9 +70,14 @@ class Change:
     @classmethod
     def removed(cls, item: Item) -> Change:
         return cls(
-            item.number, remove=True, drop_request=not item.state.answered, drop_callback=item.callback is not None,
-            items=-1, size=-item.kept_bytes,
+            item.number, attempt=item.attempt, remove=True, drop_request=not item.state.answered,
+            drop_file=item.state.answered and item.result_bytes > LARGE_BYTES,
+            drop_callback=item.callback is not None, items=-1, size=-item.kept_bytes,
         )  # fmt: skip
+
+    @property
+    def is_large(self) -> bool:
+        return self.result is not None and len(self.result) > LARGE_BYTES
 
     @property
     def body_bytes(self) -> int:
@@ -80,7 +89,8 @@ def apply(database: sqlite3.Connection, changes: Sequence[Change]) -> None:
     _run(database, "insert", [change.insert for change in changes if change.insert is not None])
     _run(database, "request", [(change.number, change.request) for change in changes if change.request is not None])
     _run(database, "update", [change.update for change in changes if change.update is not None])
-    _run(database, "result", [(change.number, change.result) for change in changes if change.result is not None])
+    results = [change for change in changes if change.result is not None and not change.is_large]
+    _run(database, "result", [(change.number, change.result) for change in results])
     _run(database, "drop_request", [(change.number,) for change in changes if change.drop_request])
     removed = [(change.number,) for change in changes if change.remove]
     _run(database, "callback_due", [change.callback_due for change in changes if change.callback_due is not None])

@@ -7,6 +7,7 @@ that recovery reads; what has ended costs it nothing.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import secrets
 import sqlite3
@@ -222,6 +223,8 @@ def _code_of(error: sqlite3.Error) -> int:
 
 def disk_error(error: sqlite3.Error | OSError, path: Path) -> MeshError:
     """What a client or an operator is told of it."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ResourceExhausted(f"the disk of the journal {path.name} is full: make room in {path.parent}")
     if isinstance(error, OSError):
         return FailedPrecondition(f"the journal {path} cannot be used: {error.strerror or error}")
     code = _code_of(error)

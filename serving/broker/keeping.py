@@ -37,7 +37,7 @@ class Keeping:
     def added(self, item: Item, body: bytes, error: MeshError | None) -> None:
         self._unwritten -= item.kept_bytes
         if error is not None:
-            self._shard.limits.remove(item, ended=False)
+            self._shard.limits.remove(item)
             return
         self._shard.fresh.add(item, body)
         self._shard.queues.add(item)
@@ -65,7 +65,7 @@ class Keeping:
     ) -> None:
         self._shard.claimed.discard(after.number)
         if errors[0] is not None:
-            self._shard.limits.remove(after, ended=False)
+            self._shard.limits.remove(after)
             self._shard.limits.keep(before)
         else:
             self._shard.ended.forget(after.number)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -83,9 +83,15 @@ class Limits:
         use.items += 1
         use.bytes += size_bytes
 
-    def remove(self, item: Item, *, ended: bool) -> None:
+    def end(self, item: Item) -> None:
+        """It has ended, and is kept."""
+        self._ended += 1
+        self.remove(item)
+        self.keep(item)
+
+    def remove(self, item: Item) -> None:
+        """It neither waits nor runs."""
         self.items -= 1
-        self._ended += ended
         use = self._tenants[item.tenant]
         use.items -= 1
         use.bytes -= item.size_bytes
@@ -94,10 +100,12 @@ class Limits:
     def keep(self, item: Item) -> None:
         """It has ended, and stays until its time is over."""
         if self._settings.tenants_apart:
-            self.keep_bytes(item.tenant, ROW_BYTES + item.body_bytes)
+            self._tenants[item.tenant].ended_bytes += ROW_BYTES + item.body_bytes
 
-    def keep_bytes(self, tenant: str, size: int) -> None:
-        self._tenants[tenant].ended_bytes += size
+    def recover_ended(self, kept: Iterable[tuple[str, int]]) -> None:
+        """What has ended and is kept: tenants, and bytes of each."""
+        for tenant, size in kept:
+            self._tenants[tenant].ended_bytes += size
 
     def forget(self, item: Item) -> None:
         """It was kept, and is not any more."""

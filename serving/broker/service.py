@@ -18,11 +18,12 @@ from serving._proto import broker_pb2 as pb
 from serving.broker import messages, tickets
 from serving.broker.attending import Attending
 from serving.broker.callbacks.deliveries import Deliveries
-from serving.broker.clients import Answer, Clients, Found, Submitted
+from serving.broker.clients import Answer, Clients, Submitted
 from serving.broker.draining import DRAINED
 from serving.broker.home import Home
 from serving.broker.instruments import BrokerInstruments
 from serving.broker.items import Item
+from serving.broker.journal import Found
 from serving.broker.lists import Lists
 from serving.broker.partial_results import Part
 from serving.broker.pull_stream import PullStream

@@ -81,8 +81,7 @@ class Shard:
         self.running.update((item.number, Running(item, lease_until)) for item in found)
         self.queues.dead.update(await self.journal.read(queries.dead))
         if self.settings.tenants_apart:
-            for tenant, size in await self.journal.read(queries.ended_bytes):
-                self.limits.keep_bytes(tenant, size)
+            self.limits.recover_ended(await self.journal.read(queries.ended_bytes))
         await self.callbacks.recover()
         _LOG.info("journal opened", extra={"journal": self.name, "items": self.limits.items})
         self.listener.waiting()
@@ -373,8 +372,7 @@ class Shard:
         self.queues.ended(after)
         if before.state is State.RUNNING and told is None:
             self.listener.stop(after.replica, self.id_of(after.number), after.attempt, after.reason)
-        self.limits.remove(after, ended=True)
-        self.limits.keep(after)
+        self.limits.end(after)
         self.ended.add(after, result)
         self.watchers.ended(after.number)
         self.callbacks.ended(after)

@@ -329,7 +329,7 @@ class ApplicationMaster:
         for revision in running:
             self._specs.want(revision)
         self._specs.keep({*running, order.stored.revision})
-        goals = orders.goals(order, running, self._specs.specs, self._scaling.sizes)
+        goals = orders.goals(order, running, self._specs.specs, self._scaling.sizes, self._scaling.busy)
         return tuple(orders.without_given_up(goal, rows_known.values()) for goal in goals)
 
     def _share(self, goals: tuple[Goal, ...]) -> tuple[Goal, ...]:

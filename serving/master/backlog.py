@@ -26,6 +26,7 @@ class Backlog:
     work_s: float = 0.0
     places: int = 0
     replicas: int = 0
+    busy: frozenset[str] = frozenset()  # ids of replicas with an item that has run for long
 
     @property
     def items(self) -> int:
@@ -80,4 +81,5 @@ def _backlog(
         work_s=sum(load.work_s for load in loads),
         places=sum(load.places for load in loads),
         replicas=max((load.replicas for load in loads), default=0),
+        busy=frozenset().union(*(load.busy for load in loads)),
     )

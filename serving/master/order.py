@@ -47,9 +47,11 @@ def goals(
     running: Iterable[int],
     specs: Mapping[int, pb.ApplicationSpec | None],
     sizes: Mapping[str, int] | None = None,
+    busy: Mapping[str, frozenset[str]] | None = None,
 ) -> tuple[Goal, ...]:
     """One goal per deployment. `running` are the revisions of which replicas run; `specs` what is known of them.
-    `sizes` are the numbers of replicas of deployments whose number is not fixed.
+    `sizes` are the numbers of replicas of deployments whose number is not fixed, `busy` the ids of replicas of each
+    that run long items of brokers.
 
     A revision maps to None when its spec is known to be lost; it is absent while nobody has said.
     """
@@ -67,6 +69,7 @@ def goals(
             paused=order.stored.paused,
             enough=wanted.replicas.min if wanted.HasField("autoscaling") else None,
             fronts=wanted.HasField("proxy"),
+            busy=(busy or {}).get(wanted.name, frozenset()),
             **_pace(wanted, numbers[wanted.name]),
         )
         for wanted in order.stored.spec.deployments

@@ -13,12 +13,15 @@ _EARLY: Final = 0.5  # of the wanted age: below it there are more replicas than 
 
 
 def needed(size: int, ongoing: float, backlog: Backlog | None) -> Iterator[tuple[int, str]]:
-    """The least, whatever the targets say: one for what waits; all there are while a broker is silent."""
+    """The least, whatever the targets say: one for what waits; those that run long items, as a drain would cut these
+    off; all there are while a broker is silent."""
     items = backlog.items if backlog is not None else 0
     if size == 0 and ongoing > 0:
         yield 1, f"{ongoing:.3g} requests wait for the first replica"
     elif items > 0:
         yield 1, f"{items:,} items wait or run at brokers"
+    if backlog is not None and backlog.busy:
+        yield min(size, len(backlog.busy)), f"{len(backlog.busy)} replicas run items that take long"
     if backlog is not None and not backlog.known:
         yield size, "a broker has not said what waits"
 

@@ -161,7 +161,13 @@ def _queues(told: pb.ReplicaLoad) -> dict[str, QueueLoad] | None:
         return None
     return {
         queue.deployment: QueueLoad(
-            queue.queued, queue.running, queue.oldest_age_s, queue.work_s, queue.places, queue.replicas
+            queue.queued,
+            queue.running,
+            queue.oldest_age_s,
+            queue.work_s,
+            queue.places,
+            queue.replicas,
+            frozenset(queue.busy),
         )
         for queue in told.queues
     }

@@ -131,7 +131,8 @@ def _hopeless(row: Replica) -> bool:
 
 
 def _scale_in(goal: Goal, groups: _Groups) -> Iterator[Action]:
-    """Current replicas beyond the wanted number: those that are not ready first, then the highest index.
+    """Current replicas beyond the wanted number: those that are not ready first, then those that run no long items of
+    brokers, of these the highest index.
 
     While a rollout is paused nobody else takes the old ones away: then they go first.
     """
@@ -149,7 +150,7 @@ def _scale_in(goal: Goal, groups: _Groups) -> Iterator[Action]:
     yield from (KillReplica(row.name, restart=False, why=why) for row in leaving)
     surplus -= len(leaving)
     ready = [*groups.current_ready, *groups.current_settling]
-    ready.sort(key=lambda row: (row.revision, row.name.revision, -row.name.index))
+    ready.sort(key=lambda row: (row.revision, row.name.revision, row.id in goal.busy, -row.name.index))
     for row in ready[: max(0, surplus)]:
         yield DrainReplica(row.name, goal.drain_timeout_s, why)
 

@@ -65,6 +65,7 @@ class Scaling:
         self._scaled: dict[str, _Scaled] = {}
         self._known: dict[str, pb.DeploymentStatus] = {}
         self._patterns: dict[str, pb.LoadPattern] = {}
+        self.busy: dict[str, frozenset[str]] = {}  # by deployment, ids of replicas that run long items of brokers
         self.recalled = False
         self.history_changed = False  # since `history` was asked for
 
@@ -167,6 +168,7 @@ class Scaling:
         """One sample of each deployment whose ready replicas have all said what they do, and what follows from it."""
         own = [row for row in rows if row.name.generation == order.generation]
         waiting, queues = _waiting(order, own, reports, now), backlogs(order, own, reports, now)
+        self.busy = {name: backlog.busy for name, backlog in queues.items() if backlog.busy}
         for name, scaled in self._scaled.items():
             if now < scaled.sampled_at + SAMPLE_S:
                 continue

@@ -12,11 +12,14 @@ import grpc.aio
 
 from serving._proto import broker_pb2 as bpb
 from serving._proto.broker_pb2_grpc import BrokerStub
+from serving.broker.large_results import LARGE_BYTES
 from tests.support.broker_process import LoneBroker
 from tests.support.pulling import HandReplica
 from tests.support.waiting import eventually_async
 
 KILLS = 5
+
+LARGE = b"before" * (LARGE_BYTES // 5)  # it has a file of its own
 
 
 def submit(name: str) -> bpb.SubmitRequest:
@@ -68,13 +71,13 @@ async def test_another_broker_adopts_the_journal_of_one_that_was_killed(tmp_path
             tickets = [(await stub.Submit(submit(str(number)))).ticket for number in range(3)]
             replica = await HandReplica(channel).connect(more=2)
             done, runs = await replica.work(), await replica.work()
-            assert await replica.finish(done, b"before")
+            assert await replica.finish(done, LARGE)
             first.kill()
         await eventually_async(lambda: second.serves(*journals), what="adoption")
         async with grpc.aio.insecure_channel(addresses[1]) as channel:
             stub = BrokerStub(channel)  # type: ignore[no-untyped-call]
             item = await stub.Get(bpb.GetRequest(ticket=tickets[0]))
-            assert (item.state, item.result.infer) == (bpb.SUCCEEDED, b"before")
+            assert (item.state, item.result.infer) == (bpb.SUCCEEDED, LARGE)
             again = await stub.Submit(submit("2"))
             assert (again.ticket, again.repeated) == (tickets[2], True), "keys of an adopted journal are known"
             moved = await HandReplica(channel, held=[bpb.Held(item=runs.item, attempt=1)]).connect(more=1)
@@ -99,7 +102,7 @@ async def test_an_adopted_journal_is_removed_when_it_is_empty(tmp_path: Path) ->
         assert (tmp_path / f"{journal}.sqlite").exists()
         async with grpc.aio.insecure_channel(addresses[1]) as channel:
             replica = await HandReplica(channel).connect(more=1)
-            assert await replica.finish(await replica.work())
+            assert await replica.finish(await replica.work(), LARGE)
         await eventually_async(lambda: not second.serves(journal), what="the empty journal is gone")
         await eventually_async(lambda: not list(tmp_path.glob(f"{journal}*")), what="its files are gone")
         assert second.journals

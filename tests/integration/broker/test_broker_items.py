@@ -10,6 +10,7 @@ import grpc.aio
 import pytest
 
 from serving._proto import broker_pb2 as bpb
+from serving.broker import load
 from tests.support.served_broker import Served, submit
 from tests.support.waiting import aeventually, eventually_async
 
@@ -222,7 +223,7 @@ async def test_draining_hands_the_journal_over(tmp_path: Path) -> None:
         assert own[0] in second.broker.journals
 
 
-async def test_the_load_that_replicas_are_scaled_by(served: Served) -> None:
+async def test_the_load_that_replicas_are_scaled_by(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     tickets = [await served.submit() for _ in range(8)]
     first = served.broker.load()
     assert (first.queues[0].deployment, first.queues[0].queued, first.queues[0].replicas) == ("worker", 8, 0)
@@ -239,6 +240,9 @@ async def test_the_load_that_replicas_are_scaled_by(served: Served) -> None:
     await replica.work()
     busy = served.broker.load().queues[0]
     assert (busy.queued, busy.running, busy.places, busy.replicas) == (1, 2, 2, 1)
+    monkeypatch.setattr(load, "_LONG_RUN_S", 0.0)
+    assert served.broker.load().queues[0].busy == ["r"], "it runs an item that takes long"
+    assert not served.broker.load().queues[1].busy
     items = [await served.get(ticket) for ticket in tickets[:5]]
     took_s = [(item.ended.ToMicroseconds() - item.started.ToMicroseconds()) / 1e6 for item in items]
     assert busy.work_s == pytest.approx(sum(took_s) / 5, abs=1e-5)

@@ -170,6 +170,16 @@ def test_a_scale_in_during_a_rollout_spares_what_has_been_ready_for_long() -> No
     assert sorted(name.revision for name in world.serving(DEPLOYMENT)) == [1, 2], "the new one is not proven yet"
 
 
+def test_a_scale_in_spares_replicas_that_run_long_items() -> None:
+    world = running(4)
+    world.goals = (goal(2, 1, busy=frozenset({f"{DEPLOYMENT}-r1-1", f"{DEPLOYMENT}-r1-3"})),)
+    world.apply(world.actions())
+    assert sorted(name.index for name in world.serving(DEPLOYMENT)) == [1, 3]
+    world.goals = (goal(1, 1, busy=frozenset({f"{DEPLOYMENT}-r1-1", f"{DEPLOYMENT}-r1-3"})),)
+    world.apply(world.actions())
+    assert sorted(name.index for name in world.serving(DEPLOYMENT)) == [1], "who orders fewer gets fewer"
+
+
 def test_one_good_replica_does_not_hide_that_others_fail() -> None:
     """It was ready before they failed: the pauses grow all the same."""
     world = running(2)

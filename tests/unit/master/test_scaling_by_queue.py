@@ -152,12 +152,25 @@ def test_a_broker_that_reads_a_journal_is_not_known() -> None:
 def test_queues_of_several_brokers_are_one() -> None:
     world = World(order(brokers=2), [row(QUEUE, 0), row(QUEUE, 1)])
     for one, age in zip(world.brokers, (3.0, 9.0), strict=True):
-        queue = QueueLoad(queued=2, running=4, oldest_age_s=age, work_s=5.0, places=6, replicas=3)
+        busy = frozenset({f"net-r1-{age:g}"})
+        queue = QueueLoad(queued=2, running=4, oldest_age_s=age, work_s=5.0, places=6, replicas=3, busy=busy)
         world.hear(one, Load(queues={NET: queue}))
     found = backlogs(world.wanted, world.brokers, world.reports.get, world.now)
-    assert found[NET] == Backlog(True, 4, 8, 9.0, 10.0, 12, 3)
+    assert found[NET] == Backlog(True, 4, 8, 9.0, 10.0, 12, 3, frozenset({"net-r1-3", "net-r1-9"}))
     assert found[NET].places_per_replica == 4
     assert found[OTHER] == Backlog(True)
+
+
+@pytest.mark.parametrize("target", ["target_ongoing", "target_queue_age_s"])
+def test_replicas_that_run_long_items_stay(target: str) -> None:
+    world = World(order(low=1, **{"target_ongoing": 0.0, target: 100.0}))  # type: ignore[arg-type]
+    world.scaling.follow(world.wanted, [row(NET, index) for index in range(4)])
+    assert world.size == 4
+    busy = frozenset({"net-r1-0", "net-r1-2"})
+    assert world.run(60, running=2, places=16, replicas=4, busy=busy) == 2  # type: ignore[arg-type]
+    assert world.scaling.busy == {NET: busy}
+    assert world.run(60, running=2, places=16, replicas=2) == 1
+    assert world.scaling.busy == {}
 
 
 # ---------------------------------------------------------------------------------------------------- by age
