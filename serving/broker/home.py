@@ -56,7 +56,7 @@ class Home:
         """Raises `Unavailable` while there is none."""
         shard = self.shards.get(self._own)
         if shard is None:
-            raise Unavailable("this broker has no journal at the moment: its disk does not take one")
+            raise Unavailable("this broker has no journal at the moment: its disk, or its Redis server, does not take one")
         return shard, self.clients[self._own]
 
     @property
@@ -201,4 +201,8 @@ class Home:
 
 
 def _shelf(settings: BrokerSettings) -> Shelf:
-    return DiskShelf(settings.folder, settings.sync)
+    if settings.redis is None:
+        return DiskShelf(settings.folder, settings.sync)
+    from serving.broker.redis_log.shelf import RedisShelf  # its client is loaded where it is used
+
+    return RedisShelf(settings.redis, settings.folder, settings.name, settings.sync)
