@@ -56,7 +56,7 @@ class Home:
         """Raises `Unavailable` while there is none."""
         shard = self.shards.get(self._own)
         if shard is None:
-            raise Unavailable("this broker has no journal at the moment: its disk, or its Redis server, does not take one")
+            raise Unavailable("this broker has no journal now: its disk, or its Redis server, does not take one")
         return shard, self.clients[self._own]
 
     @property

@@ -72,7 +72,10 @@ _BUSY_S: Final = 30.0
 
 
 def open_writer(path: Path, sync: str) -> sqlite3.Connection:
-    """Begins the file where there is none. `sync`: full, normal or off. Raises `FailedPrecondition`, `ResourceExhausted` or `DataLoss`."""
+    """Begins the file where there is none. `sync`: full, normal or off.
+
+    Raises `FailedPrecondition`, `ResourceExhausted` or `DataLoss`.
+    """
     with disk_errors(path):
         fresh = not path.exists() or path.stat().st_size == 0
         database = _connect(path)

@@ -14,6 +14,7 @@ from serving.broker.settings import USUAL_TTL_S
 from serving.problems import MAX_TIMEOUT_S, Problem, check_duplicates, check_number, check_whole, shown
 from serving.spelling import closest_match
 from serving.validation.broker_callbacks import callback_problems
+from serving.validation.broker_redis import redis_problems
 
 SYNCS: Final = ("full", "normal")
 MIN_LEASE_S: Final = 1.0
@@ -59,6 +60,8 @@ def broker_problems(path: str, deployment: pb.DeploymentSpec) -> Iterator[Proble
         yield from check_number(f"{at}.ageing", broker.ageing_s, MAX_TIMEOUT_S, "seconds; 0 is never")
     yield from _shares(at, broker)
     yield from callback_problems(f"{at}.callbacks", broker.callbacks)
+    if broker.HasField("redis"):
+        yield from redis_problems(f"{at}.redis", broker)
     yield from check_duplicates(f"{at}.before", list(broker.before))
     if deployment.rollout.HasField("canary"):
         text = "is not supported with `broker`: requests go to the journals that are there, whatever their revision"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import shutil
 import socket
 import subprocess
+import tempfile
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -69,3 +72,13 @@ class LoneRedis:
             return bool(self.client.ping())
         except redis.RedisError:
             return False
+
+
+@cache
+def shared_redis() -> LoneRedis:
+    """One for all tests of this process that neither kill it nor care for its disk."""
+    folder = tempfile.TemporaryDirectory()
+    server = LoneRedis(Path(folder.name), appendfsync="everysec").start()
+    atexit.register(folder.cleanup)
+    atexit.register(server.kill)
+    return server

@@ -71,9 +71,12 @@ def _fill(database: sqlite3.Connection, server: RedisServer, keys: Keys) -> None
         kept = [schema.item_of(row) for row, _ in entries]
         items, size = items + len(kept), size + sum(item.kept_bytes for item in kept)
         answered = {item.number for item in kept if item.state.answered}
-        _bodies(database, server, keys.requests, "requests", [row for row, _ in entries if row[_NUMBER] not in answered])
-        _bodies(database, server, keys.results, "results", [row for row, _ in entries if row[_NUMBER] in answered])
-    heads: int = server.client.hlen(keys.heads)  # type: ignore[assignment]
+        wanted: dict[str, list[tuple[Any, ...]]] = {"requests": [], "results": []}
+        for row, _ in entries:
+            wanted["results" if row[_NUMBER] in answered else "requests"].append(row)
+        _bodies(database, server, keys.requests, "requests", wanted["requests"])
+        _bodies(database, server, keys.results, "results", wanted["results"])
+    heads: int = server.client.hlen(keys.heads)
     if heads != items:
         raise DataLoss(
             f"the journal {keys.journal} in Redis is damaged: its stream has {items} items of {heads}; it is left as "

@@ -59,7 +59,8 @@ class RedisLog:
             raise self._failure
         group = self._group + 1
         self._last = max([self._last, *(change.number for change in changes if change.insert is not None)])
-        head = (self.epoch, group, self._last, self._entries)
+        has_bodies = any(change.body_bytes for change in changes)
+        head = (self.epoch, group, self._last, self._entries, int(has_bodies))
         keys = self.keys
         names = (keys.meta, keys.items, keys.heads, keys.requests, keys.results)
         call = (len(names), *names, *head, *rows.arguments(index, changes))
@@ -101,7 +102,7 @@ class RedisLog:
         client = self._server.client
         if not self._sha:
             self._sha = str(client.script_load(self._script))
-        pipeline = client.pipeline(transaction=False)  # one connection: what waits, waits for its writes
+        pipeline: Any = client.pipeline(transaction=False)  # one connection: what waits, waits for its writes
         pipeline.execute_command("EVALSHA", self._sha, *call)
         wanted = self._wait_for(pipeline)
         answers = pipeline.execute(raise_on_error=False)
@@ -123,13 +124,16 @@ class RedisLog:
     def _check(self, answer: int) -> None:
         if answer in (scripts.STORED, scripts.STORED_BEFORE):
             return
-        name = self.keys.journal
-        if answer == scripts.GONE:
-            self.lose(Unavailable(f"the journal {name} has another broker now: ask the one whose endpoint names it"))
-        else:
-            self.lose(DataLoss(f"the Redis server has lost commits of the journal {name} that it had confirmed"))
-        assert self._failure is not None
-        raise self._failure
+        error = lost(self.keys.journal, answer)
+        self.lose(error)
+        raise self._failure or error
+
+
+def lost(journal: str, answer: int) -> MeshError:
+    """What GONE and ABSENT mean."""
+    if answer == scripts.GONE:
+        return Unavailable(f"the journal {journal} has another broker now: ask the one whose endpoint names it")
+    return DataLoss(f"the Redis server has lost what it had confirmed of the journal {journal}: it came back older")
 
 
 def _reached(answer: int | Sequence[int], wanted: Sequence[int]) -> bool:

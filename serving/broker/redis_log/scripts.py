@@ -38,9 +38,12 @@ redis.call('HSET', KEYS[2], 'group', '0')
 return redis.call('HINCRBY', KEYS[2], 'epoch', 1)
 """
 
-# KEYS: owner, meta. ARGV: me, milliseconds, epoch. Answers STORED, or GONE.
+# KEYS: owner, meta. ARGV: me, milliseconds, epoch. Answers STORED, GONE, or ABSENT: the server knows less than it did.
 RENEW: Final = """
 local owner = redis.call('GET', KEYS[1])
+if tonumber(redis.call('HGET', KEYS[2], 'epoch') or 0) < tonumber(ARGV[3]) then
+  return -1
+end
 if (owner and owner ~= ARGV[1]) or redis.call('HGET', KEYS[2], 'epoch') ~= ARGV[3] then
   return 0
 end
@@ -63,13 +66,17 @@ end
 return 1
 """
 
-# KEYS: meta, items, heads, requests, results. ARGV: epoch, group, last number, count of entries before; then for each
-# change its number, its row ("": it goes), what becomes of bodies, and these. Answers STORED, STORED_BEFORE, GONE (the
-# epoch is another one's) or ABSENT (commits that came before are not there).
-# All is checked before the first write, as a script that fails is not undone.
+# KEYS: meta, items, heads, requests, results. ARGV: epoch, group, last number, count of entries before, whether there
+# are bodies; then for each change its number, its row ("": it goes), what becomes of bodies, and these. Answers STORED,
+# STORED_BEFORE, GONE (the epoch is another one's) or ABSENT (commits that came before are not there).
+# All is checked before the first write, as a script that fails is not undone: a server whose memory is full refuses the
+# first write, or none. Where there are bodies it is one that needs room, else one that does not, so that what goes can.
 APPEND: Final = """
 local meta, items, heads, requests, results = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local known = redis.call('HMGET', meta, 'epoch', 'group', 'last')
+if not known[1] or tonumber(known[1]) < tonumber(ARGV[1]) then
+  return -1
+end
 if known[1] ~= ARGV[1] then
   return 0
 end
@@ -80,7 +87,12 @@ end
 if tonumber(known[2]) ~= tonumber(ARGV[2]) - 1 then
   return -1
 end
-local at, count = 5, tonumber(ARGV[4])
+if ARGV[5] == '1' then
+  redis.call('HSET', meta, 'last', known[3])
+else
+  redis.call('HDEL', heads, '')
+end
+local at, count = 6, tonumber(ARGV[4])
 while at <= #ARGV do
   local number, row, bodies = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   at = at + 3

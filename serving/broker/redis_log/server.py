@@ -81,7 +81,7 @@ class RedisServer:
         return dict(found)
 
     def durability(self, sync: Literal["full", "normal"]) -> Durability:
-        """What it is asked for, with warnings in the log. Raises `FailedPrecondition`, `NotSupported`, `Unavailable`."""
+        """What commits wait for. Raises `FailedPrecondition`, `NotSupported`, `Unavailable`."""
         settings = self.settings
         found = durability(
             self.facts(), sync=sync, replicas=settings.replicas, allow_volatile=settings.allow_volatile

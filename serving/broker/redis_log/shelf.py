@@ -22,12 +22,12 @@ from serving.broker.journal import Journal
 from serving.broker.redis_log import rows, scripts
 from serving.broker.redis_log.durability import Durability
 from serving.broker.redis_log.index import write_index
-from serving.broker.redis_log.log import RedisLog
+from serving.broker.redis_log.log import RedisLog, lost
 from serving.broker.redis_log.scripts import Keys, journals_key
 from serving.broker.redis_log.server import RedisServer
 from serving.broker.redis_log.settings import RedisSettings
 from serving.broker.shelf import JournalLock, prepare_folder, remove_journal
-from serving.errors import MeshError, Unavailable
+from serving.errors import MeshError
 
 _LOG: Final = logging.getLogger(__name__)
 _RENEWALS: Final = 4  # in the time after which another one may take it
@@ -94,10 +94,11 @@ class RedisPlace:
         try:
             given = (shelf.me, shelf.takeover_ms, self._epoch)
             names = (self._keys.owner, self._keys.meta)
-            if shelf.run(scripts.RENEW, names, given, shelf.renewing) == scripts.STORED:
+            answer = shelf.run(scripts.RENEW, names, given, shelf.renewing)
+            if answer == scripts.STORED:
                 self._renewed = sent
                 return
-            error: MeshError = Unavailable(f"the journal {self._keys.journal} has another broker now")
+            error = lost(self._keys.journal, answer)
         except MeshError as failed:
             if sent - self._renewed < shelf.settings.takeover_s:
                 return
