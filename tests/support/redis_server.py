@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -33,7 +34,9 @@ class LoneRedis:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
-        self.client = redis.Redis(port=self.port, protocol=2, password=options.get("requirepass"))
+        self.client = redis.Redis(
+            "127.0.0.1", self.port, protocol=2, password=options.get("requirepass"), **_tls(options)
+        )
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -48,7 +51,9 @@ class LoneRedis:
     def start(self) -> LoneRedis:
         self._folder.mkdir(parents=True, exist_ok=True)
         options = [part for name, value in self._options.items() for part in (f"--{name}", value)]
-        command = [self._program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder), *options]
+        at = ("--port", "0", "--tls-port") if "tls-cert-file" in self._options else ("--port",)
+        where = ("--bind", "127.0.0.1", "--dir", str(self._folder))
+        command = [self._program, *at, str(self.port), *where, *options]
         self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
         eventually(self._answers, timeout_s=30.0, what="the Redis server's answer")
         return self
@@ -72,6 +77,14 @@ class LoneRedis:
             return bool(self.client.ping())
         except redis.RedisError:
             return False
+
+
+def _tls(options: Mapping[str, str]) -> dict[str, Any]:
+    """For a client of a server that wants certificates: its own, of the same authority."""
+    if "tls-cert-file" not in options:
+        return {}
+    files = {"ca_certs": "tls-ca-cert-file", "certfile": "tls-cert-file", "keyfile": "tls-key-file"}
+    return {"ssl": True, **{f"ssl_{name}": options[option] for name, option in files.items()}}
 
 
 @cache

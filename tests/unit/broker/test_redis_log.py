@@ -13,10 +13,11 @@ import redis as client_library
 
 from serving.broker.home import Home
 from serving.broker.redis_log.log import RedisLog
-from serving.broker.redis_log.settings import Address
+from serving.broker.redis_log.settings import Address, RedisSettings
 from serving.broker.settings import BrokerSettings
 from serving.control.clock import ManualClock
 from serving.errors import DataLoss, FailedPrecondition, MeshError, ResourceExhausted, Unavailable
+from tests.support.certificates import Authority
 from tests.support.redis_server import LoneRedis, shared_redis
 from tests.support.redis_shards import RedisShard
 from tests.support.waiting import eventually_async
@@ -276,6 +277,44 @@ async def test_a_server_with_a_password_asks_for_it(tmp_path: Path) -> None:
         await home.start()
         assert len(home.shards) == 1
         await home.close()
+
+
+async def test_a_server_with_certificates_is_spoken_to_with_tls(tmp_path: Path) -> None:
+    authority = Authority.make(tmp_path / "authority")
+    theirs, ours = authority.issue("server"), authority.issue("broker")
+    options = {
+        "tls-ca-cert-file": theirs.ca_file, "tls-cert-file": theirs.cert_file, "tls-key-file": theirs.key_file,
+    }  # fmt: skip
+    with LoneRedis(tmp_path / "redis", **options) as server:
+        address = Address("127.0.0.1", server.port, tls=True)
+        files = {"ca_file": Path(ours.ca_file), "cert_file": Path(ours.cert_file), "key_file": Path(ours.key_file)}
+        home = home_of(tmp_path / "one", RedisSettings(address, "t/a/tls", **files))
+        await home.start()
+        assert len(home.shards) == 1
+        await home.close()
+        with pytest.raises(Unavailable, match="does not answer"):
+            await home_of(tmp_path / "one", RedisSettings(address, "t/a/tls")).start()
+
+
+async def test_a_user_with_the_rights_that_the_guide_names_is_enough(tmp_path: Path, own: LoneRedis) -> None:
+    rights = ["on", ">geheim", "~mesh:*", "+@read", "+@write", "+@scripting", "+@connection", "+info", "+wait"]
+    own.client.execute_command("ACL", "SETUSER", "mesh", *rights)  # type: ignore[no-untyped-call]
+    secret = tmp_path / "password"
+    secret.write_text("geheim")
+    given: Any = {"scope": "t/a/user", "password_file": secret}
+    settings = RedisSettings(Address("127.0.0.1", own.port, user="mesh"), **given)
+    if own.version < (7, 2):
+        with pytest.raises(FailedPrecondition, match="does not tell its appendfsync"):
+            await home_of(tmp_path / "one", settings).start()
+    home = home_of(tmp_path / "one", settings, sync="normal")
+    await home.start()
+    assert len(home.shards) == 1
+    await home.close()
+    own.client.execute_command("ACL", "SETUSER", "mesh", "+config|get")  # type: ignore[no-untyped-call]
+    home = home_of(tmp_path / "one", settings)
+    await home.start()
+    assert len(home.shards) == 1
+    await home.close()
 
 
 async def test_a_server_that_is_not_there_is_said(tmp_path: Path) -> None:
