@@ -119,7 +119,10 @@ class Home:
     async def _adopt(self) -> None:
         """What nobody serves. What cannot be opened is tried again after a while: a disk may have room again."""
         loop = asyncio.get_running_loop()
-        for name in await asyncio.to_thread(self._shelf.names):
+        names = await asyncio.to_thread(self._shelf.names)
+        for name in self.refused.keys() - set(names):  # it is gone, or somebody else serves it now
+            del self.refused[name]
+        for name in names:
             if name not in self.shards and loop.time() >= self._again_at.get(name, 0.0):
                 try:
                     await self._open(name)

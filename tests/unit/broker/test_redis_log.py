@@ -13,6 +13,7 @@ import redis as client_library
 
 from serving.broker.home import Home
 from serving.broker.redis_log.log import RedisLog
+from serving.broker.redis_log.scripts import Keys
 from serving.broker.redis_log.settings import Address, RedisSettings
 from serving.broker.settings import BrokerSettings
 from serving.control.clock import ManualClock
@@ -235,6 +236,20 @@ async def test_a_home_hands_its_journals_to_one_elsewhere_and_leaves_no_files(tm
     await second.close()
     left = {key.decode().rpartition(":")[2] for key in client.scan_iter(match=f"mesh:{{{wanted.scope}}}:*")}
     assert left == {"journals", "meta"}, "who comes next finds its journal"
+
+
+async def test_a_home_whose_journal_was_taken_goes_on_with_another_one(tmp_path: Path) -> None:
+    wanted = shared_redis().settings(takeover_s=1.0)
+    first, second = home_of(tmp_path / "one", wanted, sync="normal"), home_of(tmp_path / "two", wanted, sync="normal")
+    await first.start()
+    (name,) = first.shards
+    await asyncio.to_thread(shared_redis().client.delete, Keys(wanted.scope, name).owner)
+    await second.start()
+    assert name in second.shards
+    await eventually_async(lambda: first.shards and name not in first.shards, what="it has one of its own")
+    await eventually_async(lambda: not first.refused, what="what another one serves is none of its troubles")
+    for home in (first, second):
+        await home.close()
 
 
 async def test_who_was_killed_is_followed_at_once_by_the_process_of_its_name(tmp_path: Path) -> None:
