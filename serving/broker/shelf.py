@@ -95,6 +95,10 @@ class JournalLock:
         self._file = file
         return True
 
+    @property
+    def held(self) -> bool:
+        return self._file >= 0
+
     def release(self, *, remove: bool = False) -> None:
         """May be repeated."""
         if self._file < 0:

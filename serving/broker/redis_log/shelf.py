@@ -76,6 +76,8 @@ class RedisPlace:
         return Journal.open(self._index, loop, "off", log)
 
     def release(self, *, remove: bool = False) -> None:
+        if not self._lock.held:
+            return
         self._shelf.let_go(self)
         try:
             if self._epoch:
