@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from serving.broker.redis_log.shelf import RedisShelf
 from serving.broker.shelf import Shelf
 from serving.control.clock import ManualClock
 from tests.support.redis_server import shared_redis
-from tests.support.shards import HeldShard
+from tests.support.shards import HeldShard, Taken
+
+_TRIES = 20
 
 
 class RedisShard(HeldShard):
@@ -34,8 +37,12 @@ class RedisShard(HeldShard):
 
     async def reborn(self, path: Path) -> HeldShard:
         """On another node, where nothing is known; this one lives on and has not renewed."""
-        await asyncio.to_thread(shared_redis().client.delete, self.keys.owner)
-        return await type(self)(path.parent / path.stem / self.path.name, self.clock, **self.changes).open()
+        made = type(self)(path.parent / path.stem / self.path.name, self.clock, **self.changes)
+        for _ in range(_TRIES):
+            await asyncio.to_thread(shared_redis().client.delete, self.keys.owner)
+            with contextlib.suppress(Taken):  # it was renewed between the two
+                return await made.open()
+        raise Taken(f"{self.path} is renewed again and again")
 
     def lose_request(self, number: int) -> None:
         shared_redis().client.hdel(self.keys.requests, str(number))

@@ -21,6 +21,10 @@ from serving.control.clock import ManualClock
 from serving.errors import MeshError
 
 
+class Taken(AssertionError):
+    """Another one has the journal."""
+
+
 class HeldShard:
     """Its own listener: `stopped` are the stops that replicas would hear."""
 
@@ -40,7 +44,8 @@ class HeldShard:
         self.shelf = self._shelf()
         await asyncio.to_thread(self.shelf.prepare)
         self.place = self.shelf.place(self.path.stem)
-        assert await asyncio.to_thread(self.place.take, begin=True), "another one has the journal"
+        if not await asyncio.to_thread(self.place.take, begin=True):
+            raise Taken(f"another one has {self.path}")
         try:
             journal = await asyncio.to_thread(self.place.open, asyncio.get_running_loop())
             self.shard = Shard(journal, self.settings, self.clock, self, lambda: 0.5)

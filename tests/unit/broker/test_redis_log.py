@@ -243,9 +243,13 @@ async def test_a_home_whose_journal_was_taken_goes_on_with_another_one(tmp_path:
     first, second = home_of(tmp_path / "one", wanted, sync="normal"), home_of(tmp_path / "two", wanted, sync="normal")
     await first.start()
     (name,) = first.shards
-    await asyncio.to_thread(shared_redis().client.delete, Keys(wanted.scope, name).owner)
     await second.start()
-    assert name in second.shards
+
+    def lapsed() -> bool:
+        shared_redis().client.delete(Keys(wanted.scope, name).owner)
+        return name in second.shards
+
+    await eventually_async(lapsed, what="it is taken")
     await eventually_async(lambda: first.shards and name not in first.shards, what="it has one of its own")
     await eventually_async(lambda: not first.refused, what="what another one serves is none of its troubles")
     for home in (first, second):
