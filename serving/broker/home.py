@@ -1,32 +1,21 @@
-"""The folder of journals of a node: makes, locks and adopts them. Belongs to one event loop.
-
-Each journal `<name>.sqlite` has a lock file beside it, with an flock by whoever serves it: the kernel releases it with
-the process, however that ends. It is a file of its own because SQLite holds POSIX locks on the database, which a
-process loses when it closes any descriptor of that file. flock belongs to the open file, so that two brokers in one
-process exclude each other, too. Both need a local disk: over NFS neither flock nor SQLite's log can be relied on.
-"""
+"""The journals that a broker serves: begins, takes, adopts and releases them. Belongs to one event loop."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import fcntl
 import logging
-import os
 import secrets
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 from serving.broker.clients import Clients
 from serving.broker.collector import Frozen, resting
 from serving.broker.draining import Draining
-from serving.broker.journal import Journal
 from serving.broker.keeping import Keeping
-from serving.broker.large_results import remove_large_results
 from serving.broker.pulls import Pulls
 from serving.broker.settings import BrokerSettings
 from serving.broker.shard import Shard
+from serving.broker.shelf import DiskShelf, Place, Shelf
 from serving.broker.upkeep import Upkeep
 from serving.control.clock import Clock, SystemClock
 from serving.errors import FailedPrecondition, MeshError, Unavailable
@@ -38,57 +27,6 @@ _ADOPT_S: Final = 1.0
 _LOOKS: Final = 3
 _LOOKED_AT_S: Final = 0.1
 _AGAIN_S: Final = 30.0  # until a journal that could not be opened is tried again
-SUFFIX: Final = ".sqlite"
-_REMOTE: Final = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "ceph", "glusterfs", "fuse.sshfs", "lustre"})
-
-
-class JournalLock:
-    """Who serves a journal."""
-
-    def __init__(self, journal: Path) -> None:
-        self._path = journal.with_suffix(".lock")
-        self._file = -1
-
-    @property
-    def taken(self) -> bool:
-        """Somebody has it. Who takes it at this very moment is refused, and tries again. Raises `OSError`."""
-        try:
-            file = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return False
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # several may look at once
-        except BlockingIOError:
-            return True
-        finally:
-            os.close(file)
-        return False
-
-    def take(self) -> bool:
-        """False: another one has it, or looks who has. Raises `OSError`."""
-        file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Whoever had it may have removed journal and lock between the two calls.
-            if os.fstat(file).st_ino != os.stat(self._path).st_ino:
-                raise FileNotFoundError(self._path)
-        except (BlockingIOError, FileNotFoundError):
-            os.close(file)
-            return False
-        except BaseException:
-            os.close(file)
-            raise
-        self._file = file
-        return True
-
-    def release(self, *, remove: bool = False) -> None:
-        """May be repeated."""
-        if self._file < 0:
-            return
-        if remove:
-            self._path.unlink(missing_ok=True)
-        os.close(self._file)
-        self._file = -1
 
 
 class Home:
@@ -108,7 +46,8 @@ class Home:
         self._own = ""
         self._frozen = Frozen()
         self._again_at: dict[str, float] = {}  # of those, when they are tried again
-        self._locks: dict[str, JournalLock] = {}
+        self._places: dict[str, Place] = {}
+        self._shelf = _shelf(settings)
         self._upkeep: dict[str, Upkeep] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -117,7 +56,7 @@ class Home:
         """Raises `Unavailable` while there is none."""
         shard = self.shards.get(self._own)
         if shard is None:
-            raise Unavailable("this broker has no journal at the moment: its disk does not take one")
+            raise Unavailable("this broker has no journal now: its disk, or its Redis server, does not take one")
         return shard, self.clients[self._own]
 
     @property
@@ -127,7 +66,7 @@ class Home:
 
     async def start(self) -> None:
         """Opens the journals that nobody serves, or begins one. Raises `FailedPrecondition`, `ResourceExhausted`."""
-        await asyncio.to_thread(prepare_folder, self._settings.folder)
+        await asyncio.to_thread(self._shelf.prepare)
         await self.draining.recall()
         await self._adopt_first()
         await self._have_own()
@@ -140,6 +79,7 @@ class Home:
             await cancel_and_wait(self._task)
         for name in list(self.shards):
             await self._release(name, discard=self.draining.discards)
+        await asyncio.to_thread(self._shelf.close)
 
     # ------------------------------------------------------------------------------------------------ as time goes by
 
@@ -179,10 +119,13 @@ class Home:
     async def _adopt(self) -> None:
         """What nobody serves. What cannot be opened is tried again after a while: a disk may have room again."""
         loop = asyncio.get_running_loop()
-        for path in await asyncio.to_thread(lambda: sorted(self._settings.folder.glob(f"*{SUFFIX}"))):
-            if path.stem not in self.shards and loop.time() >= self._again_at.get(path.stem, 0.0):
+        names = await asyncio.to_thread(self._shelf.names)
+        for name in self.refused.keys() - set(names):  # it is gone, or somebody else serves it now
+            del self.refused[name]
+        for name in names:
+            if name not in self.shards and loop.time() >= self._again_at.get(name, 0.0):
                 try:
-                    await self._open(path)
+                    await self._open(name)
                 finally:
                     self.reading = False
 
@@ -190,7 +133,7 @@ class Home:
         """Those who look who serves a journal hold its lock for a moment, for which no other journal is begun."""
         await self._adopt()
         for _ in range(_LOOKS):
-            if self.shards or not any(self._settings.folder.glob(f"*{SUFFIX}")):
+            if self.shards or not await asyncio.to_thread(self._shelf.names):
                 return
             await asyncio.sleep(_LOOKED_AT_S)
             await self._adopt()
@@ -199,53 +142,55 @@ class Home:
         if self._own in self.shards:
             return
         if not self.shards:
-            await self._open(self._settings.folder / f"j{secrets.token_hex(6)}{SUFFIX}", begin=True)
+            await self._open(f"j{secrets.token_hex(6)}", begin=True)
         self._own = next(iter(self.shards), "")
 
-    async def _open(self, path: Path, *, begin: bool = False) -> None:
+    async def _open(self, name: str, *, begin: bool = False) -> None:
         """Raises only for one that is begun: others are left as they are."""
-        lock = JournalLock(path)
+        place = self._shelf.place(name)
         try:
-            if not await asyncio.to_thread(lock.take):
+            if not await asyncio.to_thread(place.take, begin=begin):
                 return
             self.reading = not begin
-            if not begin and not await asyncio.to_thread(path.exists):  # removed by whoever had it
-                lock.release(remove=True)
-                return
-            loop = asyncio.get_running_loop()
-            journal = await asyncio.to_thread(Journal.open, path, loop, self._settings.sync)
-            shard = Shard(journal, self._settings, self._clock, self.pulls)
-            try:
-                with resting():
-                    await shard.recover()
-                    self._follow_size(shard.limits.items, collect=False)  # all of it is young, and of use
-            except BaseException:
-                await shard.close()
-                raise
+            shard = await self._recovered(place)
         except (MeshError, OSError) as error:
-            lock.release()
-            failure = error if isinstance(error, MeshError) else FailedPrecondition(f"{path} cannot be used: {error}")
+            await asyncio.to_thread(place.release)
+            failure = error if isinstance(error, MeshError) else FailedPrecondition(f"{name} cannot be used: {error}")
             if begin:
                 raise failure from error
-            self._refuse(path.stem, failure, "journal is left as it is")
+            self._refuse(name, failure, "journal is left as it is")
             return
         except BaseException:
-            lock.release()
+            await asyncio.to_thread(place.release)
             raise
-        self.refused.pop(shard.name, None)
-        self._locks[shard.name] = lock
+        self.refused.pop(name, None)
+        self._places[name] = place
         keeping = Keeping(shard)
-        self._upkeep[shard.name] = Upkeep(shard, keeping)
-        self.clients[shard.name] = Clients(shard, keeping)
-        self.shards[shard.name] = shard
+        self._upkeep[name] = Upkeep(shard, keeping)
+        self.clients[name] = Clients(shard, keeping)
+        self.shards[name] = shard
         self.on_open(shard)
         self.pulls.waiting()
+
+    async def _recovered(self, place: Place) -> Shard:
+        """Of a place that was taken."""
+        journal = await asyncio.to_thread(place.open, asyncio.get_running_loop())
+        shard = Shard(journal, self._settings, self._clock, self.pulls)
+        try:
+            with resting():
+                await shard.recover()
+                self._follow_size(shard.limits.items, collect=False)  # all of it is young, and of use
+        except BaseException:
+            await shard.close()
+            raise
+        return shard
 
     def _refuse(self, name: str, failure: MeshError, what: str) -> None:
         if name not in self.refused:
             _LOG.error(what, extra={"journal": name, "error": failure.message})
         self.refused[name] = failure.message
-        self._again_at[name] = asyncio.get_running_loop().time() + _AGAIN_S
+        soon = self._shelf.shared and isinstance(failure, Unavailable)  # it is read again as soon as it can be
+        self._again_at[name] = asyncio.get_running_loop().time() + (0.0 if soon else _AGAIN_S)
 
     async def _release(self, name: str, *, remove: bool = False, discard: bool = False) -> None:
         """`remove`: where it is empty; `discard`: in any case."""
@@ -254,44 +199,13 @@ class Home:
         del self.clients[name], self._upkeep[name]
         await shard.close()
         remove = discard or (remove and shard.empty)
-        if remove:
-            await asyncio.to_thread(remove_journal, shard.journal.path)
-        self._locks.pop(name).release(remove=remove)
+        await asyncio.to_thread(self._places.pop(name).release, remove=remove)
         _LOG.info("journal released", extra={"journal": name, "removed": remove})
 
 
-def remove_journal(path: Path) -> None:
-    """The file, what SQLite keeps beside it, and its large results. Whoever calls it holds its lock."""
-    remove_large_results(path)  # first: without the file nobody would look for them
-    for suffix in ("", "-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
+def _shelf(settings: BrokerSettings) -> Shelf:
+    if settings.redis is None:
+        return DiskShelf(settings.folder, settings.sync)
+    from serving.broker.redis_log.shelf import RedisShelf  # its client is loaded where it is used
 
-
-def prepare_folder(folder: Path) -> None:
-    """Makes it. Raises `FailedPrecondition` where journals cannot be kept."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe-{os.getpid()}-{secrets.token_hex(4)}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise FailedPrecondition(f"journals cannot be kept in {folder}: {error.strerror or error}") from error
-    kind = _file_system(folder)
-    if kind in _REMOTE:
-        raise FailedPrecondition(
-            f"journals cannot be kept in {folder}: it is on {kind}, where locks cannot be relied on; name a local disk"
-        )
-
-
-def _file_system(folder: Path) -> str:
-    """Its type, as the kernel says; empty where it does not."""
-    path = str(folder.resolve())
-    found = ("", "")
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/mounts").read_text(encoding="utf-8", errors="replace").splitlines():
-            _, mount, kind, *_ = line.split(" ")
-            mount = mount.replace("\\040", " ")
-            inside = path == mount or path.startswith(mount.rstrip("/") + "/")
-            if inside and len(mount) >= len(found[0]):
-                found = (mount, kind)
-    return found[1]
+    return RedisShelf(settings.redis, settings.folder, settings.name, settings.sync)

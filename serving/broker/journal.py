@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from serving.broker import journal_schema as schema
 from serving.broker import queries
@@ -31,6 +31,20 @@ Written: TypeAlias = Callable[[list[MeshError | None]], None]  # an error or Non
 _GROUP_CHANGES: Final = 2000
 _GROUP_BYTES: Final = 32 << 20
 _WAL_LIMIT: Final = 64 << 20  # then the log is emptied, for which new commits wait
+
+
+class ChangeLog(Protocol):
+    """Where changes are kept for other nodes; the file is then an index of it, made anew by whoever opens it."""
+
+    @property
+    def failure(self) -> MeshError | None:
+        """What ended it: nothing can be written any more."""
+
+    def append(self, index: sqlite3.Connection, changes: Sequence[Change]) -> None:
+        """Keeps them, all or none; the transaction of `index` has them already. On the writer's thread.
+
+        Raises what they are refused with; where it is not known whether they are kept, `failure` is set, too.
+        """
 
 
 @dataclass(slots=True)
@@ -76,13 +90,15 @@ class Journal:
         writer: sqlite3.Connection,
         reader: sqlite3.Connection,
         large: LargeResults,
+        log: ChangeLog | None = None,
     ) -> None:
         """See `open`."""
         self.path = path
         self.name = path.stem
         self._loop = loop
         self.commits = Commits()
-        self.failure: MeshError | None = None  # of the file as a whole: nothing can be done with it any more
+        self._failure: MeshError | None = None
+        self._log = log
         self.unwritten_bytes = 0  # bodies in memory that wait for a commit
         self._in_files = 0  # writes that go through the thread of large results, or went
         self._writer = writer
@@ -108,8 +124,10 @@ class Journal:
             thread.start()
 
     @classmethod
-    def open(cls, path: Path, loop: asyncio.AbstractEventLoop, sync: str = "full") -> Journal:
-        """From any thread.
+    def open(
+        cls, path: Path, loop: asyncio.AbstractEventLoop, sync: str = "full", log: ChangeLog | None = None
+    ) -> Journal:
+        """From any thread. `log`: of which the file is the index.
 
         Raises `FailedPrecondition` (it cannot be written, or has another version), `ResourceExhausted` (the disk is
         full) or `DataLoss` (it is damaged; the file stays as it is).
@@ -126,11 +144,16 @@ class Journal:
                 swept = large.sweep(writer)
             if swept:
                 _LOG.info("results that no item has are removed", extra={"journal": path.stem, "files": swept})
-            return cls(path, loop, writer, reader, large)
+            return cls(path, loop, writer, reader, large, log)
         except BaseException:
             reader.close()
             writer.close()
             raise
+
+    @property
+    def failure(self) -> MeshError | None:
+        """Of the journal as a whole: nothing can be done with it any more."""
+        return self._failure or (self._log.failure if self._log is not None else None)
 
     @property
     def items(self) -> int:
@@ -201,7 +224,7 @@ class Journal:
         try:
             self._writer.close()
         except sqlite3.Error as error:  # what is in the log stays there for whoever opens it next
-            self.failure = schema.disk_error(error, self.path)
+            self._failure = schema.disk_error(error, self.path)
 
     def _written(self, group: list[_Write]) -> None:
         for write in group:
@@ -231,15 +254,22 @@ class Journal:
     def _commit(self, changes: Sequence[Change]) -> MeshError | None:
         database = self._writer
         items, size = self._items, self._bytes
+        kept = False  # by the log
         try:
             database.execute("BEGIN IMMEDIATE")
             apply(database, changes)
             items += sum(change.items for change in changes)
             size += sum(change.size for change in changes)
             database.execute("UPDATE totals SET items = ?, bytes = ?", (items, size))
+            if self._log is not None:
+                self._log.append(database, changes)
+                kept = True
             database.execute("COMMIT")
-        except (sqlite3.Error, OverflowError, UnicodeError) as error:
-            return self._failed(error)
+        except (sqlite3.Error, OverflowError, UnicodeError, MeshError) as error:
+            told = self._failed(error)
+            if kept:  # the index lags behind: whoever opens the journal next makes another one
+                self._failure = Unavailable(f"the index of the journal {self.name} cannot be written: {told.message}")
+            return self._failure or told
         self._items, self._bytes = items, size
         self._drop_files(changes)
         self._bound_log()
@@ -259,12 +289,14 @@ class Journal:
             try:
                 self._writer.execute("ROLLBACK")
             except sqlite3.Error as second:
-                self.failure = schema.disk_error(second, self.path)
+                self._failure = schema.disk_error(second, self.path)
+        if isinstance(error, MeshError):
+            return error
         if not isinstance(error, sqlite3.Error):
             return Internal(f"the journal {self.name} cannot keep it: {error}")
         told = schema.disk_error(error, self.path)
         if isinstance(told, DataLoss):
-            self.failure = told
+            self._failure = told
         return told
 
     def _bound_log(self) -> None:
@@ -311,7 +343,7 @@ class Journal:
             except sqlite3.Error as failed:
                 error = told = schema.disk_error(failed, self.path)
                 if isinstance(told, DataLoss):
-                    self.failure = told
+                    self._failure = told
             except Exception as failed:  # noqa: BLE001 - it goes to whoever asked
                 error = failed
             self._on_loop(_answer, read.future, found, error)

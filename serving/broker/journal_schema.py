@@ -73,7 +73,10 @@ _BUSY_S: Final = 30.0
 
 
 def open_writer(path: Path, sync: str) -> sqlite3.Connection:
-    """Begins the file where there is none. Raises `FailedPrecondition`, `ResourceExhausted` or `DataLoss`."""
+    """Begins the file where there is none. `sync`: full, normal or off.
+
+    Raises `FailedPrecondition`, `ResourceExhausted` or `DataLoss`.
+    """
     with disk_errors(path):
         fresh = not path.exists() or path.stat().st_size == 0
         database = _connect(path)
@@ -82,7 +85,7 @@ def open_writer(path: Path, sync: str) -> sqlite3.Connection:
                 _begin(database)
             else:
                 _check(database, path)
-            database.execute(f"PRAGMA synchronous={'FULL' if sync == 'full' else 'NORMAL'}")
+            database.execute(f"PRAGMA synchronous={sync.upper()}")
             database.execute(f"PRAGMA wal_autocheckpoint={_WAL_PAGES}")
             return database
         except BaseException:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from serving.broker.home import SUFFIX, JournalLock, remove_journal
 from serving.broker.items import State
 from serving.broker.journal_schema import disk_errors, open_reader
+from serving.broker.shelf import SUFFIX, JournalLock, remove_journal
 from serving.errors import FailedPrecondition, MeshError, NotFound
 
 _DEPTH: Final = f"*/*/*/*{SUFFIX}"  # namespace, application, deployment

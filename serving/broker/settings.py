@@ -9,6 +9,7 @@ from typing import Final, Literal
 from serving.broker.callbacks.settings import CallbackSettings
 from serving.broker.items import NEVER, Item, State
 from serving.broker.queue import QueueSettings
+from serving.broker.redis_log.settings import MAX_BODY_BYTES, RedisSettings
 from serving.errors import InvalidArgument
 
 USUAL_TTL_S: Final = 3600.0
@@ -25,6 +26,7 @@ class BrokerSettings:
     also requests and results of what has ended. No request may ask for more than `max_result_ttl_s`. `sync`: `full`
     waits for the disk before anything is confirmed; `normal` survives the end of the process, and may lose the last
     moment with the machine.
+    `redis` keeps the journals instead of the folder, where their indexes and the drained mark lie then.
     """
 
     folder: Path
@@ -45,6 +47,7 @@ class BrokerSettings:
     queue: QueueSettings = field(default_factory=QueueSettings)
     callbacks: CallbackSettings = field(default_factory=CallbackSettings)
     application: str = ""  # <namespace>/<name>, as callbacks name it
+    redis: RedisSettings | None = None
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -60,6 +63,8 @@ class BrokerSettings:
             )
         if max(self.max_request_bytes, self.max_result_bytes) > 1 << 30:
             raise InvalidArgument("broker: one request or result can have at most 1 GiB")
+        if self.redis is not None and max(self.max_request_bytes, self.max_result_bytes) > MAX_BODY_BYTES:
+            raise InvalidArgument("broker: in Redis one request or result can have at most 256 MiB")
 
     @property
     def tenants_apart(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal
 from serving._proto import records_pb2 as pb
 from serving.broker.callbacks.settings import CallbackSettings
 from serving.broker.queue import QueueSettings
+from serving.broker.redis_log.settings import TAKEOVER_S, RedisSettings, parse_address
 from serving.broker.settings import BrokerSettings
 from serving.errors import InvalidArgument
 from serving.python_deployment import settings as common
@@ -49,7 +50,8 @@ def broker_settings(config: pb.ReplicaConfig) -> BrokerSettings:
     name = f"{config.id}-g{config.generation}"
     return BrokerSettings(
         folder(config), tuple(broker.before), name, sync=sync, queue=_queue_settings(broker),
-        callbacks=_callback_settings(broker.callbacks), application=f"{config.namespace}/{config.application}", **given,
+        callbacks=_callback_settings(broker.callbacks), application=f"{config.namespace}/{config.application}",
+        redis=_redis_settings(config), **given,
     )  # fmt: skip
 
 
@@ -60,6 +62,22 @@ def _queue_settings(broker: pb.BrokerDeployment) -> QueueSettings:
         short_share=broker.short_share if broker.HasField("short_share") else usual.short_share,
         long_share=broker.long_share if broker.HasField("long_share") else usual.long_share,
     )
+
+
+def _redis_settings(config: pb.ReplicaConfig) -> RedisSettings | None:
+    if not config.broker.HasField("redis"):
+        return None
+    given = config.broker.redis
+    files = ("password_file", "ca_file", "cert_file", "key_file")
+    try:
+        address = parse_address(given.url)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"broker: redis.url {error.message}") from None
+    return RedisSettings(
+        address, f"{config.namespace}/{config.application}/{config.deployment}",
+        **{name: Path(getattr(given, name)) for name in files if getattr(given, name)},
+        replicas=given.replicas, takeover_s=given.takeover_s or TAKEOVER_S, allow_volatile=given.allow_volatile,
+    )  # fmt: skip
 
 
 def _callback_settings(given: pb.BrokerCallbacks) -> CallbackSettings:

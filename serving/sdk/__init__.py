@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from serving.sdk._artifacts import Artifact
-from serving.sdk._broker_options import BrokerCallbacks
+from serving.sdk._broker_options import BrokerCallbacks, RedisJournals
 from serving.sdk._deployments import (
     BrokerDeployment,
     CppDeployment,
@@ -87,6 +87,7 @@ __all__ = [
     "QueueStatistics",
     "RateLimiter",
     "RateLimiterResource",
+    "RedisJournals",
     "Replicas",
     "Resources",
     "ResponseCache",

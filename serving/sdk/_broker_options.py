@@ -45,6 +45,40 @@ class BrokerCallbacks:
     max_tenant_due: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class RedisJournals:
+    """A Redis server that keeps a broker's journals, so that brokers of other nodes can take them over.
+
+    `url` is `redis[s]://[user@]host[:port][/database]`, without a password: it is in `password_file`, on the broker's
+    node, as `ca_file` (of a `rediss` server; without it the system's), `cert_file` and `key_file` are. `replicas` of
+    the server must have what is confirmed. `takeover` is the time, in seconds or a text, after which the journals of a
+    broker that says nothing are another one's. A server that loses what it has when it ends is refused, unless
+    `allow_volatile` is set.
+    """
+
+    url: str
+    password_file: str = ""
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+    replicas: int = 0
+    takeover: float | str = 0.0
+    allow_volatile: bool = False
+
+
+REDIS: Final = Record(
+    "redis",
+    (
+        Field("url", Text(), "redis[s]://[user@]host[:port][/database]; without a password.", required=True),
+        Field("password_file", Text(), "File on its node with the password.", default=""),
+        Field("ca_file", Text(), "Of a rediss server's certificate; empty is the system's.", default=""),
+        Field("cert_file", Text(), "The broker's own certificate.", default=""),
+        Field("key_file", Text(), "Its key.", default=""),
+        Field("replicas", Whole(), "Of the server that have what is confirmed.", default=0),
+        Field("takeover", SECONDS, "Another broker takes over so long after its last word; 0 is 10s.", default=0.0),
+        Field("allow_volatile", Flag(), "Also a server that loses all when it ends.", default=False),
+    ),
+)
 CALLBACKS: Final = Record(
     "callbacks",
     (
@@ -90,6 +124,7 @@ BROKER: Final = Record(
         Field("long_share", Number(), "The same for long requests.", default=_LONG),
         Field("per_replica", Whole(), "Requests that a replica may hold; 0 is as many as keep it busy.", default=0),
         Field("callbacks", CALLBACKS, "Where and how often it calls back when a request has ended.", default=None),
+        Field("redis", REDIS, "The Redis server that keeps its journals, instead of its folder.", default=None),
     ),
 )
 
@@ -117,7 +152,15 @@ def broker_record(values: Mapping[str, Any]) -> pb.BrokerDeployment:
         long_share=None if long == _LONG else long,
         per_replica=values["per_replica"],
         callbacks=_callbacks_record(values["callbacks"]),
+        redis=_redis_record(values["redis"]),
     )
+
+
+def _redis_record(values: Mapping[str, Any] | None) -> pb.RedisJournals | None:
+    if values is None:
+        return None
+    same = ("url", "password_file", "ca_file", "cert_file", "key_file", "replicas", "allow_volatile")
+    return pb.RedisJournals(**{name: values[name] for name in same}, takeover_s=values["takeover"])
 
 
 def _callbacks_record(values: Mapping[str, Any] | None) -> pb.BrokerCallbacks | None:

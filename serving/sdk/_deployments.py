@@ -10,7 +10,7 @@ from typing import Any, Final
 from serving.hub_name import is_hub_name
 from serving.routing import RoutingPolicy
 from serving.sdk._artifacts import Artifact
-from serving.sdk._broker_options import BrokerCallbacks
+from serving.sdk._broker_options import BrokerCallbacks, RedisJournals
 from serving.sdk._python_options import RuntimeEnv
 from serving.sdk._resource_options import Replicas, Resources
 from serving.sdk._rollout_options import Rollout
@@ -206,7 +206,8 @@ class BrokerDeployment(DeploymentOptions):
     cache; `sync` is `"full"` where an answer means that it is on disk, `"normal"` where a power failure may cost the
     last moments. Waiting items rise by a class each `ageing`; `short_share` and `long_share` of the running places are
     kept for short and long items. A replica holds at most `per_replica`; 0 is as many as keep it busy. `callbacks`
-    says where it calls back; without it, to https and public addresses.
+    says where it calls back; without it, to https and public addresses. With `redis`, a Redis server has what else is
+    in `path`, and brokers of other nodes can go on with it.
     """
 
     name: str
@@ -229,6 +230,7 @@ class BrokerDeployment(DeploymentOptions):
     long_share: float = 0.25
     per_replica: int = 0
     callbacks: BrokerCallbacks | None = None
+    redis: RedisJournals | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from serving._proto import records_pb2 as pb
 from serving.problems import problems_error
 from serving.routing import RoutingPolicy
 from serving.sdk._artifacts import Artifact, local_path
-from serving.sdk._broker_options import BROKER, BrokerCallbacks, broker_record
+from serving.sdk._broker_options import BROKER, BrokerCallbacks, RedisJournals, broker_record
 from serving.sdk._cpp_options import CPP, cpp_record
 from serving.sdk._deployments import (
     KINDS_OF,
@@ -196,7 +196,7 @@ TABLE: Final = Record(
 
 
 _RECORDS: Final = (
-    *(Application, Resources, Replicas, Placement, Artifact, BrokerCallbacks),
+    *(Application, Resources, Replicas, Placement, Artifact, BrokerCallbacks, RedisJournals),
     *(
         ResponseCache,
         RateLimiter,

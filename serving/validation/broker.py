@@ -15,6 +15,7 @@ from serving.problems import MAX_TIMEOUT_S, Problem, check_duplicates, check_num
 from serving.spelling import closest_match
 from serving.types import DISPATCH_PULL, DISPATCHES
 from serving.validation.broker_callbacks import callback_problems
+from serving.validation.broker_redis import redis_problems
 
 SYNCS: Final = ("full", "normal")
 MIN_LEASE_S: Final = 1.0
@@ -60,6 +61,8 @@ def broker_problems(path: str, deployment: pb.DeploymentSpec) -> Iterator[Proble
         yield from check_number(f"{at}.ageing", broker.ageing_s, MAX_TIMEOUT_S, "seconds; 0 is never")
     yield from _shares(at, broker)
     yield from callback_problems(f"{at}.callbacks", broker.callbacks)
+    if broker.HasField("redis"):
+        yield from redis_problems(f"{at}.redis", broker)
     yield from check_duplicates(f"{at}.before", list(broker.before))
     if broker.pulled:
         yield Problem(f"{at}.pulled", "is not said here: give the deployments `dispatch: pull`")

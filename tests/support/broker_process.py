@@ -1,5 +1,6 @@
-"""`python -m tests.support.broker_process FOLDER [FIELD=NUMBER ...] [callbacks]`: a broker alone, which tests may kill.
-With `callbacks` it calls back on loopback, and tries again soon.
+"""`python -m tests.support.broker_process FOLDER [FIELD=NUMBER ...] [callbacks] [name=NAME] [redis=PORT:SCOPE]`: a
+broker alone, which tests may kill. With `callbacks` it calls back on loopback, and tries again soon; with `redis` its
+journals are there, and taken over soon.
 
 Prints its port as a line, and its journals whenever they change.
 """
@@ -19,11 +20,13 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from serving.broker.callbacks.settings import CallbackSettings
+from serving.broker.redis_log.settings import Address, RedisSettings
 from serving.broker.server import BrokerServer
 from serving.broker.settings import BrokerSettings
 from tests.support.waiting import eventually
 
 _LOOK_S = 0.02
+TAKEOVER_S = 2.0
 _CALLBACKS = CallbackSettings(
     networks=("127.0.0.0/8",), allow_http=True, first_delay_s=0.1, max_delay_s=0.3, max_attempts=1_000_000
 )
@@ -32,7 +35,7 @@ _CALLBACKS = CallbackSettings(
 class LoneBroker:
     """Such a process. `journals` are those that it said last."""
 
-    def __init__(self, folder: Path, *, callbacks: bool = False, **changes: float) -> None:
+    def __init__(self, folder: Path, *, callbacks: bool = False, **changes: float | str) -> None:
         fields = [f"{name}={value}" for name, value in changes.items()] + ["callbacks"] * callbacks
         command = [sys.executable, "-m", "tests.support.broker_process", str(folder), *fields]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -51,6 +54,13 @@ class LoneBroker:
 
     def kill(self) -> None:
         self._end(signal.SIGKILL)
+
+    def pause(self) -> None:
+        """It lives, and does nothing."""
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
 
     def drain(self) -> None:
         self._end(signal.SIGTERM)
@@ -84,6 +94,13 @@ async def main(folder: str, *fields: str) -> None:
         name, _, value = field.partition("=")
         if name == "callbacks":
             given[name] = _CALLBACKS
+            continue
+        if name == "redis":
+            port, _, scope = value.partition(":")
+            given[name] = RedisSettings(Address("127.0.0.1", int(port)), scope, takeover_s=TAKEOVER_S)
+            continue
+        if name == "name":
+            given[name] = value
             continue
         given[name] = float(value) if name.endswith("_s") else int(value)
     settings = BrokerSettings(folder=Path(folder), deployments=("worker",), **given)

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 from serving.broker.clients import Clients, Submitted
 from serving.broker.items import NEVER, Item, State
-from serving.broker.journal import Journal
 from serving.broker.keeping import Keeping
 from serving.broker.running import Running
 from serving.broker.settings import BrokerSettings
 from serving.broker.shard import Shard
+from serving.broker.shelf import DiskShelf, Shelf
 from serving.broker.upkeep import Upkeep
 from serving.control.clock import ManualClock
 from serving.errors import MeshError
+
+
+class Taken(AssertionError):
+    """Another one has the journal."""
 
 
 class HeldShard:
@@ -25,15 +31,28 @@ class HeldShard:
     def __init__(self, path: Path, clock: ManualClock, **changes: Any) -> None:
         self.path = path
         self.clock = clock
+        self.changes = changes
         given: dict[str, Any] = {"lease_s": 15.0, "sync": "normal", **changes}
         self.settings = BrokerSettings(folder=path.parent, deployments=("it",), **given)
         self.stopped: list[tuple[str, str, int]] = []
         self.unsettled = 0
 
+    def _shelf(self) -> Shelf:
+        return DiskShelf(self.path.parent, self.settings.sync)
+
     async def open(self) -> HeldShard:
-        journal = await asyncio.to_thread(Journal.open, self.path, asyncio.get_running_loop(), self.settings.sync)
-        self.shard = Shard(journal, self.settings, self.clock, self, lambda: 0.5)
-        await self.shard.recover()
+        self.shelf = self._shelf()
+        await asyncio.to_thread(self.shelf.prepare)
+        self.place = self.shelf.place(self.path.stem)
+        if not await asyncio.to_thread(self.place.take, begin=True):
+            raise Taken(f"another one has {self.path}")
+        try:
+            journal = await asyncio.to_thread(self.place.open, asyncio.get_running_loop())
+            self.shard = Shard(journal, self.settings, self.clock, self, lambda: 0.5)
+            await self.shard.recover()
+        except BaseException:
+            await asyncio.to_thread(self.place.release)
+            raise
         keeping = Keeping(self.shard)
         self.clients = Clients(self.shard, keeping)
         self.upkeep = Upkeep(self.shard, keeping)
@@ -41,11 +60,31 @@ class HeldShard:
 
     async def close(self) -> None:
         await self.shard.close()
+        await asyncio.to_thread(self.place.release)
+        await asyncio.to_thread(self.shelf.close)
 
-    def image(self, path: Path) -> None:
-        """What a machine that lost power now would find: the log only grows, and the file changes at its folding."""
-        for suffix in ("", "-wal"):
+    async def again(self) -> HeldShard:
+        """Another one of the same journal, which is closed."""
+        return await type(self)(self.path, self.clock, **self.changes).open()
+
+    async def reborn(self, path: Path) -> HeldShard:
+        """Another one, at `path`, of what a machine that lost power now would leave; this one goes on, to no effect."""
+        for suffix in ("", "-wal"):  # the log only grows, and the file changes at its folding
             shutil.copyfile(f"{self.path}{suffix}", f"{path}{suffix}")
+        return await type(self)(path, self.clock, **self.changes).open()
+
+    def lose_request(self, number: int) -> None:
+        """As a fault of the disk would; the journal is closed."""
+        with contextlib.closing(sqlite3.connect(self.path)) as database, database:
+            database.execute("DELETE FROM requests WHERE number = ?", (number,))
+
+    def kept_states(self, number: int) -> tuple[int, int | None]:
+        """The states of an item and of its callback, as others would find them now."""
+        with sqlite3.connect(self.path) as other:
+            found = other.execute("SELECT state FROM callbacks WHERE number = ?", (number,)).fetchone()
+            (item,) = other.execute("SELECT state FROM items WHERE number = ?", (number,)).fetchone()
+        other.close()
+        return item, found[0] if found else None
 
     def waiting(self) -> None: ...
 

@@ -11,6 +11,7 @@ from serving._proto import records_pb2 as pb
 from serving.broker import told
 from serving.broker.callbacks.settings import CallbackSettings
 from serving.broker.messages import read_submit
+from serving.broker.redis_log.settings import Address
 from serving.errors import InvalidArgument
 
 
@@ -63,3 +64,34 @@ def test_every_field_of_callbacks_is_read() -> None:
     assert (found.hosts, found.networks, found.secrets) == (("a.org",), ("10.0.0.0/8",), Path("/s"))
     for name in set(given) - {"hosts", "networks", "secrets"}:
         assert getattr(found, name) == given[name], name
+
+
+def test_every_field_of_redis_is_read() -> None:
+    given = {
+        "url": "rediss://mesh@redis.example.org:6380/2", "password_file": "/p", "ca_file": "/ca", "cert_file": "/c",
+        "key_file": "/k", "replicas": 2, "takeover_s": 20.0, "allow_volatile": True,
+    }  # fmt: skip
+    assert set(given) == {field.name for field in pb.RedisJournals.DESCRIPTOR.fields}
+    wanted = config()
+    wanted.broker.redis.CopyFrom(pb.RedisJournals(**given))  # type: ignore[arg-type]
+    found = told.broker_settings(wanted).redis
+    assert found is not None
+    assert found.address == Address("redis.example.org", 6380, 2, "mesh", tls=True)
+    assert found.scope == "ns/app/queue"
+    assert (found.password_file, found.ca_file, found.cert_file, found.key_file) == tuple(
+        map(Path, ("/p", "/ca", "/c", "/k"))
+    )
+    assert (found.replicas, found.takeover_s, found.allow_volatile) == (2, 20.0, True)
+
+
+def test_without_redis_journals_are_files_and_with_it_its_url_has_no_password() -> None:
+    assert told.broker_settings(config()).redis is None
+    wanted = config()
+    wanted.broker.redis.url = "redis://:geheim@a"
+    with pytest.raises(InvalidArgument, match=r"redis.url has a password") as error:
+        told.broker_settings(wanted)
+    assert "geheim" not in error.value.message
+    wanted.broker.redis.url = "redis://[::1]"
+    found = told.broker_settings(wanted).redis
+    assert found is not None
+    assert (str(found.address), found.takeover_s) == ("redis://[::1]:6379/0", 10.0)

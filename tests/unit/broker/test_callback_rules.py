@@ -17,6 +17,7 @@ from serving.broker.callbacks.records import CallbackState, Record
 from serving.broker.items import CALLBACK_BYTES, NEVER, ROW_BYTES, Callback, State
 from serving.control.clock import ManualClock
 from serving.errors import Conflict, FailedPrecondition, NotFound, Unavailable
+from tests.support.redis_shards import RedisShard
 from tests.support.shards import HeldShard
 from tests.support.waiting import eventually_async
 
@@ -25,9 +26,9 @@ DEAD_TTL_S = 200.0
 CALLBACK = Callback("https://a.org/", "a.org:443", "hook", frozenset(one for one in State if not one.live))
 
 
-@pytest_asyncio.fixture
-async def held(tmp_path: Path) -> AsyncIterator[HeldShard]:
-    made = await HeldShard(tmp_path / "j1.sqlite", ManualClock(), result_ttl_s=TTL_S, dead_ttl_s=DEAD_TTL_S).open()
+@pytest_asyncio.fixture(params=[HeldShard, RedisShard])
+async def held(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[HeldShard]:
+    made = await request.param(tmp_path / "j1.sqlite", ManualClock(), result_ttl_s=TTL_S, dead_ttl_s=DEAD_TTL_S).open()
     yield made
     await made.close()
 
@@ -65,7 +66,7 @@ async def test_it_becomes_due_with_the_end_and_is_told_after_it(held: HeldShard)
     on_disk: list[object] = []
 
     def on_due(due: Due) -> None:
-        with sqlite3.connect(held.path) as other:
+        with sqlite3.connect(held.shard.journal.path) as other:
             found = other.execute("SELECT state FROM callbacks WHERE number = ?", (due.number,)).fetchone()
         other.close()
         told.append(due)
@@ -115,7 +116,7 @@ async def test_its_item_is_kept_until_it_is_over_and_then_for_its_time(held: Hel
     await held.tick(4)
     assert not await is_kept(held, number)
     assert held.shard.journal.items == held.shard.journal.bytes == 0
-    with sqlite3.connect(held.path) as other:
+    with sqlite3.connect(held.shard.journal.path) as other:
         assert other.execute("SELECT count(*) FROM callbacks").fetchone() == (0,)
     other.close()
 
@@ -207,8 +208,7 @@ async def test_what_is_due_is_known_after_a_crash_and_a_move(held: HeldShard, tm
     await sent(held, due, CallbackState.DUE)
     await sent(held, dead, CallbackState.DEAD)
     await sent(held, delivered, CallbackState.DELIVERED)
-    held.image(tmp_path / "j2.sqlite")
-    found = await HeldShard(tmp_path / "j2.sqlite", held.clock).open()
+    found = await held.reborn(tmp_path / "j2.sqlite")
     assert {number: (one.receiver, one.at) for number, one in found.shard.callbacks.entries.items()} == {
         due: ("a.org:443", 1e9)
     }
@@ -218,12 +218,10 @@ async def test_what_is_due_is_known_after_a_crash_and_a_move(held: HeldShard, tm
     await found.close()
 
 
-async def test_many_are_recovered_and_listed_by_pages(tmp_path: Path) -> None:
-    held = await HeldShard(tmp_path / "j1.sqlite", ManualClock()).open()
-    numbers = [await held.submit(callback=CALLBACK) for _ in range(2500)]
+async def test_many_are_recovered_and_listed_by_pages(held: HeldShard, tmp_path: Path) -> None:
+    numbers = sorted(await asyncio.gather(*(held.submit(callback=CALLBACK) for _ in range(2500))))
     await asyncio.gather(*(held.clients.cancel(number) for number in numbers))
-    await held.close()
-    found = await HeldShard(tmp_path / "j1.sqlite", ManualClock()).open()
+    found = await held.reborn(tmp_path / "j2.sqlite")
     assert sorted(found.shard.callbacks.entries) == numbers
     listed: list[int] = []
     after: int | None = 0

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from serving.broker import home as home_module
-from serving.broker.home import Home, JournalLock
+from serving.broker.home import Home
 from serving.broker.settings import BrokerSettings
+from serving.broker.shelf import JournalLock
 from serving.errors import FailedPrecondition
 from tests.support.waiting import eventually_async
 

@@ -14,11 +14,12 @@ import pytest
 import pytest_asyncio
 
 from serving.broker import queries
-from serving.broker.home import Home, JournalLock
+from serving.broker.home import Home
 from serving.broker.items import NEVER, Callback, Item, State
 from serving.broker.journal import Journal
 from serving.broker.journal_changes import Change
 from serving.broker.settings import BrokerSettings
+from serving.broker.shelf import JournalLock
 from serving.control.clock import ManualClock
 from serving.errors import (
     DataLoss,

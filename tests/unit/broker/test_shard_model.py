@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-import sqlite3
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from serving.broker.items import Callback, State
 from serving.broker.queries import ended_bytes, item_with_result
 from serving.control.clock import ManualClock
 from serving.errors import FailedPrecondition, NotFound
+from serving.timeouts import cancel_and_wait
+from tests.support.redis_shards import RedisShard
 from tests.support.shards import HeldShard
 
 LEASE_S = 15.0
@@ -51,9 +53,15 @@ class Known:
 
 
 CALLBACK = Callback("https://a.org/", "a.org:443", "", frozenset(one for one in State if not one.live))
+GIVEN = {
+    "lease_s": LEASE_S, "result_ttl_s": TTL_S, "dead_ttl_s": TTL_S, "max_attempts": ATTEMPTS,
+    "max_tenant_bytes": TENANT_BYTES,
+}  # fmt: skip
 
 
 class ShardMachine(RuleBasedStateMachine):
+    make: Callable[..., HeldShard] = HeldShard
+
     @initialize()
     def begin(self) -> None:
         self.folder = tempfile.TemporaryDirectory()
@@ -66,25 +74,19 @@ class ShardMachine(RuleBasedStateMachine):
         self.results = itertools.count()
         self.crashed: list[HeldShard] = []
         self.early: list[int] = []  # told of before it was on disk
-        self.held = self._open(self._file())
+        self.held = self._follow(self.run(self.make(self._file(), self.clock, **GIVEN).open()))
 
     def _file(self) -> Path:
         return Path(self.folder.name) / f"j{next(self.files)}.sqlite"
 
-    def _open(self, path: Path) -> HeldShard:
-        held = HeldShard(path, self.clock, lease_s=LEASE_S, result_ttl_s=TTL_S, dead_ttl_s=TTL_S, max_attempts=ATTEMPTS,
-                         max_tenant_bytes=TENANT_BYTES)  # fmt: skip
-        self.run(held.open())
+    def _follow(self, held: HeldShard) -> HeldShard:
         held.shard.callbacks.on_due = self._told_of
         return held
 
     def _told_of(self, due: Due) -> None:
         """Whoever sends hears of nothing that a crash could undo."""
-        with sqlite3.connect(self.held.path) as other:
-            found = other.execute("SELECT state FROM callbacks WHERE number = ?", (due.number,)).fetchone()
-            (item,) = other.execute("SELECT state FROM items WHERE number = ?", (due.number,)).fetchone()
-        other.close()
-        if found != (CallbackState.DUE,) or State(item).live:
+        item, callback = self.held.kept_states(due.number)
+        if callback != CallbackState.DUE or State(item).live:
             self.early.append(due.number)
 
     def run(self, work):
@@ -332,7 +334,7 @@ class ShardMachine(RuleBasedStateMachine):
         writing = self.loop.create_task(callbacks.settle(callbacks.entries[number], kept, after))
         self.run(asyncio.sleep(0))
         self._reopen()
-        self.run(writing)
+        self._end_write(writing)
         if self._kept(number).record.state is CallbackState.DELIVERED:
             self._called(one, CallbackState.DELIVERED)
 
@@ -384,15 +386,17 @@ class ShardMachine(RuleBasedStateMachine):
     def moves(self) -> None:
         """To another broker, as at a drain."""
         self.run(self.held.close())
-        self.held = self._open(self.held.path)
+        self.held = self._follow(self.run(self.held.again()))
         self._renew_leases()
 
     def _reopen(self) -> None:
-        path = self._file()
-        self.held.image(path)
         self.crashed.append(self.held)
-        self.held = self._open(path)
+        self.held = self._follow(self.run(self.held.reborn(self._file())))
         self._renew_leases()
+
+    def _end_write(self, writing: asyncio.Task[None]) -> None:
+        """Of one that is gone."""
+        self.run(writing)
 
     def _renew_leases(self) -> None:
         for one in self.known.values():
@@ -465,7 +469,17 @@ async def test_a_result_of_an_earlier_attempt_changes_nothing(tmp_path: Path) ->
     await held.close()
 
 
+class RedisShardMachine(ShardMachine):
+    """The same for a journal in Redis. Who crashed still lives, and is fenced off."""
+
+    make = RedisShard
+
+    def _end_write(self, writing: asyncio.Task[None]) -> None:
+        self.run(cancel_and_wait(writing))
+
+
 TestShard = ShardMachine.TestCase
-TestShard.settings = settings(
+TestRedisShard = RedisShardMachine.TestCase
+TestShard.settings = TestRedisShard.settings = settings(
     max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )

@@ -11,6 +11,7 @@ from serving import (
     LlmDeployment,
     ProxyDeployment,
     PythonDeployment,
+    RedisJournals,
     Rollout,
 )
 from serving.broker.pulled import pulled_deployments, takes, with_pulled
@@ -76,6 +77,15 @@ deployments:
         max_due: 50
         per_tenant: 3
         max_tenant_due: 20
+      redis:
+        url: rediss://mesh@redis.example.org:6380/2
+        password_file: /etc/mesh/redis.password
+        ca_file: /etc/mesh/ca.pem
+        cert_file: /etc/mesh/broker.pem
+        key_file: /etc/mesh/broker.key
+        replicas: 1
+        takeover: 20s
+        allow_volatile: true
 """
 
 
@@ -121,6 +131,16 @@ def test_yaml_and_python_say_the_same() -> None:
             max_due=50,
             per_tenant=3,
             max_tenant_due=20,
+        ),
+        redis=RedisJournals(
+            "rediss://mesh@redis.example.org:6380/2",
+            password_file="/etc/mesh/redis.password",
+            ca_file="/etc/mesh/ca.pem",
+            cert_file="/etc/mesh/broker.pem",
+            key_file="/etc/mesh/broker.key",
+            replicas=1,
+            takeover=20,
+            allow_volatile=True,
         ),
     )
     assert read == spec(CHAT, made).to_spec()
@@ -174,6 +194,20 @@ def test_what_is_usual_is_not_stored() -> None:
         ({"callbacks": BrokerCallbacks(max_tenant_due=-1)}, "callbacks.max_tenant_due: -1 is out of range"),
         ({"callbacks": BrokerCallbacks(per_host=2000)}, "callbacks.per_host: 2000 is out of range"),
         ({"callbacks": BrokerCallbacks(max_inline_bytes="2Mi")}, "callbacks.max_inline_bytes: .* is out of range"),
+        ({"redis": RedisJournals("redis://:geheim@a")}, "redis.url: has a password, which everyone could read"),
+        ({"redis": RedisJournals("http://a")}, "redis.url: is not `redis://host"),
+        ({"redis": RedisJournals("redis://a:99999")}, "redis.url: is not the address of a Redis server"),
+        ({"redis": RedisJournals("redis://a/b")}, "redis.url: names a database that is not a number"),
+        ({"redis": RedisJournals("redis://a?db=3")}, "redis.url: is not `redis"),
+        ({"redis": RedisJournals("redis://a", password_file="p")}, "redis.password_file: `p` is not the absolute path"),
+        ({"redis": RedisJournals("redis://a", ca_file="/ca")}, "redis.ca_file: needs a `rediss://` url"),
+        ({"redis": RedisJournals("rediss://a", key_file="/k")}, "redis.cert_file: belongs together with `key_file`"),
+        ({"redis": RedisJournals("redis://a", takeover=0.5)}, "redis.takeover: 0.5 s is out of range: 1 to 600 s"),
+        ({"redis": RedisJournals("redis://a", replicas=-1)}, "redis.replicas: -1 is out of range"),
+        (
+            {"redis": RedisJournals("redis://a"), "max_result_bytes": "300Mi"},
+            "max_result_bytes: can be 256 MiB at most",
+        ),
         ({"rollout": Rollout(canary=Canary((CanaryStep(50, "1m"),)))}, "canary: is not supported with `broker`"),
     ],
     ids=lambda one: str(one)[:60],

@@ -1,0 +1,174 @@
+"""What the server does in one step, and the keys of a journal there.
+
+`<name>:meta` is a hash: `epoch` counts who has taken the journal, `group` the commits of that epoch, `last` is the
+highest number that was given, `key` makes tickets' secrets, `version` and `columns` say how items are written.
+`<name>:items` is the stream: one entry for each item that is kept, its last one; `<name>:heads` has their ids by
+number. `<name>:requests` and `<name>:results` are the bodies by number. `<name>:owner` is who serves it, and expires.
+An entry's id is `<epoch>-<count>`. All keys of a scope lie in one hash slot.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+ABSENT: Final = -1
+GONE: Final = 0  # of what is owned: another one has it
+STORED: Final = 1
+STORED_BEFORE: Final = 2
+TAKEN: Final = 0
+
+# KEYS: owner, meta, journals. ARGV: me, milliseconds, my name or "", journal, begin, key, version, columns.
+# Answers the epoch, or TAKEN, or ABSENT. Who has my name is my own process, as it was before it was started again.
+TAKE: Final = """
+local owner = redis.call('GET', KEYS[1])
+if owner and owner ~= ARGV[1] and (ARGV[3] == '' or string.sub(owner, 1, #ARGV[3] + 1) ~= ARGV[3] .. '/') then
+  return 0
+end
+if redis.call('EXISTS', KEYS[2]) == 0 then
+  if ARGV[5] == '' then
+    redis.call('SREM', KEYS[3], ARGV[4])
+    return -1
+  end
+  redis.call('HSET', KEYS[2], 'key', ARGV[6], 'version', ARGV[7], 'columns', ARGV[8], 'last', '0', 'group', '0')
+  redis.call('SADD', KEYS[3], ARGV[4])
+end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+redis.call('HSET', KEYS[2], 'group', '0')
+return redis.call('HINCRBY', KEYS[2], 'epoch', 1)
+"""
+
+# KEYS: owner, meta. ARGV: me, milliseconds, epoch. Answers STORED, GONE, or ABSENT: the server knows less than it did.
+RENEW: Final = """
+local owner = redis.call('GET', KEYS[1])
+if tonumber(redis.call('HGET', KEYS[2], 'epoch') or 0) < tonumber(ARGV[3]) then
+  return -1
+end
+if (owner and owner ~= ARGV[1]) or redis.call('HGET', KEYS[2], 'epoch') ~= ARGV[3] then
+  return 0
+end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return 1
+"""
+
+# KEYS: owner, meta, journals, and what else is the journal's. ARGV: me, epoch, journal, remove.
+RELEASE: Final = """
+if redis.call('HGET', KEYS[2], 'epoch') ~= ARGV[2] then
+  return 0
+end
+if ARGV[4] ~= '' then
+  redis.call('SREM', KEYS[3], ARGV[3])
+  redis.call('UNLINK', KEYS[2], unpack(KEYS, 4))
+end
+if redis.call('GET', KEYS[1]) == ARGV[1] then
+  redis.call('DEL', KEYS[1])
+end
+return 1
+"""
+
+# KEYS: meta, items, heads, requests, results. ARGV: epoch, group, last number, count of entries before, whether there
+# are bodies; then for each change its number, its row ("": it goes), what becomes of bodies, and these. Answers STORED,
+# STORED_BEFORE, GONE (the epoch is another one's) or ABSENT (commits that came before are not there).
+# All is checked before the first write, as a script that fails is not undone: a server whose memory is full refuses the
+# first write, or none. Where there are bodies it is one that needs room, else one that does not, so that what goes can.
+APPEND: Final = """
+local meta, items, heads, requests, results = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
+local known = redis.call('HMGET', meta, 'epoch', 'group', 'last')
+if not known[1] or tonumber(known[1]) < tonumber(ARGV[1]) then
+  return -1
+end
+if known[1] ~= ARGV[1] then
+  return 0
+end
+if known[2] == ARGV[2] then
+  redis.call('HSET', meta, 'group', ARGV[2])
+  return 2
+end
+if tonumber(known[2]) ~= tonumber(ARGV[2]) - 1 then
+  return -1
+end
+if ARGV[5] == '1' then
+  redis.call('HSET', meta, 'last', known[3])
+else
+  redis.call('HDEL', heads, '')
+end
+local at, count = 6, tonumber(ARGV[4])
+while at <= #ARGV do
+  local number, row, bodies = ARGV[at], ARGV[at + 1], ARGV[at + 2]
+  at = at + 3
+  local head = redis.call('HGET', heads, number)
+  if head then
+    redis.call('XDEL', items, head)
+  end
+  if row == '' then
+    redis.call('HDEL', heads, number)
+    redis.call('HDEL', requests, number)
+    redis.call('HDEL', results, number)
+  else
+    count = count + 1
+    local id = ARGV[1] .. '-' .. string.format('%.0f', count)
+    redis.call('XADD', items, id, 'i', row)
+    redis.call('HSET', heads, number, id)
+    if string.find(bodies, 'q', 1, true) then
+      redis.call('HSET', requests, number, ARGV[at])
+      at = at + 1
+    end
+    if string.find(bodies, 'r', 1, true) then
+      redis.call('HSET', results, number, ARGV[at])
+      at = at + 1
+    end
+    if string.find(bodies, 'd', 1, true) then
+      redis.call('HDEL', requests, number)
+    end
+  end
+end
+if tonumber(ARGV[3]) > tonumber(known[3]) then
+  redis.call('HSET', meta, 'last', ARGV[3])
+end
+redis.call('HSET', meta, 'group', ARGV[2])
+return 1
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Of one journal."""
+
+    scope: str
+    journal: str
+
+    def _of(self, what: str) -> str:
+        return f"mesh:{{{self.scope}}}:{self.journal}:{what}"
+
+    @property
+    def journals(self) -> str:
+        return journals_key(self.scope)
+
+    @property
+    def owner(self) -> str:
+        return self._of("owner")
+
+    @property
+    def meta(self) -> str:
+        return self._of("meta")
+
+    @property
+    def items(self) -> str:
+        return self._of("items")
+
+    @property
+    def heads(self) -> str:
+        return self._of("heads")
+
+    @property
+    def requests(self) -> str:
+        return self._of("requests")
+
+    @property
+    def results(self) -> str:
+        return self._of("results")
+
+
+def journals_key(scope: str) -> str:
+    """The set of the names of a scope's journals."""
+    return f"mesh:{{{scope}}}:journals"

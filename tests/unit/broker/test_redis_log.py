@@ -1,0 +1,362 @@
+"""A journal in Redis: what is sent twice, fenced, refused, lost, bounded; and servers that are not let in or away."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis as client_library
+
+from serving.broker.home import Home
+from serving.broker.redis_log.log import RedisLog
+from serving.broker.redis_log.scripts import Keys
+from serving.broker.redis_log.settings import Address, RedisSettings
+from serving.broker.settings import BrokerSettings
+from serving.control.clock import ManualClock
+from serving.errors import DataLoss, FailedPrecondition, MeshError, ResourceExhausted, Unavailable
+from tests.support.certificates import Authority
+from tests.support.redis_server import LoneRedis, shared_redis
+from tests.support.redis_shards import RedisShard
+from tests.support.waiting import eventually_async
+
+TTL_S = 40.0
+
+
+@pytest.fixture
+async def held(tmp_path: Path) -> AsyncIterator[RedisShard]:
+    made = RedisShard(tmp_path / "j1", ManualClock(), result_ttl_s=TTL_S, redis=shared_redis().settings(takeover_s=1.0))
+    await made.open()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[LoneRedis]:
+    """A server that the test may ruin."""
+    with LoneRedis(tmp_path / "redis") as made:
+        yield made
+
+
+def log_of(held: RedisShard) -> RedisLog:
+    found = held.shard.journal._log
+    assert isinstance(found, RedisLog)
+    return found
+
+
+def lost_answers(held: RedisShard, monkeypatch: pytest.MonkeyPatch, *, times: int, done: bool) -> None:
+    """So many commits are sent, and done or not, before the connection breaks."""
+    log, left = log_of(held), [None] * times
+    send = log._send
+
+    def broken(call: Any) -> bool:
+        if left:
+            if done:
+                send(call)
+            left.pop()
+            raise client_library.ConnectionError("gone")
+        return send(call)
+
+    monkeypatch.setattr(log, "_send", broken)
+
+
+@pytest.mark.parametrize("done", [True, False])
+async def test_a_commit_whose_answer_was_lost_is_done_once(
+    held: RedisShard, monkeypatch: pytest.MonkeyPatch, done: bool
+) -> None:
+    lost_answers(held, monkeypatch, times=2, done=done)
+    number = await held.submit(key="k")
+    item = await held.start()
+    assert item is not None
+    assert await held.done(number, item.attempt)
+    assert shared_redis().client.xlen(held.keys.items) == 1
+    found = await held.reborn(Path("j2"))
+    assert (await found.clients.get(number))[1] == b"result"
+    assert found.shard.journal.items == 1
+    await found.close()
+
+
+@pytest.mark.parametrize("done", [True, False])
+async def test_a_server_that_stays_away_ends_the_journal_and_nothing_is_confirmed(
+    held: RedisShard, monkeypatch: pytest.MonkeyPatch, done: bool
+) -> None:
+    """Whether it was kept is not known: whoever takes it next knows, and a repeated submit finds it."""
+    lost_answers(held, monkeypatch, times=1000, done=done)
+    with pytest.raises(Unavailable, match="submit it again"):
+        await held.submit(key="k")
+    assert isinstance(held.shard.journal.failure, Unavailable)
+    with pytest.raises(Unavailable):
+        await held.submit(key="other")
+    found = await held.reborn(Path("j2"))
+    assert await found.clients.known([("", "k"), ("", "other")]) == ({("", "k"): 1} if done else {})
+    assert await found.submit(key="k") == 1
+    await found.close()
+
+
+async def test_an_old_broker_changes_nothing_any_more(held: RedisShard) -> None:
+    number = await held.submit()
+    item = await held.start()
+    assert item is not None
+    found = await held.reborn(Path("j2"))
+    assert not await held.done(number, item.attempt, b"of the old one")
+    with pytest.raises(Unavailable, match="has another broker now"):
+        await held.submit()
+    assert await found.done(number, item.attempt, b"of the new one")
+    assert (await found.clients.get(number))[1] == b"of the new one"
+    assert shared_redis().client.hlen(held.keys.heads) == 1
+    await found.close()
+
+
+async def test_an_idle_broker_hears_that_another_one_has_its_journal(held: RedisShard) -> None:
+    found = await held.reborn(Path("j2"))
+    await eventually_async(lambda: held.shard.journal.failure is not None, what="it gives the journal up")
+    assert isinstance(held.shard.journal.failure, Unavailable)
+    assert await found.submit() == 1
+    await found.close()
+
+
+async def test_what_is_kept_in_redis_is_what_is_kept(held: RedisShard) -> None:
+    """One entry for an item, however often it changed; nothing of one that is forgotten."""
+    client: Any = shared_redis().client
+    for _ in range(5):
+        number = await held.submit(b"x" * 1000)
+        item = await held.start()
+        assert item is not None
+        held.shard.again(number, 1, "full", lambda _: None, untouched=True)
+        await held.settle()
+        item = await held.start()
+        assert item is not None
+        assert await held.done(number, item.attempt)
+    await held.submit()
+    keys = held.keys
+    assert (client.xlen(keys.items), client.hlen(keys.heads)) == (6, 6)
+    assert (client.hlen(keys.requests), client.hlen(keys.results)) == (1, 5)
+    await held.clients.cancel(6)
+    await held.tick(TTL_S + 2)
+    assert held.shard.journal.items == 0
+    assert not client.exists(keys.items) or client.xlen(keys.items) == 0
+    assert not client.exists(keys.heads, keys.requests, keys.results)
+    found = await held.reborn(Path("j2"))
+    assert await found.submit() == 7, "numbers are never given twice"
+    await found.close()
+
+
+async def test_large_requests_and_results_come_back_whole(tmp_path: Path) -> None:
+    held = RedisShard(tmp_path / "j1", ManualClock())
+    await held.open()
+    body, result = os.urandom(10 << 20), os.urandom(9 << 20)
+    number, waits = await held.submit(body), await held.submit(body)
+    item = await held.start()
+    assert item is not None
+    assert await held.done(number, item.attempt, result)
+    found = await held.reborn(Path("j2"))
+    assert (await found.clients.get(number))[1] == result
+    given: list[bytes | None] = []
+    running = found.shard.take("it", 2, "r", "p")
+    assert running is not None
+    assert running.item.number == waits
+    found.shard.start([running], lambda _, request: given.append(request))
+    await found.settle()
+    assert given == [body]
+    await found.close()
+    await held.close()
+
+
+async def test_a_full_server_refuses_and_the_journal_goes_on(tmp_path: Path, own: LoneRedis) -> None:
+    held = RedisShard(tmp_path / "j1", ManualClock(), redis=own.settings())
+    await held.open()
+    number = await held.submit()
+    item = await held.start()
+    assert item is not None
+    own.client.config_set("maxmemory", own.client.info("memory")["used_memory"] + 1)  # type: ignore[index,operator]
+    wanted = [(held.item(size_bytes=100_000), bytes(100_000)) for _ in range(50)]
+    refused = [answer for answer in await held.clients.submit(wanted) if isinstance(answer, MeshError)]
+    assert {type(error) for error in refused} == {ResourceExhausted}
+    assert "memory of the Redis server" in refused[0].message
+    assert not await held.done(number, item.attempt, bytes(100_000)), "it is not confirmed"
+    await held.clients.cancel(await held.submit(b""))  # what has no body has room, so that what is there can end
+    assert held.shard.journal.failure is None
+    own.client.config_set("maxmemory", 0)
+    assert await held.done(number, item.attempt, b"said again")
+    assert (await held.clients.get(number))[1] == b"said again"
+    await held.close()
+
+
+async def test_a_server_that_comes_back_older_is_noticed(tmp_path: Path, own: LoneRedis) -> None:
+    held = RedisShard(tmp_path / "j1", ManualClock(), redis=own.settings())
+    await held.open()
+    await held.submit()
+    own.client.flushall()
+    with pytest.raises(DataLoss, match="came back older"):
+        await held.submit()
+    assert isinstance(held.shard.journal.failure, DataLoss)
+    await held.close()
+
+
+async def test_a_damaged_journal_is_left_as_it_is(held: RedisShard) -> None:
+    client: Any = shared_redis().client
+    await held.submit()
+    client.xadd(held.keys.items, {"i": b"rubbish"}, id="9-1")
+    with pytest.raises(DataLoss, match="damaged"):
+        await held.reborn(Path("j2"))
+    assert client.xlen(held.keys.items) == 2
+
+
+async def test_a_journal_of_another_release_is_left_to_it(held: RedisShard) -> None:
+    shared_redis().client.hset(held.keys.meta, "version", "99")
+    with pytest.raises(FailedPrecondition, match="has version 99"):
+        await held.reborn(Path("j2"))
+
+
+# ---------------------------------------------------------------------------------------------------- homes
+
+
+def home_of(folder: Path, redis: Any, **changes: Any) -> Home:
+    return Home(BrokerSettings(folder=folder, deployments=("it",), redis=redis, **changes))
+
+
+async def test_a_home_hands_its_journals_to_one_elsewhere_and_leaves_no_files(tmp_path: Path) -> None:
+    wanted = shared_redis().settings()
+    first, second = home_of(tmp_path / "one", wanted, sync="normal"), home_of(tmp_path / "two", wanted, sync="normal")
+    await first.start()
+    await second.start()
+    (name,) = first.shards
+    assert name not in second.shards
+    first.draining.on = False
+    await first.close()
+    await eventually_async(lambda: name not in first.shards and not list((tmp_path / "one").iterdir()), what="no file")
+    client: Any = shared_redis().client
+    await eventually_async(
+        lambda: client.smembers(f"mesh:{{{wanted.scope}}}:journals") == {name.encode() for name in second.shards},
+        what="the empty one is adopted, and gone",
+    )
+    await second.close()
+    left = {key.decode().rpartition(":")[2] for key in client.scan_iter(match=f"mesh:{{{wanted.scope}}}:*")}
+    assert left == {"journals", "meta"}, "who comes next finds its journal"
+
+
+async def test_a_home_whose_journal_was_taken_goes_on_with_another_one(tmp_path: Path) -> None:
+    wanted = shared_redis().settings(takeover_s=1.0)
+    first, second = home_of(tmp_path / "one", wanted, sync="normal"), home_of(tmp_path / "two", wanted, sync="normal")
+    await first.start()
+    (name,) = first.shards
+    await second.start()
+
+    def lapsed() -> bool:
+        shared_redis().client.delete(Keys(wanted.scope, name).owner)
+        return name in second.shards
+
+    await eventually_async(lapsed, what="it is taken")
+    await eventually_async(lambda: first.shards and name not in first.shards, what="it has one of its own")
+    await eventually_async(lambda: not first.refused, what="what another one serves is none of its troubles")
+    for home in (first, second):
+        await home.close()
+
+
+async def test_who_was_killed_is_followed_at_once_by_the_process_of_its_name(tmp_path: Path) -> None:
+    wanted = shared_redis().settings(takeover_s=600.0)
+    first = home_of(tmp_path / "one", wanted, sync="normal", name="queue-r1-0-g1")
+    await first.start()
+    (name,) = first.shards
+    again = home_of(tmp_path / "two", wanted, sync="normal", name="queue-r1-0-g1")
+    other = home_of(tmp_path / "three", wanted, sync="normal", name="queue-r1-1-g1")
+    await other.start()
+    await again.start()
+    assert name not in other.shards
+    assert name in again.shards
+    for home in (other, again, first):
+        await home.close()
+
+
+async def test_a_server_that_loses_all_when_it_ends_is_refused_at_the_start(tmp_path: Path) -> None:
+    with LoneRedis(tmp_path / "redis", appendonly="no") as server:
+        with pytest.raises(FailedPrecondition, match="keeps no log on its disk"):
+            await home_of(tmp_path / "one", server.settings()).start()
+        home = home_of(tmp_path / "one", server.settings(allow_volatile=True))
+        await home.start()
+        assert len(home.shards) == 1
+        await home.close()
+
+
+async def test_a_server_with_a_password_asks_for_it(tmp_path: Path) -> None:
+    secret = tmp_path / "password"
+    secret.write_text("geheim\n")
+    with LoneRedis(tmp_path / "redis", requirepass="geheim") as server:
+        with pytest.raises(FailedPrecondition, match="does not let the broker in") as error:
+            await home_of(tmp_path / "one", server.settings()).start()
+        secret.write_text("falsch")
+        with pytest.raises(MeshError) as error:
+            await home_of(tmp_path / "one", server.settings(password_file=secret)).start()
+        assert "falsch" not in error.value.message
+        secret.write_text("geheim\n")
+        home = home_of(tmp_path / "one", server.settings(password_file=secret))
+        await home.start()
+        assert len(home.shards) == 1
+        await home.close()
+
+
+async def test_a_server_with_certificates_is_spoken_to_with_tls(tmp_path: Path) -> None:
+    authority = Authority.make(tmp_path / "authority")
+    theirs, ours = authority.issue("server"), authority.issue("broker")
+    options = {
+        "tls-ca-cert-file": theirs.ca_file, "tls-cert-file": theirs.cert_file, "tls-key-file": theirs.key_file,
+    }  # fmt: skip
+    with LoneRedis(tmp_path / "redis", **options) as server:
+        address = Address("127.0.0.1", server.port, tls=True)
+        files = {"ca_file": Path(ours.ca_file), "cert_file": Path(ours.cert_file), "key_file": Path(ours.key_file)}
+        home = home_of(tmp_path / "one", RedisSettings(address, "t/a/tls", **files))
+        await home.start()
+        assert len(home.shards) == 1
+        await home.close()
+        with pytest.raises(Unavailable, match="does not answer"):
+            await home_of(tmp_path / "one", RedisSettings(address, "t/a/tls")).start()
+
+
+async def test_a_user_with_the_rights_that_the_guide_names_is_enough(tmp_path: Path, own: LoneRedis) -> None:
+    rights = ["on", ">geheim", "~mesh:*", "+@read", "+@write", "+@scripting", "+@connection", "+info", "+wait"]
+    own.client.execute_command("ACL", "SETUSER", "mesh", *rights)  # type: ignore[no-untyped-call]
+    secret = tmp_path / "password"
+    secret.write_text("geheim")
+    given: Any = {"scope": "t/a/user", "password_file": secret}
+    settings = RedisSettings(Address("127.0.0.1", own.port, user="mesh"), **given)
+    if own.version < (7, 2):
+        with pytest.raises(FailedPrecondition, match="does not tell its appendfsync"):
+            await home_of(tmp_path / "one", settings).start()
+    home = home_of(tmp_path / "one", settings, sync="normal")
+    await home.start()
+    assert len(home.shards) == 1
+    await home.close()
+    own.client.execute_command("ACL", "SETUSER", "mesh", "+config|get")  # type: ignore[no-untyped-call]
+    home = home_of(tmp_path / "one", settings)
+    await home.start()
+    assert len(home.shards) == 1
+    await home.close()
+
+
+async def test_a_server_that_is_not_there_is_said(tmp_path: Path) -> None:
+    settings = shared_redis().settings()
+    away = type(settings)(Address("127.0.0.1", 1), settings.scope)
+    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1/0 does not answer"):
+        await home_of(tmp_path / "one", away).start()
+
+
+async def test_replicas_have_what_is_confirmed(tmp_path: Path, own: LoneRedis) -> None:
+    with LoneRedis(tmp_path / "replica", replicaof=f"127.0.0.1 {own.port}") as replica:
+        await eventually_async(lambda: own.client.info("replication")["connected_slaves"] == 1, what="it is connected")  # type: ignore[index]
+        await eventually_async(
+            lambda: replica.client.info("replication")["master_link_status"] == "up",  # type: ignore[index]
+            what="it follows",
+        )
+        held = RedisShard(tmp_path / "j1", ManualClock(), redis=own.settings(replicas=1, takeover_s=1.0))
+        await held.open()
+        await held.submit()
+        assert replica.client.xlen(held.keys.items) == 1
+        replica.kill()
+        with pytest.raises(Unavailable, match="not on as many disks"):
+            await held.submit()
+        assert held.shard.journal.failure is not None
+    await held.close()
+    assert (await asyncio.to_thread(own.client.xlen, held.keys.items)) == 2, "it is kept, though not confirmed"
