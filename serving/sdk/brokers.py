@@ -149,6 +149,7 @@ class Brokers:
         """What `once` brings of the first broker that has taken the request. Raises as `submit` does."""
         own_key = not request.idempotency_key
         request.idempotency_key = request.idempotency_key or secrets.token_urlsafe(24)
+        request.new_key = own_key
         bound: frozenset[str] = frozenset()
         drained: set[str] = set()
         left: set[str] = set()  # brokers that have not taken it: with a key of the caller's it belongs to one of them
@@ -168,6 +169,7 @@ class Brokers:
                     left.add(endpoint.id)
             except DeadlineExceeded as error:
                 raise uncertain(app, request) from error
+            request.new_key = False  # somebody may have it now
             failures += 1
             await _pause(failures, until)
 
