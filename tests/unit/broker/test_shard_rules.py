@@ -262,11 +262,12 @@ async def test_what_has_ended_counts_for_its_tenant_until_its_time_is_over(make:
     await held.submit(b"x" * 300, tenant="u")
     await held.close()
 
-    held = await make(max_tenant_bytes=2000, result_ttl_s=10.0, dead_ttl_s=10.0)
+    held = await held.again()
     with pytest.raises(BrokerFull, match="have ended and are kept"):
         await held.submit(b"x" * 300, tenant="t")
     await held.tick(101)
     await held.submit(b"x" * 300, tenant="t")
+    await held.close()
 
 
 async def test_a_retry_takes_the_place_of_itself(make: Make) -> None:
