@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -60,3 +61,13 @@ class Counts(Worker):
             if index == count - 1 and request.parameters.get("do") == "wait":
                 await self.may_end()
             yield {"i": np.array([index])}
+
+
+class Stamps(Worker):
+    """Answers `n` doubled, and a number of this run that no other run has; notes both when it ends."""
+
+    async def infer(self, request: Request) -> dict[str, Any]:
+        await asyncio.sleep(float(request.parameters.get("seconds", 0.0)))
+        run = secrets.randbits(62)
+        self.note(f"ran {run}", request)
+        return {"doubled": request["n"] * 2, "run": np.array([run])}
