@@ -1,5 +1,5 @@
 # One command per task. `make demo` and `make test` set everything up by themselves.
-.PHONY: help setup demo test test-long test-vllm lint format bench bench-ingress bench-openai bench-prefix fuzz sanitize gpu-check chat-model clean
+.PHONY: help setup demo test test-long test-vllm lint format bench bench-ingress bench-openai bench-prefix bench-queue fuzz sanitize gpu-check chat-model clean
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 
@@ -13,6 +13,7 @@ help:
 	@echo 'make bench-ingress  only the direct ingress against tritonserver: gRPC, HTTP, memory, equal rates, streams'
 	@echo 'make bench-openai  the gateway beside the replica alone and LiteLLM'
 	@echo 'make bench-prefix  four replicas: prompts to whom knows how they begin, beside one after the other'
+	@echo 'make bench-queue  a broker beside pushing and Ray Serve: short requests among long ones (40 minutes)'
 	@echo 'make fuzz       the readers of requests under libFuzzer, a minute each'
 	@echo 'make gpu-check  what only an NVIDIA GPU can show; says so where there is none'
 	@echo 'make chat-model  train examples/chat/model again (20 minutes, one thread) and count its right answers'
@@ -53,6 +54,9 @@ bench-openai: setup
 
 bench-prefix: setup
 	@$(PYTHON) -m benchmarks prefix
+
+bench-queue: setup
+	@$(PYTHON) -m benchmarks broker_peers
 
 fuzz: setup
 	@scripts/setup --lint

@@ -14,6 +14,7 @@ from serving.errors import MeshError
 BENCHMARKS = {
     "broker_queue": ("benchmarks.broker_queue", "run"),
     "broker_simulator": ("benchmarks.broker_simulator", "run"),
+    "broker_peers": ("benchmarks.broker_peers", "run"),
     "broker_capacity": ("benchmarks.broker_capacity", "run"),
     "ingress": ("benchmarks.ingress", "run"),
     "ingress_http": ("benchmarks.ingress", "run_http"),

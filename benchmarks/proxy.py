@@ -43,12 +43,12 @@ class Proxy:
 
 
 @contextlib.contextmanager
-def proxy_of(server: Server, *, busy_poll_us: int = 0) -> Iterator[Proxy]:
-    """A proxy in front of one replica. Raises `FailedPrecondition`."""
+def running_proxy(replicas: list[str], *, busy_poll_us: int = 0) -> Iterator[Proxy]:
+    """In front of replicas with these addresses. Raises `FailedPrecondition`."""
     folder = ROOT / "build" / "bench-proxy"
     folder.mkdir(parents=True, exist_ok=True)
     names = {"id": "bench-0", "namespace": "default", "application": "bench", "deployment": "grpc"}
-    config = {**names, "endpoints": [server.address], "busyPollUs": busy_poll_us}
+    config = {**names, "endpoints": replicas, "busyPollUs": busy_poll_us}
     (folder / "proxy.json").write_text(json.dumps(config))
     command = [str(built("proxy", "mesh_proxy")), str(folder / "proxy.json")]
     with (folder / "proxy.log").open("ab") as log:  # of all that run
@@ -61,6 +61,11 @@ def proxy_of(server: Server, *, busy_poll_us: int = 0) -> Iterator[Proxy]:
     finally:
         process.terminate()
         process.wait(_STOP_S)
+
+
+def proxy_of(server: Server, *, busy_poll_us: int = 0) -> contextlib.AbstractContextManager[Proxy]:
+    """A proxy in front of one replica. Raises `FailedPrecondition`."""
+    return running_proxy([server.address], busy_poll_us=busy_poll_us)
 
 
 def measure(server: Server, proxy: Proxy | None, elements: int, clients: int, requests: int) -> Cell:

@@ -56,7 +56,7 @@ class Clients:
             if item.key:
                 self.on_their_way[item.tenant, item.key] = answer
                 answer.add_done_callback(partial(self._arrived, (item.tenant, item.key)))
-        if any(item.key for item, _, _ in mine):
+        if any(item.looked_for for item, _, _ in mine):
             task = self._shard.spawn(self._write_unknown(mine))
             task.add_done_callback(partial(_refuse_cancelled, mine))
         else:
@@ -76,7 +76,7 @@ class Clients:
     async def _write_unknown(self, wanted: Sequence[tuple[Item, bytes, asyncio.Future[Answer]]]) -> None:
         """Those whose keys the journal does not know yet."""
         try:
-            known = await self.known([(item.tenant, item.key) for item, _, _ in wanted if item.key])
+            known = await self.known([(item.tenant, item.key) for item, _, _ in wanted if item.looked_for])
             unknown = []
             for each in wanted:
                 number = known.get((each[0].tenant, each[0].key))
@@ -105,7 +105,20 @@ class Clients:
     ) -> None:
         for (item, body, answer), error in zip(taken, errors, strict=True):
             self._keeping.added(item, body, error)
-            answer.set_result(error or Submitted(item.number))
+            if error is not None and item.new_key:  # the journal refuses a key that it has
+                task = self._shard.spawn(self._answer_refused(item, answer, error))
+                task.add_done_callback(partial(_refuse_cancelled, [(item, body, answer)]))
+            else:
+                answer.set_result(error or Submitted(item.number))
+
+    async def _answer_refused(self, item: Item, answer: asyncio.Future[Answer], error: MeshError) -> None:
+        """One that was said to be new, and may not be."""
+        try:
+            known = await self.known([(item.tenant, item.key)])
+        except MeshError:
+            known = {}
+        number = known.get((item.tenant, item.key))
+        answer.set_result(error if number is None else Submitted(number, repeated=True))
 
     def _arrived(self, name: _Name, _: object) -> None:
         del self.on_their_way[name]

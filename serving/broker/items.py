@@ -75,6 +75,12 @@ class Item:
     expires: float = NEVER  # when it is forgotten
     result_bytes: int = 0
     callback: Callback | None = None
+    new_key: bool = False  # no journal can know the key yet; not kept
+
+    @property
+    def looked_for(self) -> bool:
+        """Its key may be known."""
+        return bool(self.key) and not self.new_key
 
     @property
     def calls_back(self) -> bool:

@@ -68,6 +68,7 @@ def read_submit(
         0, message.deployment, message.tenant, message.idempotency_key, message.priority or pb.DEFAULT, now, deadline,
         message.expected_s, message.result_ttl_s, len(body), dict(message.labels),
         callback=_callback(message.callback, settings) if message.HasField("callback") else None,
+        new_key=message.new_key,
     )  # fmt: skip
     return item, body
 

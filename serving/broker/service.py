@@ -191,7 +191,7 @@ class BrokerService:
         if self._home.draining.on:
             return await self._repeated(wanted)
         shard, clients = self._home.own
-        elsewhere = await self._known(self._home.others, [item for item, _ in wanted if item.key])
+        elsewhere = await self._known(self._home.others, [item for item, _ in wanted if item.looked_for])
         new = [each for each in wanted if (each[0].tenant, each[0].key) not in elsewhere]
         answers = iter(await clients.submit(new))
         replies: list[pb.SubmitReply | MeshError] = []
@@ -214,9 +214,10 @@ class BrokerService:
     async def _known(self, journals: Sequence[str], items: Sequence[Item]) -> dict[tuple[str, str], str]:
         """Tickets by tenant and idempotency key."""
         found: dict[tuple[str, str], str] = {}
-        for name in journals if items else ():
-            clients = self._home.clients.get(name)
-            known = await clients.known([(item.tenant, item.key) for item in items]) if clients is not None else {}
+        names = [(item.tenant, item.key) for item in items]
+        asked = [(name, self._home.clients[name]) for name in journals if names and name in self._home.clients]
+        answers = await asyncio.gather(*(clients.known(names) for _, clients in asked))
+        for (name, _), known in zip(asked, answers, strict=True):
             shard = self._home.shards.get(name)
             if shard is not None:
                 found.update((key, ticket_of(shard, number)) for key, number in known.items())

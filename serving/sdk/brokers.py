@@ -127,6 +127,7 @@ class Brokers:
         """
         own_key = not request.idempotency_key
         request.idempotency_key = request.idempotency_key or secrets.token_urlsafe(24)
+        request.new_key = own_key
         until = time.monotonic() + timeout_s
         bound: frozenset[str] = frozenset()
         drained: set[str] = set()
@@ -149,6 +150,7 @@ class Brokers:
                         left.add(endpoint.id)
                 except DeadlineExceeded as error:
                     raise _uncertain(app, request) from error
+                request.new_key = False  # somebody may have it now
                 failures += 1
                 await _pause(failures, until)
 

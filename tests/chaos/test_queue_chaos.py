@@ -55,23 +55,23 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
 
 @pytest.mark.timeout(600)
 async def test_each_ticket_has_one_result_whatever_is_killed(tmp_path: Path, etcd: EtcdCluster) -> None:
-    await check_chaos(tmp_path, etcd, "short", 2000)
+    await check_chaos(tmp_path, etcd, "short", 2000, pause_s=1.5)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(7200)
 async def test_each_of_100_000_tickets_has_one_result(tmp_path: Path, etcd: EtcdCluster) -> None:
-    await check_chaos(tmp_path, etcd, "long", ITEMS)
+    await check_chaos(tmp_path, etcd, "long", ITEMS, pause_s=6.0)
 
 
-async def check_chaos(folder: Path, etcd: EtcdCluster, name: str, count: int) -> None:
+async def check_chaos(folder: Path, etcd: EtcdCluster, name: str, count: int, *, pause_s: float) -> None:
     print(f"\nMESH_CHAOS_SEED={SEED}, {count:,} items")
     victims = Victims(folder, etcd, f"{APPLICATION}-{name}")
     began = time.monotonic()
     try:
         await asyncio.to_thread(victims.start)
         async with AsyncMeshClient(Connection(etcd.config())) as client:
-            with Chaos(victims, SEED) as chaos:
+            with Chaos(victims, SEED, pause_s=pause_s) as chaos:
                 seen = await ask_all(client, f"{APPLICATION}-{name}", count)
             print(f"killed {dict(chaos.killed)} in {time.monotonic() - began:.0f} s")
         assert set(chaos.killed) == {"broker", "replica", "etcd"}, "each kind was killed"

@@ -17,7 +17,7 @@ from tests.support.llm_serving import ReplicaProcess
 BROKERS: Final = 2
 REPLICAS: Final = 4
 _MANY: Final = 1_000_000  # attempts: an item may meet any number of kills
-_PAUSES_S: Final = (0.1, 1.5)  # how long a process is gone, and from its return to the next kill
+_GONE_S: Final = (0.1, 1.5)  # how long a killed process is gone
 _ALL_AT_ONCE: Final = 0.1  # of the kills of a kind
 
 
@@ -79,11 +79,15 @@ class Victims:
 
 
 class Chaos:
-    """While the block lasts, processes of all kinds are killed and come back; after it all of them are there again."""
+    """While the block lasts, processes of all kinds are killed and come back; after it all of them are there again.
 
-    def __init__(self, victims: Victims, seed: int) -> None:
+    From a return to the next kill it takes up to `pause_s`: a process needs a second of CPU to come back.
+    """
+
+    def __init__(self, victims: Victims, seed: int, *, pause_s: float) -> None:
         self.killed: Counter[str] = Counter()
         self._victims = victims
+        self._pause_s = pause_s
         self._chance = random.Random(seed)
         self._ended = threading.Event()
         self._strikes = ThreadPoolExecutor(1, "chaos")
@@ -109,7 +113,7 @@ class Chaos:
         for name in hit:
             self._victims.kill(name)
             self.killed[kind] += 1
-        self._ended.wait(self._chance.uniform(*_PAUSES_S))
+        self._ended.wait(self._chance.uniform(*_GONE_S))
         for name in hit:
             self._victims.launch(name)
-        self._ended.wait(self._chance.uniform(*_PAUSES_S))
+        self._ended.wait(self._chance.uniform(0.0, self._pause_s))

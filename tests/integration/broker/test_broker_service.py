@@ -105,6 +105,19 @@ async def test_duplicate_submits_at_once_are_one_item(served: Served) -> None:
     assert (await served.queue()).queued == 3
 
 
+async def test_a_key_that_is_said_to_be_new_and_is_not(served: Served) -> None:
+    """The journal refuses it alone: those of the same commit are taken."""
+    first = await served.stub.Submit(submit(idempotency_key="k", new_key=True))
+    assert not first.repeated
+    wanted = [submit(idempotency_key=key, new_key=True) for key in ("a", "k", "b")]
+    outcomes = (await served.stub.SubmitMany(bpb.SubmitManyRequest(requests=wanted))).outcomes
+    assert [one.reply.repeated for one in outcomes] == [False, True, False]
+    assert outcomes[1].reply.ticket == first.ticket
+    again = await served.stub.Submit(submit(idempotency_key="a"))
+    assert (again.ticket, again.repeated) == (outcomes[0].reply.ticket, True)
+    assert (await served.queue()).queued == 3
+
+
 async def test_many_have_each_their_outcome(served: Served) -> None:
     wrong = [
         submit(deployment="none"),

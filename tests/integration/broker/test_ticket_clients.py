@@ -70,6 +70,8 @@ async def test_every_request_gets_a_key_and_equal_keys_one_broker(
         await submit(client, listed)
     own = [request.idempotency_key for one in both for request in one.submitted if request.idempotency_key != "mine"]
     assert len(set(own)) == 20
+    for one in both:
+        assert all(request.new_key == (request.idempotency_key != "mine") for request in one.submitted)
     assert all(one.submitted for one in both), "requests without a key are spread"
 
 
@@ -96,6 +98,7 @@ async def test_a_request_that_may_be_taken_stays_with_its_journal(
     ticket = await sending
     assert ticket.repeated
     assert one.submitted[0].idempotency_key == one.submitted[1].idempotency_key
+    assert [request.new_key for request in one.submitted] == [True, False], "it may be known by then"
 
     one.lose = 1000
     await other.start()
