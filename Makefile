@@ -56,7 +56,7 @@ bench-prefix: setup
 	@$(PYTHON) -m benchmarks prefix
 
 bench-queue: setup
-	@$(PYTHON) -m benchmarks broker_peers
+	@$(PYTHON) -m benchmarks broker_peers broker_peers_pareto
 
 fuzz: setup
 	@scripts/setup --lint

@@ -15,6 +15,7 @@ BENCHMARKS = {
     "broker_queue": ("benchmarks.broker_queue", "run"),
     "broker_simulator": ("benchmarks.broker_simulator", "run"),
     "broker_peers": ("benchmarks.broker_peers", "run"),
+    "broker_peers_pareto": ("benchmarks.broker_peers", "run_pareto"),
     "broker_capacity": ("benchmarks.broker_capacity", "run"),
     "ingress": ("benchmarks.ingress", "run"),
     "ingress_http": ("benchmarks.ingress", "run_http"),
