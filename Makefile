@@ -13,7 +13,7 @@ help:
 	@echo 'make bench-ingress  only the direct ingress against tritonserver: gRPC, HTTP, memory, equal rates, streams'
 	@echo 'make bench-openai  the gateway beside the replica alone and LiteLLM'
 	@echo 'make bench-prefix  four replicas: prompts to whom knows how they begin, beside one after the other'
-	@echo 'make bench-queue  a broker beside pushing and Ray Serve: short requests among long ones (40 minutes)'
+	@echo 'make bench-queue  a broker beside pushing and Ray Serve: short requests among long ones (half an hour)'
 	@echo 'make fuzz       the readers of requests under libFuzzer, a minute each'
 	@echo 'make gpu-check  what only an NVIDIA GPU can show; says so where there is none'
 	@echo 'make chat-model  train examples/chat/model again (20 minutes, one thread) and count its right answers'

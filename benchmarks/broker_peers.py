@@ -34,7 +34,7 @@ _LOADS: Final = (0.5, 0.65, 0.8, 0.95)
 _QUICK_LOADS: Final = (0.5, 0.8)
 _STEPS: Final = (0.2, 0.35, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)  # of goodput
 _CLIENTS: Final = (16, 64)
-_REQUESTS: Final = 1000
+_REQUESTS: Final = 800
 _QUICK_REQUESTS: Final = 300
 _SEED: Final = 3  # one with which ideal queues get about as far as with 100,000 requests
 _WARM: Final = Cell("log-normal", 200, 1, clients=16)
