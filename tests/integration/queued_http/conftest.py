@@ -128,7 +128,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 @pytest.fixture(scope="session")
 def pulled(world: World) -> World:
     """The processes of `PULLED`, known to the gateway."""
-    for process in (world.pulling_broker(wait=False), world.worker(PULLED, wait=False), world.chat(PULLED, wait=False, model=PULLED_MODEL)):
+    broker, worker = world.pulling_broker(wait=False), world.worker(PULLED, wait=False)
+    for process in (broker, worker, world.chat(PULLED, wait=False, model=PULLED_MODEL)):
         process.wait_state("ready", registered=True)
     tensors = {"inputs": [{"name": "n", "datatype": "INT64", "shape": [1], "data": [1]}]}
     url = f"{world.gateway.url}/v2/models/{PULLED}/{WORKER}/infer"
