@@ -128,9 +128,10 @@ class _Ends:
     _PREFIX: Final = "celery-task-meta-"
 
     def __init__(self, url: str, loop: asyncio.AbstractEventLoop) -> None:
-        import redis  # type: ignore[import-not-found]  # Celery's, in a folder of its own
+        import redis  # Celery's, in a folder of its own
 
-        self._channel = redis.Redis.from_url(url).pubsub(ignore_subscribe_messages=True)
+        client: Any = redis.Redis.from_url(url)
+        self._channel = client.pubsub(ignore_subscribe_messages=True)
         self._channel.psubscribe(f"{self._PREFIX}*")
         self._ended = threading.Event()
         self._loop = loop
