@@ -1,7 +1,7 @@
 """One journal with its queues and leases: every change of an item's state. Belongs to one event loop.
 
-An item changes by one change at a time: it is `busy` until that is on disk, and what comes meanwhile waits for it. So
-memory decides in the order of arrival, and the journal follows in the same order.
+An item is `busy` while a change of it is not on disk, and what comes meanwhile waits: memory decides in the order of
+arrival, and the journal follows in the same order.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ class Shard:
         self.watchers = Watchers()
         self.ended = Ended()
         self.fresh = Fresh()
-        self.running: dict[int, Running] = {}
         self.listener = listener
+        self.running: dict[int, Running] = {}
         self.callbacks = DueCallbacks(self)
         self.claimed: set[int] = set()  # items that have ended and are being changed
         self._tasks: set[asyncio.Task[None]] = set()
@@ -222,10 +222,8 @@ class Shard:
         return running
 
     def hold(self, replica: str, process: str, held: set[tuple[int, int]]) -> set[tuple[int, int]]:
-        """A replica (again) says what it runs. Answers which of them it has no lease on.
-
-        What it should run and does not name never reached it, or went with its last process: back to the queue.
-        """
+        """A replica (again) says what it runs. Answers which of them it has no lease on. What it should run and does
+        not name never reached it, or went with its last process: back to the queue."""
         kept: set[tuple[int, int]] = set()
         until = self.clock.monotonic() + self.settings.lease_s
         for running in list(self.running.values()):
