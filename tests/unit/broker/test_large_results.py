@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from serving.broker.home import remove_journal
 from serving.broker.items import State
 from serving.broker.large_results import LARGE_BYTES, LargeResults, folder_of
+from serving.broker.shelf import remove_journal
 from serving.control.clock import ManualClock
 from serving.errors import DataLoss, NotFound
 from tests.support.shards import HeldShard
