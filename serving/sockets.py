@@ -15,6 +15,7 @@ _WATCHED: Final = (
 
 
 def watch_peer(connection: socket.socket) -> None:
-    """A peer whose machine has gone is found out within some seconds."""
+    """A peer whose machine has gone is found out within some seconds; one that reads nothing for ten of what is sent
+    counts as gone, too."""
     for level, option, value in _WATCHED:
         connection.setsockopt(level, option, value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import TypeAlias
 
@@ -21,17 +22,27 @@ class Attending:
 
     def __init__(self, refusing: asyncio.Event) -> None:
         self._refusing = refusing
+        self._waiting: Counter[tuple[str, int]] = Counter()  # by journal and number: who comes back may be there twice
 
     @contextlib.asynccontextmanager
     async def attended(self, shard: Shard, clients: Clients, number: int) -> AsyncIterator[None]:
-        """Within it the caller waits; whoever leaves before has no use for the item, which is cancelled then."""
+        """Within it the caller waits; who leaves before has no use for the item. It is cancelled when nobody waits."""
+        item = (shard.name, number)
+        self._waiting[item] += 1
+        left = False
         try:
             yield
         except MeshError:  # told to the caller, who may come back with the ticket
             raise
         except BaseException:
-            self._leave(shard, clients, number)
+            left = True
             raise
+        finally:
+            self._waiting[item] -= 1
+            if not self._waiting[item]:
+                del self._waiting[item]
+                if left:
+                    self._leave(shard, clients, number)
 
     def leave_when_kept(self, keeping: _Kept, find: Find) -> None:
         """Its caller has left while the item was on its way to the disk."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -81,7 +81,7 @@ class BrokerService:
         methods: dict[str, Any] = {
             name: grpc.unary_unary_rpc_method_handler(self._unary(name, handler)) for name, handler in own.items()
         }
-        methods["Call"] = grpc.unary_stream_rpc_method_handler(self._streaming("Call", self._call))
+        methods["Call"] = grpc.stream_stream_rpc_method_handler(self._streaming("Call", self._call))
         methods["Follow"] = grpc.unary_stream_rpc_method_handler(self._streaming("Follow", self._follow))
         methods["Pull"] = grpc.stream_stream_rpc_method_handler(self._streaming("Pull", self._pull))
         return grpc.method_handlers_generic_handler(SERVICE, methods)
@@ -293,12 +293,9 @@ class BrokerService:
         kept = await shard.callbacks.retry(number)
         return messages.set_callback(messages.item_message(kept.item, shard.name), kept).SerializeToString()
 
-    async def _call(self, data: bytes, context: Context) -> None:
-        message = parse(data, pb.SubmitRequest)
-        # Who waits says how long it may take to come back, not how long to keep it: less is no error.
-        message.result_ttl_s = min(message.result_ttl_s, self._settings.max_result_ttl_s)
-        made = self._read(message, time.time(), _trace_of(context))
-        keeping = asyncio.ensure_future(self._keep([made]))
+    async def _call(self, requests: AsyncIterator[bytes], context: Context) -> None:
+        """Read as a stream of one: gRPC would hold a single request until its answer has ended."""
+        keeping = asyncio.ensure_future(self._keep([await self._called(requests, context)]))
         self._enter()  # whoever drains waits until it is known to be kept
         keeping.add_done_callback(lambda _: self._leave())
         try:
@@ -311,6 +308,15 @@ class BrokerService:
         async with self._attending.attended(*self._find(answer.ticket)):
             await context.write(messages.taken_bytes(answer))
             await self._tell(answer.ticket, 0, context)
+
+    async def _called(self, requests: AsyncIterator[bytes], context: Context) -> tuple[Item, bytes]:
+        try:
+            message = parse(await anext(requests), pb.SubmitRequest)
+        except StopAsyncIteration:
+            raise InvalidArgument("a call without a request") from None
+        # Who waits says how long it may take to come back, not how long to keep it: less is no error.
+        message.result_ttl_s = min(message.result_ttl_s, self._settings.max_result_ttl_s)
+        return self._read(message, time.time(), _trace_of(context))
 
     async def _follow(self, data: bytes, context: Context) -> None:
         message = parse(data, pb.FollowRequest)

@@ -9,6 +9,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final
 
 import aiohttp
@@ -211,7 +212,9 @@ class GatewayParts:
             through=self._through,
         )
         self._all_forwarders.append(forwarder)
-        return forwarder, RouteForwarder(forwarder, follower, upstreams, instruments, hold_s=config.hold_s)
+        pulled = partial(self._queue_targets.offers_pulled, openai=follower is self._follower)
+        routed = RouteForwarder(forwarder, follower, upstreams, instruments, pulled=pulled, hold_s=config.hold_s)
+        return forwarder, routed
 
     # ------------------------------------------------------------------------------------------------ while it runs
 

@@ -34,12 +34,15 @@ class RouteForwarder:
         upstreams: Upstreams,
         instruments: Instruments,
         *,
+        pulled: Callable[[ModelKey], bool],
         hold_s: float,
     ) -> None:
+        """`pulled`: a broker takes the model's requests, also while no replica is there."""
         self._forwarder = forwarder
         self._follower = follower
         self._upstreams = upstreams
         self._instruments = instruments
+        self._pulled = pulled
         self._hold_s = hold_s
 
     async def forward(self, asked: Asked, request: Request, prepare: Prepare, wire: Wire) -> None:
@@ -73,7 +76,7 @@ class RouteForwarder:
         """
         until = time.monotonic() + self._hold_s
         while True:
-            keys = in_order(asked, self._follower.catalog, self._upstreams)
+            keys = in_order(asked, self._follower.catalog, self._upstreams, self._pulled)
             left = until - time.monotonic()
             if keys or left <= 0:
                 break
@@ -93,8 +96,11 @@ class RouteForwarder:
         _LOG.debug("a route leaves a model", route=asked.route, model=str(key), reason=reason)
 
 
-def in_order(asked: Asked, catalog: Catalog, upstreams: Upstreams) -> tuple[ModelKey, ...]:
-    """The models with a ready replica: first those that have room, each in the route's order."""
-    offers = [offer for key in asked.keys if (offer := catalog.get(key)) is not None and is_ready(offer)]
-    free = [offer.key for offer in offers if upstreams.has_room(offer)]
-    return (*free, *(offer.key for offer in offers if offer.key not in free))
+def in_order(
+    asked: Asked, catalog: Catalog, upstreams: Upstreams, pulled: Callable[[ModelKey], bool] = lambda _: False
+) -> tuple[ModelKey, ...]:
+    """The models with a ready replica or a broker: first those that have room, each in the route's order."""
+    offers = {key: offer for key in asked.keys if (offer := catalog.get(key)) is not None and is_ready(offer)}
+    queued = [key for key in asked.keys if pulled(key)]
+    free = [key for key in asked.keys if key in queued or (key in offers and upstreams.has_room(offers[key]))]
+    return (*free, *(key for key in offers if key not in free))

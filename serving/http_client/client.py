@@ -77,7 +77,8 @@ class HttpClient:
         except asyncio.TimeoutError as error:  # before Python 3.11 no `OSError`
             raise NotConnected(origin.text, TimeoutError(f"not in {self._connect_s:g} s")) from error
         except OSError as error:
-            raise NotConnected(origin.text, error) from error
+            several = error.errno is None and not isinstance(error, ssl.SSLError)  # of a name, each with its own error
+            raise NotConnected(origin.text, ConnectionError(str(error)) if several else error) from error
         finally:
             origin.connecting -= 1
         if self._closed:
@@ -120,6 +121,7 @@ class _Origin:
         self._idles = idles
 
     def take(self) -> Connection | None:
+        self.end_idle(asyncio.get_running_loop().time() - _IDLE_S)
         while self.idle:
             connection = self.idle.pop()
             if connection.usable:
@@ -140,10 +142,9 @@ class _Origin:
             self.idle.remove(connection)
 
     def end_idle(self, before: float) -> None:
-        """Those that are so since then."""
-        for connection in [one for one in self.idle if one.idle_since <= before]:
-            self.idle.remove(connection)
-            connection.abort()
+        """Those that are so since then, which stand first."""
+        while self.idle and self.idle[0].idle_since <= before:
+            self.idle.pop(0).abort()
 
 
 def _request(method: str, host: str, path: str, headers: Mapping[str, str], body: bytes) -> tuple[bytes, ...]:

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 import httptools
 
 from serving.http_client.answer import Answer
-from serving.http_client.errors import Broke, RequestFailed
+from serving.http_client.errors import Broke
 from serving.http_client.headers import Headers
 from serving.sockets import watch_peer
 
@@ -41,7 +41,6 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._asked = False  # an answer is awaited, or comes
         self._bodiless = False  # it answers a request for a head alone
-        self._error: RequestFailed | None = None
         self._waiter: asyncio.Future[Answer] | None = None  # for the head
         self._answer: Answer | None = None
         self._fields: list[tuple[bytes, bytes]] = []
@@ -121,8 +120,7 @@ class Connection(asyncio.Protocol):
 
     # ------------------------------------------------------------------------------------------------ of the transport
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # asyncio says: any
         self._transport = transport
         watch_peer(transport.get_extra_info("socket"))
         self._owner.made(self)
@@ -133,6 +131,11 @@ class Connection(asyncio.Protocol):
             return
         self._heard = self._loop.time()
         self._ended = self._stays = False
+        if self._answer is None:  # a field is told when it is whole: this bounds one without an end
+            if self._head_bytes > _HEAD_BYTES:
+                self._break(f"its head has more than {_HEAD_BYTES} bytes")
+                return
+            self._head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -174,9 +177,6 @@ class Connection(asyncio.Protocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._answer is not None:
             return  # a trailer, or of what nobody asked for
-        self._head_bytes += len(name) + len(value)
-        if self._head_bytes > _HEAD_BYTES:
-            raise ValueError(f"its head has more than {_HEAD_BYTES} bytes")
         self._fields.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:

@@ -35,9 +35,11 @@ async def attended(
 ) -> AsyncGenerator[TicketPart | bpb.Item, None]:
     """With `parts` the pieces of the result as they are made, as `Ticket.parts` gives them; then the item at its end.
 
-    A broker that dies has the item on its disk: whoever serves the journal next is asked. When this is closed before
-    the end, nobody wants the item any more, and it is cancelled. Raises `QueueFull` and what else a submit raises,
-    `DeadlineExceeded` after `timeout_s`, and `Lost` where nobody serves the journal: the work may go on then.
+    A part without data says that another attempt has begun, whose first parts are not told. `request` is emptied when a
+    broker has taken it. A broker that dies has the item on its disk: whoever serves the journal next is asked. When
+    this is closed before the end, nobody wants the item any more, and it is cancelled. Raises `QueueFull` and what else
+    a submit raises, `DeadlineExceeded` after `timeout_s`, and `Lost` where nobody serves the journal: the work may go
+    on then.
     """
     until = math.inf if timeout_s is None else time.monotonic() + timeout_s
     seen = Seen()
@@ -51,6 +53,7 @@ async def attended(
                     failures, away_since = 0, math.inf
                     if reply.HasField("taken"):
                         ticket = reply.taken.ticket
+                        request.ClearField("request")  # the broker has it, and the end may take long
                     elif reply.HasField("ended"):
                         for part in seen.rest(reply.ended) if parts and reply.ended.state == bpb.SUCCEEDED else ():
                             yield part
@@ -60,6 +63,8 @@ async def attended(
                         yield TicketPart(
                             reply.part.number, reply.part.attempt, reply.part.body, seen.bytes - len(reply.part.body)
                         )
+                    elif parts and seen.wants_again:  # its beginning is not told on this connection
+                        yield TicketPart(0, reply.part.attempt, b"")
         except Unavailable as error:
             if not ticket:
                 raise

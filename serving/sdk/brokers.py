@@ -41,6 +41,14 @@ MAX_APPLICATIONS: Final = 256
 _BACKOFF: Final = Backoff(first_s=0.05, limit_s=1.0, jitter=0.5)
 _STEP_S: Final = 30.0  # one call lasts so long at most, beside what it was asked to wait
 
+# Who waits for an item's end hears of a broker whose machine has gone, though nothing is sent meanwhile.
+_OPTIONS: Final = (
+    *CHANNEL_OPTIONS,
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+
 
 @dataclass(slots=True)
 class _Application:
@@ -305,9 +313,9 @@ class Brokers:
         if found is None:
             if endpoint.tls:
                 credentials = self._credentials or grpc.ssl_channel_credentials()
-                channel = grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+                channel = grpc.aio.secure_channel(address, credentials, options=_OPTIONS)
             else:
-                channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+                channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
             stub = BrokerStub(channel)  # type: ignore[no-untyped-call]
             found = opened.channels[address] = (channel, stub)
         return found[1]

@@ -23,7 +23,7 @@ from serving.gateway.queued.objects import INFER, own_labels
 from serving.gateway.queued.targets import QueueTargets
 from serving.gateway.splits import Splits
 from serving.openai.json_body import PARSED_APART
-from serving.sdk.attended import RESULT_TTL_S
+from serving.sdk.attended import RESULT_TTL_S, Lost
 from serving.sdk.item_results import error_of
 from serving.sdk.parts import TicketPart
 from serving.store.keys import AppKey
@@ -36,6 +36,7 @@ _INFER: Final = "infer"
 _LEAST_S: Final = 0.001
 _NOT_METADATA: Final = frozenset({"content-type", "accept-encoding", TIMEOUT.decode()})  # said otherwise, or of no use
 _OK: Final = 200
+_ERROR: Final = b'data: {"error":'
 _REPLICA: Final = "x-mesh-replica"
 
 
@@ -48,18 +49,17 @@ class AttemptLost(Internal):
         super().__init__("the replica broke off its answer, and another one has begun anew; send the request again")
 
 
+class _NoAnswer(Unavailable):
+    """A broker has taken the request, and its work has come to nothing: another model is not asked for it."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What an item asks, and how its answer is wanted. `target` None: in OpenAI's protocol."""
+    """How an item's answer is wanted. `target` None: in OpenAI's protocol."""
 
     offer: Offer
-    request: bpb.Request
     target: Target | None
     form: kserve_json.AnswerForm = field(default_factory=kserve_json.AnswerForm)
-
-    @property
-    def path(self) -> str:
-        return INFER if self.target is not None else self.request.http.path
 
 
 class BrokerForwarder:
@@ -98,43 +98,48 @@ class BrokerForwarder:
             return False
         self._instruments.on_side(str(app), request.chosen.sides, spared=False)
         self._instruments.pulled.inc()
-        asked = await self._asked(request, offer, target)
+        asked, content = await self._asked(request, offer, target)
+        item = self._item(request, content, deployment, wire)
+        del content  # bodies are not held for as long as the item waits
         try:
-            await self._answer(app, self._item(request, asked, deployment, wire), request, asked, wire)
+            await self._answer(app, item, request, asked, wire)
+        except (Lost, _NoAnswer):
+            raise
         except (FullQueue, Unavailable) as error:
             if request.spare and not wire.status:
                 raise TargetLeft(error, full=isinstance(error, FullQueue)) from error
             raise
         return True
 
-    async def _asked(self, request: Request, offer: Offer, target: Target | None) -> _Asked:
+    async def _asked(self, request: Request, offer: Offer, target: Target | None) -> tuple[_Asked, bpb.Request]:
         if target is None:
-            return _Asked(offer, bpb.Request(http=bpb.HttpCall(path=request.path, body=request.body)), None)
+            return _Asked(offer, None), bpb.Request(http=bpb.HttpCall(path=request.path, body=request.body))
         if target.action != _INFER:
             raise NotSupported(
                 f"`{target.action}` of {request.key} is not supported, as its requests go through a broker (`dispatch: "
                 f"pull`): send `{_INFER}`, or ask a replica itself (`mesh endpoints` shows the addresses)"
             )
         length = request.headers.get(kserve_json.HEADER_LENGTH, "")
-        given = (request.body, length, target.name, target.version, self._max_body_bytes)
+        given = (request.body, length, request.key.model, target.version, self._max_body_bytes)
         if len(request.body) > PARSED_APART:
             message, form = await asyncio.to_thread(kserve_json.read_infer, *given)
         else:
             message, form = kserve_json.read_infer(*given)
-        return _Asked(offer, bpb.Request(infer=message.SerializeToString()), target, form)
+        return _Asked(offer, target, form), bpb.Request(infer=message.SerializeToString())
 
     @staticmethod
-    def _item(request: Request, asked: _Asked, deployment: str, wire: Wire) -> bpb.SubmitRequest:
+    def _item(request: Request, content: bpb.Request, deployment: str, wire: Wire) -> bpb.SubmitRequest:
+        path = content.http.path if content.HasField("http") else INFER
         for name, value in request.headers.items():
             if name not in _NOT_METADATA:
-                asked.request.metadata[name] = value
+                content.metadata[name] = value
         left_s = wire.time_left_s()
         return bpb.SubmitRequest(
             deployment=deployment,
-            request=asked.request,
+            request=content,
             tenant=request.tenant,
             deadline_s=0.0 if left_s is None else max(left_s, _LEAST_S),
-            labels=own_labels(request.key, asked.path),
+            labels=own_labels(request.key, path),
             result_ttl_s=RESULT_TTL_S,
         )
 
@@ -143,7 +148,6 @@ class BrokerForwarder:
     async def _answer(self, app: AppKey, item: bpb.SubmitRequest, request: Request, asked: _Asked, wire: Wire) -> None:
         timeout_s = item.deadline_s or None
         streams = asked.target is None
-        wire.add_header(ANSWERED_BY, str(request.key))
         if not request.spare:
             request.body = b""  # it is in the item
         async with contextlib.aclosing(self._journals.call(app, item, timeout_s=timeout_s, parts=streams)) as found:
@@ -158,7 +162,7 @@ class BrokerForwarder:
         endpoint = next((one for one in asked.offer.endpoints if one.id == item.replica), None)
         if wire.status:
             error = _no_answer(item)
-            if error is not None:
+            if error is not None and not (passed.told_error and item.state == bpb.FAILED):
                 raise error
             await passed.end(endpoint)
             return
@@ -167,6 +171,7 @@ class BrokerForwarder:
             error = _no_answer(item)
             if error is not None:
                 raise error
+        wire.add_header(ANSWERED_BY, str(request.key))
         wire.add_header(_REPLICA, item.replica)
         if kind == "http":
             await _pass_whole(item.result.http, endpoint, request, wire)
@@ -175,13 +180,17 @@ class BrokerForwarder:
 
 
 class _Stream:
-    """A stream of events on its way to the client, whole events at a time."""
+    """A stream of events on its way to the client, whole events at a time.
+
+    `told_error`: the last of them is an error, which the replica has told.
+    """
 
     def __init__(self, request: Request, wire: Wire) -> None:
         self._request = request
         self._wire = wire
         self._attempt = 0
         self._rest = b""
+        self.told_error = False
 
     async def take(self, part: TicketPart) -> None:
         """Raises `AttemptLost` when another attempt has begun after the client has seen something of this one.
@@ -202,10 +211,12 @@ class _Stream:
         end = self._rest.rfind(EVENT_END) + len(EVENT_END)
         if end >= len(EVENT_END):
             events, self._rest = self._rest[:end], self._rest[end:]
+            self.told_error = events[: -len(EVENT_END)].rpartition(EVENT_END)[2].startswith(_ERROR)
             await self._wire.send(events if self._request.usage is None else self._request.usage.events(events))
 
     def _begin(self, head: Mapping[str, str]) -> None:
         request = self._request
+        self._wire.add_header(ANSWERED_BY, str(request.key))
         if request.usage is not None:
             request.usage.begin(_OK, head)
         request.recorder.begin(_OK, head, pb.Endpoint())
@@ -240,7 +251,10 @@ async def _pass_tensors(item: bpb.Item, asked: _Asked, request: Request, wire: W
         )
     if request.usage is not None:
         request.usage.begin(_OK, {})
-    body, json_bytes = kserve_json.formed_answer(answers[0], asked.form)
+    if len(answers[0]) > PARSED_APART:  # text of many numbers takes long
+        body, json_bytes = await asyncio.to_thread(kserve_json.formed_answer, answers[0], asked.form)
+    else:
+        body, json_bytes = kserve_json.formed_answer(answers[0], asked.form)
     if json_bytes == len(body):
         await wire.answer_bytes(_OK, body, _JSON)
     else:
@@ -251,5 +265,5 @@ def _no_answer(item: bpb.Item) -> MeshError | None:
     """What a client that waits is told of an item's end; None where it has an answer."""
     error = error_of(item)
     if error is not None and (item.state == bpb.DEAD or (item.state == bpb.CANCELLED and item.reason == GONE)):
-        return Unavailable(error.message)
+        return _NoAnswer(error.message)
     return error

@@ -71,7 +71,7 @@ class Journals:
             raise FullQueue(error) from error
         except Lost:
             raise
-        except Unavailable as error:
+        except (Unavailable, NotFound) as error:  # one that is not found yet is known to others already
             raise _away(error, app) from error
 
     async def item(self, name: QueuedId, asker: Asker, *, wait_s: float = 0.0) -> bpb.Item:

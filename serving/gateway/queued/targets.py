@@ -87,10 +87,10 @@ class QueueTargets:
         """Whether some deployment of the application gets its requests through a broker that is there."""
         return app in self._pulled
 
-    def offers_pulled(self, key: ModelKey) -> bool:
-        """Whether a deployment that gets its requests through a broker offers the model, in KServe's protocol."""
+    def offers_pulled(self, key: ModelKey, *, openai: bool = False) -> bool:
+        """Whether a deployment that gets its requests through a broker offers the model."""
         known = self._pulled.get(AppKey(key.namespace, key.application))
-        offer = self.catalog(openai=False).get(key) if known else None
+        offer = self.catalog(openai=openai).get(key) if known else None
         return offer is not None and any(one.deployment in (known or ()) for one in offer.endpoints)
 
     def pulled(self, offer: Offer, chosen: Chosen) -> str:

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -161,7 +162,7 @@ async def test_it_does_not_matter_how_the_bytes_are_cut(data: bytes, sizes: list
         (CHUNKED[:-5], "the connection ended"),
         (b"SSH-2.0-OpenSSH\r\n\r\n", "not HTTP"),
         (b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n", "not HTTP"),
-        (b"HTTP/1.1 200 OK\r\nx: " + b"y" * 70_000 + b"\r\n\r\n", "more than 65536 bytes"),
+        (b"HTTP/1.1 200 OK\r\nx: " + b"y" * 700_000 + b"\r\n\r\n", "more than 65536 bytes"),
     ],
 )
 async def test_what_is_no_whole_answer_is_said(data: bytes, why: str) -> None:
@@ -352,3 +353,22 @@ async def test_certificates_are_checked(tmp_path: Path) -> None:
             with pytest.raises(NotConnected, match="certificate verify failed") as failed:
                 await get(client, server)
     assert isinstance(failed.value.cause, ssl.SSLError)
+
+
+def test_loops_of_uvloop_do_as_well() -> None:
+    """Ray's actors have them."""
+
+    async def work() -> None:
+        async with serving(CHUNKED) as server, client_of() as client:
+            assert [await get(client, server) for _ in range(3)] == [b"hello"] * 3
+            assert server.connections == 1
+        await test_requests_side_by_side_each_get_their_own_answer()
+        await test_no_more_is_read_than_somebody_takes()
+        await test_what_came_before_it_broke_is_given_first()
+        await test_a_server_that_falls_silent_is_given_up(b"")
+
+    loop = uvloop.new_event_loop()
+    try:
+        loop.run_until_complete(work())
+    finally:
+        loop.close()

@@ -15,6 +15,7 @@ from serving.sdk import AsyncMeshClient, MeshClient
 
 PUBLIC = {
     "BrokerDrain",
+    "RedisJournals",
     "QueueFull",
     "QueueItem",
     "QueueStatistics",

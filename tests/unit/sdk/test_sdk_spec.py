@@ -146,9 +146,10 @@ def test_every_field_of_the_records_has_a_word_in_the_table(tmp_path: Path) -> N
     options = Autoscaling(**every, **steps, schedule=schedule, forecast=Forecast("12h", "10m"), policy=asked)  # type: ignore[arg-type]
     scaled = dataclasses.replace(MODELS, autoscaling=options)
     spec.deployments[0].MergeFrom(Application("a", [scaled]).to_spec().deployments[0])
-    queued = PythonDeployment("own", "own:Own", autoscaling=Autoscaling(target_queue_age=60))
+    queued = PythonDeployment("own", "own:Own", autoscaling=Autoscaling(target_queue_age=60), dispatch="pull")
     queue = Application("a", [queued, BrokerDeployment("queue")]).to_spec()
     spec.deployments[0].autoscaling.MergeFrom(queue.deployments[0].autoscaling)
+    spec.deployments[0].dispatch = queue.deployments[0].dispatch
     match = (Match("x-canary", "1"),)
     canary = Canary((CanaryStep(5, 60), CanaryStep(50)), "user", match, CanaryChecks(0.01, 0.2, 1.5, 100))
     where = Scheduling({"zone": "a"}, "spread")
