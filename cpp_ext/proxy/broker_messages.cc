@@ -1,12 +1,15 @@
 #include "proxy/broker_messages.h"
 
 #include <algorithm>
+#include <array>
 #include <exception>
 #include <protozero/pbf_reader.hpp>
 #include <protozero/pbf_writer.hpp>
+#include <string_view>
 #include <utility>
 
 #include "rpc/fields.h"
+#include "rpc/wire.h"
 
 namespace mesh::proxy {
 namespace {
@@ -18,7 +21,12 @@ using protozero::tag_and_type;
 
 constexpr auto kBytes = pbf_wire_type::length_delimited;
 constexpr auto kVarint = pbf_wire_type::varint;
-constexpr std::size_t kMostMetadata = 60;                   // a broker takes 64, of which it may add some
+constexpr std::size_t kMostMetadata = 60;  // a broker takes 64, of which it may add some
+// What authenticates a client or belongs to its connection: an item stays on disk, and replicas have no use for it.
+// Names of the protocol (rpc::IsReservedHeader) come beside these.
+constexpr std::array<std::string_view, 8> kNotKept = {
+    "authorization", "proxy-authorization", "cookie",     "x-api-key",
+    "api-key",       "x-auth-token",        "user-agent", "accept-encoding"};
 constexpr char kGone[] = "whoever waited for it has gone";  // serving/broker/clients.py
 
 // serving/broker/items.py
@@ -91,6 +99,18 @@ Ended ReadItem(pbf_reader reader, const rpc::Slice& bytes) {
   return item;
 }
 
+Taken ReadTaken(pbf_reader reader) {
+  Taken taken;
+  while (reader.next()) {
+    switch (reader.tag_and_type()) {
+      case tag_and_type(1, kBytes): taken.ticket = reader.get_string(); break;
+      case tag_and_type(2, kVarint): taken.repeated = reader.get_bool(); break;
+      default: reader.skip();
+    }
+  }
+  return taken;
+}
+
 // As serving/sdk/item_results.py and serving/gateway/queued/dispatch.py have it.
 ItemEnd Meaning(Ended item) {
   const std::string about = "the item " + item.id + " of " + item.deployment;
@@ -115,6 +135,11 @@ bool IsText(const std::string& text) {
   return std::all_of(text.begin(), text.end(), [](char c) { return c >= ' ' && c <= '~'; });
 }
 
+bool IsKept(const std::string& name, const std::string& value) {
+  if (rpc::IsReservedHeader(name) || rpc::IsBinaryKey(name)) return false;
+  return std::find(kNotKept.begin(), kNotKept.end(), name) == kNotKept.end() && IsText(value);
+}
+
 }  // namespace
 
 rpc::Message EncodeSubmission(const Submission& submission) {
@@ -122,7 +147,7 @@ rpc::Message EncodeSubmission(const Submission& submission) {
   pbf_writer request(entries);
   std::size_t count = 0;
   for (const auto& [name, value] : submission.metadata) {
-    if (name == "user-agent" || !IsText(value) || ++count > kMostMetadata) continue;
+    if (!IsKept(name, value) || ++count > kMostMetadata) continue;
     pbf_writer entry(request, 3);
     entry.add_string(1, name);
     entry.add_string(2, value);
@@ -135,6 +160,7 @@ rpc::Message EncodeSubmission(const Submission& submission) {
   out.add_string(4, submission.key);
   if (submission.deadline_s > 0) out.add_double(6, submission.deadline_s);
   out.add_double(10, submission.result_ttl_s);
+  if (submission.new_key) out.add_bool(11, true);
   rpc::Message message(std::move(head));
   rpc::Append(rpc::Field(2, body), &message);
   return message;
@@ -155,13 +181,7 @@ Result<Followed> ParseFollowed(const rpc::Slice& bytes) {
     while (reader.next()) {
       switch (reader.tag_and_type()) {
         case tag_and_type(2, kBytes): found = Meaning(ReadItem(reader.get_message(), bytes)); break;
-        case tag_and_type(3, kBytes): {
-          Taken taken;
-          pbf_reader reply = reader.get_message();
-          while (reply.next(1, kBytes)) taken.ticket = reply.get_string();
-          found = std::move(taken);
-          break;
-        }
+        case tag_and_type(3, kBytes): found = ReadTaken(reader.get_message()); break;
         default: reader.skip();
       }
     }

@@ -18,11 +18,13 @@ struct Submission {
   rpc::Message infer;       // inference.ModelInferRequest
   rpc::Metadata metadata;   // of the client's call
   std::string key;          // by which a broker knows that it has it already
+  bool new_key = false;     // nobody was asked with it: no journal is looked into for it
   double deadline_s = 0.0;  // 0: none
   double result_ttl_s = 0.0;
 };
 
-// A SubmitRequest. The bytes of the request are not copied. Metadata that is no text, or too much, is left away.
+// A SubmitRequest. The bytes of the request are not copied. Metadata that authenticates the client or belongs to its
+// connection is left away, as is what is no text ("-bin"), or too much.
 rpc::Message EncodeSubmission(const Submission& submission);
 // A FollowRequest of whoever alone wants the item.
 rpc::Message EncodeFollow(const std::string& ticket);
@@ -30,6 +32,7 @@ rpc::Message EncodeFollow(const std::string& ticket);
 // The item is on disk.
 struct Taken {
   std::string ticket;
+  bool repeated = false;  // the key was known: this is the first one's ticket
 };
 
 // A piece of the result; the result has it again.

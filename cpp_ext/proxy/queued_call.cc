@@ -1,7 +1,9 @@
 #include "proxy/queued_call.h"
 
 #include <algorithm>
+#include <array>
 #include <chrono>
+#include <cstdio>
 #include <random>
 #include <utility>
 
@@ -22,12 +24,12 @@ constexpr int kMostDoublings = 4;
 // serving/broker/service.py and draining.py: it has not begun what it was asked.
 constexpr char kRefused[] = "takes no new requests";
 
+// 128 bits of the system's own: whoever has another one's key is given the other one's result.
 std::string NewKey() {
-  constexpr char kDigits[] = "0123456789abcdef";
-  thread_local std::mt19937_64 random{std::random_device{}()};
-  std::string key(32, '0');
-  for (char& one : key) one = kDigits[random() % 16];
-  return key;
+  thread_local std::random_device random;
+  std::array<char, 33> text{};
+  std::snprintf(text.data(), text.size(), "%08x%08x%08x%08x", random(), random(), random(), random());
+  return text.data();
 }
 
 std::string JournalOf(const std::string& ticket) { return ticket.substr(0, ticket.find('.')); }
@@ -100,6 +102,7 @@ Submission QueuedCall::MakeSubmission() const {
   made.infer = WithName(head_, request_);
   made.metadata = call_->metadata();
   made.key = key_;
+  made.new_key = new_key_;
   made.result_ttl_s = kResultTtl_s;
   if (const auto deadline = call_->deadline()) {
     const std::chrono::duration<double> left = *deadline - core_.loop->now();
@@ -116,11 +119,21 @@ void QueuedCall::Heard(const rpc::Slice& message) {
   until_.reset();
   core_.loop->Disarm(&timer_);
   if (auto* const taken = std::get_if<Taken>(&read.value()); taken != nullptr) {
+    if (taken->repeated && new_key_) return NotOurs();
     ticket_ = std::move(taken->ticket);
     request_ = {};
   } else if (auto* const end = std::get_if<ItemEnd>(&read.value()); end != nullptr) {
     Ended(std::move(*end));
   }
+}
+
+// Nobody was asked before, and yet the key is known. The stream is left to end by itself: cancelled, it would take that
+// item along, for which somebody else may wait.
+void QueuedCall::NotOurs() {
+  upstream_ = nullptr;
+  Finish({Code::kUnavailable, "the broker " + broker_->endpoint.id +
+                                  " knows the new request's key as another one's; the request was not taken, send it "
+                                  "again"});
 }
 
 void QueuedCall::Ended(ItemEnd end) {
@@ -154,6 +167,7 @@ void QueuedCall::Lost(Status status, rpc::Metadata trailers) {
 
 // Another broker is asked only where this one surely does not have it; else those who have its journals now.
 void QueuedCall::NotTaken(const Status& status) {
+  new_key_ = false;
   if (rpc::WasNotProcessed(status) || status.message().find(kRefused) != std::string::npos) {
     left_.insert(broker_->endpoint.id);
   } else if (bound_.empty()) {

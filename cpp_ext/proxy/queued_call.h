@@ -32,6 +32,7 @@ class QueuedCall final : public Brokers::Call, public std::enable_shared_from_th
   void Open(const std::shared_ptr<BrokerPeer>& broker, const char* path, rpc::Message message);
   [[nodiscard]] Submission MakeSubmission() const;
   void Heard(const rpc::Slice& message);
+  void NotOurs();
   void Ended(ItemEnd end);
   void Lost(Status status, rpc::Metadata trailers);
   void NotTaken(const Status& status);
@@ -54,6 +55,7 @@ class QueuedCall final : public Brokers::Call, public std::enable_shared_from_th
   std::shared_ptr<rpc::ClientCall> upstream_;
   std::vector<std::string> bound_;  // journals of a broker that may have taken it
   std::set<std::string> left_;      // brokers that have not
+  bool new_key_ = true;             // no ask has ended without a ticket: nobody may know the key
   std::string ticket_;              // empty: not taken yet
   int failures_ = 0;
   bool over_ = false;

@@ -144,8 +144,9 @@ TEST(BrokerMessagesTest, ASubmissionCarriesTheRequestAsItIs) {
   Submission made;
   made.deployment = "reader";
   made.infer.Append(std::string("tensors"));
-  made.metadata = {{"traceparent", "00-a"}, {"x-bin", std::string("\xff\x00", 2)}, {"user-agent", "u"}};
+  made.metadata = {{"traceparent", "00-a"}, {"x-text", std::string("\xff\x00", 2)}};
   made.key = "k";
+  made.new_key = true;
   made.deadline_s = 1.5;
   made.result_ttl_s = 120.0;
   std::string request;
@@ -162,8 +163,23 @@ TEST(BrokerMessagesTest, ASubmissionCarriesTheRequestAsItIs) {
   out.add_string(4, "k");
   out.add_double(6, 1.5);
   out.add_double(10, 120.0);
+  out.add_bool(11, true);
   out.add_message(2, request);
   EXPECT_EQ(EncodeSubmission(made).Flatten(), wanted);
+}
+
+TEST(BrokerMessagesTest, NothingThatAuthenticatesTheClientIsKept) {
+  Submission plain;
+  plain.deployment = "reader";
+  plain.metadata = {{"user", "alice"}, {"x-request-id", "7"}};
+  Submission full = plain;
+  for (const char* name :
+       {"authorization", "proxy-authorization", "cookie", "x-api-key", "api-key", "x-auth-token", "user-agent",
+        "accept-encoding", "te", "content-type", "grpc-previous-rpc-attempts", "grpc-trace-bin", "token-bin"}) {
+    full.metadata.insert(full.metadata.begin(), {name, "secret"});
+  }
+  EXPECT_EQ(EncodeSubmission(full).Flatten(), EncodeSubmission(plain).Flatten());
+  EXPECT_NE(EncodeSubmission(plain).Flatten().find("alice"), std::string::npos);
 }
 
 }  // namespace
