@@ -71,6 +71,23 @@ async def test_the_next_broker_may_be_attended_to_and_others_leave_it_alone(serv
     assert (await state(served, ticket, bpb.CANCELLED)).reason == GONE
 
 
+async def test_the_item_stays_while_one_of_two_connections_does(served: Served) -> None:
+    """Who lost its connection comes back before the broker hears that the first one has gone."""
+    call = served.stub.Call(submit())
+    ticket = (await call.read()).taken.ticket
+    again = served.stub.Follow(bpb.FollowRequest(ticket=ticket, attended=True))
+    replica = await served.pulling()
+    work = await replica.work()
+    await replica.progress(work, b"a")
+    assert (await again.read()).part.body == b"a"
+    call.cancel()
+    await replica.progress(work, b"b", first=1)
+    assert (await again.read()).part.body == b"b"
+    assert (await served.get(ticket)).state == bpb.RUNNING
+    again.cancel()
+    assert (await state(served, ticket, bpb.CANCELLED)).reason == GONE
+
+
 async def test_a_broker_that_leaves_takes_nothing_along(served: Served) -> None:
     call = served.stub.Call(submit())
     ticket = (await call.read()).taken.ticket

@@ -11,10 +11,14 @@ import openai
 import pytest
 import tritonclient.http as triton
 
+from serving._proto import records_pb2 as pb
+from serving.store import keys
+from serving.store.client import EtcdClient
+from serving.store.records import encode
 from tests.integration.queued_http.conftest import PULLED as APP
 from tests.integration.queued_http.conftest import PULLED_MODEL, World
 from tests.support.broker_serving import WORKER, go, told
-from tests.support.waiting import eventually_async
+from tests.support.waiting import aeventually, eventually_async
 
 pytestmark = pytest.mark.timeout(300)
 URL = f"/v2/models/{APP}/{WORKER}/infer"
@@ -107,6 +111,36 @@ async def test_what_a_broker_does_not_carry_is_refused(http: httpx.AsyncClient) 
     generate = await http.post(URL.replace("/infer", "/generate"), json={"n": 1})
     assert generate.status_code == 501
     assert "dispatch: pull" in generate.json()["error"]
+
+
+async def test_a_route_leads_to_what_only_a_broker_takes(pulled: World, http: httpx.AsyncClient) -> None:
+    """Models of classes have no replica that speaks HTTP; the target does not exist."""
+    store = EtcdClient(pulled.etcd.config())
+    fallback = f"default/{APP}/{WORKER}"
+    targets = [pb.RouteTarget(model=f"default/{APP}/none", weight=1)]
+    route = pb.RouteRecord(name="anywhere", targets=targets, fallbacks=[fallback], version=1)
+    await store.put(keys.route("anywhere"), encode(route))
+
+    async def there() -> bool:
+        answer = await http.post("/v2/models/anywhere/infer", json=tensors(1))
+        assert answer.status_code == 200, answer.text
+        return True
+
+    await aeventually(there, what="the gateway knows the route")
+    answer = await http.post("/v2/models/anywhere/infer", json=tensors(21))
+    assert answer.status_code == 200, answer.text
+    assert answer.headers.get_list("x-mesh-model") == [fallback]
+    await store.delete(keys.route("anywhere"))
+    await store.close()
+
+
+@pytest.mark.usefixtures("pulled")
+async def test_large_answers_are_whole(http: httpx.AsyncClient) -> None:
+    data = list(range(40_000))
+    asked = {"inputs": [{"name": "n", "datatype": "INT64", "shape": [len(data)], "data": data}]}
+    answer = await http.post(URL, json=asked)
+    outputs = {one["name"]: one for one in answer.json()["outputs"]}
+    assert outputs["doubled"]["data"] == [2 * one for one in data]
 
 
 async def test_a_full_queue_is_told_with_when_to_come_back(pulled: World, http: httpx.AsyncClient) -> None:
