@@ -141,6 +141,13 @@ def pulled(world: World) -> World:
     return world
 
 
+@pytest.fixture(autouse=True)
+def waits_again(world: World) -> Iterator[None]:
+    """What a test has let go waits in the next one, however that one ended."""
+    yield
+    (world.folder / PULLED / "go").unlink(missing_ok=True)
+
+
 @pytest.fixture
 async def http(world: World) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(base_url=world.gateway.url, timeout=120) as client:

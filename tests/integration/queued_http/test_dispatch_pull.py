@@ -100,7 +100,6 @@ async def test_a_replica_that_dies_is_replaced_by_another(pulled: World, http: h
     go(pulled.folder / APP)
     answer = await asking
     assert (answer.status_code, answer.headers["x-mesh-replica"]) == (200, second.config.id)
-    (pulled.folder / APP / "go").unlink()
 
 
 @pytest.mark.usefixtures("pulled")
@@ -154,7 +153,6 @@ async def test_a_full_queue_is_told_with_when_to_come_back(pulled: World, http: 
     statuses = [(await one).status_code for one in asking]
     assert set(statuses) <= {200, 429}
     assert statuses.count(200) >= 18, "but for the places that the late ones had for a moment"
-    (pulled.folder / APP / "go").unlink()
 
 
 async def test_a_broker_that_dies_has_the_request_on_its_disk(pulled: World, http: httpx.AsyncClient) -> None:
@@ -166,4 +164,3 @@ async def test_a_broker_that_dies_has_the_request_on_its_disk(pulled: World, htt
     go(pulled.folder / APP)
     assert (await asking).status_code == 200
     assert told(pulled.folder / APP).count("ended 701") == 1
-    (pulled.folder / APP / "go").unlink()

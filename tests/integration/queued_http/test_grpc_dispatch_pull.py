@@ -137,7 +137,6 @@ def test_a_replica_that_dies_is_replaced_by_another(pulled: World, proxy: Proxy)
     begun(pulled, number, 2)
     go(pulled.folder / APP)
     assert doubled(asking.result()) == 2 * number
-    (pulled.folder / APP / "go").unlink()
 
 
 def test_a_full_queue_is_told_with_when_to_come_back(pulled: World, proxy: Proxy) -> None:
@@ -151,7 +150,6 @@ def test_a_full_queue_is_told_with_when_to_come_back(pulled: World, proxy: Proxy
     assert set(codes) == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
     refusal = asking[codes.index(grpc.StatusCode.RESOURCE_EXHAUSTED)]
     assert int(dict(refusal.trailing_metadata())["retry-after-ms"]) > 0
-    (pulled.folder / APP / "go").unlink()
 
 
 def test_a_deployment_without_a_replica_is_asked_by_its_name(pulled: World, proxies: dict[str, Proxy]) -> None:
@@ -181,4 +179,3 @@ def test_a_broker_that_dies_has_the_request_on_its_disk(pulled: World, proxy: Pr
     go(pulled.folder / APP)
     assert doubled(asking.result()) == 2 * number
     assert told(pulled.folder / APP).count(f"ended {number}") == 1
-    (pulled.folder / APP / "go").unlink()

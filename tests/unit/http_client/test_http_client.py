@@ -206,10 +206,10 @@ async def test_time_in_which_nobody_wants_more_is_no_silence() -> None:
         await asked.wait()
         writer.write(HELLO[-2:])
 
-    async with serving(answer) as server, client_of(silence_s=0.5) as client:
+    async with serving(answer) as server, client_of(silence_s=2.0) as client:
         got = await client.request("GET", server.url, "/", {})
         assert await anext(aiter(got)) == b"hel"
-        await asyncio.sleep(1.2)  # longer than a silence may be
+        await asyncio.sleep(2.5)  # longer than a silence may be
         asked.set()
         assert await got.read() == b"lo"
         got.close()
