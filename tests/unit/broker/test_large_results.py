@@ -70,6 +70,22 @@ async def test_a_large_result_has_a_file_until_its_time_is_over(make: Make, sync
     assert held.shard.journal.bytes == 0
 
 
+@pytest.mark.parametrize(("sync", "wanted"), [("full", True), ("normal", True), ("off", False)])
+def test_files_and_their_names_are_on_disk_before_rows_name_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync: str, wanted: bool
+) -> None:
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(file: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{file}")).name)
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    LargeResults(tmp_path / "j1.sqlite", sync).write(1, 2, LARGE)
+    assert synced == ([tmp_path.name, "1-2.part", "j1.results"] if wanted else [])
+
+
 async def test_what_no_commit_names_is_removed_when_the_journal_is_opened(make: Make) -> None:
     """A file whose commit a kill has cut off, one that was half written, and one whose item is forgotten."""
     held = await make()
