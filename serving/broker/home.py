@@ -19,7 +19,7 @@ from serving.broker.shelf import DiskShelf, Place, Shelf
 from serving.broker.upkeep import Upkeep
 from serving.control.clock import Clock, SystemClock
 from serving.errors import FailedPrecondition, MeshError, Unavailable
-from serving.timeouts import cancel_and_wait
+from serving.timeouts import cancel_and_wait, unbroken
 
 _LOG: Final = logging.getLogger(__name__)
 _TICK_S: Final = 0.1
@@ -66,7 +66,7 @@ class Home:
 
     async def start(self) -> None:
         """Opens the journals that nobody serves, or begins one. Raises `FailedPrecondition`, `ResourceExhausted`."""
-        await asyncio.to_thread(self._shelf.prepare)
+        await unbroken(asyncio.to_thread(self._shelf.prepare))
         await self.draining.recall()
         await self._adopt_first()
         await self._have_own()
@@ -119,7 +119,7 @@ class Home:
     async def _adopt(self) -> None:
         """What nobody serves. What cannot be opened is tried again after a while: a disk may have room again."""
         loop = asyncio.get_running_loop()
-        names = await asyncio.to_thread(self._shelf.names)
+        names = await unbroken(asyncio.to_thread(self._shelf.names))
         for name in self.refused.keys() - set(names):  # it is gone, or somebody else serves it now
             del self.refused[name]
         for name in names:
@@ -133,7 +133,7 @@ class Home:
         """Those who look who serves a journal hold its lock for a moment, for which no other journal is begun."""
         await self._adopt()
         for _ in range(_LOOKS):
-            if self.shards or not await asyncio.to_thread(self._shelf.names):
+            if self.shards or not await unbroken(asyncio.to_thread(self._shelf.names)):
                 return
             await asyncio.sleep(_LOOKED_AT_S)
             await self._adopt()
@@ -149,19 +149,19 @@ class Home:
         """Raises only for one that is begun: others are left as they are."""
         place = self._shelf.place(name)
         try:
-            if not await asyncio.to_thread(place.take, begin=begin):
+            if not await unbroken(asyncio.to_thread(place.take, begin=begin)):
                 return
             self.reading = not begin
             shard = await self._recovered(place)
         except (MeshError, OSError) as error:
-            await asyncio.to_thread(place.release)
+            await unbroken(asyncio.to_thread(place.release))
             failure = error if isinstance(error, MeshError) else FailedPrecondition(f"{name} cannot be used: {error}")
             if begin:
                 raise failure from error
             self._refuse(name, failure, "journal is left as it is")
             return
         except BaseException:
-            await asyncio.to_thread(place.release)
+            await unbroken(asyncio.to_thread(place.release))
             raise
         self.refused.pop(name, None)
         self._places[name] = place
@@ -174,14 +174,15 @@ class Home:
 
     async def _recovered(self, place: Place) -> Shard:
         """Of a place that was taken."""
-        journal = await asyncio.to_thread(place.open, asyncio.get_running_loop())
+        opening = asyncio.to_thread(place.open, asyncio.get_running_loop())
+        journal = await unbroken(opening, lambda opened: asyncio.to_thread(opened.close))
         shard = Shard(journal, self._settings, self._clock, self.pulls)
         try:
             with resting():
                 await shard.recover()
                 self._follow_size(shard.limits.items, collect=False)  # all of it is young, and of use
         except BaseException:
-            await shard.close()
+            await unbroken(shard.close())
             raise
         return shard
 
@@ -197,10 +198,13 @@ class Home:
         shard = self.shards.pop(name)
         self.on_release(shard)
         del self.clients[name], self._upkeep[name]
+        await unbroken(self._put_back(shard, self._places.pop(name), remove=remove, discard=discard))
+
+    async def _put_back(self, shard: Shard, place: Place, *, remove: bool, discard: bool) -> None:
         await shard.close()
         remove = discard or (remove and shard.empty)
-        await asyncio.to_thread(self._places.pop(name).release, remove=remove)
-        _LOG.info("journal released", extra={"journal": name, "removed": remove})
+        await asyncio.to_thread(place.release, remove=remove)
+        _LOG.info("journal released", extra={"journal": shard.name, "removed": remove})
 
 
 def _shelf(settings: BrokerSettings) -> Shelf:

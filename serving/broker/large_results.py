@@ -24,8 +24,8 @@ class LargeResults:
     """Of one journal; from any thread. Raises `OSError`."""
 
     def __init__(self, journal: Path, sync: str) -> None:
-        """`sync` as the journal's. Files are on disk when `write` returns, also with `normal`: the next checkpoint brings
-        the rows there that name them. Only with `off` they are not: what names them is made anew after a power failure.
+        """`sync` as the journal's. Files are on disk when `write` returns, also with `normal`: the next checkpoint
+        brings the rows there that name them. With `off` they need not be: rows and files are made anew then.
         """
         self._folder = folder_of(journal)
         self._synced = sync != "off"
