@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from serving.broker.clients import Clients
@@ -50,6 +51,7 @@ class Home:
         self._shelf = _shelf(settings)
         self._upkeep: dict[str, Upkeep] = {}
         self._task: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
 
     @property
     def own(self) -> tuple[Shard, Clients]:
@@ -75,8 +77,7 @@ class Home:
     async def close(self) -> None:
         """Lets go of all journals, for others to adopt. May be repeated."""
         self.pulls.refusing = True
-        if self._task is not None:
-            await cancel_and_wait(self._task)
+        await cancel_and_wait(*(task for task in (self._task, self._looking) if task is not None))
         for name in list(self.shards):
             await self._release(name, discard=self.draining.discards)
         await asyncio.to_thread(self._shelf.close)
@@ -89,19 +90,20 @@ class Home:
         next_look = loop.time() + _ADOPT_S
         while True:
             await self._clock.sleep(_TICK_S)
-            try:
+            with _told("upkeep of the journals failed"):
                 for upkeep in list(self._upkeep.values()):
                     upkeep.tick()
                 self.pulls.waiting()  # a pause may be over
-                if loop.time() >= next_look:
-                    next_look = loop.time() + _ADOPT_S
-                    await self._look()
-            except (MeshError, OSError) as error:
-                _LOG.warning("journals could not be looked after", extra={"error": str(error)})
-            except Exception:  # noqa: BLE001 - a fault of ours, told in the log; leases and deadlines must go on
-                _LOG.exception("upkeep of the journals failed")
+            if loop.time() >= next_look and (self._looking is None or self._looking.done()):
+                next_look = loop.time() + _ADOPT_S
+                self._looking = asyncio.create_task(self._look(), name="look-for-journals")
 
     async def _look(self) -> None:
+        """Leases and deadlines do not wait for it: large journals are read, and a shared shelf may be away."""
+        with _told("looking for journals failed"):
+            await self._follow_journals()
+
+    async def _follow_journals(self) -> None:
         for name, shard in list(self.shards.items()):
             if shard.journal.failure is not None:
                 self._refuse(name, shard.journal.failure, "journal is given up")
@@ -205,6 +207,17 @@ class Home:
         remove = discard or (remove and shard.empty)
         await asyncio.to_thread(place.release, remove=remove)
         _LOG.info("journal released", extra={"journal": shard.name, "removed": remove})
+
+
+@contextlib.contextmanager
+def _told(fault: str) -> Iterator[None]:
+    """Errors go to the log: what is done again and again must go on. `fault`: what is said of one of ours."""
+    try:
+        yield
+    except (MeshError, OSError) as error:
+        _LOG.warning("journals could not be looked after", extra={"error": str(error)})
+    except Exception:  # noqa: BLE001
+        _LOG.exception(fault)
 
 
 def _shelf(settings: BrokerSettings) -> Shelf:

@@ -150,6 +150,26 @@ async def test_a_close_waits_for_the_step_of_a_thread_and_leaves_no_lock(
     assert not any(made._lock.held for made in places)
 
 
+async def test_leases_and_deadlines_go_on_while_a_journal_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gate: Gate
+) -> None:
+    monkeypatch.setattr(home_module, "_ADOPT_S", 0.05)
+    home = Home(settings(tmp_path))
+    await home.start()
+    try:
+        names = gate.after(home._shelf.names, lambda _: True)
+        monkeypatch.setattr(home._shelf, "names", names)
+        await eventually_async(gate.reached.is_set, what="the shelf is asked")
+        (upkeep,) = home._upkeep.values()
+        ticks: list[None] = []
+        monkeypatch.setattr(type(upkeep), "tick", lambda _: ticks.append(None))
+        await eventually_async(lambda: len(ticks) > 2, what="ticks go on")
+        assert not gate.open.is_set()
+    finally:
+        gate.open.set()
+        await home.close()
+
+
 def test_a_lock_is_held_by_one_and_goes_with_its_journal(tmp_path: Path) -> None:
     journal = tmp_path / "j1.sqlite"
     mine, other = JournalLock(journal), JournalLock(journal)
