@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Final
@@ -43,8 +44,8 @@ _FOLDER: Final = ROOT / "build" / "bench-queue"
 
 @dataclass(slots=True)
 class Row:
-    """Times in medians of short requests. `goodput`: the highest of the loads that were tried at which the objective is
-    held, and at all lower ones that were tried; 0: at none of them.
+    """Times in medians of short requests. `goodput`: the highest of the loads of `_STEPS` at which the objective is
+    held, as at all lower ones; 0: at none of them.
     """
 
     times: simulation.Times
@@ -210,12 +211,12 @@ def fill(row: Row, measure: Measure, quick: bool, say: Say) -> None:
 
 
 def goodput(short_p99: Callable[[float], float], steps: tuple[float, ...]) -> float:
-    """The highest of `steps` at which the objective is held, where each lower one holds it; 0: none."""
-    low, high = 0, len(steps)  # as many hold; one that does not
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (middle + 1, high) if short_p99(steps[middle]) <= OBJECTIVE else (low, middle)
-    return steps[low - 1] if low else 0.0
+    """The highest of `steps`, which rise, at which the objective is held as at each lower one; 0: none.
+
+    Upwards, and none after the first that fails: with few requests one may fail below others that hold.
+    """
+    held = list(takewhile(lambda load: short_p99(load) <= OBJECTIVE, steps))
+    return held[-1] if held else 0.0
 
 
 def by_class(outcome: simulation.Outcome) -> tuple[float, float, float, float]:

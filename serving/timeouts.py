@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 if sys.version_info >= (3, 11):
@@ -98,6 +98,24 @@ async def cancel_and_wait(*tasks: asyncio.Future[Any]) -> None:
     for task in tasks:
         if not task.cancelled():
             task.exception()  # else asyncio reports it as one that nobody looked at
+
+
+async def unbroken(step: Awaitable[T], undo: Callable[[T], Awaitable[object]] | None = None) -> T:
+    """What the step gives. A cancellation does not reach it, and arrives when it has ended.
+
+    For steps of threads, which go on whatever becomes of those who wait. What it gave is lost then: `undo` takes it
+    back.
+    """
+    task = asyncio.ensure_future(step)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with suppress(asyncio.CancelledError):  # another one; the first is raised below
+                await asyncio.wait([task])
+        if not task.cancelled() and task.exception() is None and undo is not None:
+            await unbroken(undo(task.result()))
+        raise
 
 
 def cancelled_by_owner(*, unknown: bool) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from serving.broker.clients import Clients
@@ -19,7 +20,7 @@ from serving.broker.shelf import DiskShelf, Place, Shelf
 from serving.broker.upkeep import Upkeep
 from serving.control.clock import Clock, SystemClock
 from serving.errors import FailedPrecondition, MeshError, Unavailable
-from serving.timeouts import cancel_and_wait
+from serving.timeouts import cancel_and_wait, unbroken
 
 _LOG: Final = logging.getLogger(__name__)
 _TICK_S: Final = 0.1
@@ -50,6 +51,7 @@ class Home:
         self._shelf = _shelf(settings)
         self._upkeep: dict[str, Upkeep] = {}
         self._task: asyncio.Task[None] | None = None
+        self._looking: asyncio.Task[None] | None = None
 
     @property
     def own(self) -> tuple[Shard, Clients]:
@@ -66,7 +68,7 @@ class Home:
 
     async def start(self) -> None:
         """Opens the journals that nobody serves, or begins one. Raises `FailedPrecondition`, `ResourceExhausted`."""
-        await asyncio.to_thread(self._shelf.prepare)
+        await unbroken(asyncio.to_thread(self._shelf.prepare))
         await self.draining.recall()
         await self._adopt_first()
         await self._have_own()
@@ -75,8 +77,7 @@ class Home:
     async def close(self) -> None:
         """Lets go of all journals, for others to adopt. May be repeated."""
         self.pulls.refusing = True
-        if self._task is not None:
-            await cancel_and_wait(self._task)
+        await cancel_and_wait(*(task for task in (self._task, self._looking) if task is not None))
         for name in list(self.shards):
             await self._release(name, discard=self.draining.discards)
         await asyncio.to_thread(self._shelf.close)
@@ -89,19 +90,20 @@ class Home:
         next_look = loop.time() + _ADOPT_S
         while True:
             await self._clock.sleep(_TICK_S)
-            try:
+            with _told("upkeep of the journals failed"):
                 for upkeep in list(self._upkeep.values()):
                     upkeep.tick()
                 self.pulls.waiting()  # a pause may be over
-                if loop.time() >= next_look:
-                    next_look = loop.time() + _ADOPT_S
-                    await self._look()
-            except (MeshError, OSError) as error:
-                _LOG.warning("journals could not be looked after", extra={"error": str(error)})
-            except Exception:  # noqa: BLE001 - a fault of ours, told in the log; leases and deadlines must go on
-                _LOG.exception("upkeep of the journals failed")
+            if loop.time() >= next_look and (self._looking is None or self._looking.done()):
+                next_look = loop.time() + _ADOPT_S
+                self._looking = asyncio.create_task(self._look(), name="look-for-journals")
 
     async def _look(self) -> None:
+        """Leases and deadlines do not wait for it: large journals are read, and a shared shelf may be away."""
+        with _told("looking for journals failed"):
+            await self._follow_journals()
+
+    async def _follow_journals(self) -> None:
         for name, shard in list(self.shards.items()):
             if shard.journal.failure is not None:
                 self._refuse(name, shard.journal.failure, "journal is given up")
@@ -119,7 +121,7 @@ class Home:
     async def _adopt(self) -> None:
         """What nobody serves. What cannot be opened is tried again after a while: a disk may have room again."""
         loop = asyncio.get_running_loop()
-        names = await asyncio.to_thread(self._shelf.names)
+        names = await unbroken(asyncio.to_thread(self._shelf.names))
         for name in self.refused.keys() - set(names):  # it is gone, or somebody else serves it now
             del self.refused[name]
         for name in names:
@@ -133,7 +135,7 @@ class Home:
         """Those who look who serves a journal hold its lock for a moment, for which no other journal is begun."""
         await self._adopt()
         for _ in range(_LOOKS):
-            if self.shards or not await asyncio.to_thread(self._shelf.names):
+            if self.shards or not await unbroken(asyncio.to_thread(self._shelf.names)):
                 return
             await asyncio.sleep(_LOOKED_AT_S)
             await self._adopt()
@@ -149,19 +151,19 @@ class Home:
         """Raises only for one that is begun: others are left as they are."""
         place = self._shelf.place(name)
         try:
-            if not await asyncio.to_thread(place.take, begin=begin):
+            if not await unbroken(asyncio.to_thread(place.take, begin=begin)):
                 return
             self.reading = not begin
             shard = await self._recovered(place)
         except (MeshError, OSError) as error:
-            await asyncio.to_thread(place.release)
+            await unbroken(asyncio.to_thread(place.release))
             failure = error if isinstance(error, MeshError) else FailedPrecondition(f"{name} cannot be used: {error}")
             if begin:
                 raise failure from error
             self._refuse(name, failure, "journal is left as it is")
             return
         except BaseException:
-            await asyncio.to_thread(place.release)
+            await unbroken(asyncio.to_thread(place.release))
             raise
         self.refused.pop(name, None)
         self._places[name] = place
@@ -174,14 +176,15 @@ class Home:
 
     async def _recovered(self, place: Place) -> Shard:
         """Of a place that was taken."""
-        journal = await asyncio.to_thread(place.open, asyncio.get_running_loop())
+        opening = asyncio.to_thread(place.open, asyncio.get_running_loop())
+        journal = await unbroken(opening, lambda opened: asyncio.to_thread(opened.close))
         shard = Shard(journal, self._settings, self._clock, self.pulls)
         try:
             with resting():
                 await shard.recover()
                 self._follow_size(shard.limits.items, collect=False)  # all of it is young, and of use
         except BaseException:
-            await shard.close()
+            await unbroken(shard.close())
             raise
         return shard
 
@@ -197,10 +200,24 @@ class Home:
         shard = self.shards.pop(name)
         self.on_release(shard)
         del self.clients[name], self._upkeep[name]
+        await unbroken(self._put_back(shard, self._places.pop(name), remove=remove, discard=discard))
+
+    async def _put_back(self, shard: Shard, place: Place, *, remove: bool, discard: bool) -> None:
         await shard.close()
         remove = discard or (remove and shard.empty)
-        await asyncio.to_thread(self._places.pop(name).release, remove=remove)
-        _LOG.info("journal released", extra={"journal": name, "removed": remove})
+        await asyncio.to_thread(place.release, remove=remove)
+        _LOG.info("journal released", extra={"journal": shard.name, "removed": remove})
+
+
+@contextlib.contextmanager
+def _told(fault: str) -> Iterator[None]:
+    """Errors go to the log: what is done again and again must go on. `fault`: what is said of one of ours."""
+    try:
+        yield
+    except (MeshError, OSError) as error:
+        _LOG.warning("journals could not be looked after", extra={"error": str(error)})
+    except Exception:  # noqa: BLE001
+        _LOG.exception(fault)
 
 
 def _shelf(settings: BrokerSettings) -> Shelf:

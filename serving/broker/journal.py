@@ -250,6 +250,17 @@ class Journal:
                 for at, change in enumerate(write.changes)
             ]
             self.commits.failed += sum(outcome is not None for outcome in write.outcome)
+            self._drop_refused(write)
+
+    def _drop_refused(self, write: _Write) -> None:
+        """Files of what was not kept: they count nowhere, and a disk that is full has no room for a second copy.
+
+        Where a log, or a disk that fails, may have the change after all, they stay for whoever opens the journal next.
+        """
+        for at, (change, outcome) in enumerate(zip(write.changes, write.outcome, strict=True)):
+            unknown = self.failure is not None or isinstance(outcome, Unavailable)
+            if change.is_large and outcome is not None and not unknown and at not in write.refused:
+                self._remove_file(change)
 
     def _commit(self, changes: Sequence[Change]) -> MeshError | None:
         database = self._writer
@@ -278,11 +289,14 @@ class Journal:
     def _drop_files(self, changes: Sequence[Change]) -> None:
         for change in changes:
             if change.drop_file:
-                try:
-                    self._large.remove(change.number, change.attempt)
-                except OSError as error:  # whoever opens the journal next removes it
-                    keys = {"journal": self.name, "item": change.number, "error": str(error)}
-                    _LOG.warning("a large result could not be removed", extra=keys)
+                self._remove_file(change)
+
+    def _remove_file(self, change: Change) -> None:
+        try:
+            self._large.remove(change.number, change.attempt)
+        except OSError as error:  # whoever opens the journal next removes it
+            keys = {"journal": self.name, "item": change.number, "error": str(error)}
+            _LOG.warning("a large result could not be removed", extra=keys)
 
     def _failed(self, error: Exception) -> MeshError:
         if self._writer.in_transaction:  # a full disk has ended it already

@@ -24,9 +24,11 @@ class LargeResults:
     """Of one journal; from any thread. Raises `OSError`."""
 
     def __init__(self, journal: Path, sync: str) -> None:
-        """`sync` as the journal's: with `full`, files are on disk when `write` returns."""
+        """`sync` as the journal's. Files are on disk when `write` returns, also with `normal`: the next checkpoint
+        brings the rows there that name them. With `off` they need not be: rows and files are made anew then.
+        """
         self._folder = folder_of(journal)
-        self._synced = sync == "full"
+        self._synced = sync != "off"
 
     def write(self, number: int, attempt: int, body: bytes) -> None:
         """Whole, or not at all."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections.abc import Collection
+from operator import itemgetter
 from typing import Final
 
 from serving._proto import records_pb2 as pb
@@ -11,7 +13,6 @@ from serving.broker.home import Home
 from serving.broker.items import State
 from serving.broker.statistics import statistics
 
-_LONG_RUN_S: Final = 10.0
 _MOST_BUSY: Final = 1000
 
 
@@ -27,23 +28,20 @@ def broker_load(home: Home, deployments: Collection[str]) -> pb.ReplicaLoad:
             work_s=queue.queued * _mean_s(home, queue.deployment),
             places=queue.running + queue.credits,
             replicas=queue.replicas,
-            busy=_busy(home, queue.deployment),
+            longest_run_s=_longest_run_s(home, queue.deployment),
         )
     return load
 
 
-def _busy(home: Home, deployment: str) -> list[str]:
-    """Replicas that would not have done what they run by the end of a drain, as far as its time so far tells."""
-    found: set[str] = set()
+def _longest_run_s(home: Home, deployment: str) -> dict[str, float]:
+    """By replica: of the item that it has run for longest. The master knows what a drain would cut off."""
+    found: dict[str, float] = {}
     for shard in list(home.shards.values()):
-        since = shard.clock.now() - _LONG_RUN_S
-        items = [running.item for running in list(shard.running.values())]
-        found.update(
-            item.replica
-            for item in items
-            if item.state is State.RUNNING and item.deployment == deployment and item.started <= since
-        )
-    return sorted(found)[:_MOST_BUSY]
+        now = shard.clock.now()
+        for item in [running.item for running in list(shard.running.values())]:
+            if item.state is State.RUNNING and item.deployment == deployment:
+                found[item.replica] = max(found.get(item.replica, 0.0), now - item.started)
+    return dict(heapq.nlargest(_MOST_BUSY, found.items(), key=itemgetter(1)))
 
 
 def _mean_s(home: Home, deployment: str) -> float:

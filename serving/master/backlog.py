@@ -11,6 +11,7 @@ from serving.broker.pulled import with_pulled
 from serving.master.model import QueueLoad, Replica, Report, load_of
 from serving.master.names import ReplicaName
 from serving.master.phases import ReplicaState
+from serving.master.plan import DEFAULT_DRAIN_S
 
 FRESH_S: Final = 3.0  # what a process said longer ago counts as nothing
 
@@ -26,7 +27,7 @@ class Backlog:
     work_s: float = 0.0
     places: int = 0
     replicas: int = 0
-    busy: frozenset[str] = frozenset()  # ids of replicas with an item that has run for long
+    busy: frozenset[str] = frozenset()  # ids of replicas with an item that has run for longer than a drain may take
 
     @property
     def items(self) -> int:
@@ -50,7 +51,11 @@ def backlogs(
     for name, before in brokers.items():
         for deployment in before:
             fronting.setdefault(deployment, {})[name] = wanted[name]
-    return {deployment: _backlog(deployment, those, rows, found) for deployment, those in fronting.items()}
+    drains = {one.name: one.drain_timeout_s or DEFAULT_DRAIN_S for one in spec.deployments}
+    return {
+        deployment: _backlog(deployment, those, rows, found, drains.get(deployment, DEFAULT_DRAIN_S))
+        for deployment, those in fronting.items()
+    }
 
 
 def _queues(row: Replica, report: Report | None, now: float) -> dict[str, QueueLoad] | None:
@@ -65,8 +70,12 @@ def _backlog(
     wanted: dict[str, int],
     rows: Iterable[Replica],
     found: dict[ReplicaName, dict[str, QueueLoad] | None],
+    drain_timeout_s: float,
 ) -> Backlog:
     """`wanted` is how many there should be of each deployment of brokers: of one that is missing nobody knows.
+
+    What has run for so long is taken to run as long again: a drain would cut off what has run for longer than its
+    time, and no more than that keeps replicas.
 
     One that drains tells what it has, until it hands its journals over: for that moment nobody knows either.
     """
@@ -81,5 +90,7 @@ def _backlog(
         work_s=sum(load.work_s for load in loads),
         places=sum(load.places for load in loads),
         replicas=max((load.replicas for load in loads), default=0),
-        busy=frozenset().union(*(load.busy for load in loads)),
+        busy=frozenset(
+            replica for load in loads for replica, run_s in load.longest_run_s.items() if run_s > drain_timeout_s
+        ),
     )

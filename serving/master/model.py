@@ -43,7 +43,9 @@ class QueueLoad:
     work_s: float = 0.0  # of what waits, in one place after the other; 0: not known
     places: int = 0  # items that replicas hold or would take at once
     replicas: int = 0
-    busy: frozenset[str] = frozenset()  # ids of replicas with an item that has run for long
+    longest_run_s: Mapping[str, float] = field(
+        default_factory=dict
+    )  # by id of replica: of the item it runs for longest
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +209,7 @@ class Goal:
     trial: Trial | None = None  # while a canary is under way
     held: bool = False  # nobody leaves and nothing new comes until etcd holds where its canary is
     halted: str = ""  # why its canary has failed
-    busy: frozenset[str] = frozenset()  # ids of replicas that run long items of brokers: others go before them
+    busy: frozenset[str] = frozenset()  # ids of replicas whose items a drain would cut off: others go before them
 
     @property
     def stands(self) -> bool:

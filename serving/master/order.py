@@ -51,7 +51,7 @@ def goals(
 ) -> tuple[Goal, ...]:
     """One goal per deployment. `running` are the revisions of which replicas run; `specs` what is known of them.
     `sizes` are the numbers of replicas of deployments whose number is not fixed, `busy` the ids of replicas of each
-    that run long items of brokers.
+    whose items of brokers a drain would cut off.
 
     A revision maps to None when its spec is known to be lost; it is absent while nobody has said.
     """

@@ -21,7 +21,7 @@ def needed(size: int, ongoing: float, backlog: Backlog | None) -> Iterator[tuple
     elif items > 0:
         yield 1, f"{items:,} items wait or run at brokers"
     if backlog is not None and backlog.busy:
-        yield min(size, len(backlog.busy)), f"{len(backlog.busy)} replicas run items that take long"
+        yield min(size, len(backlog.busy)), f"{len(backlog.busy)} replicas run items that a drain would cut off"
     if backlog is not None and not backlog.known:
         yield size, "a broker has not said what waits"
 

@@ -167,7 +167,7 @@ def _queues(told: pb.ReplicaLoad) -> dict[str, QueueLoad] | None:
             queue.work_s,
             queue.places,
             queue.replicas,
-            frozenset(queue.busy),
+            dict(queue.longest_run_s),
         )
         for queue in told.queues
     }

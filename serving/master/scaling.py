@@ -65,7 +65,7 @@ class Scaling:
         self._scaled: dict[str, _Scaled] = {}
         self._known: dict[str, pb.DeploymentStatus] = {}
         self._patterns: dict[str, pb.LoadPattern] = {}
-        self.busy: dict[str, frozenset[str]] = {}  # by deployment, ids of replicas that run long items of brokers
+        self.busy: dict[str, frozenset[str]] = {}  # by deployment, ids of replicas whose items a drain would cut off
         self.recalled = False
         self.history_changed = False  # since `history` was asked for
 

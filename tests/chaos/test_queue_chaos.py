@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import random
 import sqlite3
@@ -13,6 +14,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Final
 
@@ -65,15 +67,16 @@ async def test_each_of_100_000_tickets_has_one_result(tmp_path: Path, etcd: Etcd
 
 
 async def check_chaos(folder: Path, etcd: EtcdCluster, name: str, count: int, *, pause_s: float) -> None:
-    print(f"\nMESH_CHAOS_SEED={SEED}, {count:,} items")
+    print(f"\nMESH_CHAOS_SEED={SEED}")
     victims = Victims(folder, etcd, f"{APPLICATION}-{name}")
     began = time.monotonic()
     try:
         await asyncio.to_thread(victims.start)
         async with AsyncMeshClient(Connection(etcd.config())) as client:
             with Chaos(victims, SEED, pause_s=pause_s) as chaos:
-                seen = await ask_all(client, f"{APPLICATION}-{name}", count)
-            print(f"killed {dict(chaos.killed)} in {time.monotonic() - began:.0f} s")
+                seen = await ask_all(client, f"{APPLICATION}-{name}", count, chaos)
+            count = len(seen.tickets)
+            print(f"{count:,} items, killed {dict(chaos.killed)} in {time.monotonic() - began:.0f} s")
         assert set(chaos.killed) == {"broker", "replica", "etcd"}, "each kind was killed"
         await asyncio.to_thread(victims.end, "replica")
         check_runs(seen, told(folder), count)
@@ -89,10 +92,10 @@ async def check_chaos(folder: Path, etcd: EtcdCluster, name: str, count: int, *,
 # ------------------------------------------------------------------------------------------------------- clients
 
 
-async def ask_all(client: AsyncMeshClient, application: str, count: int) -> Seen:
-    """Submits all of them, and waits for each result, while others are submitted."""
+async def ask_all(client: AsyncMeshClient, application: str, count: int, chaos: Chaos) -> Seen:
+    """Submits `count` items, and more until each kind was killed; waits for each result, while others are submitted."""
     seen = Seen()
-    numbers = iter(range(count))
+    numbers = takewhile(lambda number: number < count or not chaos.each_kind, itertools.count())
 
     async def ask() -> None:
         for number in numbers:

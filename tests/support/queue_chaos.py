@@ -81,7 +81,8 @@ class Victims:
 class Chaos:
     """While the block lasts, processes of all kinds are killed and come back; after it all of them are there again.
 
-    From a return to the next kill it takes up to `pause_s`: a process needs a second of CPU to come back.
+    The first strikes hit each kind once, then it is left to chance; `each_kind` tells when these were made. From a
+    return to the next kill it takes up to `pause_s`: a process needs a second of CPU to come back.
     """
 
     def __init__(self, victims: Victims, seed: int, *, pause_s: float) -> None:
@@ -89,6 +90,9 @@ class Chaos:
         self._victims = victims
         self._pause_s = pause_s
         self._chance = random.Random(seed)
+        self._first = sorted(victims.names)
+        self._chance.shuffle(self._first)
+        self._made = threading.Event()
         self._ended = threading.Event()
         self._strikes = ThreadPoolExecutor(1, "chaos")
 
@@ -102,12 +106,23 @@ class Chaos:
         if kind is None:
             self._run.result()
 
-    def _strike_on(self) -> None:
-        while not self._ended.is_set():
-            self._strike()
+    @property
+    def each_kind(self) -> bool:
+        """Each kind was killed once. Raises what has ended the strikes."""
+        if self._run.done():
+            self._run.result()
+        return self._made.is_set()
 
-    def _strike(self) -> None:
-        kind = self._chance.choice(sorted(self._victims.names))
+    def _strike_on(self) -> None:
+        for kind in self._first:
+            if self._ended.is_set():
+                return
+            self._strike(kind)
+        self._made.set()
+        while not self._ended.is_set():
+            self._strike(self._chance.choice(sorted(self._victims.names)))
+
+    def _strike(self, kind: str) -> None:
         names = self._victims.names[kind]
         hit = names if self._chance.random() < _ALL_AT_ONCE else [self._chance.choice(names)]
         for name in hit:

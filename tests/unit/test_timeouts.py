@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from serving.timeouts import cancel_and_wait, cancelled_by_owner, interruptible, wait_for
+from serving.timeouts import cancel_and_wait, cancelled_by_owner, interruptible, unbroken, wait_for
 
 
 async def test_it_gives_what_the_awaitable_gives() -> None:
@@ -212,3 +212,36 @@ async def test_a_cancellation_that_comes_with_the_result_is_not_lost(turns: int)
     await asyncio.wait([task], timeout=60)
     assert task.cancelled()
     assert rounds <= 1
+
+
+async def test_a_step_that_is_not_to_be_broken_ends_before_its_cancellation_arrives() -> None:
+    go_on = asyncio.Event()
+    undone: list[str] = []
+
+    async def step() -> str:
+        await go_on.wait()
+        return "given"
+
+    async def undo(given: str) -> None:
+        await asyncio.sleep(0)
+        undone.append(given)
+
+    waits = asyncio.create_task(unbroken(step(), undo))
+    for _ in range(3):  # also when it is asked again
+        await asyncio.sleep(0)
+        waits.cancel()
+    await asyncio.sleep(0)
+    assert not waits.done()
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await waits
+    assert undone == ["given"]
+
+
+async def test_a_step_that_nobody_breaks_gives_what_it_gives() -> None:
+    async def fails() -> None:
+        raise ValueError("it fails")
+
+    assert await unbroken(asyncio.sleep(0, "given"), lambda _: pytest.fail("there is nothing to undo")) == "given"
+    with pytest.raises(ValueError, match="it fails"):
+        await unbroken(fails())

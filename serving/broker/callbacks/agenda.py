@@ -102,6 +102,21 @@ class Agenda(Generic[E]):
             if among[key].active == 0 and not among[key].lines:
                 del among[key]
 
+    def drop_gone(self) -> None:
+        """Lets go of entries that are `gone`, which stay until their time otherwise. Costs as much as there is."""
+        empty: list[_Name] = []
+        for name, line in self._lines.items():
+            line.waiting = [one for one in line.waiting if not one[2].gone]
+            heapq.heapify(line.waiting)
+            if not line.waiting and not line.blocked:
+                empty.append(name)
+        for name in empty:
+            del self._lines[name]
+        self._next = [one for one in self._next if one[2] in self._lines]
+        heapq.heapify(self._next)
+        for name in empty:  # it may have been its turn, and others waited for it
+            self._unblock(name)
+
     def next_at(self) -> float | None:
         """When `take` may find one; None: not before something is added or released."""
         return self._next[0][0] if self._next and self.active < self._places else None

@@ -83,6 +83,7 @@ class Deliveries:
         shard.callbacks.on_due = lambda _: None
         for due in shard.callbacks.entries.values():
             due.gone = True
+        self._agenda.drop_gone()  # each holds the shard
 
     def stop(self) -> None:
         """Nothing new is sent."""

@@ -10,7 +10,6 @@ import grpc.aio
 import pytest
 
 from serving._proto import broker_pb2 as bpb
-from serving.broker import load
 from tests.support.served_broker import Served, submit
 from tests.support.waiting import aeventually, eventually_async
 
@@ -223,7 +222,7 @@ async def test_draining_hands_the_journal_over(tmp_path: Path) -> None:
         assert own[0] in second.broker.journals
 
 
-async def test_the_load_that_replicas_are_scaled_by(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_load_that_replicas_are_scaled_by(served: Served) -> None:
     tickets = [await served.submit() for _ in range(8)]
     first = served.broker.load()
     assert (first.queues[0].deployment, first.queues[0].queued, first.queues[0].replicas) == ("worker", 8, 0)
@@ -240,9 +239,10 @@ async def test_the_load_that_replicas_are_scaled_by(served: Served, monkeypatch:
     await replica.work()
     busy = served.broker.load().queues[0]
     assert (busy.queued, busy.running, busy.places, busy.replicas) == (1, 2, 2, 1)
-    monkeypatch.setattr(load, "_LONG_RUN_S", 0.0)
-    assert served.broker.load().queues[0].busy == ["r"], "it runs an item that takes long"
-    assert not served.broker.load().queues[1].busy
+    first_run_s, later = busy.longest_run_s["r"], served.broker.load()
+    assert set(busy.longest_run_s) == {"r"}
+    assert 0 <= first_run_s < later.queues[0].longest_run_s["r"] < 60
+    assert not later.queues[1].longest_run_s
     items = [await served.get(ticket) for ticket in tickets[:5]]
     took_s = [(item.ended.ToMicroseconds() - item.started.ToMicroseconds()) / 1e6 for item in items]
     assert busy.work_s == pytest.approx(sum(took_s) / 5, abs=1e-5)

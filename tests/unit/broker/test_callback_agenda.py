@@ -75,6 +75,14 @@ class AgendaMachine(RuleBasedStateMachine):
         if self.waiting:
             self.waiting.pop(pick % len(self.waiting)).gone = True
 
+    @rule(receivers=st.sets(st.sampled_from("abcd")))
+    def drop(self, receivers: set[str]) -> None:
+        for one in self.waiting:
+            one.gone = one.receiver in receivers
+        self.waiting = [one for one in self.waiting if not one.gone]
+        self.agenda.drop_gone()
+        assert not any(one.gone for line in self.agenda._lines.values() for _, _, one in line.waiting)
+
     @rule(pick=st.integers(0, 99))
     def hasten(self, pick: int) -> None:
         if self.waiting:
@@ -108,6 +116,30 @@ def test_nothing_is_kept_of_receivers_that_have_had_all() -> None:
     assert not agenda._tenants
     assert not agenda._lines
     assert agenda.next_at() is None
+
+
+def test_nothing_is_kept_of_what_is_dropped() -> None:
+    agenda: Agenda[One] = Agenda(PLACES, PER_RECEIVER, PER_TENANT)
+    those = [One(str(number % 7), str(number), 1e9) for number in range(100)]
+    for one in those:
+        agenda.add(one)
+        one.gone = True
+    agenda.drop_gone()
+    assert not agenda._lines
+    assert agenda.next_at() is None
+
+
+def test_a_line_that_waits_for_one_that_is_dropped_goes_on() -> None:
+    agenda: Agenda[One] = Agenda(PLACES, 1, PER_TENANT)
+    sending, dropped, waits = (One(tenant, "a", 0.0) for tenant in "tuv")
+    for one in (sending, dropped, waits):
+        agenda.add(one)
+    assert agenda.take(1.0) is sending
+    assert agenda.take(1.0) is None
+    agenda.release(sending)
+    dropped.gone = True
+    agenda.drop_gone()
+    assert agenda.take(1.0) is waits
 
 
 def test_a_tenant_with_many_receivers_leaves_places_to_others() -> None:

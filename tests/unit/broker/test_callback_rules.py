@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from serving.broker.callbacks import records
+from serving.broker.callbacks.deliveries import Deliveries
 from serving.broker.callbacks.due import Due
 from serving.broker.callbacks.records import CallbackState, Record
 from serving.broker.items import CALLBACK_BYTES, NEVER, ROW_BYTES, Callback, State
@@ -260,3 +261,19 @@ async def test_one_that_is_due_is_hastened(held: HeldShard) -> None:
     with pytest.raises(NotFound):
         await held.shard.callbacks.retry(await ended(held, None))
     await eventually_async(lambda: not held.shard.claimed, what="no claim is left")
+
+
+async def test_a_journal_that_is_released_is_let_go_of(held: HeldShard) -> None:
+    """Its next tries may be hours away."""
+    deliveries = Deliveries(held.settings, held.clock, lambda *_: None)
+    try:
+        deliveries.opened(held.shard)
+        number = await ended(held)
+        due = held.shard.callbacks.entries[number]
+        assert deliveries._agenda.next_at() == due.at
+        deliveries.released(held.shard)
+        assert due.gone
+        assert not deliveries._agenda._lines, "it would keep the shard"
+        assert deliveries._agenda.next_at() is None
+    finally:
+        await deliveries.close()

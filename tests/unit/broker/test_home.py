@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from serving.broker import home as home_module
 from serving.broker.home import Home
+from serving.broker.journal import Journal
 from serving.broker.settings import BrokerSettings
-from serving.broker.shelf import JournalLock
+from serving.broker.shelf import DiskPlace, JournalLock, Place
 from serving.errors import FailedPrecondition
 from tests.support.waiting import eventually_async
 
@@ -65,6 +69,104 @@ async def test_a_fault_of_the_upkeep_does_not_end_it(tmp_path: Path, caplog: pyt
         await eventually_async(lambda: len(ticks) > 2, what="it goes on")
         assert "upkeep of the journals failed" in caplog.text
     finally:
+        await home.close()
+
+
+class Gate:
+    """At the end of a step of a thread."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.open = threading.Event()
+
+    def after(self, step: Callable[..., Any], stops: Callable[[Any], bool]) -> Callable[..., Any]:
+        """The step, which stops here where what it gave is like that."""
+
+        def stepped(*arguments: Any, **named: Any) -> Any:
+            given = step(*arguments, **named)
+            if stops(given):
+                self.reached.set()
+                assert self.open.wait(60)
+            return given
+
+        return stepped
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    made = Gate()
+    yield made
+    made.open.set()
+
+
+async def leave_one(folder: Path) -> None:
+    """A journal that nobody serves any more, beside that of another home."""
+    other = Home(settings(folder))
+    await other.start()
+    assert len(other.shards) == 1
+    await other.close()
+
+
+@pytest.mark.parametrize("step", ["take", "open", "close"])
+async def test_a_close_waits_for_the_step_of_a_thread_and_leaves_no_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gate: Gate, step: str
+) -> None:
+    """Of a journal that is taken, opened, or closed again as it is empty."""
+    monkeypatch.setattr(home_module, "_ADOPT_S", 0.05)
+    home = Home(settings(tmp_path))
+    await home.start()
+    places: list[DiskPlace] = []
+    journals: list[Journal] = []
+    real = home._shelf.place
+
+    def place(name: str) -> Place:
+        made = real(name)
+        opens = made.open
+
+        def opened(loop: asyncio.AbstractEventLoop) -> Journal:
+            journal = opens(loop)
+            journals.append(journal)
+            if step == "close":
+                monkeypatch.setattr(journal, "close", gate.after(journal.close, lambda _: True))
+            return journal
+
+        monkeypatch.setattr(made, "open", opened)
+        if step != "close":
+            monkeypatch.setattr(made, step, gate.after(getattr(made, step), lambda given: given is not False))
+        assert isinstance(made, DiskPlace)
+        places.append(made)
+        return made
+
+    monkeypatch.setattr(home._shelf, "place", place)
+    await leave_one(tmp_path)
+    await eventually_async(gate.reached.is_set, what=f"the thread's step {step}")
+    closing = asyncio.create_task(home.close())
+    done, _ = await asyncio.wait([closing], timeout=0.2)
+    gate.open.set()
+    await closing
+    assert not done, "it waits for the thread"
+    assert not home.shards
+    assert not any(thread.is_alive() for journal in journals for thread in journal._threads)
+    assert not any(made._lock.held for made in places)
+
+
+async def test_leases_and_deadlines_go_on_while_a_journal_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gate: Gate
+) -> None:
+    monkeypatch.setattr(home_module, "_ADOPT_S", 0.05)
+    home = Home(settings(tmp_path))
+    await home.start()
+    try:
+        names = gate.after(home._shelf.names, lambda _: True)
+        monkeypatch.setattr(home._shelf, "names", names)
+        await eventually_async(gate.reached.is_set, what="the shelf is asked")
+        (upkeep,) = home._upkeep.values()
+        ticks: list[None] = []
+        monkeypatch.setattr(type(upkeep), "tick", lambda _: ticks.append(None))
+        await eventually_async(lambda: len(ticks) > 2, what="ticks go on")
+        assert not gate.open.is_set()
+    finally:
+        gate.open.set()
         await home.close()
 
 

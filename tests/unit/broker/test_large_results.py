@@ -14,7 +14,7 @@ from serving.broker.items import State
 from serving.broker.large_results import LARGE_BYTES, LargeResults, folder_of
 from serving.broker.shelf import remove_journal
 from serving.control.clock import ManualClock
-from serving.errors import DataLoss, NotFound
+from serving.errors import DataLoss, MeshError, NotFound, ResourceExhausted, Unavailable
 from tests.support.shards import HeldShard
 
 LARGE = os.urandom(LARGE_BYTES + 1)
@@ -38,6 +38,10 @@ async def make(tmp_path: Path) -> AsyncIterator[Make]:
 def files(held: HeldShard) -> list[str]:
     folder = folder_of(held.path)
     return sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+
+
+def fails(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 async def ended(held: HeldShard, result: bytes = LARGE) -> int:
@@ -64,6 +68,22 @@ async def test_a_large_result_has_a_file_until_its_time_is_over(make: Make, sync
         await held.clients.get(large)
     assert files(held) == []
     assert held.shard.journal.bytes == 0
+
+
+@pytest.mark.parametrize(("sync", "wanted"), [("full", True), ("normal", True), ("off", False)])
+def test_files_and_their_names_are_on_disk_before_rows_name_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sync: str, wanted: bool
+) -> None:
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(file: int) -> None:
+        synced.append(Path(os.readlink(f"/proc/self/fd/{file}")).name)
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    LargeResults(tmp_path / "j1.sqlite", sync).write(1, 2, LARGE)
+    assert synced == ([tmp_path.name, "1-2.part", "j1.results"] if wanted else [])
 
 
 async def test_what_no_commit_names_is_removed_when_the_journal_is_opened(make: Make) -> None:
@@ -113,11 +133,8 @@ async def test_a_disk_that_takes_no_file_leaves_the_outcome_with_the_replica(
     item = await held.start()
     assert item is not None
 
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
     with monkeypatch.context() as patch:
-        patch.setattr(LargeResults, "_have_folder", full)
+        patch.setattr(LargeResults, "_have_folder", fails)
         assert not await held.done(number, item.attempt, LARGE), "it is not confirmed"
     assert (await held.clients.get(number))[0].state is State.RUNNING
     assert held.shard.journal.unwritten_bytes == 0
@@ -132,8 +149,43 @@ async def test_a_commit_that_fails_after_its_file_is_said_again(make: Make) -> N
     assert item is not None
     held.shard.journal._writer.execute("PRAGMA query_only=ON")
     assert not await held.done(number, item.attempt, LARGE)
+    assert files(held) == [], "it would lie there uncounted"
     held.shard.journal._writer.execute("PRAGMA query_only=OFF")
     assert await held.done(number, item.attempt, LARGE)
+    assert files(held) == [f"{number}-1"]
+
+
+async def test_a_file_stays_where_its_commit_may_be_kept_after_all(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = await make()
+    number = await held.submit()
+    item = await held.start()
+    assert item is not None
+    journal = held.shard.journal
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "_commit", lambda _: Unavailable("the disk fails"))
+        assert not await held.done(number, item.attempt, LARGE)
+    assert files(held) == [f"{number}-1"]
+    monkeypatch.setattr(LargeResults, "_have_folder", fails)
+    assert not await held.done(number, item.attempt, LARGE), "another one is not written"
+    assert files(held) == [f"{number}-1"], "the first one stays"
+
+
+async def test_a_file_stays_that_a_lost_log_may_have(make: Make) -> None:
+    held = await make()
+    number = await held.submit()
+    item = await held.start()
+    assert item is not None
+    journal = held.shard.journal
+
+    class Lost:
+        failure: MeshError | None = None
+
+        def append(self, *_: object) -> None:
+            self.failure = ResourceExhausted("nobody knows")
+            raise self.failure
+
+    journal._log = Lost()
+    assert not await held.done(number, item.attempt, LARGE)
     assert files(held) == [f"{number}-1"]
 
 

@@ -24,7 +24,12 @@ def test_the_highest_load_that_holds(limit: float, wanted: float) -> None:
         return OBJECTIVE if load <= limit else OBJECTIVE + 1
 
     assert goodput(short_p99, STEPS) == wanted
-    assert len(asked) == len(set(asked)) <= 3
+    assert asked == [load for load in STEPS if load <= wanted] + [load for load in STEPS if load > wanted][:1]
+
+
+def test_a_load_that_holds_above_one_that_does_not_is_no_goodput() -> None:
+    p99_at = {0.2: 1.0, 0.5: OBJECTIVE + 1, 0.6: 2.0, 0.7: 3.0, 0.8: OBJECTIVE + 9}
+    assert goodput(p99_at.__getitem__, STEPS) == 0.2
 
 
 @pytest.mark.parametrize("cell", [Cell("log-normal", 200, 3, load=0.9), Cell("log-normal", 200, 3, clients=7)])

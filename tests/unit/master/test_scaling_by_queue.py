@@ -152,13 +152,25 @@ def test_a_broker_that_reads_a_journal_is_not_known() -> None:
 def test_queues_of_several_brokers_are_one() -> None:
     world = World(order(brokers=2), [row(QUEUE, 0), row(QUEUE, 1)])
     for one, age in zip(world.brokers, (3.0, 9.0), strict=True):
-        busy = frozenset({f"net-r1-{age:g}"})
-        queue = QueueLoad(queued=2, running=4, oldest_age_s=age, work_s=5.0, places=6, replicas=3, busy=busy)
+        runs = {f"net-r1-{age:g}": 30.1, "net-r1-1": 10 * age - 60.0, "net-r1-2": 30.0}
+        queue = QueueLoad(queued=2, running=4, oldest_age_s=age, work_s=5.0, places=6, replicas=3, longest_run_s=runs)
         world.hear(one, Load(queues={NET: queue}))
     found = backlogs(world.wanted, world.brokers, world.reports.get, world.now)
     assert found[NET] == Backlog(True, 4, 8, 9.0, 10.0, 12, 3, frozenset({"net-r1-3", "net-r1-9"}))
     assert found[NET].places_per_replica == 4
     assert found[OTHER] == Backlog(True)
+
+
+@pytest.mark.parametrize(
+    ("drain_timeout_s", "wanted"), [(0.0, set()), (12.0, {"net-r1-1"}), (5.0, {"net-r1-0", "net-r1-1"})]
+)
+def test_a_replica_whose_items_end_within_a_drain_may_go(drain_timeout_s: float, wanted: set[str]) -> None:
+    """Each runs an item of 11 to 25 s: with the usual drain of 30 s nothing of them is cut off."""
+    world = World(order())
+    world.wanted.stored.spec.deployments[0].drain_timeout_s = drain_timeout_s
+    queue = QueueLoad(running=2, longest_run_s={"net-r1-0": 11.0, "net-r1-1": 25.0})
+    world.hear(world.brokers[0], Load(queues={NET: queue}))
+    assert backlogs(world.wanted, world.brokers, world.reports.get, world.now)[NET].busy == wanted
 
 
 @pytest.mark.parametrize("target", ["target_ongoing", "target_queue_age_s"])
@@ -167,7 +179,8 @@ def test_replicas_that_run_long_items_stay(target: str) -> None:
     world.scaling.follow(world.wanted, [row(NET, index) for index in range(4)])
     assert world.size == 4
     busy = frozenset({"net-r1-0", "net-r1-2"})
-    assert world.run(60, running=2, places=16, replicas=4, busy=busy) == 2  # type: ignore[arg-type]
+    long = dict.fromkeys(busy, 31.0)
+    assert world.run(60, running=2, places=16, replicas=4, longest_run_s=long) == 2  # type: ignore[arg-type]
     assert world.scaling.busy == {NET: busy}
     assert world.run(60, running=2, places=16, replicas=2) == 1
     assert world.scaling.busy == {}
