@@ -5,13 +5,14 @@ https://redis.io/docs/latest/operate/oss_and_stack/management/persistence/
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from serving.errors import FailedPrecondition, NotSupported, Unavailable
 
 _WAITAOF: Final = (7, 2)
+_WAIT_MS: Final = 2000  # of one WAIT or WAITAOF; then it is asked again
 _HOW: Final = "set `appendonly yes` and `appendfsync always` in the server's configuration"
 
 
@@ -54,6 +55,19 @@ class Durability:
     wait_aof: bool
     replicas: int
     warnings: tuple[str, ...] = ()
+
+    @property
+    def waits(self) -> tuple[str | int, ...]:
+        """The command that follows a write, on its connection; empty: none does."""
+        if self.wait_aof:
+            return ("WAITAOF", 1, self.replicas, _WAIT_MS)
+        return ("WAIT", self.replicas, _WAIT_MS) if self.replicas else ()
+
+    def reached(self, answer: int | Sequence[int]) -> bool:
+        """Of that command: it is on as many disks, or replicas, as it should be."""
+        wanted = (1, self.replicas) if self.wait_aof else (self.replicas,)
+        found = (answer,) if isinstance(answer, int) else tuple(answer)
+        return all(have >= want for have, want in zip(found, wanted, strict=True))
 
 
 def durability(

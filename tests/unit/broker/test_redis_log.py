@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,10 @@ def log_of(held: RedisShard) -> RedisLog:
     return found
 
 
-def lost_answers(held: RedisShard, monkeypatch: pytest.MonkeyPatch, *, times: int, done: bool) -> None:
-    """So many commits are sent, and done or not, before the connection breaks."""
+def lost_answers(
+    held: RedisShard, monkeypatch: pytest.MonkeyPatch, *, times: int, done: bool, then: Callable[[], Any] = bool
+) -> None:
+    """So many commits are sent, and done or not, before the connection breaks; `then` comes before the next one."""
     log, left = log_of(held), [None] * times
     send = log._send
 
@@ -57,6 +59,7 @@ def lost_answers(held: RedisShard, monkeypatch: pytest.MonkeyPatch, *, times: in
             if done:
                 send(call)
             left.pop()
+            then()
             raise client_library.ConnectionError("gone")
         return send(call)
 
@@ -94,6 +97,79 @@ async def test_a_server_that_stays_away_ends_the_journal_and_nothing_is_confirme
     assert await found.clients.known([("", "k"), ("", "other")]) == ({("", "k"): 1} if done else {})
     assert await found.submit(key="k") == 1
     await found.close()
+
+
+# The server's options that make it refuse writes.
+REFUSALS = [("maxmemory", "1"), ("min-replicas-to-write", "1")]
+
+
+@pytest.mark.parametrize(("option", "value"), REFUSALS)
+async def test_a_refusal_of_what_may_be_kept_is_not_taken_for_an_answer(
+    tmp_path: Path, own: LoneRedis, monkeypatch: pytest.MonkeyPatch, option: str, value: str
+) -> None:
+    held = RedisShard(tmp_path / "j1", ManualClock(), redis=own.settings(takeover_s=1.0))
+    await held.open()
+    lost_answers(held, monkeypatch, times=1, done=True, then=lambda: own.client.config_set(option, value))
+    with pytest.raises(Unavailable, match="is kept is not known"):
+        await held.submit(key="k")
+    assert isinstance(held.shard.journal.failure, Unavailable)
+    own.client.config_set(option, "0")
+    with pytest.raises(Unavailable):
+        await held.submit(key="other")
+    await held.close()
+    found = await held.again()
+    assert await found.clients.known([("", "k"), ("", "other")]) == {("", "k"): 1}
+    assert await found.submit() == 2
+    await found.close()
+
+
+@pytest.mark.parametrize(("option", "value"), REFUSALS)
+async def test_what_may_be_kept_is_sent_again_until_the_server_takes_it(
+    tmp_path: Path, own: LoneRedis, monkeypatch: pytest.MonkeyPatch, option: str, value: str
+) -> None:
+    held = RedisShard(tmp_path / "j1", ManualClock(), redis=own.settings(takeover_s=600.0))
+    await held.open()
+    lost_answers(held, monkeypatch, times=1, done=True, then=lambda: own.client.config_set(option, value))
+    send, refused = log_of(held)._send, []
+
+    def seen(call: Any) -> bool:
+        try:
+            return send(call)
+        except client_library.ResponseError as error:
+            refused.append(error)
+            own.client.config_set(option, "0")
+            raise
+
+    monkeypatch.setattr(log_of(held), "_send", seen)
+    assert [await held.submit(key="k"), await held.submit()] == [1, 2]
+    assert len(refused) == 1
+    await held.close()
+    found = await held.again()
+    assert found.shard.journal.items == 2
+    await found.close()
+
+
+@pytest.mark.parametrize(("option", "value"), REFUSALS)
+async def test_a_refusal_of_what_cannot_be_kept_leaves_the_journal_open(
+    tmp_path: Path, own: LoneRedis, option: str, value: str
+) -> None:
+    held = RedisShard(tmp_path / "j1", ManualClock(), redis=own.settings())
+    await held.open()
+    own.client.config_set(option, value)
+    with pytest.raises(MeshError):
+        await held.submit()
+    assert held.shard.journal.failure is None
+    own.client.config_set(option, "0")
+    await held.submit()
+    assert own.client.hlen(held.keys.heads) == held.shard.journal.items == 1
+    await held.close()
+
+
+async def test_a_commit_that_the_server_knows_before_it_was_sent_is_not_confirmed(held: RedisShard) -> None:
+    shared_redis().client.hset(held.keys.meta, "group", "1")
+    with pytest.raises(Unavailable, match="does not know"):
+        await held.submit()
+    assert held.shard.journal.failure is not None
 
 
 async def test_an_old_broker_changes_nothing_any_more(held: RedisShard) -> None:
