@@ -1,6 +1,6 @@
 """One journal in Redis, from the moment it is taken: commits go there, and nobody else's do.
 
-Every commit carries the epoch of whoever took the journal last, which the server checks in the same step, so an old
+Every commit says who took the journal, and when in turn, which the server checks in the same step, so an old
 broker that still lives changes nothing. It carries its count, too: one that was sent and not answered is sent again,
 and done once. From then on nobody knows whether it was, so the server's refusals are no answer to it any more.
 """
@@ -18,7 +18,7 @@ import redis
 from serving.broker.journal_changes import Change
 from serving.broker.redis_log import rows, scripts
 from serving.broker.redis_log.durability import Durability
-from serving.broker.redis_log.scripts import Keys
+from serving.broker.redis_log.scripts import Keys, Turn
 from serving.broker.redis_log.server import RedisServer, is_away, is_refused
 from serving.errors import DataLoss, MeshError, Unavailable
 
@@ -29,9 +29,9 @@ _MOST_AGAIN_S: Final = 0.5
 class RedisLog:
     """`append` belongs to one thread, `lose` to any. `patience_s`: for so long a server may be away."""
 
-    def __init__(self, server: RedisServer, keys: Keys, epoch: int, durability: Durability, patience_s: float) -> None:
+    def __init__(self, server: RedisServer, keys: Keys, turn: Turn, durability: Durability, patience_s: float) -> None:
         self.keys = keys
-        self.epoch = epoch
+        self.turn = turn
         self._server = server
         self._durability = durability
         self._patience_s = patience_s
@@ -60,7 +60,7 @@ class RedisLog:
         group = self._group + 1
         self._last = max([self._last, *(change.number for change in changes if change.insert is not None)])
         has_bodies = any(change.body_bytes for change in changes)
-        head = (self.epoch, group, self._last, self._entries, int(has_bodies))
+        head = (self.turn.epoch, group, self._last, self._entries, int(has_bodies), self.turn.name)
         keys = self.keys
         names = (keys.meta, keys.items, keys.heads, keys.requests, keys.results)
         call = (len(names), *names, *head, *rows.arguments(index, changes))
