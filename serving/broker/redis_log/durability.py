@@ -77,14 +77,14 @@ def durability(
     _check_server(facts, replicas)
     if not facts.aof:
         return _volatile(replicas, allow_volatile)
+    if facts.fsync == "no":
+        return _never_synced(facts, replicas, allow_volatile)
     can_wait = facts.version >= _WAITAOF
     if sync == "normal":
         warnings = () if facts.fsync == "always" else ("a failure of the server's machine may undo its last second",)
         return Durability(False, replicas, (*warnings, *_unknown(facts)))
     if facts.fsync == "always":
         return Durability(can_wait and replicas > 0, replicas, _unknown(facts))
-    if facts.fsync == "no":
-        raise FailedPrecondition(f"the Redis server never waits for its disk (appendfsync no): {_HOW}")
     if not can_wait:
         found = "appendfsync everysec" if facts.fsync else "it does not tell its appendfsync, and has no WAITAOF"
         raise FailedPrecondition(
@@ -118,6 +118,16 @@ def _volatile(replicas: int, allow_volatile: bool) -> Durability:
             "say `redis.allow_volatile` where that may be"
         )
     return Durability(False, replicas, ("the server keeps no log on its disk: requests are lost when it ends",))
+
+
+def _never_synced(facts: Facts, replicas: int, allow_volatile: bool) -> Durability:
+    if not allow_volatile:
+        raise FailedPrecondition(
+            "the Redis server never waits for its disk (appendfsync no), so a failure of its machine may undo half a "
+            f"minute and more: {_HOW}, or say `redis.allow_volatile` where that may be"
+        )
+    warning = "the server never waits for its disk: a failure of its machine may undo half a minute and more"
+    return Durability(False, replicas, (warning, *_unknown(facts)))
 
 
 def _unknown(facts: Facts) -> tuple[str, ...]:
