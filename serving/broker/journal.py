@@ -234,23 +234,26 @@ class Journal:
 
     def _write_group(self, group: list[_Write]) -> None:
         changes = [change for write in group for at, change in enumerate(write.changes) if at not in write.refused]
-        if not changes:
-            for write in group:
-                write.outcome = list(write.refused.values())
-            return
+        outcomes = iter(self._outcomes(changes))
+        for write in group:
+            write.outcome = [write.refused.get(at) or next(outcomes) for at in range(len(write.changes))]
+            self.commits.failed += sum(outcome is not None for outcome in write.outcome)
+            self._drop_refused(write)
+
+    def _outcomes(self, changes: Sequence[Change]) -> list[MeshError | None]:
+        """Of each, when they are written. The one that does not fit must not take the others with it: each half of them
+        is tried without the other, as each commit may take a while.
+        """
+        if not changes or self.failure is not None:
+            return [self.failure] * len(changes)
         started = time.monotonic()
         error = self._commit(changes)
         if error is None:
             self.commits.note(time.monotonic() - started, len(changes))
-        for write in group:
-            alone = error is not None and len(changes) > 1 and self.failure is None
-            # The one that does not fit must not take the others with it.
-            write.outcome = [
-                write.refused.get(at) or (self._commit([change]) if alone else error)
-                for at, change in enumerate(write.changes)
-            ]
-            self.commits.failed += sum(outcome is not None for outcome in write.outcome)
-            self._drop_refused(write)
+        elif len(changes) > 1 and self.failure is None:
+            middle = len(changes) // 2
+            return self._outcomes(changes[:middle]) + self._outcomes(changes[middle:])
+        return [error] * len(changes)
 
     def _drop_refused(self, write: _Write) -> None:
         """Files of what was not kept: they count nowhere, and a disk that is full has no room for a second copy.

@@ -76,7 +76,7 @@ REDIS: Final = Record(
         Field("key_file", Text(), "Its key.", default=""),
         Field("replicas", Whole(), "Of the server that have what is confirmed.", default=0),
         Field("takeover", SECONDS, "Another broker takes over so long after its last word; 0 is 10s.", default=0.0),
-        Field("allow_volatile", Flag(), "Also a server that loses all when it ends.", default=False),
+        Field("allow_volatile", Flag(), "Also a server that may lose what it confirmed.", default=False),
     ),
 )
 CALLBACKS: Final = Record(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import itertools
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -64,6 +65,11 @@ class LoneRedis:
             self._process.kill()
             self._process.wait(30)
             self._process = None
+
+    def pause(self) -> None:
+        """It says nothing, and its connections stay; until it is killed."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
 
     def __enter__(self) -> LoneRedis:
         return self.start()

@@ -5,13 +5,14 @@ https://redis.io/docs/latest/operate/oss_and_stack/management/persistence/
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from serving.errors import FailedPrecondition, NotSupported, Unavailable
 
 _WAITAOF: Final = (7, 2)
+_WAIT_MS: Final = 2000  # of one WAIT or WAITAOF; then it is asked again
 _HOW: Final = "set `appendonly yes` and `appendfsync always` in the server's configuration"
 
 
@@ -55,6 +56,19 @@ class Durability:
     replicas: int
     warnings: tuple[str, ...] = ()
 
+    @property
+    def waits(self) -> tuple[str | int, ...]:
+        """The command that follows a write, on its connection; empty: none does."""
+        if self.wait_aof:
+            return ("WAITAOF", 1, self.replicas, _WAIT_MS)
+        return ("WAIT", self.replicas, _WAIT_MS) if self.replicas else ()
+
+    def reached(self, answer: int | Sequence[int]) -> bool:
+        """Of that command: it is on as many disks, or replicas, as it should be."""
+        wanted = (1, self.replicas) if self.wait_aof else (self.replicas,)
+        found = (answer,) if isinstance(answer, int) else tuple(answer)
+        return all(have >= want for have, want in zip(found, wanted, strict=True))
+
 
 def durability(
     facts: Facts, *, sync: Literal["full", "normal"], replicas: int = 0, allow_volatile: bool = False
@@ -63,14 +77,14 @@ def durability(
     _check_server(facts, replicas)
     if not facts.aof:
         return _volatile(replicas, allow_volatile)
+    if facts.fsync == "no":
+        return _never_synced(facts, replicas, allow_volatile)
     can_wait = facts.version >= _WAITAOF
     if sync == "normal":
         warnings = () if facts.fsync == "always" else ("a failure of the server's machine may undo its last second",)
         return Durability(False, replicas, (*warnings, *_unknown(facts)))
     if facts.fsync == "always":
         return Durability(can_wait and replicas > 0, replicas, _unknown(facts))
-    if facts.fsync == "no":
-        raise FailedPrecondition(f"the Redis server never waits for its disk (appendfsync no): {_HOW}")
     if not can_wait:
         found = "appendfsync everysec" if facts.fsync else "it does not tell its appendfsync, and has no WAITAOF"
         raise FailedPrecondition(
@@ -104,6 +118,16 @@ def _volatile(replicas: int, allow_volatile: bool) -> Durability:
             "say `redis.allow_volatile` where that may be"
         )
     return Durability(False, replicas, ("the server keeps no log on its disk: requests are lost when it ends",))
+
+
+def _never_synced(facts: Facts, replicas: int, allow_volatile: bool) -> Durability:
+    if not allow_volatile:
+        raise FailedPrecondition(
+            "the Redis server never waits for its disk (appendfsync no), so a failure of its machine may undo half a "
+            f"minute and more: {_HOW}, or say `redis.allow_volatile` where that may be"
+        )
+    warning = "the server never waits for its disk: a failure of its machine may undo half a minute and more"
+    return Durability(False, replicas, (warning, *_unknown(facts)))
 
 
 def _unknown(facts: Facts) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """What the server does in one step, and the keys of a journal there.
 
-`<name>:meta` is a hash: `epoch` counts who has taken the journal, `group` the commits of that epoch, `last` is the
-highest number that was given, `key` makes tickets' secrets, `version` and `columns` say how items are written.
+`<name>:meta` is a hash: `epoch` counts who has taken the journal, `taken` names the last one who did, as a server that
+came back older counts the same again; `group` counts the commits of that epoch, `last` is the highest number that was
+given, `key` makes tickets' secrets, `version` and `columns` say how items are written.
 `<name>:items` is the stream: one entry for each item that is kept, its last one; `<name>:heads` has their ids by
 number. `<name>:requests` and `<name>:results` are the bodies by number. `<name>:owner` is who serves it, and expires.
 An entry's id is `<epoch>-<count>`. All keys of a scope lie in one hash slot.
@@ -18,11 +19,11 @@ STORED: Final = 1
 STORED_BEFORE: Final = 2
 TAKEN: Final = 0
 
-# KEYS: owner, meta, journals. ARGV: me, milliseconds, my name or "", journal, begin, key, version, columns.
-# Answers the epoch, or TAKEN, or ABSENT. Who has my name is my own process, as it was before it was started again.
+# KEYS: owner, meta, journals. ARGV: me, milliseconds, another owner who may be followed or "", journal, begin, key,
+# version, columns, this take's name. Answers the epoch, or TAKEN, or ABSENT.
 TAKE: Final = """
 local owner = redis.call('GET', KEYS[1])
-if owner and owner ~= ARGV[1] and (ARGV[3] == '' or string.sub(owner, 1, #ARGV[3] + 1) ~= ARGV[3] .. '/') then
+if owner and owner ~= ARGV[1] and owner ~= ARGV[3] then
   return 0
 end
 if redis.call('EXISTS', KEYS[2]) == 0 then
@@ -34,50 +35,57 @@ if redis.call('EXISTS', KEYS[2]) == 0 then
   redis.call('SADD', KEYS[3], ARGV[4])
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
-redis.call('HSET', KEYS[2], 'group', '0')
+redis.call('HSET', KEYS[2], 'group', '0', 'taken', ARGV[9])
 return redis.call('HINCRBY', KEYS[2], 'epoch', 1)
 """
 
-# KEYS: owner, meta. ARGV: me, milliseconds, epoch. Answers STORED, GONE, or ABSENT: the server knows less than it did.
+# KEYS: owner, meta. ARGV: me, milliseconds, epoch, this take's name. Answers STORED, GONE, or ABSENT: the server knows
+# less than it did.
 RENEW: Final = """
 local owner = redis.call('GET', KEYS[1])
-if tonumber(redis.call('HGET', KEYS[2], 'epoch') or 0) < tonumber(ARGV[3]) then
+local known = redis.call('HMGET', KEYS[2], 'epoch', 'taken')
+if tonumber(known[1] or '0') < tonumber(ARGV[3]) then
   return -1
 end
-if (owner and owner ~= ARGV[1]) or redis.call('HGET', KEYS[2], 'epoch') ~= ARGV[3] then
+if (owner and owner ~= ARGV[1]) or known[1] ~= ARGV[3] or known[2] ~= ARGV[4] then
   return 0
 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """
 
-# KEYS: owner, meta, journals, and what else is the journal's. ARGV: me, epoch, journal, remove.
+# KEYS: owner, meta, journals, and what else is the journal's. ARGV: me, epoch, this take's name, journal, remove.
+# What of this take is on its way still, a renewal or a commit, finds another epoch.
 RELEASE: Final = """
-if redis.call('HGET', KEYS[2], 'epoch') ~= ARGV[2] then
+local known = redis.call('HMGET', KEYS[2], 'epoch', 'taken')
+if known[1] ~= ARGV[2] or known[2] ~= ARGV[3] then
   return 0
 end
-if ARGV[4] ~= '' then
-  redis.call('SREM', KEYS[3], ARGV[3])
+if ARGV[5] ~= '' then
+  redis.call('SREM', KEYS[3], ARGV[4])
   redis.call('UNLINK', KEYS[2], unpack(KEYS, 4))
 end
 if redis.call('GET', KEYS[1]) == ARGV[1] then
   redis.call('DEL', KEYS[1])
 end
+if ARGV[5] == '' then
+  redis.call('HINCRBY', KEYS[2], 'epoch', 1)
+end
 return 1
 """
 
 # KEYS: meta, items, heads, requests, results. ARGV: epoch, group, last number, count of entries before, whether there
-# are bodies; then for each change its number, its row ("": it goes), what becomes of bodies, and these. Answers STORED,
-# STORED_BEFORE, GONE (the epoch is another one's) or ABSENT (commits that came before are not there).
+# are bodies, this take's name; then for each change its number, its row ("": it goes), what becomes of bodies, and
+# these. Answers STORED, STORED_BEFORE, GONE (another one's turn) or ABSENT (commits that came before are not there).
 # All is checked before the first write, as a script that fails is not undone: a server whose memory is full refuses the
 # first write, or none. Where there are bodies it is one that needs room, else one that does not, so that what goes can.
 APPEND: Final = """
 local meta, items, heads, requests, results = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local known = redis.call('HMGET', meta, 'epoch', 'group', 'last')
+local known = redis.call('HMGET', meta, 'epoch', 'group', 'last', 'taken')
 if not known[1] or tonumber(known[1]) < tonumber(ARGV[1]) then
   return -1
 end
-if known[1] ~= ARGV[1] then
+if known[1] ~= ARGV[1] or known[4] ~= ARGV[6] then
   return 0
 end
 if known[2] == ARGV[2] then
@@ -92,7 +100,7 @@ if ARGV[5] == '1' then
 else
   redis.call('HDEL', heads, '')
 end
-local at, count = 6, tonumber(ARGV[4])
+local at, count = 7, tonumber(ARGV[4])
 while at <= #ARGV do
   local number, row, bodies = ARGV[at], ARGV[at + 1], ARGV[at + 2]
   at = at + 3
@@ -128,6 +136,14 @@ end
 redis.call('HSET', meta, 'group', ARGV[2])
 return 1
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Of one who took a journal, until the next one does."""
+
+    epoch: int
+    name: str  # of nobody else's, ever
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,8 @@ class RedisSettings:
 
     `scope`: whose journals these are, `<namespace>/<application>/<deployment>`. `replicas` of the server must have a
     commit before it is confirmed. A journal whose broker has said nothing for `takeover_s` is taken over by another.
-    `allow_volatile`: also a server that keeps nothing on its disk. Files lie on the broker's node.
+    `allow_volatile`: also a server that keeps nothing on its disk, or never waits for it. Files lie on the broker's
+    node.
     """
 
     address: Address

@@ -92,6 +92,41 @@ async def test_one_that_cannot_be_written_takes_no_other_with_it(journal: Journa
     assert await written(journal, Change.submitted(an_item(9), b"x")) == [None]
 
 
+async def test_one_that_cannot_be_written_costs_few_commits(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each may wait for a disk for a second."""
+    commit, sizes = journal._commit, []
+
+    def counted(changes: Sequence[Change]) -> MeshError | None:
+        sizes.append(len(changes))
+        return commit(changes)
+
+    monkeypatch.setattr(journal, "_commit", counted)
+    keys = [f"k{100 if number == 200 else number}" for number in range(256)]
+    errors = await written(journal, *(Change.submitted(an_item(at + 1, key=key), b"x") for at, key in enumerate(keys)))
+    assert [at for at, error in enumerate(errors) if error is not None] == [200]
+    assert len(sizes) == 1 + 2 * 8, "two for each halving"
+    assert (journal.items, journal.commits.changes, journal.commits.failed) == (255, 255, 1)
+
+
+async def test_nothing_is_written_to_a_journal_that_has_failed(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its index may lack what was kept before, so nothing may be derived from it for others to keep."""
+    commit, refusals = journal._commit, [Internal("the group is refused")]
+
+    def broken(changes: Sequence[Change]) -> MeshError | None:
+        if refusals:
+            return refusals.pop()
+        outcome = commit(changes)
+        journal._failure = DataLoss("it is damaged")
+        return outcome
+
+    monkeypatch.setattr(journal, "_commit", broken)
+    errors = await written(journal, *(Change.submitted(an_item(number), b"x") for number in range(1, 5)))
+    assert [type(error) for error in errors] == [type(None)] * 2 + [DataLoss] * 2
+    assert journal.items == 2
+
+
 async def test_a_full_disk_refuses_what_does_not_fit(journal: Journal) -> None:
     """`max_page_count` is SQLite's own end of the disk."""
     assert await written(journal, Change.submitted(an_item(1), b"small")) == [None]

@@ -50,10 +50,18 @@ def test_one_that_keeps_nothing_is_refused_unless_that_is_allowed() -> None:
         assert "requests are lost when it ends" in allowed.warnings[0]
 
 
+def test_one_that_never_waits_for_its_disk_is_refused_unless_that_is_allowed() -> None:
+    for sync in ("full", "normal"):
+        with pytest.raises(FailedPrecondition, match="never waits for its disk"):
+            found(replace(NEW, fsync="no"), sync)
+        allowed = found(replace(NEW, fsync="no"), sync, allow_volatile=True)
+        assert not allowed.wait_aof
+        assert "half a minute and more" in allowed.warnings[0]
+
+
 @pytest.mark.parametrize(
     ("facts", "error", "text"),
     [
-        (replace(NEW, fsync="no"), FailedPrecondition, "never waits for its disk"),
         (replace(SAFE, bounded_memory=True, eviction="allkeys-lru"), FailedPrecondition, "noeviction"),
         (replace(SAFE, cluster=True), NotSupported, "Redis Cluster is not supported"),
         (replace(SAFE, primary=False), Unavailable, "is a replica"),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import pytest
 import redis as client_library
 
 from serving.broker.home import Home
+from serving.broker.redis_log import scripts
 from serving.broker.redis_log.log import RedisLog
 from serving.broker.redis_log.scripts import Keys
 from serving.broker.redis_log.settings import Address, RedisSettings
+from serving.broker.redis_log.shelf import RedisPlace, RedisShelf
 from serving.broker.settings import BrokerSettings
 from serving.control.clock import ManualClock
 from serving.errors import DataLoss, FailedPrecondition, MeshError, ResourceExhausted, Unavailable
@@ -47,8 +50,10 @@ def log_of(held: RedisShard) -> RedisLog:
     return found
 
 
-def lost_answers(held: RedisShard, monkeypatch: pytest.MonkeyPatch, *, times: int, done: bool) -> None:
-    """So many commits are sent, and done or not, before the connection breaks."""
+def lost_answers(
+    held: RedisShard, monkeypatch: pytest.MonkeyPatch, *, times: int, done: bool, then: Callable[[], Any] = bool
+) -> None:
+    """So many commits are sent, and done or not, before the connection breaks; `then` comes before the next one."""
     log, left = log_of(held), [None] * times
     send = log._send
 
@@ -57,6 +62,7 @@ def lost_answers(held: RedisShard, monkeypatch: pytest.MonkeyPatch, *, times: in
             if done:
                 send(call)
             left.pop()
+            then()
             raise client_library.ConnectionError("gone")
         return send(call)
 
@@ -96,6 +102,79 @@ async def test_a_server_that_stays_away_ends_the_journal_and_nothing_is_confirme
     await found.close()
 
 
+# The server's options that make it refuse writes.
+REFUSALS = [("maxmemory", "1"), ("min-replicas-to-write", "1")]
+
+
+@pytest.mark.parametrize(("option", "value"), REFUSALS)
+async def test_a_refusal_of_what_may_be_kept_is_not_taken_for_an_answer(
+    tmp_path: Path, own: LoneRedis, monkeypatch: pytest.MonkeyPatch, option: str, value: str
+) -> None:
+    held = RedisShard(tmp_path / "j1", ManualClock(), redis=own.settings(takeover_s=1.0))
+    await held.open()
+    lost_answers(held, monkeypatch, times=1, done=True, then=lambda: own.client.config_set(option, value))
+    with pytest.raises(Unavailable, match="is kept is not known"):
+        await held.submit(key="k")
+    assert isinstance(held.shard.journal.failure, Unavailable)
+    own.client.config_set(option, "0")
+    with pytest.raises(Unavailable):
+        await held.submit(key="other")
+    await held.close()
+    found = await held.again()
+    assert await found.clients.known([("", "k"), ("", "other")]) == {("", "k"): 1}
+    assert await found.submit() == 2
+    await found.close()
+
+
+@pytest.mark.parametrize(("option", "value"), REFUSALS)
+async def test_what_may_be_kept_is_sent_again_until_the_server_takes_it(
+    tmp_path: Path, own: LoneRedis, monkeypatch: pytest.MonkeyPatch, option: str, value: str
+) -> None:
+    held = RedisShard(tmp_path / "j1", ManualClock(), redis=own.settings(takeover_s=600.0))
+    await held.open()
+    lost_answers(held, monkeypatch, times=1, done=True, then=lambda: own.client.config_set(option, value))
+    send, refused = log_of(held)._send, []
+
+    def seen(call: Any) -> bool:
+        try:
+            return send(call)
+        except client_library.ResponseError as error:
+            refused.append(error)
+            own.client.config_set(option, "0")
+            raise
+
+    monkeypatch.setattr(log_of(held), "_send", seen)
+    assert [await held.submit(key="k"), await held.submit()] == [1, 2]
+    assert len(refused) == 1
+    await held.close()
+    found = await held.again()
+    assert found.shard.journal.items == 2
+    await found.close()
+
+
+@pytest.mark.parametrize(("option", "value"), REFUSALS)
+async def test_a_refusal_of_what_cannot_be_kept_leaves_the_journal_open(
+    tmp_path: Path, own: LoneRedis, option: str, value: str
+) -> None:
+    held = RedisShard(tmp_path / "j1", ManualClock(), redis=own.settings())
+    await held.open()
+    own.client.config_set(option, value)
+    with pytest.raises(MeshError):
+        await held.submit()
+    assert held.shard.journal.failure is None
+    own.client.config_set(option, "0")
+    await held.submit()
+    assert own.client.hlen(held.keys.heads) == held.shard.journal.items == 1
+    await held.close()
+
+
+async def test_a_commit_that_the_server_knows_before_it_was_sent_is_not_confirmed(held: RedisShard) -> None:
+    shared_redis().client.hset(held.keys.meta, "group", "1")
+    with pytest.raises(Unavailable, match="does not know"):
+        await held.submit()
+    assert held.shard.journal.failure is not None
+
+
 async def test_an_old_broker_changes_nothing_any_more(held: RedisShard) -> None:
     number = await held.submit()
     item = await held.start()
@@ -108,6 +187,59 @@ async def test_an_old_broker_changes_nothing_any_more(held: RedisShard) -> None:
     assert (await found.clients.get(number))[1] == b"of the new one"
     assert shared_redis().client.hlen(held.keys.heads) == 1
     await found.close()
+
+
+async def test_an_epoch_that_a_server_gives_twice_is_not_both_s(held: RedisShard) -> None:
+    """It came back without the take, which was in its last second or not at the replica that follows it."""
+    client: Any = shared_redis().client
+    client.hincrby(held.keys.meta, "epoch", -1)
+    found = await held.reborn(Path("j2"))
+    assert int(client.hget(held.keys.meta, "epoch")) == log_of(held).turn.epoch
+    assert await found.submit(b"of the new one") == 1
+    with pytest.raises(Unavailable, match="has another broker now"):
+        await held.submit(b"of the old one")
+    await found.submit()
+    await asyncio.to_thread(held.place.release, remove=True)
+    assert client.exists(held.keys.owner), "it is the new one's"
+    assert client.hlen(held.keys.heads) == found.shard.journal.items == 2
+    await found.close()
+
+
+async def test_an_idle_broker_hears_of_a_take_of_the_same_epoch(held: RedisShard) -> None:
+    client: Any = shared_redis().client
+    client.hincrby(held.keys.meta, "epoch", -1)
+    found = await held.reborn(Path("j2"))
+    assert isinstance(held.shelf, RedisShelf)
+    assert isinstance(held.place, RedisPlace)
+    client.delete(held.keys.owner)
+    await asyncio.to_thread(held.place.renew)
+    assert client.get(held.keys.owner) != held.shelf.me.encode()
+    assert isinstance(held.shard.journal.failure, Unavailable)
+    assert found.shard.journal.failure is None
+    await found.close()
+
+
+async def test_a_renewal_that_was_on_its_way_does_not_take_a_released_journal_again(
+    held: RedisShard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf, place = held.shelf, held.place
+    assert isinstance(shelf, RedisShelf)
+    assert isinstance(place, RedisPlace)
+    run, answers = shelf.run, []
+
+    def slow(script: str, *given: Any) -> int:
+        if script == scripts.RENEW and not answers:
+            answers.append(scripts.ABSENT)
+            place.release()
+            answers[0] = run(script, *given)
+            return answers[0]
+        return run(script, *given)
+
+    await held.shard.close()
+    monkeypatch.setattr(shelf, "run", slow)
+    await asyncio.to_thread(place.renew)
+    assert answers == [scripts.GONE]
+    assert not shared_redis().client.exists(held.keys.owner)
 
 
 async def test_an_idle_broker_hears_that_another_one_has_its_journal(held: RedisShard) -> None:
@@ -271,6 +403,41 @@ async def test_who_was_killed_is_followed_at_once_by_the_process_of_its_name(tmp
         await home.close()
 
 
+async def test_two_processes_of_one_name_do_not_take_journals_from_each_other(tmp_path: Path) -> None:
+    """As when an actor is started elsewhere while the one before lives on, cut off from its cluster only."""
+    wanted = shared_redis().settings(takeover_s=1.0)
+    first = home_of(tmp_path / "one", wanted, sync="normal", name="queue-r1-0-g1")
+    await first.start()
+    (name,) = first.shards
+    again = home_of(tmp_path / "two", wanted, sync="normal", name="queue-r1-0-g1")
+    await again.start()
+    assert name in again.shards
+    shard = again.shards[name]
+    await eventually_async(lambda: first.shards and name not in first.shards, what="it has one of its own")
+    others = dict(first.shards)
+    for shelf in (first._shelf, again._shelf):
+        looks = count_calls(shelf, "names")
+        await eventually_async(lambda looks=looks: len(looks) >= 2, what="looks at what could be adopted")
+    assert again.shards == {name: shard}
+    assert shard.journal.failure is None
+    assert first.shards == others
+    for home in (again, first):
+        await home.close()
+
+
+def count_calls(of: Any, name: str) -> list[None]:
+    calls: list[None] = []
+    call = getattr(of, name)
+
+    def counted(*given: Any) -> Any:
+        answer = call(*given)
+        calls.append(None)
+        return answer
+
+    setattr(of, name, counted)
+    return calls
+
+
 async def test_a_server_that_loses_all_when_it_ends_is_refused_at_the_start(tmp_path: Path) -> None:
     with LoneRedis(tmp_path / "redis", appendonly="no") as server:
         with pytest.raises(FailedPrecondition, match="keeps no log on its disk"):
@@ -343,13 +510,33 @@ async def test_a_server_that_is_not_there_is_said(tmp_path: Path) -> None:
         await home_of(tmp_path / "one", away).start()
 
 
-async def test_replicas_have_what_is_confirmed(tmp_path: Path, own: LoneRedis) -> None:
-    with LoneRedis(tmp_path / "replica", replicaof=f"127.0.0.1 {own.port}") as replica:
+@contextlib.asynccontextmanager
+async def replica_of(own: LoneRedis, folder: Path) -> AsyncIterator[LoneRedis]:
+    with LoneRedis(folder, replicaof=f"127.0.0.1 {own.port}") as replica:
         await eventually_async(lambda: own.client.info("replication")["connected_slaves"] == 1, what="it is connected")  # type: ignore[index]
         await eventually_async(
             lambda: replica.client.info("replication")["master_link_status"] == "up",  # type: ignore[index]
             what="it follows",
         )
+        yield replica
+
+
+async def test_replicas_have_what_was_taken_before_it_is_served(tmp_path: Path, own: LoneRedis) -> None:
+    """One that does not and becomes the primary would give the journal to another broker as well."""
+    wanted = own.settings(replicas=1, takeover_s=1.0)
+    held = RedisShard(tmp_path / "j1", ManualClock(), redis=wanted)
+    async with replica_of(own, tmp_path / "replica") as replica:
+        await held.open()
+        assert replica.client.hget(held.keys.meta, "taken") == log_of(held).turn.name.encode()
+        await held.close()
+        replica.pause()
+        with pytest.raises(Unavailable, match="was taken is not on as many disks"):
+            await held.again()
+    assert not own.client.exists(held.keys.owner), "it is released"
+
+
+async def test_replicas_have_what_is_confirmed(tmp_path: Path, own: LoneRedis) -> None:
+    async with replica_of(own, tmp_path / "replica") as replica:
         held = RedisShard(tmp_path / "j1", ManualClock(), redis=own.settings(replicas=1, takeover_s=1.0))
         await held.open()
         await held.submit()
