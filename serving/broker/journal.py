@@ -242,8 +242,7 @@ class Journal:
 
     def _outcomes(self, changes: Sequence[Change]) -> list[MeshError | None]:
         """Of each, when they are written. The one that does not fit must not take the others with it: each half of them
-        is tried without the other, as each commit may take a while.
-        """
+        is tried without the other, as each commit may take a while."""
         if not changes or self.failure is not None:
             return [self.failure] * len(changes)
         started = time.monotonic()
