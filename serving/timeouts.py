@@ -109,11 +109,14 @@ async def unbroken(step: Awaitable[T], undo: Callable[[T], Awaitable[object]] | 
     task = asyncio.ensure_future(step)
     try:
         return await asyncio.shield(task)
-    except asyncio.CancelledError:
+    except asyncio.CancelledError as cancelled:
         while not task.done():
             with suppress(asyncio.CancelledError):  # another one; the first is raised below
                 await asyncio.wait([task])
-        if not task.cancelled() and task.exception() is None and undo is not None:
+        failed = None if task.cancelled() else task.exception()
+        if failed is not None:
+            raise cancelled from failed
+        if undo is not None and not task.cancelled():
             await unbroken(undo(task.result()))
         raise
 

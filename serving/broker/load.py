@@ -13,7 +13,7 @@ from serving.broker.home import Home
 from serving.broker.items import State
 from serving.broker.statistics import statistics
 
-_MOST_BUSY: Final = 1000
+_MOST_REPLICAS: Final = 1000
 
 
 def broker_load(home: Home, deployments: Collection[str]) -> pb.ReplicaLoad:
@@ -41,7 +41,7 @@ def _longest_run_s(home: Home, deployment: str) -> dict[str, float]:
         for item in [running.item for running in list(shard.running.values())]:
             if item.state is State.RUNNING and item.deployment == deployment:
                 found[item.replica] = max(found.get(item.replica, 0.0), now - item.started)
-    return dict(heapq.nlargest(_MOST_BUSY, found.items(), key=itemgetter(1)))
+    return dict(heapq.nlargest(_MOST_REPLICAS, found.items(), key=itemgetter(1)))
 
 
 def _mean_s(home: Home, deployment: str) -> float:

@@ -43,9 +43,7 @@ class QueueLoad:
     work_s: float = 0.0  # of what waits, in one place after the other; 0: not known
     places: int = 0  # items that replicas hold or would take at once
     replicas: int = 0
-    longest_run_s: Mapping[str, float] = field(
-        default_factory=dict
-    )  # by id of replica: of the item it runs for longest
+    longest_run_s: Mapping[str, float] = field(default_factory=dict)  # by id of replica: how long its oldest item runs
 
 
 @dataclass(frozen=True, slots=True)

@@ -238,6 +238,27 @@ async def test_a_step_that_is_not_to_be_broken_ends_before_its_cancellation_arri
     assert undone == ["given"]
 
 
+async def test_what_a_step_fails_with_stands_behind_its_cancellation() -> None:
+    async def step() -> None:
+        await asyncio.sleep(0.01)
+        raise ValueError("it fails")
+
+    causes: list[BaseException | None] = []
+
+    async def wait() -> None:
+        try:
+            await unbroken(step(), lambda _: pytest.fail("there is nothing to undo"))
+        except asyncio.CancelledError as cancelled:
+            causes.append(cancelled.__cause__)
+            raise
+
+    waits = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    await cancel_and_wait(waits)
+    assert waits.cancelled()
+    assert [str(cause) for cause in causes] == ["it fails"]
+
+
 async def test_a_step_that_nobody_breaks_gives_what_it_gives() -> None:
     async def fails() -> None:
         raise ValueError("it fails")
