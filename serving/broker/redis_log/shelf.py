@@ -84,7 +84,8 @@ class RedisPlace:
         self._shelf.let_go(self)
         try:
             if self._turn is not None:
-                self._give_up(self._turn, remove)
+                begun = self._turn.epoch == 1 and self._log is None  # and never served
+                self._give_up(self._turn, remove or begun)
         except MeshError as error:  # it expires
             keys = {"journal": self._keys.journal, "error": error.message}
             _LOG.warning("journal could not be released at the Redis server", extra=keys)

@@ -15,7 +15,7 @@ import redis as client_library
 from serving.broker.home import Home
 from serving.broker.redis_log import scripts
 from serving.broker.redis_log.log import RedisLog
-from serving.broker.redis_log.scripts import Keys
+from serving.broker.redis_log.scripts import Keys, journals_key
 from serving.broker.redis_log.settings import Address, RedisSettings
 from serving.broker.redis_log.shelf import RedisPlace, RedisShelf
 from serving.broker.settings import BrokerSettings
@@ -532,7 +532,13 @@ async def test_replicas_have_what_was_taken_before_it_is_served(tmp_path: Path, 
         replica.pause()
         with pytest.raises(Unavailable, match="was taken is not on as many disks"):
             await held.again()
+        begun = RedisShard(tmp_path / "j2", ManualClock(), redis=wanted)
+        with pytest.raises(Unavailable, match="was taken is not on as many disks"):
+            await begun.open()
     assert not own.client.exists(held.keys.owner), "it is released"
+    assert own.client.exists(held.keys.meta)
+    assert own.client.smembers(journals_key(wanted.scope)) == {b"j1"}, "a new one is not left behind by each try"
+    assert not own.client.exists(begun.keys.meta)
 
 
 async def test_replicas_have_what_is_confirmed(tmp_path: Path, own: LoneRedis) -> None:
