@@ -38,6 +38,16 @@ async def held(tmp_path: Path) -> AsyncIterator[RedisShard]:
 
 
 @pytest.fixture
+async def unheard(tmp_path: Path) -> AsyncIterator[RedisShard]:
+    """It does not renew while a test lasts."""
+    redis = shared_redis().settings(takeover_s=600.0)
+    made = RedisShard(tmp_path / "j1", ManualClock(), result_ttl_s=TTL_S, redis=redis)
+    await made.open()
+    yield made
+    await made.close()
+
+
+@pytest.fixture
 def own(tmp_path: Path) -> Iterator[LoneRedis]:
     """A server that the test may ruin."""
     with LoneRedis(tmp_path / "redis") as made:
@@ -189,32 +199,32 @@ async def test_an_old_broker_changes_nothing_any_more(held: RedisShard) -> None:
     await found.close()
 
 
-async def test_an_epoch_that_a_server_gives_twice_is_not_both_s(held: RedisShard) -> None:
+async def test_an_epoch_that_a_server_gives_twice_is_not_both_s(unheard: RedisShard) -> None:
     """It came back without the take, which was in its last second or not at the replica that follows it."""
     client: Any = shared_redis().client
-    client.hincrby(held.keys.meta, "epoch", -1)
-    found = await held.reborn(Path("j2"))
-    assert int(client.hget(held.keys.meta, "epoch")) == log_of(held).turn.epoch
+    client.hincrby(unheard.keys.meta, "epoch", -1)
+    found = await unheard.reborn(Path("j2"))
+    assert int(client.hget(unheard.keys.meta, "epoch")) == log_of(unheard).turn.epoch
     assert await found.submit(b"of the new one") == 1
     with pytest.raises(Unavailable, match="has another broker now"):
-        await held.submit(b"of the old one")
+        await unheard.submit(b"of the old one")
     await found.submit()
-    await asyncio.to_thread(held.place.release, remove=True)
-    assert client.exists(held.keys.owner), "it is the new one's"
-    assert client.hlen(held.keys.heads) == found.shard.journal.items == 2
+    await asyncio.to_thread(unheard.place.release, remove=True)
+    assert client.exists(unheard.keys.owner), "it is the new one's"
+    assert client.hlen(unheard.keys.heads) == found.shard.journal.items == 2
     await found.close()
 
 
-async def test_an_idle_broker_hears_of_a_take_of_the_same_epoch(held: RedisShard) -> None:
+async def test_an_idle_broker_hears_of_a_take_of_the_same_epoch(unheard: RedisShard) -> None:
     client: Any = shared_redis().client
-    client.hincrby(held.keys.meta, "epoch", -1)
-    found = await held.reborn(Path("j2"))
-    assert isinstance(held.shelf, RedisShelf)
-    assert isinstance(held.place, RedisPlace)
-    client.delete(held.keys.owner)
-    await asyncio.to_thread(held.place.renew)
-    assert client.get(held.keys.owner) != held.shelf.me.encode()
-    assert isinstance(held.shard.journal.failure, Unavailable)
+    client.hincrby(unheard.keys.meta, "epoch", -1)
+    found = await unheard.reborn(Path("j2"))
+    assert isinstance(unheard.shelf, RedisShelf)
+    assert isinstance(unheard.place, RedisPlace)
+    client.delete(unheard.keys.owner)
+    await asyncio.to_thread(unheard.place.renew)
+    assert client.get(unheard.keys.owner) != unheard.shelf.me.encode()
+    assert isinstance(unheard.shard.journal.failure, Unavailable)
     assert found.shard.journal.failure is None
     await found.close()
 
