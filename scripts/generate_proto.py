@@ -12,7 +12,7 @@ from pathlib import Path
 from grpc_tools import protoc
 
 ROOT = Path(__file__).resolve().parent.parent
-PROTOS = ("etcd", "records", "keeper", "routes", "broker")
+PROTOS = ("etcd", "records", "keeper", "routes", "broker", "batch")
 
 
 def generate(root: Path) -> int:

@@ -18,6 +18,8 @@ API_KEYS = ROOT + "keys/"
 SHARES = ROOT + "shares/"
 GATEWAYS = ROOT + "gateways/"
 ROUTES = ROOT + "routes/"
+FILES = ROOT + "files/"
+BATCHES = ROOT + "batches/"
 KEEPER_ELECTION = ROOT + "election/keeper/"
 
 
@@ -85,6 +87,24 @@ def route(name: str) -> str:
     return f"{ROUTES}{name}"
 
 
+def files(namespace: str) -> str:
+    """Prefix of the records of a namespace's files; see docs/design/0022-batch.md."""
+    return f"{FILES}{namespace}/"
+
+
+def file(namespace: str, file_id: str) -> str:
+    return f"{files(namespace)}{file_id}"
+
+
+def batches(namespace: str) -> str:
+    return f"{BATCHES}{namespace}/"
+
+
+def batch(namespace: str, batch_id: str, part: str) -> str:
+    """`part`: "order", "status", "cancel" or "claim"."""
+    return f"{batches(namespace)}{batch_id}/{part}"
+
+
 def deleted(key: AppKey, uid: str) -> str:
     """The tombstone of a deleted application; see docs/design/0002-store-loss.md."""
     return f"{DELETED}{key.namespace}/{key.name}/{uid}"
@@ -143,6 +163,14 @@ def parse_placement(key: str) -> tuple[str, AppKey] | None:
     if not key.startswith(PLACEMENTS) or len(parts) != 3:
         return None
     return parts[0], AppKey(parts[1], parts[2])
+
+
+def parse_batch(key: str) -> tuple[str, str, str] | None:
+    """`/mesh/v1/batches/<ns>/<id>/<part>` → namespace, batch and part; None for any other key."""
+    parts = key.removeprefix(BATCHES).split("/")
+    if not key.startswith(BATCHES) or len(parts) != 3:
+        return None
+    return parts[0], parts[1], parts[2]
 
 
 def parse_deleted(key: str) -> tuple[AppKey, str] | None:
