@@ -72,6 +72,6 @@ setup(
     ext_modules=[Extension("serving._native", sources=[])],
     cmdclass={"build_ext": CMakeBuild, "build_py": GenerateStubs},
     install_requires=requirements("runtime.txt"),
-    extras_require={"dev": requirements("dev.txt")},
+    extras_require={"dev": requirements("dev.txt"), "iceberg": ["pyiceberg"]},
     entry_points={"console_scripts": ["mesh=serving.cli:main"]},
 )
