@@ -1,0 +1,9 @@
+"""Where a job's rows come from."""
+
+from __future__ import annotations
+
+from serving.batch.sources.base import Source
+from serving.batch.sources.lines import CsvSource, JsonlSource
+from serving.batch.sources.parquet import ParquetSource
+
+__all__ = ["CsvSource", "JsonlSource", "ParquetSource", "Source"]
