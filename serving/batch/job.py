@@ -42,7 +42,7 @@ class BatchDone:
 
 @dataclass(frozen=True)
 class JobReport:
-    """`state`: finished or stopped. `counts` are of all runs, `computed` rows of this one; `duplicates` were left out."""
+    """`state`: finished or stopped. `counts`: of all runs; `computed`: rows of this one; `duplicates` were left out."""
 
     job: str
     state: str
@@ -68,12 +68,12 @@ def run_job(
     stop: Stop | None = None,
     disk_wait_s: float = 600.0,
 ) -> JobReport:
-    """Runs until the source has ended or `stop` is set; blocks. Ray must be connected; `folder` shared with its workers.
+    """Runs until the source has ended or `stop` is set; blocks. Ray must be connected, `folder` shared with workers.
 
-    `processor` takes a dataset and gives one with the same column `__row__`. Calling it again with the same source, sink
-    and folder goes on from the last commit. `on_batch` is called at least once for each batch, before the job goes on:
-    what it raises ends the job. Raises `Overtaken` where another run of the same folder has started since, `DiskFull`
-    where the disk was full for `disk_wait_s`, and what the pipeline failed with.
+    `processor` takes a dataset and gives one with the same column `__row__`. Calling this again with the same source,
+    sink and folder goes on from the last commit. `on_batch` is called at least once for each batch, before the job
+    goes on: what it raises ends the job. Raises `Overtaken` where another run of the same folder has started since,
+    `DiskFull` where the disk was full for `disk_wait_s`, and what the pipeline failed with.
     """
     if commit_every_s <= 0 or commit_rows < 1 or block_rows < 1 or disk_wait_s < 0:
         raise InvalidArgument("commit_every_s, commit_rows and block_rows must be above 0, disk_wait_s not below")

@@ -18,7 +18,7 @@ _LINE_EVERY_S: Final = 10.0  # where nobody looks at a terminal
 
 @dataclass(frozen=True)
 class Progress:
-    """`state`: waiting (for the source), running, disk_full, publishing, finished, stopped. `rows` are committed ones."""
+    """`state`: waiting (for the source), running, disk_full, publishing, finished, stopped. `rows`: committed."""
 
     job: str
     state: str
@@ -69,7 +69,7 @@ class Rate:
 
 
 class LinePrinter:
-    """`on_progress` for people: one line that changes on a terminal, else one every ten seconds and at each change of state."""
+    """`on_progress` for people: a line that changes on a terminal, else one every ten seconds."""
 
     def __init__(self, stream: TextIO = sys.stderr, *, machine: bool = False) -> None:
         """`machine`: JSON, a line for each report."""

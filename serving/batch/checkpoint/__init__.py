@@ -1,4 +1,4 @@
-"""What makes a job exactly once and resumable: identifiers of rows, parts, and a log that one driver at a time goes on with."""
+"""Each row once, and resumable: identifiers of rows, parts, and a log that one driver at a time goes on with."""
 
 from __future__ import annotations
 

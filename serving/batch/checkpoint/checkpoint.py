@@ -28,7 +28,7 @@ _JOB: Final = "job.json"
 
 
 class Checkpoint:
-    """Opening it overtakes whoever had it. Every method may raise `Overtaken` (stop then) and `DiskFull` (try again)."""
+    """Opening it overtakes whoever had it. Methods may raise `Overtaken` (stop then) and `DiskFull` (try again)."""
 
     def __init__(self, files: Files, description: JsonObject, part_format: PartFormat) -> None:
         """`description` says what is read and where it goes: FailedPrecondition where the folder is another job's."""
@@ -141,8 +141,8 @@ class Checkpoint:
             raise DataLoss(f"{self._files.path(_JOB)} is damaged: start the job in a new folder")
         if record["description"] != wanted:
             raise FailedPrecondition(
-                f"{self._files.root} is the folder of another job: that one {_difference(record['description'], wanted)};"
-                " use a folder of its own for each job"
+                f"{self._files.root} is the folder of another job:"
+                f" that one {_difference(record['description'], wanted)}; use a folder of its own for each job"
             )
         return str(record["job"])
 

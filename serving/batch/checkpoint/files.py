@@ -1,4 +1,4 @@
-"""What a checkpoint does with a file system, and nothing more: a seam where tests break it off between any two steps."""
+"""What a checkpoint does with a file system, and nothing more: where tests break it off between any two steps."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Files:
             self.path(name).mkdir(parents=True, exist_ok=True)
 
     def write(self, name: str, fill: Callable[[BinaryIO], None]) -> int:
-        """Makes a file that nobody else writes and makes it durable. Returns its bytes. DiskFull: nothing is left of it."""
+        """Makes a durable file that nobody else writes. Returns its bytes. DiskFull: nothing is left of it."""
         path = self.path(name)
         try:
             with disk_errors(path), path.open("xb") as stream:

@@ -78,7 +78,7 @@ def packed(texts: Iterable[str]) -> bytes:
         data = [bytes.fromhex(text) for text in texts]
     except (TypeError, ValueError) as error:
         raise InvalidArgument(
-            f"the column `{IDENTIFIER}` holds something else than the source put there: steps of a pipeline must keep it"
+            f"the column `{IDENTIFIER}` holds something else than the source put there: every step must keep it"
         ) from error
     if any(len(one) != WIDTH for one in data):
         raise InvalidArgument(f"the column `{IDENTIFIER}` must hold {WIDTH * 2} hexadecimal digits for each row")

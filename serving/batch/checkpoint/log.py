@@ -1,7 +1,7 @@
-"""The log of a job: entries with consecutive numbers, each created exclusively, so that one driver at a time can go on.
+"""The log of a job: entries with consecutive numbers, each created exclusively, so that one driver at a time goes on.
 
-Who wants to change anything makes entry n + 1 after having read up to n. Of two that try, one is told that the number is
-taken: it has been overtaken, and stops. What is not whole (a torn file) counts as void: nobody was told that it is there.
+Who wants to change anything makes entry n + 1 after having read up to n. Of two that try, one is told that the number
+is taken: it has been overtaken, and stops. What is not whole (a torn file) is void: nobody was told that it is there.
 """
 
 from __future__ import annotations

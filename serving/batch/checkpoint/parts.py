@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +12,6 @@ from typing import Any, BinaryIO, Final, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from serving.batch.checkpoint.files import DiskFull, Files
 from serving.batch.checkpoint.identifiers import IDENTIFIER, WIDTH, packed
@@ -58,19 +58,22 @@ def astuple(counts: Counts) -> tuple[int, int, int, int]:
 def counts_of(table: pa.Table) -> Counts:
     return Counts(
         rows=table.num_rows,
-        errors=table.num_rows - table.column(ERROR).null_count if ERROR in table.column_names else 0,
-        prompt_tokens=_total(table, PROMPT_TOKENS),
-        completion_tokens=_total(table, COMPLETION_TOKENS),
+        errors=sum(value is not None for value in _values(table, ERROR)),
+        prompt_tokens=sum(map(_whole_number, _values(table, PROMPT_TOKENS))),
+        completion_tokens=sum(map(_whole_number, _values(table, COMPLETION_TOKENS))),
     )
 
 
-def _total(table: pa.Table, column: str) -> int:
-    if column not in table.column_names:
-        return 0
-    values = table.column(column)
-    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
-        return 0
-    return int(pc.sum(values).as_py() or 0)
+def _values(table: pa.Table, column: str) -> list[Any]:
+    # Not Arrow's own counts and sums: a column of Python objects has neither nulls nor numbers for Arrow.
+    return list(table.column(column).to_pylist()) if column in table.column_names else []
+
+
+def _whole_number(value: object) -> int:
+    """0 of what is no number; a CSV has text."""
+    if isinstance(value, str):
+        return int(value) if value.isdecimal() else 0
+    return int(value) if isinstance(value, int | float) and math.isfinite(value) else 0
 
 
 @dataclass(frozen=True)

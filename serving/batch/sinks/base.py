@@ -41,7 +41,7 @@ class Publication:
 
 
 class Sink(Protocol):
-    """`publish` may be called again for the same batch, by another driver too, until one has recorded that it is done."""
+    """`publish` may be called again for the same batch, by another driver too, until one has recorded it."""
 
     @property
     def part_format(self) -> PartFormat: ...

@@ -99,7 +99,7 @@ def dataset_of(name: str, tasks: Sequence[_T], read: Callable[[_T], Iterable[pa.
 
 
 def table_of(rows: Sequence[Mapping[str, Any]], identifiers: Sequence[str]) -> pa.Table:
-    """Rows as JSON has them, unchanged: text as strings, all else as Python objects, whose columns always fit together."""
+    """Rows as JSON has them, unchanged: text as strings, else as Python objects, whose columns always fit together."""
     names = dict.fromkeys(name for row in rows for name in row)
     table = table_of_columns({name: [row.get(name) for row in rows] for name in names})
     return table.append_column(IDENTIFIER, pa.array(identifiers, type=pa.string()))

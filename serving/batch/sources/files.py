@@ -24,7 +24,7 @@ _SAMPLE_BYTES: Final = 1 << 20
 
 
 def listed(paths: Sequence[str], suffixes: Sequence[str]) -> list[Listed]:
-    """Files of paths, folders (with all below that end so) and patterns, sorted by name. NotFound: a path names nothing."""
+    """Files of paths, folders (all below that end so) and patterns, sorted by name. NotFound: a path names nothing."""
     found: list[Listed] = []
     for number, path in enumerate(paths):
         prefix = f"{number}:" if len(paths) > 1 else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import BinaryIO, Final
 
 _AT_MOST: Final = 32 << 20
@@ -43,12 +44,12 @@ def by_bytes(file: Listed, target: int) -> Iterator[Split]:
     """Where a piece begins within a row, its reader leaves that row to the one before."""
     count = max(1, round(file.size / target))
     edges = [file.size * at // count for at in range(count + 1)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         yield Split(file, start, end)
 
 
 def by_records(file: Listed, stream: BinaryIO, target: int) -> Iterator[Split]:
-    """Of a CSV as RFC 4180 has it: edges are ends of lines that lie in no quotes, that is after an even number of them."""
+    """Of a CSV as RFC 4180 has it: edges are ends of lines that lie in no quotes: after an even number of them."""
     start = position = quotes = 0
     line = b""
     while position < file.size:
