@@ -191,6 +191,7 @@ class _Run:
                     self._patient(checkpoint.commit)
                     checkpoint.still_ours()
                     committed = time.monotonic()
+                    self._tell("running")
                 self._tell_now_and_then("running")
         finally:
             execution.close()

@@ -1,0 +1,87 @@
+"""A driver of a batch job in a process of its own: `python -m tests.support.batch_driver ADDRESS OPTIONS`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+
+from serving.batch.job import run_job
+from serving.batch.progress import LinePrinter, Progress
+from serving.batch.sinks import CsvSink, JsonlSink, ParquetSink
+from serving.batch.sources import CsvSource, JsonlSource, ParquetSource
+from serving.errors import MeshError
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+_SOURCES = {"jsonl": JsonlSource, "csv": CsvSource, "parquet": ParquetSource}
+_SINKS = {"jsonl": JsonlSink, "csv": CsvSink, "parquet": ParquetSink}
+
+
+class Doubling:
+    """`n` becomes `doubled`. Each row that is computed is told in a file of the process, before it is given."""
+
+    def __init__(self, told: str, seconds_per_row: float) -> None:
+        self._path = Path(told) / f"{os.getpid()}-{uuid.uuid4().hex}"
+        self._seconds = seconds_per_row
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        numbers = [int(n) for n in batch["n"]]
+        for _ in numbers:
+            time.sleep(self._seconds)
+        with self._path.open("a") as stream:
+            stream.write("".join(f"{n}\n" for n in numbers))
+        return {**batch, "doubled": [2 * n for n in numbers]}
+
+
+def main(address: str, options: dict[str, Any]) -> int:
+    ray.init(address=address, namespace="batch", log_to_driver=False, logging_level="error")
+    stop = threading.Event()
+    printer = LinePrinter(sys.stdout, machine=True)
+
+    def told(progress: Progress) -> None:
+        printer(progress)
+        if progress.rows >= options.get("stop_at", sys.maxsize):
+            stop.set()
+
+    def work(rows: Dataset) -> Dataset:
+        return rows.map_batches(
+            Doubling,
+            fn_constructor_args=(options["told"], options.get("seconds_per_row", 0.0)),
+            batch_size=options.get("batch_size", 32),
+            concurrency=2,
+        )
+
+    kind = options.get("kind", "jsonl")
+    try:
+        report = run_job(
+            _SOURCES[kind](options["source"], identifier=options.get("identifier", "")),
+            work,
+            _SINKS[options.get("sink_kind", kind)](options["output"]),
+            options["folder"],
+            commit_every_s=options.get("commit_every_s", 0.3),
+            block_rows=options.get("block_rows", 64),
+            on_progress=told,
+            stop=stop,
+            disk_wait_s=options.get("disk_wait_s", 600.0),
+        )
+    except MeshError as error:
+        print(json.dumps({"error": type(error).__name__, "message": error.message}), flush=True)
+        return 1
+    print(
+        json.dumps({"report": {"state": report.state, "rows": report.counts.rows, "computed": report.computed}}),
+        flush=True,
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], json.loads(sys.argv[2])))
