@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from serving.batch.job import run_job
+from serving.batch.job import BatchDone, run_job
 from serving.batch.progress import LinePrinter, Progress
 from serving.batch.sinks import CsvSink, JsonlSink, ParquetSink
-from serving.batch.sources import CsvSource, JsonlSource, ParquetSource
+from serving.batch.sources import CsvSource, FolderSource, JsonlSource, ParquetSource, Source
 from serving.errors import MeshError
 
 if TYPE_CHECKING:
@@ -60,16 +60,23 @@ def main(address: str, options: dict[str, Any]) -> int:
             concurrency=2,
         )
 
+    def batch_done(batch: BatchDone) -> None:
+        print(json.dumps({"batch": batch.key, "output": batch.outputs[0], "count": batch.counts.rows}), flush=True)
+
     kind = options.get("kind", "jsonl")
+    source: Source = _SOURCES[kind](options["source"], identifier=options.get("identifier", ""))
+    if options.get("grows"):
+        source = FolderSource(JsonlSource(options["source"]), poll_s=0.2, max_files=2)
     try:
         report = run_job(
-            _SOURCES[kind](options["source"], identifier=options.get("identifier", "")),
+            source,
             work,
             _SINKS[options.get("sink_kind", kind)](options["output"]),
             options["folder"],
             commit_every_s=options.get("commit_every_s", 0.3),
             block_rows=options.get("block_rows", 64),
             on_progress=told,
+            on_batch=batch_done,
             stop=stop,
             disk_wait_s=options.get("disk_wait_s", 600.0),
         )
