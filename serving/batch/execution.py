@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _LOG: Final = get_logger(__name__)
 _WAITING_PARTS: Final = 256  # told by workers, not yet taken by the driver
 _END_WITHIN_S: Final = 30.0
+_RAYS_ADVICE: Final = "\nFailed to apply UDF transform after"  # that Ray Data puts behind messages
 _PUT_S: Final = 0.5
 Processor = Callable[["Dataset"], "Dataset"]
 
@@ -55,6 +56,7 @@ def pipeline(
 ) -> Dataset:
     """Rows → those not finished → the processor → parts. `block_rows`: at most so many make one part and one task."""
     rows.context.enable_progress_bars = False
+    rows.context.raise_original_map_exception = True  # else what a step raised does not reach the driver, only its text
     if finished_path:
         rows = rows.map_batches(_LeaveOut(finished_path).__call__, batch_size=None, batch_format="pyarrow")
     rows = processor(rows.repartition(target_num_rows_per_block=block_rows))
@@ -124,12 +126,12 @@ def _texts(block: Any) -> list[str]:
 
 def error_of(error: BaseException) -> MeshError:
     """The mesh's own error that a worker raised, or what the failure of the pipeline comes to."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, MeshError):
-            return seen
-        seen = getattr(seen, "cause", None) or seen.__cause__
-    if isinstance(error, ray.exceptions.RaySystemError | ray.exceptions.RayActorError | ConnectionError):
-        return Unavailable(f"the Ray cluster is gone or does not answer: {error}; start the job again to go on")
-    text = str(error).strip().splitlines()
-    return Internal(f"the job's pipeline failed: {type(error).__name__}: {text[-1] if text else ''}")
+    cause = error
+    while isinstance(cause, ray.exceptions.RayTaskError) and isinstance(cause.cause, BaseException):
+        cause = cause.cause  # a RayTaskError is also one of its cause's class
+    text = str(cause).partition(_RAYS_ADVICE)[0].strip()
+    if isinstance(cause, MeshError):
+        return type(cause)(text)
+    if isinstance(cause, ray.exceptions.RaySystemError | ray.exceptions.RayActorError | ConnectionError):
+        return Unavailable(f"the Ray cluster is gone or does not answer: {text}; start the job again to go on")
+    return Internal(f"the job's pipeline failed: {type(cause).__name__}: {text}")

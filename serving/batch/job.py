@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from serving.observe import get_logger
 
 _LOG: Final = get_logger(__name__)
 _T = TypeVar("_T")
+_ROOM_BYTES: Final = 64 << 10  # less is a full disk
 _TICK_S: Final = 0.25
 _TELL_EVERY_S: Final = 1.0
 
@@ -121,7 +123,12 @@ class _Run:
         self._told = 0.0
 
     def run(self) -> JobReport:
-        state = "finished" if self._go() else "stopped"
+        try:
+            state = "finished" if self._go() else "stopped"
+        except DiskFull:
+            if not self._stop.is_set():
+                raise
+            state = "stopped"
         self._tell(state)
         done = self._checkpoint.state
         counts = self._counts()
@@ -191,12 +198,18 @@ class _Run:
                     self._patient(checkpoint.commit)
                     checkpoint.still_ours()
                     committed = time.monotonic()
-                    self._tell("running")
-                self._tell_now_and_then("running")
+                    self._tell(self._state())
+                self._tell_now_and_then(self._state())
+            while self._stop.is_set() and (part := execution.next(0.0)) is not None:  # what came before the stop counts
+                self._computed += checkpoint.take(part).counts
         finally:
             execution.close()
         self._patient(checkpoint.commit)
         return execution.ended
+
+    def _state(self) -> str:
+        """Of work that goes on: workers that wait for room on the disk cannot say so themselves."""
+        return "disk_full" if shutil.disk_usage(self._files.root).free < _ROOM_BYTES else "running"
 
     def _publish(self, batch: Batch) -> None:
         checkpoint = self._checkpoint
@@ -211,6 +224,7 @@ class _Run:
             self._on_batch(BatchDone(key, batch.number, counts, tuple(outputs)))
         position = self._source.advance(checkpoint.state.position, batch.plan)
         self._patient(lambda: checkpoint.published(position, outputs))
+        self._total = 0  # of the batch under way
 
     def _patient(self, step: Callable[[], _T]) -> _T:
         """A step that is tried again while the disk is full."""
@@ -238,6 +252,7 @@ class _Run:
         rows_per_s, tokens_per_s = self._rate.per_second()
         batch = self._checkpoint.state.batch
         within = batch.counts.rows if batch is not None else 0
+        total = None if self._total is None else self._checkpoint.state.published.rows + self._total
         left = None if self._total is None or not rows_per_s else max(0, self._total - within) / rows_per_s
         self._on_progress(
             Progress(
@@ -246,7 +261,7 @@ class _Run:
                 batch=batch.number if batch is not None else self._checkpoint.state.batches,
                 rows=counts.rows,
                 pending=self._checkpoint.pending.rows,
-                total=self._total,
+                total=total,
                 errors=counts.errors,
                 prompt_tokens=counts.prompt_tokens,
                 completion_tokens=counts.completion_tokens,

@@ -42,6 +42,17 @@ class Doubling:
         return {**batch, "doubled": [2 * n for n in numbers]}
 
 
+def _lose_the_identifier(batch: dict[str, Any]) -> dict[str, Any]:
+    return {"n": batch["n"]}
+
+
+def _fail(batch: dict[str, Any]) -> dict[str, Any]:
+    raise ValueError(f"no work for {len(batch)} columns")
+
+
+_FAULTS = {"loses the identifier": _lose_the_identifier, "fails": _fail}
+
+
 def main(address: str, options: dict[str, Any]) -> int:
     ray.init(address=address, namespace="batch", log_to_driver=False, logging_level="error")
     stop = threading.Event()
@@ -53,6 +64,8 @@ def main(address: str, options: dict[str, Any]) -> int:
             stop.set()
 
     def work(rows: Dataset) -> Dataset:
+        if "fault" in options:
+            return rows.map_batches(_FAULTS[options["fault"]])
         return rows.map_batches(
             Doubling,
             fn_constructor_args=(options["told"], options.get("seconds_per_row", 0.0)),

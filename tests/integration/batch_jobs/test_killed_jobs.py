@@ -42,6 +42,7 @@ def test_of_two_drivers_the_older_one_stops(cluster: RayCluster, world: World) -
     world.check_output()
 
 
+@pytest.mark.long
 def test_a_driver_that_stood_still_changes_nothing_any_more(cluster: RayCluster, world: World) -> None:
     older = world.start(cluster)
     older.reaches(50)

@@ -42,6 +42,7 @@ def test_a_csv_becomes_parquet(cluster: RayCluster, tmp_path: Path) -> None:
     assert table.column("text").to_pylist() == [f'"{n}",\n' for n in range(2000)]
 
 
+@pytest.mark.long
 def test_parquet_becomes_json_lines(cluster: RayCluster, tmp_path: Path) -> None:
     world = World(tmp_path, 0)
     table = pa.table({"n": range(2000), "text": [f"row {n}" for n in range(2000)]})
@@ -72,6 +73,24 @@ def test_a_folder_grows_and_ends(cluster: RayCluster, tmp_path: Path) -> None:
     assert len(set(keys)) == 3
     rows = [json.loads(line)["doubled"] for path in tmp_path.glob("out-*.jsonl") for line in path.open()]
     assert sorted(rows) == sorted([2 * n for n in range(50)] + 3 * [2 * n for n in range(60)])
+
+
+@pytest.mark.parametrize(
+    ("fault", "error", "says"),
+    [
+        ("loses the identifier", "InvalidArgument", "each step must keep it"),
+        ("fails", "Internal", "no work for 3 columns"),
+        ("", "InvalidArgument", "byte 0: this line is no JSON"),
+    ],
+)
+def test_what_fails_is_said(cluster: RayCluster, tmp_path: Path, fault: str, error: str, says: str) -> None:
+    world = World(tmp_path, 100)
+    if not fault:
+        world.source.write_text("{\n")
+    said = world.start(cluster, **({"fault": fault} if fault else {})).ends()
+    assert said["error"] == error
+    assert says in said["message"]
+    assert not world.output.exists()
 
 
 def told(said: list[dict[str, object]]) -> list[dict[str, object]]:
