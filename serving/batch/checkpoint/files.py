@@ -77,12 +77,6 @@ class Files:
         self.sync_folder(path.parent)
         return True
 
-    def replace(self, source: str, target: Path) -> None:
-        """Puts a file of this folder under a name outside of it, in place of what was there."""
-        with disk_errors(target):
-            os.replace(self.path(source), target)
-        self.sync_folder(target.parent)
-
     def read(self, name: str) -> bytes:
         return self.path(name).read_bytes()
 

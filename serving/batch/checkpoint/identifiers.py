@@ -42,7 +42,7 @@ def identifier_of_value(value: object) -> str:
     """The identifier of a row that the user named by a column's value."""
     if value is None:
         raise InvalidArgument("a row has no value in the identifier's column: every row needs one, unlike all others")
-    return _digest(b"value", json_text(value).encode())
+    return _digest(b"value", json_text(value).encode("utf-8", "surrogatepass"))
 
 
 def identifier_of_place(file: str, position: int, content: bytes) -> str:

@@ -35,7 +35,7 @@ class JsonlFormat:
 
     def write(self, table: pa.Table, stream: BinaryIO) -> None:
         for batch in table.to_batches(ROWS_IN_PIECE):
-            stream.write("".join(f"{_json(row)}\n" for row in batch.to_pylist()).encode())
+            stream.writelines(_line(row) for row in batch.to_pylist())
 
     def read(self, path: str) -> Iterator[pa.Table]:
         with open(path, "rb") as stream:
@@ -43,6 +43,14 @@ class JsonlFormat:
                 rows = [json.loads(line) for line in lines]
                 names = list(dict.fromkeys(name for row in rows for name in row))
                 yield table_of_columns({name: [row.get(name) for row in rows] for name in names})
+
+
+def _line(row: Mapping[str, Any]) -> bytes:
+    text = _json(row)
+    try:
+        return f"{text}\n".encode()
+    except UnicodeEncodeError:  # half of a surrogate pair: JSON can write it, UTF-8 cannot
+        return f"{json.dumps(json.loads(text))}\n".encode()
 
 
 def _json(row: Mapping[str, Any]) -> str:
@@ -68,7 +76,7 @@ class CsvFormat:
     suffix = ".csv"
 
     def write(self, table: pa.Table, stream: BinaryIO) -> None:
-        text = io.TextIOWrapper(stream, encoding="utf-8", newline="", write_through=True)
+        text = io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline="", write_through=True)
         writer = csv.writer(text)
         writer.writerow(table.column_names)
         for batch in table.to_batches(ROWS_IN_PIECE):

@@ -47,12 +47,19 @@ def _plain(column: pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
     if not isinstance(column.type, pa.ExtensionType):
         return column
     values = column.to_pylist()
-    if any(isinstance(value, dict | list) for value in values):
-        return pa.array([None if value is None else json_text(value) for value in values], type=pa.string())
-    try:
-        return pa.array(values)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        return pa.array([None if value is None else json_text(value) for value in values], type=pa.string())
+    if not any(isinstance(value, dict | list) for value in values):
+        try:
+            return pa.array(values)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError):
+            pass  # of several types, or what no type of Arrow holds
+    return pa.array([_text(value) for value in values], type=pa.string())
+
+
+def _text(value: object) -> str | None:
+    if value is None:
+        return None
+    text = value if isinstance(value, str) else json_text(value)
+    return text.encode("utf-8", "replace").decode()  # halves of surrogate pairs have no UTF-8
 
 
 class ParquetSink:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
@@ -113,5 +114,6 @@ def _column(values: list[Any]) -> pa.Array:
     if all(value is None for value in values):
         return pa.nulls(len(values))
     if all(value is None or isinstance(value, str) for value in values):
-        return pa.array(values, type=pa.string())
+        with contextlib.suppress(UnicodeEncodeError):  # JSON may have halves of surrogate pairs, Arrow's strings not
+            return pa.array(values, type=pa.string())
     return ArrowPythonObjectArray.from_objects(values)

@@ -153,6 +153,7 @@ class _Records:
         self._end = _WHOLE if split.file.path.endswith(_GZIP) else min(split.end, split.file.size)
         self.position = split.start
         self._taken: list[bytes] = []
+        csv.field_size_limit(_LINE_BYTES)
         self._reader = csv.reader(self._text(), delimiter=delimiter, strict=True)
 
     def __iter__(self) -> Iterator[tuple[int, bytes, list[str]]]:

@@ -30,10 +30,6 @@ class Split:
     start: int
     end: int
 
-    @property
-    def whole(self) -> bool:
-        return self.start == 0 and self.end >= self.file.size
-
 
 def target_bytes(total: int) -> int:
     """How large a split should be."""

@@ -112,6 +112,16 @@ def test_failed_rows_and_tokens_are_counted(tmp_path: Path) -> None:
     assert rows_in(sink, tmp_path / "o")[0]["z"] is None
 
 
+def test_text_that_no_encoding_has_stops_nothing(tmp_path: Path) -> None:
+    half = {"n": 1, "text": "\ud800", "x": ["\udfff", "é"]}
+    for kind in (JsonlSink, CsvSink, ParquetSink):
+        sink = kind(tmp_path / f"{kind.__name__}")
+        checkpoint = committed(tmp_path / f"job-{kind.__name__}", sink, [[half]])
+        sink.publish(publication_of(Files(tmp_path / f"job-{kind.__name__}"), checkpoint))
+    assert rows_in(JsonlSink(""), tmp_path / "JsonlSink") == [half]
+    assert rows_in(ParquetSink(""), tmp_path / "ParquetSink")[0]["text"] == "?"
+
+
 def test_columns_of_types_that_do_not_fit_are_told(tmp_path: Path) -> None:
     sink = ParquetSink(tmp_path / "out")
     checkpoint = committed(tmp_path / "job", sink, [[{"n": 1, "x": 5}], [{"n": 2, "x": "five"}]])

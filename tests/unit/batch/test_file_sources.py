@@ -73,6 +73,11 @@ def test_a_csv_is_never_cut_within_quotes(
     assert read(CsvSource(path), target) == (whole, ids)
 
 
+def test_long_fields_of_a_csv_are_read(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"a\n{'x' * 300_000}\n")
+    assert len(str(read(CsvSource(tmp_path), 1 << 20)[0][0]["a"])) == 300_000
+
+
 def test_parquet_is_split_by_row_groups(tmp_path: Path) -> None:
     table = pa.table({"n": range(1000), "text": [f"row {n}" for n in range(1000)], "v": [[n, n] for n in range(1000)]})
     pq.write_table(table, tmp_path / "rows.parquet", row_group_size=100)
