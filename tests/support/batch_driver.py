@@ -27,16 +27,22 @@ _SINKS = {"jsonl": JsonlSink, "csv": CsvSink, "parquet": ParquetSink}
 
 
 class Doubling:
-    """`n` becomes `doubled`. Each row that is computed is told in a file of the process, before it is given."""
+    """`n` becomes `doubled`. Each row that is computed is told in a file of the process, before it is given.
 
-    def __init__(self, told: str, seconds_per_row: float) -> None:
+    Rows from `hold_from` on are never done: whoever is to meet a job under way cannot come too late.
+    """
+
+    def __init__(self, told: str, seconds_per_row: float, hold_from: int) -> None:
         self._path = Path(told) / f"{os.getpid()}-{uuid.uuid4().hex}"
         self._seconds = seconds_per_row
+        self._hold_from = hold_from
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         numbers = [int(n) for n in batch["n"]]
         for _ in numbers:
             time.sleep(self._seconds)
+        while max(numbers) >= self._hold_from:
+            time.sleep(0.1)
         with self._path.open("a") as stream:
             stream.write("".join(f"{n}\n" for n in numbers))
         return {**batch, "doubled": [2 * n for n in numbers]}
@@ -68,7 +74,11 @@ def main(address: str, options: dict[str, Any]) -> int:
             return rows.map_batches(_FAULTS[options["fault"]])
         return rows.map_batches(
             Doubling,
-            fn_constructor_args=(options["told"], options.get("seconds_per_row", 0.0)),
+            fn_constructor_args=(
+                options["told"],
+                options.get("seconds_per_row", 0.0),
+                options.get("hold_from", sys.maxsize),
+            ),
             batch_size=options.get("batch_size", 32),
             concurrency=2,
         )

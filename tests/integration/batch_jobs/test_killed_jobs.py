@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
 
 def test_a_driver_and_a_worker_are_killed(cluster: RayCluster, world: World) -> None:
-    first = world.start(cluster)
+    first = world.start(cluster, hold_from=400)
     first.reaches(100)
     first.kill()
     before = world.finished()
@@ -34,7 +34,7 @@ def test_a_driver_and_a_worker_are_killed(cluster: RayCluster, world: World) -> 
 
 
 def test_of_two_drivers_the_older_one_stops(cluster: RayCluster, world: World) -> None:
-    older = world.start(cluster)
+    older = world.start(cluster, hold_from=400)
     older.reaches(50)
     newer = world.start(cluster)
     assert older.ends()["error"] == "Overtaken"
@@ -44,7 +44,7 @@ def test_of_two_drivers_the_older_one_stops(cluster: RayCluster, world: World) -
 
 @pytest.mark.long
 def test_a_driver_that_stood_still_changes_nothing_any_more(cluster: RayCluster, world: World) -> None:
-    older = world.start(cluster)
+    older = world.start(cluster, hold_from=400)
     older.reaches(50)
     os.kill(older.process.pid, signal.SIGSTOP)
     before = world.finished()
