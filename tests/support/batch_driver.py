@@ -29,19 +29,20 @@ _SINKS = {"jsonl": JsonlSink, "csv": CsvSink, "parquet": ParquetSink}
 class Doubling:
     """`n` becomes `doubled`. Each row that is computed is told in a file of the process, before it is given.
 
-    Rows from `hold_from` on are never done: whoever is to meet a job under way cannot come too late.
+    Rows from `hold_from` on wait for the file `go`: whoever is to meet a job under way cannot come too late.
     """
 
-    def __init__(self, told: str, seconds_per_row: float, hold_from: int) -> None:
+    def __init__(self, told: str, seconds_per_row: float, hold_from: int, go: str) -> None:
         self._path = Path(told) / f"{os.getpid()}-{uuid.uuid4().hex}"
         self._seconds = seconds_per_row
         self._hold_from = hold_from
+        self._go = Path(go)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         numbers = [int(n) for n in batch["n"]]
         for _ in numbers:
             time.sleep(self._seconds)
-        while max(numbers) >= self._hold_from:
+        while max(numbers) >= self._hold_from and not self._go.exists():
             time.sleep(0.1)
         with self._path.open("a") as stream:
             stream.write("".join(f"{n}\n" for n in numbers))
@@ -78,6 +79,7 @@ def main(address: str, options: dict[str, Any]) -> int:
                 options["told"],
                 options.get("seconds_per_row", 0.0),
                 options.get("hold_from", sys.maxsize),
+                options.get("go", ""),
             ),
             batch_size=options.get("batch_size", 32),
             concurrency=2,

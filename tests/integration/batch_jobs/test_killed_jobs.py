@@ -22,9 +22,10 @@ def test_a_driver_and_a_worker_are_killed(cluster: RayCluster, world: World) -> 
     first.kill()
     before = world.finished()
     assert 100 <= len(before) < world.rows
-    second = world.start(cluster)
+    second = world.start(cluster, hold_from=700)
     second.reaches(len(before) + 50)
     kill_a_worker(cluster, random.Random(7))
+    world.release(2)
     report = second.ends()["report"]
     assert (report["state"], report["rows"], report["computed"]) == ("finished", world.rows, world.rows - len(before))
     world.check_run(before, 2)
@@ -59,7 +60,7 @@ def test_a_driver_that_stood_still_changes_nothing_any_more(cluster: RayCluster,
 
 
 def test_a_job_is_stopped_and_goes_on(cluster: RayCluster, world: World) -> None:
-    first = world.start(cluster, stop_at=100).ends()["report"]
+    first = world.start(cluster, stop_at=100, hold_from=400).ends()["report"]
     assert first["state"] == "stopped"
     before = world.finished()
     assert len(before) == first["rows"] < world.rows

@@ -59,13 +59,13 @@ def test_a_folder_grows_and_ends(cluster: RayCluster, tmp_path: Path) -> None:
     folder.mkdir()
     options = {"grows": True, "source": str(folder), "output": str(tmp_path / "out-{batch}.jsonl")}
     first = world.start(cluster, **options)
-    write_jsonl(folder / "a.jsonl", [{"n": n} for n in range(50)])
+    arrives(folder / "a.jsonl", 50)
     eventually(
         lambda: any("batch" in line for line in told(first.said())), timeout_s=ENDS_WITHIN_S, what="a batch is done"
     )
     first.kill()
     for name in "bcd":
-        write_jsonl(folder / f"{name}.jsonl", [{"n": n} for n in range(60)])
+        arrives(folder / f"{name}.jsonl", 60)
     (folder / "_END").touch()
     second = world.start(cluster, **options)
     assert second.ends()["report"]["rows"] == 50 + 3 * 60
@@ -93,6 +93,13 @@ def test_what_fails_is_said(cluster: RayCluster, tmp_path: Path, fault: str, err
     assert not world.output.exists()
 
 
+def arrives(path: Path, rows: int) -> None:
+    """As whole files do."""
+    making = path.parent.parent / path.name
+    write_jsonl(making, [{"n": n} for n in range(rows)])
+    making.rename(path)
+
+
 def told(said: list[dict[str, object]]) -> list[dict[str, object]]:
     return [line for line in said if "output" in line]
 
@@ -111,7 +118,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_job_waits_for_room_on_a_full_disk(cluster: RayCluster, tmp_path: Path, small_disk: Path) -> None:
     world = World(tmp_path, 800, seconds_per_row=0.005)
     world.job = small_disk / "job"
-    driver = world.start(cluster)
+    driver = world.start(cluster, hold_from=400)
     try:
         driver.reaches(50)
         ballast = small_disk / "ballast"
@@ -123,6 +130,7 @@ def test_a_job_waits_for_room_on_a_full_disk(cluster: RayCluster, tmp_path: Path
             what="the job says that the disk is full",
         )
         ballast.unlink()
+        world.release(1)
         assert driver.ends()["report"]["rows"] == world.rows
         world.check_output()
     finally:

@@ -42,9 +42,14 @@ class World:
         told = self.folder / f"computed-{self.runs + 1}"
         told.mkdir()
         paths = {"source": str(self.source), "output": str(self.output), "folder": str(self.job), "told": str(told)}
+        paths["go"] = str(self.folder / f"go-{self.runs + 1}")
         log = self.folder / f"driver-{self.runs + 1}.log"
         self._drivers.append(Driver(cluster, {**paths, **self.options, **options}, log))
         return self._drivers[-1]
+
+    def release(self, run: int) -> None:
+        """Rows that are held are done from here on."""
+        (self.folder / f"go-{run}").touch()
 
     def kill_drivers(self) -> None:
         for driver in self._drivers:
