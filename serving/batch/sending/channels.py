@@ -36,10 +36,6 @@ class Channel:
     def has_room(self, now: float) -> bool:
         return self.in_flight < self.window.limit and now >= self.rests_until
 
-    @property
-    def load(self) -> float:
-        return self.in_flight / self.window.limit
-
 
 class Channels:
     """Kept in step with the places by `update`. Belongs to one event loop."""
@@ -107,3 +103,8 @@ class Channels:
         if found is None:
             found = self._known[spot.key] = Channel(spot, Window(self._config))
         return found
+
+
+def load_of(channel: Channel) -> float:
+    """The share of its window that is taken."""
+    return channel.in_flight / channel.window.limit

@@ -8,14 +8,15 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Final, TypeVar
 
 from serving.batch.rows.memo import Memo
 from serving.batch.rows.request import RowAnswer, RowFault, RowRequest
-from serving.batch.rows.waiting import Row, Waiting
-from serving.batch.sending.channels import Channel, Channels, Transport
+from serving.batch.rows.waiting import Waiting
+from serving.batch.sending.channels import Channel, Channels, Transport, load_of
+from serving.batch.sending.pending import Pending, answer_of
 from serving.batch.sending.places import LaneKey, Places
 from serving.batch.sending.row_stream import Done, RowStream, Withdraw
 from serving.batch.sending.settings import Held, SenderConfig, SenderStats, StateClock
@@ -33,21 +34,6 @@ _CLOSED: Final = RowFault("cancelled", "the sender was closed")
 T = TypeVar("T")
 
 
-@dataclass(slots=True, eq=False)
-class _Pending:
-    """A row that has no answer yet. `followers` are the same; nobody wants it when there is none."""
-
-    request: RowRequest
-    lane: LaneKey
-    followers: list[Done]
-    row: Row[_Pending, str] = field(init=False)
-    attempts: int = 0
-    begun: bool = False
-
-    def __post_init__(self) -> None:
-        self.row = Row(self, self.request.expected, self.request.prefix)
-
-
 class Sender:
     """`start`, then `send` and `send_all`, then `close`. Belongs to one event loop."""
 
@@ -59,8 +45,8 @@ class Sender:
         self._config = config or SenderConfig()
         self._budget = RetryBudget(self._config.budget)
         self._memo: Memo[RowAnswer] = Memo(self._config.memo_bytes)
-        self._running: dict[bytes, _Pending] = {}  # rows that others may be the same as
-        self._lanes: dict[LaneKey, Waiting[_Pending, str]] = {}
+        self._running: dict[bytes, Pending] = {}  # rows that others may be the same as
+        self._lanes: dict[LaneKey, Waiting[Pending, str]] = {}
         self._channels = Channels(places, transport, self._config.window)
         self._slots: set[asyncio.Task[None]] = set()
         self._queued = 0  # rows that were never begun
@@ -86,6 +72,20 @@ class Sender:
         self._room.set()
         await self._transport.close()
         await self._places.close()
+
+    def begin_clock(self) -> None:
+        """What is counted in seconds begins now, and not with the start."""
+        self._clock.restart()
+
+    def snapshot(self) -> SenderStats:
+        """The counters up to now."""
+        self._note_state()
+        return replace(self.stats)
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """How many rows may be at each endpoint now."""
+        return self._channels.limits
 
     async def __aenter__(self) -> Sender:
         await self.start()
@@ -133,7 +133,7 @@ class Sender:
             return lambda: None
         if self._shares(request, done):  # it came while this one waited
             return lambda: None
-        pending = _Pending(request, lane, [done])
+        pending = Pending(request, lane, [done])
         if request.same:
             self._running[request.same] = pending
         if not self._queued and not self._channels.in_flight:
@@ -168,13 +168,13 @@ class Sender:
             await self._room.wait()
         self.stats.held_s += time.monotonic() - began
 
-    def _withdraw(self, pending: _Pending, done: Done) -> None:
+    def _withdraw(self, pending: Pending, done: Done) -> None:
         if done in pending.followers:
             pending.followers.remove(done)
 
     # ------------------------------------------------------------------------------------------------ giving out
 
-    def _lane(self, key: LaneKey) -> Waiting[_Pending, str]:
+    def _lane(self, key: LaneKey) -> Waiting[Pending, str]:
         found = self._lanes.get(key)
         if found is None:
             found = self._lanes[key] = Waiting()
@@ -187,7 +187,7 @@ class Sender:
         now = time.monotonic()
         free = [channel for channel in channels if channel.has_room(now)]
         while waiting and free:
-            channel = min(free, key=_load)
+            channel = min(free, key=load_of)
             pending = self._take(waiting, channel, alone=len(channels) == 1)
             if pending is None:
                 free.remove(channel)
@@ -197,7 +197,7 @@ class Sender:
                 free.remove(channel)
         self._note_state()
 
-    def _take(self, waiting: Waiting[_Pending, str], channel: Channel, *, alone: bool) -> _Pending | None:
+    def _take(self, waiting: Waiting[Pending, str], channel: Channel, *, alone: bool) -> Pending | None:
         """The next row that somebody wants."""
         while (pending := waiting.take(channel.spot.key, alone=alone)) is not None:
             if not pending.begun:
@@ -210,13 +210,13 @@ class Sender:
             self._forget(pending)
         return None
 
-    def _begin(self, channel: Channel, pending: _Pending) -> None:
+    def _begin(self, channel: Channel, pending: Pending) -> None:
         channel.in_flight += 1
         slot = asyncio.create_task(self._slot(channel, pending), name="batch slot")
         self._slots.add(slot)
         slot.add_done_callback(self._slots.discard)
 
-    async def _slot(self, channel: Channel, pending: _Pending | None) -> None:
+    async def _slot(self, channel: Channel, pending: Pending | None) -> None:
         """One request after the other, as long as the window has room for this one and rows wait."""
         try:
             while pending is not None:
@@ -232,11 +232,11 @@ class Sender:
                 self._channels.ended(channel)
             self._note_state()
 
-    def _next(self, channel: Channel) -> _Pending | None:
+    def _next(self, channel: Channel) -> Pending | None:
         """For a slot that has become free; further ones where the window has grown."""
         if channel.gone or channel.in_flight > channel.window.limit or time.monotonic() < channel.rests_until:
             return None
-        mine: _Pending | None = None
+        mine: Pending | None = None
         for lane in self._channels.lanes_of(channel):
             waiting = self._lanes.get(lane)
             if not waiting:
@@ -253,7 +253,7 @@ class Sender:
 
     # ------------------------------------------------------------------------------------------------ one attempt
 
-    async def _attempt(self, channel: Channel, pending: _Pending) -> None:
+    async def _attempt(self, channel: Channel, pending: Pending) -> None:
         self.stats.attempts += 1
         sent_at = time.monotonic()
         reply = await self._ask(channel, pending)
@@ -264,13 +264,13 @@ class Sender:
             channel.failures = 0
             channel.window.answered(now, work=reply.work, in_flight=channel.in_flight)
             self._budget.request()
-            self._finish(pending, _answer(reply, pending.attempts + 1))
+            self._finish(pending, answer_of(reply, pending.attempts + 1))
         elif reply.next is Next.LATER:
             self._refused(channel, pending, reply, sent_at, now)
         else:
             self._failed(channel, pending, reply, now)
 
-    async def _ask(self, channel: Channel, pending: _Pending) -> Reply:
+    async def _ask(self, channel: Channel, pending: Pending) -> Reply:
         try:
             return await self._transport.ask(channel.spot, pending.request)
         except Exception as error:  # noqa: BLE001 - of one row: the others go on
@@ -279,7 +279,7 @@ class Sender:
             fault = RowFault("internal", f"the row could not be sent: {type(error).__name__}; see the log: {number}")
             return Reply(Next.ANSWER, fault=fault)
 
-    def _refused(self, channel: Channel, pending: _Pending, reply: Reply, sent_at: float, now: float) -> None:
+    def _refused(self, channel: Channel, pending: Pending, reply: Reply, sent_at: float, now: float) -> None:
         """It was not begun: it waits again, and counts no attempt."""
         self.stats.refusals += 1
         channel.window.refused(now, sent_at=sent_at)
@@ -288,7 +288,7 @@ class Sender:
             self._places.refused(channel.spot)
         self._again(channel, pending)
 
-    def _failed(self, channel: Channel, pending: _Pending, reply: Reply, now: float) -> None:
+    def _failed(self, channel: Channel, pending: Pending, reply: Reply, now: float) -> None:
         pending.attempts += 1
         channel.failures += 1
         self._rest(channel, min(_REST_S * 2 ** min(channel.failures, 6), _LONGEST_REST_S), now)
@@ -297,7 +297,7 @@ class Sender:
         if spent or not self._budget.try_spend(now):
             why = "" if spent else "; not tried again: too many rows fail, the retry budget is used up"
             told = RowFault(fault.code, fault.message + why, pending.attempts)
-            self._finish(pending, _answer(replace(reply, fault=told), pending.attempts))
+            self._finish(pending, answer_of(replace(reply, fault=told), pending.attempts))
             return
         self.stats.retries += 1
         self._again(channel, pending)
@@ -313,7 +313,7 @@ class Sender:
                 if lane in self._lanes:
                     self._fill(lane)
 
-    def _again(self, channel: Channel, pending: _Pending) -> None:
+    def _again(self, channel: Channel, pending: Pending) -> None:
         row = pending.row
         row.tried.add(channel.spot.key)
         others = self._channels.of(pending.lane)
@@ -322,7 +322,7 @@ class Sender:
         self._lane(pending.lane).again(row)
         self._fill(pending.lane)
 
-    def _finish(self, pending: _Pending, answer: RowAnswer) -> None:
+    def _finish(self, pending: Pending, answer: RowAnswer) -> None:
         self._forget(pending)
         followers, pending.followers = pending.followers, []
         if pending.request.same and answer.fault is None:
@@ -330,7 +330,7 @@ class Sender:
         for number, done in enumerate(followers):
             self._tell(done, answer if not number else replace(answer, work=0.0))
 
-    def _forget(self, pending: _Pending) -> None:
+    def _forget(self, pending: Pending) -> None:
         if self._running.get(pending.request.same) is pending:
             del self._running[pending.request.same]
 
@@ -383,14 +383,3 @@ class Sender:
             self._clock.enter(Held.IDLE if self._channels.has_room() else Held.BUSY)
         else:
             self._clock.enter(Held.WINDOW if self._channels.in_flight else Held.ENDPOINT)
-
-
-def _load(channel: Channel) -> float:
-    return channel.load
-
-
-def _answer(reply: Reply, attempts: int) -> RowAnswer:
-    fault = reply.fault
-    if fault is not None and not fault.attempts:
-        fault = RowFault(fault.code, fault.message, attempts)
-    return RowAnswer(reply.status, reply.value, reply.raw, reply.request_id, attempts, fault, reply.work)

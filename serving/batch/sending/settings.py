@@ -82,3 +82,6 @@ class StateClock:
         if self._state.value:
             setattr(self._stats, self._state.value, getattr(self._stats, self._state.value) + now - self._since)
         self._state, self._since = state, now
+
+    def restart(self) -> None:
+        self._since = time.monotonic()
