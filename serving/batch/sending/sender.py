@@ -262,7 +262,7 @@ class Sender:
             self._heard = now
             channel.rests_until = 0.0
             channel.failures = 0
-            channel.window.answered(now, work=reply.work, in_flight=channel.in_flight)
+            channel.window.answered(now, sent_at=sent_at, work=reply.work, in_flight=channel.in_flight)
             self._budget.request()
             self._finish(pending, answer_of(reply, pending.attempts + 1))
         elif reply.next is Next.LATER:
