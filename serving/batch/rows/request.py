@@ -16,7 +16,6 @@ CHAT: Final = "/v1/chat/completions"
 COMPLETIONS: Final = "/v1/completions"
 RESPONSES: Final = "/v1/responses"
 PATHS: Final = (CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES)
-ERROR: Final = "__error__"  # the column of rows that have no answer
 _PREFIX_BYTES: Final = 256  # of text; shorter beginnings save less than what moving a row costs
 _TOKEN_BYTES: Final = 4  # of text, about
 _PROMPT_WEIGHT: Final = 0.05  # of a prompt's token against one of an answer, which takes a step of its own

@@ -8,7 +8,8 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from serving.batch.rows.request import ERROR, RowAnswer, RowFault
+from serving.batch.checkpoint.parts import COMPLETION_TOKENS, ERROR, PROMPT_TOKENS
+from serving.batch.rows.request import RowAnswer, RowFault
 from serving.batch.sending.openai_http import usage_of
 from serving.batch.stages.settings import (
     CHAT_TASK,
@@ -22,9 +23,7 @@ from serving.errors import MeshError
 ERROR_TYPE: Final = pa.struct([("code", pa.string()), ("message", pa.string()), ("attempts", pa.int64())])
 RAW_ERROR_TYPE: Final = pa.struct([("code", pa.string()), ("message", pa.string())])
 RESPONSE_TYPE: Final = pa.struct([("status_code", pa.int64()), ("request_id", pa.string()), ("body", pa.string())])
-INPUT_TOKENS: Final = "num_input_tokens"  # named as ray.data.llm does
-OUTPUT_TOKENS: Final = "num_generated_tokens"
-TEXT: Final = "generated_text"
+TEXT: Final = "generated_text"  # named as ray.data.llm does
 FINISH: Final = "finish_reason"
 EMBEDDINGS: Final = "embeddings"
 Columns = dict[str, pa.Array]
@@ -48,8 +47,8 @@ def with_columns(table: pa.Table, columns: Mapping[str, Any]) -> pa.Table:
 def _tokens(answers: Sequence[RowAnswer]) -> Columns:
     used = [usage_of(one.value) for one in answers]
     return {
-        INPUT_TOKENS: pa.array([prompt for prompt, _ in used], type=pa.int64()),
-        OUTPUT_TOKENS: pa.array([answer for _, answer in used], type=pa.int64()),
+        PROMPT_TOKENS: pa.array([prompt for prompt, _ in used], type=pa.int64()),
+        COMPLETION_TOKENS: pa.array([answer for _, answer in used], type=pa.int64()),
     }
 
 

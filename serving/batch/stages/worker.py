@@ -13,7 +13,8 @@ from typing import Any, Final
 import pyarrow as pa
 import uvloop
 
-from serving.batch.rows.request import ERROR, RowAnswer, RowRequest
+from serving.batch.checkpoint.parts import ERROR
+from serving.batch.rows.request import RowAnswer, RowRequest
 from serving.batch.sending.make import make_sender
 from serving.batch.sending.sender import Sender
 from serving.batch.stages.columns import columns_of, failed, with_columns

@@ -51,12 +51,15 @@ def text(answer: RowAnswer) -> str:
 
 
 async def test_every_row_gets_its_own_answer_with_the_class_and_the_key() -> None:
-    async with row_server(answers_at_once) as one, row_server(answers_at_once) as other:
-        async with sender_to(one, other, key="secret") as sender:
-            found = await all_of(sender, [row(f"p{number}") for number in range(300)])
-            assert [text(found[number]) for number in range(300)] == [f"p{number}" for number in range(300)]
-            assert found[0].request_id.startswith("r")
-            assert (sender.stats.rows, sender.stats.answers, sender.stats.faults) == (300, 300, 0)
+    async with (
+        row_server(answers_at_once) as one,
+        row_server(answers_at_once) as other,
+        sender_to(one, other, key="secret") as sender,
+    ):
+        found = await all_of(sender, [row(f"p{number}") for number in range(300)])
+        assert [text(found[number]) for number in range(300)] == [f"p{number}" for number in range(300)]
+        assert found[0].request_id.startswith("r")
+        assert (sender.stats.rows, sender.stats.answers, sender.stats.faults) == (300, 300, 0)
         assert "x-mesh-class: batch" in one.heads[0]
         assert "authorization: Bearer secret" in one.heads[0]
         assert one.bodies[0]["model"] == "m"
@@ -102,11 +105,15 @@ async def test_what_fails_is_tried_elsewhere() -> None:
     async def fails(_server: RowServer, _body: dict[str, Any]) -> Said:
         return Said(500, {"error": {"message": "oops", "code": "internal_error"}})
 
-    async with row_server(drops) as one, row_server(fails) as two, row_server(answers_at_once) as three:
-        async with sender_to(one, two, three) as sender:
-            found = await all_of(sender, [row(f"p{number}") for number in range(50)])
-            assert [text(found[number]) for number in range(50)] == [f"p{number}" for number in range(50)]
-            assert len(one.bodies) + len(two.bodies) < 30, "those that fail rest"
+    async with (
+        row_server(drops) as one,
+        row_server(fails) as two,
+        row_server(answers_at_once) as three,
+        sender_to(one, two, three) as sender,
+    ):
+        found = await all_of(sender, [row(f"p{number}") for number in range(50)])
+        assert [text(found[number]) for number in range(50)] == [f"p{number}" for number in range(50)]
+        assert len(one.bodies) + len(two.bodies) < 30, "those that fail rest"
 
 
 async def test_a_row_that_fails_everywhere_has_a_fault_with_its_attempts() -> None:
@@ -115,14 +122,17 @@ async def test_a_row_that_fails_everywhere_has_a_fault_with_its_attempts() -> No
             return Said(500, {"error": {"message": "oops", "code": "internal_error"}})
         return completion(body)
 
-    async with row_server(poison) as one, row_server(poison) as two:
-        async with sender_to(one, two, config=replace(QUICK, max_attempts=3)) as sender:
-            found = await all_of(sender, [row("good"), row("bad"), row("fine")])
-            assert (text(found[0]), text(found[2])) == ("good", "fine")
-            fault = found[1].fault
-            assert fault is not None
-            assert (fault.code, fault.message, fault.attempts) == ("internal_error", "oops", 3)
-            assert found[1].status == 500
+    async with (
+        row_server(poison) as one,
+        row_server(poison) as two,
+        sender_to(one, two, config=replace(QUICK, max_attempts=3)) as sender,
+    ):
+        found = await all_of(sender, [row("good"), row("bad"), row("fine")])
+        assert (text(found[0]), text(found[2])) == ("good", "fine")
+        fault = found[1].fault
+        assert fault is not None
+        assert (fault.code, fault.message, fault.attempts) == ("internal_error", "oops", 3)
+        assert found[1].status == 500
 
 
 async def test_no_more_is_tried_again_than_the_budget_allows() -> None:
@@ -130,13 +140,16 @@ async def test_no_more_is_tried_again_than_the_budget_allows() -> None:
         return Said(500, {})
 
     budget = RetryBudgetConfig(share=0.0, min_per_s=0.0, capacity=5)
-    async with row_server(fails) as one, row_server(fails) as two:
-        async with sender_to(one, two, config=replace(QUICK, budget=budget, max_attempts=100)) as sender:
-            found = await all_of(sender, [row(f"p{number}") for number in range(10)])
-            assert sender.stats.retries == 5
-            assert all(answer.fault is not None for answer in found.values())
-            assert any("budget" in answer.fault.message for answer in found.values() if answer.fault)
-            assert sender.stats.attempts == 15
+    async with (
+        row_server(fails) as one,
+        row_server(fails) as two,
+        sender_to(one, two, config=replace(QUICK, budget=budget, max_attempts=100)) as sender,
+    ):
+        found = await all_of(sender, [row(f"p{number}") for number in range(10)])
+        assert sender.stats.retries == 5
+        assert all(answer.fault is not None for answer in found.values())
+        assert any("budget" in answer.fault.message for answer in found.values() if answer.fault)
+        assert sender.stats.attempts == 15
 
 
 async def test_a_requests_own_fault_is_an_answer() -> None:
@@ -164,10 +177,13 @@ async def test_an_endpoint_that_says_nothing_is_given_up() -> None:
     async def silent(_server: RowServer, _body: dict[str, Any]) -> None:
         await asyncio.sleep(3600)
 
-    async with row_server(silent) as one, row_server(answers_at_once) as two:
-        async with sender_to(one, two, config=replace(QUICK, timeout_s=0.2)) as sender:
-            found = await all_of(sender, [row(f"p{number}") for number in range(20)])
-            assert {text(answer) for answer in found.values()} == {f"p{number}" for number in range(20)}
+    async with (
+        row_server(silent) as one,
+        row_server(answers_at_once) as two,
+        sender_to(one, two, config=replace(QUICK, timeout_s=0.2)) as sender,
+    ):
+        found = await all_of(sender, [row(f"p{number}") for number in range(20)])
+        assert {text(answer) for answer in found.values()} == {f"p{number}" for number in range(20)}
 
 
 async def test_an_endpoint_that_comes_late_and_one_that_comes_back() -> None:

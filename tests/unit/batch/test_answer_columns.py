@@ -31,8 +31,8 @@ def test_a_chat_and_a_row_that_failed() -> None:
     assert made("chat", RowAnswer(200, value), FAILED) == {
         "generated_text": ["hi", None],
         "finish_reason": ["stop", None],
-        "num_input_tokens": [3, 0],
-        "num_generated_tokens": [2, 0],
+        "prompt_tokens": [3, 0],
+        "completion_tokens": [2, 0],
         "__error__": [None, {"code": "unavailable", "message": "nobody", "attempts": 4}],
     }
 
