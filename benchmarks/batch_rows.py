@@ -55,8 +55,8 @@ class Cell:
 
 
 def run(quick: bool, say: Say) -> str:
-    """Two tables in Markdown. Raises `FailedPrecondition` for a process that does not start, `Internal` for answers that
-    differ."""
+    """Two tables in Markdown. Raises `FailedPrecondition` for a process that does not start, `Internal` for answers
+    that are not equal."""
     rounds, count = (1, 1000) if quick else (3, 1500)
     chance = random.Random(7)
     with _served() as served:

@@ -58,6 +58,7 @@ class RowWorker:
         self._calls = 0
         self._telling: threading.Thread | None = None
         self._closed = threading.Event()
+        self._one_tells = threading.Lock()
         self._sender = asyncio.run_coroutine_threadsafe(self._start(), self._loop).result()
 
     async def _start(self) -> Sender:
@@ -184,7 +185,8 @@ class RowWorker:
 
     def _told(self, tell: Tell, times: WorkerTimes) -> None:
         try:
-            tell(times)
+            with self._one_tells:
+                tell(times)
         except Exception as error:  # noqa: BLE001 - a report is not worth a job; the next one may get through
             _LOG.warning("a worker's times are not told", reason=str(error))
 
@@ -198,7 +200,7 @@ class RowWorker:
 
 
 def _teller(processor: str) -> Tell:
-    from serving.batch.stages.telling import tell
+    """What is told under that name, and to Prometheus."""
+    from serving.batch.stages.telling import Teller  # needs a worker of Ray
 
-    worker = secrets.token_hex(8)
-    return lambda times: tell(processor, worker, times)
+    return Teller(processor, secrets.token_hex(8))
