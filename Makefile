@@ -1,5 +1,5 @@
 # One command per task. `make demo` and `make test` set everything up by themselves.
-.PHONY: help setup demo test test-long test-vllm lint format bench bench-ingress bench-openai bench-prefix bench-queue fuzz sanitize gpu-check chat-model clean
+.PHONY: help setup demo test test-long test-vllm lint format bench bench-ingress bench-openai bench-prefix bench-batch bench-queue fuzz sanitize gpu-check chat-model clean
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 
@@ -13,6 +13,7 @@ help:
 	@echo 'make bench-ingress  only the direct ingress against tritonserver: gRPC, HTTP, memory, equal rates, streams'
 	@echo 'make bench-openai  the gateway beside the replica alone and LiteLLM'
 	@echo 'make bench-prefix  four replicas: prompts to whom knows how they begin, beside one after the other'
+	@echo 'make bench-batch  the batch operator beside ray.data.llm and a plain client, on the same two replicas'
 	@echo 'make bench-queue  a broker beside pushing and Ray Serve: short requests among long ones (half an hour)'
 	@echo 'make fuzz       the readers of requests under libFuzzer, a minute each'
 	@echo 'make gpu-check  what only an NVIDIA GPU can show; says so where there is none'
@@ -54,6 +55,9 @@ bench-openai: setup
 
 bench-prefix: setup
 	@$(PYTHON) -m benchmarks prefix
+
+bench-batch: setup
+	@$(PYTHON) -m benchmarks batch_rows
 
 bench-queue: setup
 	@$(PYTHON) -m benchmarks broker_peers broker_peers_pareto

@@ -17,6 +17,7 @@ BENCHMARKS = {
     "broker_peers": ("benchmarks.broker_peers", "run"),
     "broker_peers_pareto": ("benchmarks.broker_peers", "run_pareto"),
     "broker_capacity": ("benchmarks.broker_capacity", "run"),
+    "batch_rows": ("benchmarks.batch_rows", "run"),
     "ingress": ("benchmarks.ingress", "run"),
     "ingress_http": ("benchmarks.ingress", "run_http"),
     "ingress_shared_memory": ("benchmarks.ingress", "run_shared_memory"),

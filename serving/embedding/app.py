@@ -16,12 +16,14 @@ from serving.openai.checked import checked, ignored_fields
 from serving.openai.embeddings import Embedding, EmbeddingRequest, EmbeddingUsage
 from serving.openai.errors import InvalidRequest
 from serving.openai.operations import EMBEDDINGS
+from serving.openai.service_tier import CLASS_HEADER, is_batch
 from serving.openai.sse import to_json
 from serving.openai_http.application import build_application
 from serving.openai_http.service import check_model, named_ignored
 from serving.wire import Wire
 
 _WRITTEN_HERE: Final = 16  # vectors; to write more keeps the loop from other requests
+_BATCH_PLACES: Final = 0.5  # where so many of all run, no request of the class batch is let in
 
 
 def build_app(service: EmbeddingService, registry: CollectorRegistry) -> FastAPI:
@@ -35,8 +37,9 @@ async def embeddings(service: EmbeddingService, wire: Wire, body: dict[str, Any]
     _check_dimensions(service, request.dimensions)
     for name, value in named_ignored(ignored_fields(request, body, {})).items():
         wire.add_header(name, value)
-    with service.inference.admit():
-        embedded = await _embedded(service, request)
+    batch = is_batch(wire.header(CLASS_HEADER.encode()))
+    with service.inference.admit(share=_BATCH_PLACES if batch else 1.0):
+        embedded = await _embedded(service, request, batch=batch)
         as_base64 = request.encoding_format == "base64"
         if len(embedded.vectors) <= _WRITTEN_HERE:
             answer = _written(embedded, request.model, as_base64)
@@ -56,10 +59,10 @@ def _check_dimensions(service: EmbeddingService, wanted: int | None) -> None:
         )
 
 
-async def _embedded(service: EmbeddingService, request: EmbeddingRequest) -> Embedded:
+async def _embedded(service: EmbeddingService, request: EmbeddingRequest, *, batch: bool) -> Embedded:
     inputs = request.inputs
     try:
-        return await service.core.embed(inputs, cut=request.truncate)
+        return await service.core.embed(inputs, cut=request.truncate, batch=batch)
     except InputRefused as error:
         several = len(inputs) > 1 or inputs[0] is not request.input
         param = f"input[{error.place}]" if several and not _is_tokens(request.input) else "input"

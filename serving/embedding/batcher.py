@@ -47,8 +47,9 @@ class BatchObserver(Protocol):
 class _Request:
     """The inputs of one caller. The first `taken` have gone into calls, `missing` vectors are not there yet."""
 
-    def __init__(self, inputs: Sequence[Sequence[int]], dimension: int) -> None:
+    def __init__(self, inputs: Sequence[Sequence[int]], dimension: int, *, batch: bool) -> None:
         self.inputs = inputs
+        self.batch = batch
         self.vectors = np.empty((len(inputs), dimension), dtype=np.float32)
         self.answer: asyncio.Future[Vectors] = asyncio.get_running_loop().create_future()
         self.since = time.perf_counter()
@@ -93,23 +94,25 @@ class EmbeddingBatcher:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="embedding")
         self._closed = False
         self._failures = 0
-        self.waiting_tokens = 0
+        self._behind: deque[_Request] = deque()  # of the class batch: goes into calls where others leave room
+        self._behind_tokens = 0
+        self.waiting_tokens = 0  # of both
         self.failure = ""  # why the embedder is not well; empty: it is
 
-    async def embed(self, inputs: Sequence[Sequence[int]]) -> Vectors:
-        """float32 [n, dimension], of tokens as `TokenEmbedder.compute` takes them.
+    async def embed(self, inputs: Sequence[Sequence[int]], *, batch: bool = False) -> Vectors:
+        """float32 [n, dimension], of tokens as `TokenEmbedder.compute` takes them. With `batch` all others go first.
 
         Raises what the embedder raises, `ResourceExhausted` when too many tokens wait, `Unavailable` after `close`.
         """
         if self._closed:
             raise Unavailable("the embedder is closed")
         tokens = sum(len(one) for one in inputs)
-        self._check_room(tokens)
-        request = _Request(inputs, self._embedder.dimension)
+        self._check_room(tokens, batch=batch)
+        request = _Request(inputs, self._embedder.dimension, batch=batch)
         if not inputs:
             return request.vectors
-        self._waiting.append(request)
-        self.waiting_tokens += tokens
+        self._queue_of(request).append(request)
+        self._count(request, tokens)
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run(), name="embedding batches")
         try:
@@ -120,32 +123,44 @@ class EmbeddingBatcher:
     async def close(self) -> None:
         """Ends the call that runs, fails what waits with `Unavailable`. May be repeated."""
         self._closed = True
-        for request in list(self._waiting):
+        for request in [*self._waiting, *self._behind]:
             request.fail(Unavailable("the embedder was closed while the request waited for it"))
             self._forget(request)
         if self._task is not None:
             await asyncio.wait([self._task])
         self._thread.shutdown()
 
-    def _check_room(self, tokens: int) -> None:
-        """Where nothing waits, any request may: else one longer than the limit could never be answered."""
-        limit = self._limits.max_waiting_tokens
-        if self.waiting_tokens and self.waiting_tokens + tokens > limit:
+    def _queue_of(self, request: _Request) -> deque[_Request]:
+        return self._behind if request.batch else self._waiting
+
+    def _count(self, request: _Request, tokens: int) -> None:
+        self.waiting_tokens += tokens
+        self._behind_tokens += tokens if request.batch else 0
+
+    def _check_room(self, tokens: int, *, batch: bool) -> None:
+        """Where nothing waits, any request may: else one longer than the limit could never be answered.
+
+        The class batch has a room of its own, a quarter of the others'.
+        """
+        limit, waiting = self._limits.max_waiting_tokens, self.waiting_tokens - self._behind_tokens
+        if batch:
+            limit, waiting = limit // 4, self._behind_tokens
+        if waiting and waiting + tokens > limit:
             raise ResourceExhausted(
-                f"this replica is full: {self.waiting_tokens} tokens of texts wait, with {tokens} more above {limit} "
+                f"this replica is full: {waiting} tokens of texts wait, with {tokens} more above {limit} "
                 "(max_waiting_tokens); send the request to another replica, or later"
             )
 
     def _forget(self, request: _Request) -> None:
         """What of it still waits."""
-        if request.taken < len(request.inputs) and request in self._waiting:
-            self._waiting.remove(request)
-            self.waiting_tokens -= request.waiting_tokens
+        if request.taken < len(request.inputs) and request in self._queue_of(request):
+            self._queue_of(request).remove(request)
+            self._count(request, -request.waiting_tokens)
 
     async def _run(self) -> None:
         """Goes on while inputs wait. There is one at a time."""
         try:
-            while self._waiting:
+            while self._waiting or self._behind:
                 await self._call(self._take())
         finally:
             self._task = None
@@ -154,8 +169,8 @@ class EmbeddingBatcher:
         """The next inputs, at least one."""
         taken: _Taken = []
         tokens = 0
-        while self._waiting and len(taken) < self._limits.max_inputs:
-            request = self._waiting[0]
+        while (queue := self._waiting or self._behind) and len(taken) < self._limits.max_inputs:
+            request = queue[0]
             size = len(request.inputs[request.taken])
             if taken and tokens + size > self._limits.max_tokens:
                 break
@@ -164,10 +179,10 @@ class EmbeddingBatcher:
             if not request.taken and self._observer is not None:
                 self._observer.begun(time.perf_counter() - request.since)
             request.taken += 1
-            self._waiting.rotate(-1)
+            self._count(request, -size)
+            queue.rotate(-1)
             if request.taken == len(request.inputs):
-                self._waiting.pop()
-        self.waiting_tokens -= tokens
+                queue.pop()
         return taken
 
     async def _call(self, taken: _Taken) -> None:

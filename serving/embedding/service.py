@@ -41,11 +41,14 @@ class EmbeddingCore:
         self._instruments = instruments
         instruments.watch(lambda: self.batcher.waiting_tokens)
 
-    async def embed(self, inputs: Sequence[Input], *, cut: bool | None = None) -> Embedded:
-        """Raises what `Inputs.read` and `EmbeddingBatcher.embed` raise. What waits of it ends with its caller."""
+    async def embed(self, inputs: Sequence[Input], *, cut: bool | None = None, batch: bool = False) -> Embedded:
+        """`batch`: all others go first. What waits of it ends with its caller.
+
+        Raises what `Inputs.read` and `EmbeddingBatcher.embed` raise.
+        """
         try:
             read = await self._inputs.read(inputs, cut=cut)
-            return Embedded(await self.batcher.embed(read), sum(map(len, read)))
+            return Embedded(await self.batcher.embed(read, batch=batch), sum(map(len, read)))
         except asyncio.CancelledError:
             self._instruments.cancelled.inc()
             raise

@@ -45,6 +45,7 @@ from serving.openai.errors import InvalidRequest
 from serving.openai.json_body import PARSED_APART, read_object_apart
 from serving.openai.openapi import document
 from serving.openai.operations import GATEWAY
+from serving.openai.service_tier import CLASS_HEADER
 from serving.openai.sse import to_json
 from serving.python_deployment.failure import at_edge
 from serving.routing.llm_routing import SESSION_HEADER
@@ -60,7 +61,9 @@ _PROTECTED: Final = "/v1/"  # who is asked for a key, where keys are needed
 _WRITE_TIMEOUT_S: Final = 60.0  # of a client that takes nothing of its answer
 _CLIENT_GONE: Final = 499
 # Of the client's headers replicas see these: nothing that authenticates it, or belongs to its connection.
-_PASSED: Final = frozenset({b"content-type", b"accept", b"traceparent", b"tracestate", b"user-agent"})
+_PASSED: Final = frozenset(
+    {b"content-type", b"accept", b"traceparent", b"tracestate", b"user-agent", CLASS_HEADER.encode()}
+)
 _RESUME_STREAM: Final = b"x-mesh-resume-stream"
 _LEAST_S: Final = 0.001  # what a replica is told of a deadline
 

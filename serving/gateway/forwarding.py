@@ -27,6 +27,7 @@ from serving.gateway.upstreams import Upstream, UpstreamKey, Upstreams, upstream
 from serving.gateway.work import Work
 from serving.http_client import Answer, Broke, HttpClient, NotConnected, RequestFailed
 from serving.openai import resume
+from serving.openai.service_tier import CLASS_HEADER
 from serving.routing import Place
 from serving.routing.traffic import Lookup
 from serving.timeouts import wait_for
@@ -277,7 +278,9 @@ class Forwarder:
     async def _judged(self, request: Request, work: Work, response: Answer, first_byte_s: float) -> _Failure | None:
         """Notes what its status says of the replica; a failure when another replica is to be asked instead."""
         upstream, status = work.upstream, response.status
-        if status == _FULL:
+        if status == _FULL and CLASS_HEADER in request.headers:
+            pass  # of the lowest class: for others it may have room
+        elif status == _FULL:
             self._upstreams.full(upstream, _rest_s(response.headers))
         elif status >= request.faults_from and status != _TIMED_OUT:
             self._upstreams.failed(upstream)

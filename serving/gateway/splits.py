@@ -99,6 +99,11 @@ class Splits:
                 raise StoreUnavailable(f"{app.namespace}/{app.name} is not served any more") from error
         return found.traffic
 
+    def now(self, app: AppKey) -> Traffic:
+        """As far as it was read."""
+        found = self._followed.get(app)
+        return found.traffic if found is not None else NO_TRAFFIC
+
     async def choose(self, key: ModelKey, lookup: Lookup, session: str, before: Chosen | None) -> Chosen:
         """`before` is what was chosen for an earlier attempt, or another model. `session` is what keeps a conversation
         on its side where the split has no other key. Raises as `of` does."""

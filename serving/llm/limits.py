@@ -23,7 +23,9 @@ _SHARES: Final[Mapping[ServiceTier, float]] = {
     ServiceTier.PRIORITY: 1.25,
     ServiceTier.DEFAULT: 1.0,
     ServiceTier.FLEX: 0.5,
+    ServiceTier.BATCH: 0.25,  # of a room of its own
 }
+_BATCH_PLACES: Final = 0.5  # of as many as others have, beside theirs
 
 
 class Full(ResourceExhausted):
@@ -85,11 +87,15 @@ class Place:
 
 
 class Admission:
-    """Belongs to one event loop."""
+    """Belongs to one event loop.
+
+    What jobs of batch inference have here is bounded by itself, and takes nothing of the bounds of others.
+    """
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self.limits = limits
         self.requests = 0
+        self._batch_requests = 0  # of them
         self._waiting = dict.fromkeys(ServiceTier, 0)
         self._clock = clock
         self._pace = Pace(clock())
@@ -104,21 +110,33 @@ class Admission:
 
         As with tokens: a request of more choices than there are places is let in where nothing else runs.
         """
-        limit = self.limits.max_requests
-        if self.requests and self.requests + choices > limit:
-            raise Full(f"{self.requests} generations run or wait, {choices} more would be above {limit} (max_requests)")
+        batch = tier is ServiceTier.BATCH
+        self._check_places(choices, batch=batch)
         self.check_room(1, tier)  # before its prompt is turned into tokens, which takes time of its own
         place = Place(self, choices, tier)
         self.requests += choices
+        self._batch_requests += choices if batch else 0
         try:
             yield place
         finally:
             self.requests -= choices
+            self._batch_requests -= choices if batch else 0
             place.leave()
+
+    def _check_places(self, choices: int, *, batch: bool) -> None:
+        limit, running = self.limits.max_requests, self.requests - self._batch_requests
+        if batch:
+            limit, running = max(1, int(limit * _BATCH_PLACES)), self._batch_requests
+        if running and running + choices > limit:
+            whose = " for the class batch" if batch else ""
+            raise Full(
+                f"{running} generations run or wait, {choices} more would be above {limit} (max_requests{whose})"
+            )
 
     def check_room(self, tokens: int, tier: ServiceTier) -> None:
         """Raises `Full` for a prompt that should not wait here too."""
-        waiting, share = self.waiting_tokens, _SHARES[tier]
+        of_batch, share = self._waiting[ServiceTier.BATCH], _SHARES[tier]
+        waiting = of_batch if tier is ServiceTier.BATCH else self.waiting_tokens - of_batch
         if not waiting:
             return
         limit = int(self.limits.max_waiting_tokens * share)

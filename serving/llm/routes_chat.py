@@ -21,7 +21,7 @@ from serving.openai import sse
 from serving.openai.chat import UNDONE_CHAT, ChatCompletionRequest, read_chat
 from serving.openai.checked import ignored_fields
 from serving.openai.errors import InvalidRequest
-from serving.openai.service_tier import service_tier
+from serving.openai.service_tier import CLASS_HEADER, service_tier
 from serving.openai.usage import Usage, usage_of
 from serving.openai_http.service import named_ignored
 from serving.wire import Wire
@@ -33,7 +33,8 @@ async def chat(service: LlmService, wire: Wire, body: dict[str, Any]) -> None:
     service.check_model(request.model)
     for name, value in named_ignored(ignored_fields(request, body, UNDONE_CHAT)).items():
         wire.add_header(name, value)
-    with service.admission.enter(request.n or 1, service_tier(request.service_tier)) as place:
+    tier = service_tier(request.service_tier, wire.header(CLASS_HEADER.encode()))
+    with service.admission.enter(request.n or 1, tier) as place:
         asked = await prepare(service, request)
         one = bool(request.stream) and place.choices == 1
         resuming = Resuming(service, wire, begun, prompt=asked.prompt, sampling=asked.sampling, one_stream=one)

@@ -18,7 +18,7 @@ from serving.llm.service import LlmService
 from serving.openai import sse
 from serving.openai.checked import ignored_fields
 from serving.openai.completions import DEFAULT_MAX_TOKENS, UNDONE_COMPLETIONS, CompletionRequest, read_completion
-from serving.openai.service_tier import service_tier
+from serving.openai.service_tier import CLASS_HEADER, service_tier
 from serving.openai.usage import usage_of
 from serving.openai_http.service import named_ignored
 from serving.wire import Wire
@@ -31,7 +31,8 @@ async def completions(service: LlmService, wire: Wire, body: dict[str, Any]) -> 
     for name, value in named_ignored(ignored_fields(request, body, UNDONE_COMPLETIONS)).items():
         wire.add_header(name, value)
     given = request.prompts
-    with service.admission.enter(len(given) * (request.n or 1), service_tier(request.service_tier)) as place:
+    tier = service_tier(request.service_tier, wire.header(CLASS_HEADER.encode()))
+    with service.admission.enter(len(given) * (request.n or 1), tier) as place:
         prompts = [await service.prompts.prompt(prompt) for prompt in given]
         samplings = [_sampling(service, request, len(prompt)) for prompt in prompts]
         one = bool(request.stream) and place.choices == 1

@@ -39,7 +39,7 @@ from serving.openai.responses import (
     SchemaFormat,
     read_response_request,
 )
-from serving.openai.service_tier import service_tier
+from serving.openai.service_tier import CLASS_HEADER, service_tier
 from serving.openai.tools import Function, NamedFunction, NamedToolChoice, Tool, ToolChoice
 from serving.openai_http.service import named_ignored
 from serving.wire import Wire
@@ -53,7 +53,8 @@ async def responses(service: LlmService, wire: Wire, body: dict[str, Any]) -> No
     service.check_model(request.model)
     for name, value in named_ignored(ignored_fields(request, body, UNDONE_RESPONSES)).items():
         wire.add_header(name, value)
-    with service.admission.enter(1, service_tier(request.service_tier)) as place, _in_its_words():
+    tier = service_tier(request.service_tier, wire.header(CLASS_HEADER.encode()))
+    with service.admission.enter(1, tier) as place, _in_its_words():
         chat = as_chat(request)
         check_tool_choice(chat)
         asked = await prepare(service, chat)

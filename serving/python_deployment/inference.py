@@ -67,11 +67,14 @@ class Inference:
         self._idle = asyncio.Event()
         self._running: set[Work[Any]] = set()
 
-    def admit(self) -> Place:
-        """Raises `Unavailable` while it drains and `ResourceExhausted` when it is full."""
+    def admit(self, *, share: float = 1.0) -> Place:
+        """`share` of all places may be taken with it.
+
+        Raises `Unavailable` while it drains and `ResourceExhausted` when it is full.
+        """
         if self.draining.is_set():
             raise Unavailable(DRAINING)
-        self.instruments.admit()
+        self.instruments.admit(share)
         self._idle.clear()
         return Place(self)
 

@@ -90,11 +90,12 @@ class Instruments:
         )
         gauge.set_function(lambda: self.in_flight)
 
-    def admit(self) -> None:
+    def admit(self, share: float = 1.0) -> None:
         """Takes a request in; `leave` gives its place back. Raises `ResourceExhausted` when there is none."""
-        if self.in_flight >= self._max_requests:
+        limit = max(1, int(self._max_requests * share))
+        if self.in_flight >= limit:
             raise ResourceExhausted(
-                f"this replica is full: {self._max_requests} requests run or wait (max_requests); send the request to "
+                f"this replica is full: {limit} requests run or wait (max_requests); send the request to "
                 "another replica, or later"
             )
         self.in_flight += 1

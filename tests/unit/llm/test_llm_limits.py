@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.errors import ResourceExhausted
+from serving.errors import InvalidArgument, ResourceExhausted
 from serving.llm.limits import Admission, Full, Limits
 from serving.llm.waiting import Pace
 from serving.openai.errors import retry_after_s
@@ -180,3 +180,25 @@ def test_a_pace_is_never_negative(happens: list[tuple[int, float, bool]]) -> Non
             waiting += tokens
         wait_s = pace.wait_s(100, now)
         assert wait_s is None or (wait_s >= 0 and math.isfinite(wait_s))
+
+
+def test_jobs_of_batch_inference_have_a_room_of_their_own() -> None:
+    admission = Admission(Limits(max_requests=4, max_waiting_tokens=100))
+    with admission.enter(1, ServiceTier.BATCH) as first, admission.enter(1, ServiceTier.BATCH) as second:
+        first.wait_for(20)
+        with pytest.raises(Full, match=r"20 tokens.*6 more.*25 .max_waiting_tokens, for `service_tier` batch"):
+            second.wait_for(6)
+        with pytest.raises(Full, match=r"2 generations.*above 2 .max_requests for the class batch"):
+            admission.enter(1, ServiceTier.BATCH).__enter__()
+        with admission.enter(4) as online:  # nothing of what others have is taken
+            online.wait_for(100)
+            assert (admission.requests, admission.waiting_tokens) == (6, 120)
+    assert (admission.requests, admission.waiting_tokens) == (0, 0)
+
+
+def test_the_class_batch_comes_last_and_is_asked_for_by_its_header() -> None:
+    assert service_tier("priority", "batch") is ServiceTier.BATCH
+    assert service_tier(None, "") is ServiceTier.DEFAULT
+    assert max(ServiceTier, key=lambda tier: tier.rank) is ServiceTier.BATCH
+    with pytest.raises(InvalidArgument, match="only batch is known"):
+        service_tier(None, "urgent")

@@ -1,0 +1,1 @@
+"""Rows as requests: who they are, who goes first, which ones are the same. Pure."""

@@ -1,0 +1,110 @@
+"""The endpoints of a sender, what is on its way to each, and which rows each may get."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from serving.batch.rows.request import RowRequest
+from serving.batch.sending.places import LaneKey, Places, Spot
+from serving.batch.sending.verdict import Reply
+from serving.batch.sending.window import Window, WindowConfig
+
+
+class Transport(Protocol):
+    """How an endpoint is asked. `ask` never raises for what an endpoint does."""
+
+    async def ask(self, spot: Spot, request: RowRequest) -> Reply: ...
+
+    def forget(self, spot: Spot) -> None:
+        """The endpoint has gone, and nothing is on its way there."""
+
+    async def close(self) -> None: ...
+
+
+class Channel:
+    """One endpoint, and what is on its way there. `gone`: it takes no more."""
+
+    def __init__(self, spot: Spot, window: Window) -> None:
+        self.spot = spot
+        self.window = window
+        self.in_flight = 0
+        self.rests_until = 0.0
+        self.failures = 0  # since its last answer
+        self.gone = False
+
+    def has_room(self, now: float) -> bool:
+        return self.in_flight < self.window.limit and now >= self.rests_until
+
+
+class Channels:
+    """Kept in step with the places by `update`. Belongs to one event loop."""
+
+    def __init__(self, places: Places, transport: Transport, config: WindowConfig) -> None:
+        self._places = places
+        self._transport = transport
+        self._config = config
+        self._known: dict[str, Channel] = {}
+        self._of: dict[LaneKey, tuple[Channel, ...]] = {}
+        self._left: list[Channel] = []  # with requests on their way
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    @property
+    def in_flight(self) -> int:
+        """Requests on their way, also to those that have gone."""
+        return sum(channel.in_flight for channel in (*self._known.values(), *self._left))
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """Windows by endpoint."""
+        return {key: channel.window.limit for key, channel in self._known.items()}
+
+    def has_room(self) -> bool:
+        """True when any window has, whether or not its endpoint rests."""
+        return any(channel.in_flight < channel.window.limit for channel in self._known.values())
+
+    def of(self, lane: LaneKey) -> Sequence[Channel]:
+        """Those that take rows of the lane."""
+        found = self._of.get(lane)
+        if found is None:
+            found = self._of[lane] = tuple(map(self._channel, self._places.spots(lane)))
+        return found
+
+    def lanes_of(self, channel: Channel) -> list[LaneKey]:
+        return [lane for lane, channels in self._of.items() if channel in channels]
+
+    def update(self) -> list[str]:
+        """What the places say now. Gives the endpoints that have left."""
+        spots = {spot.key: spot for spot in self._places.everywhere()}
+        left = [key for key in self._known if key not in spots]
+        for key in left:
+            channel = self._known.pop(key)
+            channel.gone = True
+            if channel.in_flight:
+                self._left.append(channel)
+            else:
+                self._transport.forget(channel.spot)
+        for key, channel in self._known.items():
+            channel.spot = spots[key]
+        self._of = {}
+        return left
+
+    def ended(self, channel: Channel) -> None:
+        """Nothing is on its way there any more."""
+        if channel.gone and channel in self._left:
+            self._left.remove(channel)
+            if channel.spot.key not in self._known:  # else it has come back
+                self._transport.forget(channel.spot)
+
+    def _channel(self, spot: Spot) -> Channel:
+        found = self._known.get(spot.key)
+        if found is None:
+            found = self._known[spot.key] = Channel(spot, Window(self._config))
+        return found
+
+
+def load_of(channel: Channel) -> float:
+    """The share of its window that is taken."""
+    return channel.in_flight / channel.window.limit

@@ -1,0 +1,114 @@
+"""Rows over HTTP, as OpenAI's API has them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+from collections.abc import Mapping
+from typing import Any, Final
+
+from serving.batch.rows.request import RowFault, RowRequest
+from serving.batch.sending.places import Spot
+from serving.batch.sending.verdict import Next, Reply, fault_of, of_status, rest_s
+from serving.config import TlsConfig
+from serving.errors import FailedPrecondition, InvalidArgument
+from serving.http_client import Broke, HttpClient, NotConnected
+from serving.openai.service_tier import BATCH_CLASS, CLASS_HEADER
+from serving.openai.sse import to_json
+
+_CONNECT_S: Final = 5.0
+_PROMPT_WEIGHT: Final = 0.05  # of a prompt's token against one of an answer
+_PARSED_APART: Final = 1 << 20  # bytes of an answer that would hold up the others
+
+
+class OpenAiHttp:
+    """Belongs to one event loop."""
+
+    def __init__(self, *, timeout_s: float, api_key: str = "", tls: TlsConfig | None = None) -> None:
+        """Raises `FailedPrecondition` for files that cannot be read."""
+        self._client = HttpClient(connect_s=_CONNECT_S, silence_s=timeout_s, tls=_context(tls))
+        self._timeout_s = timeout_s
+        self._headers = {
+            "content-type": "application/json",
+            "accept": "application/json",
+            CLASS_HEADER: BATCH_CLASS,
+            **({"authorization": f"Bearer {api_key}"} if api_key else {}),
+        }
+
+    async def ask(self, spot: Spot, request: RowRequest) -> Reply:
+        try:
+            data = to_json(request.body)
+            answer = await self._client.request("POST", spot.url, request.path, self._headers, data)
+        except NotConnected as error:
+            return Reply(Next.LATER, fault=RowFault("unavailable", str(error)), unreachable=_is_refused(error))
+        except Broke as error:
+            return Reply(Next.ELSEWHERE, fault=RowFault("unavailable", str(error)))
+        except (InvalidArgument, TypeError, ValueError) as error:
+            return Reply(Next.ANSWER, fault=RowFault("invalid_request", f"the row cannot be sent: {error}"))
+        try:
+            raw = await answer.read()
+        except Broke as error:
+            return Reply(Next.ELSEWHERE, fault=RowFault("unavailable", str(error)))
+        finally:
+            answer.close()
+        return await _reply(answer.status, answer.headers, raw)
+
+    def forget(self, spot: Spot) -> None:
+        """Its connections end by themselves."""
+
+    async def close(self) -> None:
+        await self._client.close()
+
+
+async def _reply(status: int, headers: Mapping[str, str], raw: bytes) -> Reply:
+    try:
+        value = json.loads(raw) if len(raw) < _PARSED_APART else await asyncio.to_thread(json.loads, raw)
+    except ValueError:
+        value = None
+    fault = fault_of(status, value, raw)
+    request_id = headers.get("x-request-id", "")
+    found = of_status(status)
+    if found is not Next.ANSWER:
+        wanted_s = rest_s(headers.get("retry-after", ""))
+        return Reply(found, status, value, raw, request_id, fault, rest_s=wanted_s)
+    if fault is None and not isinstance(value, dict):
+        broken = RowFault("invalid_answer", f"{raw[:80]!r} is no JSON object")
+        return Reply(Next.ELSEWHERE, status, None, raw, request_id, broken)
+    return Reply(found, status, value, raw, request_id, fault, work=_work(value))
+
+
+def usage_of(value: Any) -> tuple[int, int]:
+    """Tokens of prompt and answer, as an answer of any of OpenAI's APIs says."""
+    usage = value.get("usage") if isinstance(value, Mapping) else None
+    if not isinstance(usage, Mapping):
+        return 0, 0
+    return (
+        _count(usage.get("prompt_tokens", usage.get("input_tokens"))),
+        _count(usage.get("completion_tokens", usage.get("output_tokens"))),
+    )
+
+
+def _is_refused(error: NotConnected) -> bool:
+    return isinstance(error.cause, ConnectionRefusedError)
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and value > 0 else 0
+
+
+def _work(value: Any) -> float:
+    prompt, answer = usage_of(value)
+    return (prompt * _PROMPT_WEIGHT + answer) or 1.0
+
+
+def _context(tls: TlsConfig | None) -> ssl.SSLContext | None:
+    if tls is None:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=tls.ca_file or None)
+        if tls.cert_file:
+            context.load_cert_chain(tls.cert_file, tls.key_file)
+    except OSError as error:
+        raise FailedPrecondition(f"tls: the files cannot be read: {error.strerror or error}") from error
+    return context

@@ -1,0 +1,385 @@
+"""Rows to whoever may answer them: as many at once as each endpoint takes, the longest first, every one to an end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
+from dataclasses import replace
+from functools import partial
+from typing import Final, TypeVar
+
+from serving.batch.rows.memo import Memo
+from serving.batch.rows.request import RowAnswer, RowFault, RowRequest
+from serving.batch.rows.waiting import Waiting
+from serving.batch.sending.channels import Channel, Channels, Transport, load_of
+from serving.batch.sending.pending import Pending, answer_of
+from serving.batch.sending.places import LaneKey, Places
+from serving.batch.sending.row_stream import Done, RowStream, Withdraw
+from serving.batch.sending.settings import Held, SenderConfig, SenderStats, StateClock
+from serving.batch.sending.verdict import Next, Reply
+from serving.errors import MeshError
+from serving.routing import RetryBudget
+from serving.timeouts import cancel_and_wait
+
+_LOG: Final = logging.getLogger(__name__)
+_REST_S: Final = 0.25  # of an endpoint that refuses and does not say for how long
+_LONGEST_REST_S: Final = 8.0  # of one that fails again and again
+_LOOK_S: Final = 1.0
+_ANSWER_BYTES: Final = 1024  # what an answer takes beside its body, about
+_CLOSED: Final = RowFault("cancelled", "the sender was closed")
+T = TypeVar("T")
+
+
+class Sender:
+    """`start`, then `send` and `send_all`, then `close`. Belongs to one event loop."""
+
+    def __init__(self, places: Places, transport: Transport, config: SenderConfig | None = None) -> None:
+        """Both are closed with it."""
+        self.stats = SenderStats()
+        self._places = places
+        self._transport = transport
+        self._config = config or SenderConfig()
+        self._budget = RetryBudget(self._config.budget)
+        self._memo: Memo[RowAnswer] = Memo(self._config.memo_bytes)
+        self._running: dict[bytes, Pending] = {}  # rows that others may be the same as
+        self._lanes: dict[LaneKey, Waiting[Pending, str]] = {}
+        self._channels = Channels(places, transport, self._config.window)
+        self._slots: set[asyncio.Task[None]] = set()
+        self._queued = 0  # rows that were never begun
+        self._room = asyncio.Event()
+        self._room.set()
+        self._watching: asyncio.Task[None] | None = None
+        self._closed = False
+        self._heard = 0.0  # when any endpoint has answered, or the first row came
+        self._clock = StateClock(self.stats)
+
+    async def start(self) -> None:
+        """Returns when it is known who may be asked, or after some seconds without etcd."""
+        self._heard = time.monotonic()
+        await self._places.start(self._on_places)
+        self._watching = asyncio.create_task(self._watch(), name="batch sender")
+
+    async def close(self) -> None:
+        """Rows that have no answer get a fault. May be repeated."""
+        self._closed = True
+        tasks = [task for task in (self._watching, *self._slots) if task is not None]
+        await cancel_and_wait(*tasks)
+        self._fail_waiting(RowFault("cancelled", "the sender was closed"))
+        self._room.set()
+        await self._transport.close()
+        await self._places.close()
+
+    def begin_clock(self) -> None:
+        """What is counted in seconds begins now, and not with the start."""
+        self._clock.restart()
+
+    def snapshot(self) -> SenderStats:
+        """The counters up to now."""
+        self._note_state()
+        return replace(self.stats)
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """How many rows may be at each endpoint now."""
+        return self._channels.limits
+
+    async def __aenter__(self) -> Sender:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    # ------------------------------------------------------------------------------------------------ sending
+
+    async def send(self, request: RowRequest) -> RowAnswer:
+        """Always answers, also where nobody does: then the answer has a fault. Whoever is cancelled takes it back."""
+        answer: asyncio.Future[RowAnswer] = asyncio.get_running_loop().create_future()
+
+        def done(found: RowAnswer) -> None:
+            if not answer.done():
+                answer.set_result(found)
+
+        withdraw = await self._add(request, done)
+        try:
+            return await answer
+        finally:
+            withdraw()
+
+    async def send_all(self, rows: Iterable[tuple[T, RowRequest]]) -> AsyncGenerator[tuple[T, RowAnswer], None]:
+        """Each row's mark with its answer, as they come. No more rows are taken than may wait."""
+        stream = RowStream(self._add, rows, most=2 * self._config.max_waiting)
+        async with aclosing(stream.answers()) as answers:
+            async for answer in answers:
+                yield answer
+
+    async def _add(self, request: RowRequest, done: Done) -> Withdraw:
+        """Takes the row, or waits until there is room for it. What it gives takes the row back."""
+        self.stats.rows += 1
+        if self._shares(request, done):
+            return lambda: None
+        try:
+            lane, request = await self._places.lane(request)
+        except MeshError as error:
+            self._tell(done, RowAnswer(attempts=0, fault=RowFault(error.code.name.lower(), error.message)))
+            return lambda: None
+        await self._wait_room()
+        if self._closed:
+            self._tell(done, RowAnswer(attempts=0, fault=RowFault("cancelled", "the sender was closed")))
+            return lambda: None
+        if self._shares(request, done):  # it came while this one waited
+            return lambda: None
+        pending = Pending(request, lane, [done])
+        if request.same:
+            self._running[request.same] = pending
+        if not self._queued and not self._channels.in_flight:
+            self._heard = time.monotonic()
+        self._queued += 1
+        if self._queued >= self._config.max_waiting:
+            self._room.clear()
+        self._lane(lane).add(pending.row)
+        self._fill(lane)
+        return partial(self._withdraw, pending, done)
+
+    def _shares(self, request: RowRequest, done: Done) -> bool:
+        """True when another row's answer is its own, too."""
+        if not request.same:
+            return False
+        known = self._memo.get(request.same)
+        running = self._running.get(request.same)
+        if known is None and running is None:
+            return False
+        self.stats.same += 1
+        if known is not None:
+            self._tell(done, replace(known, attempts=0, work=0.0))
+        elif running is not None:
+            running.followers.append(done)
+        return True
+
+    async def _wait_room(self) -> None:
+        if self._room.is_set():
+            return
+        began = time.monotonic()
+        while not self._room.is_set() and not self._closed:
+            await self._room.wait()
+        self.stats.held_s += time.monotonic() - began
+
+    def _withdraw(self, pending: Pending, done: Done) -> None:
+        if done in pending.followers:
+            pending.followers.remove(done)
+
+    # ------------------------------------------------------------------------------------------------ giving out
+
+    def _lane(self, key: LaneKey) -> Waiting[Pending, str]:
+        found = self._lanes.get(key)
+        if found is None:
+            found = self._lanes[key] = Waiting()
+        return found
+
+    def _fill(self, lane: LaneKey) -> None:
+        """Rows of the lane to whoever has room, the least loaded first."""
+        waiting = self._lanes[lane]
+        channels = self._channels.of(lane)
+        now = time.monotonic()
+        free = [channel for channel in channels if channel.has_room(now)]
+        while waiting and free:
+            channel = min(free, key=load_of)
+            pending = self._take(waiting, channel, alone=len(channels) == 1)
+            if pending is None:
+                free.remove(channel)
+                continue
+            self._begin(channel, pending)
+            if not channel.has_room(now):
+                free.remove(channel)
+        self._note_state()
+
+    def _take(self, waiting: Waiting[Pending, str], channel: Channel, *, alone: bool) -> Pending | None:
+        """The next row that somebody wants."""
+        while (pending := waiting.take(channel.spot.key, alone=alone)) is not None:
+            if not pending.begun:
+                pending.begun = True
+                self._queued -= 1
+                if self._queued < self._config.max_waiting:
+                    self._room.set()
+            if pending.followers:
+                return pending
+            self._forget(pending)
+        return None
+
+    def _begin(self, channel: Channel, pending: Pending) -> None:
+        channel.in_flight += 1
+        slot = asyncio.create_task(self._slot(channel, pending), name="batch slot")
+        self._slots.add(slot)
+        slot.add_done_callback(self._slots.discard)
+
+    async def _slot(self, channel: Channel, pending: Pending | None) -> None:
+        """One request after the other, as long as the window has room for this one and rows wait."""
+        try:
+            while pending is not None:
+                await self._attempt(channel, pending)
+                pending = self._next(channel)
+        except asyncio.CancelledError:
+            if pending is not None:
+                self._finish(pending, RowAnswer(attempts=pending.attempts, fault=_CLOSED))
+            raise
+        finally:
+            channel.in_flight -= 1
+            if not channel.in_flight:
+                self._channels.ended(channel)
+            self._note_state()
+
+    def _next(self, channel: Channel) -> Pending | None:
+        """For a slot that has become free; further ones where the window has grown."""
+        if channel.gone or channel.in_flight > channel.window.limit or time.monotonic() < channel.rests_until:
+            return None
+        mine: Pending | None = None
+        for lane in self._channels.lanes_of(channel):
+            waiting = self._lanes.get(lane)
+            if not waiting:
+                continue
+            alone = len(self._channels.of(lane)) == 1
+            if mine is None:
+                mine = self._take(waiting, channel, alone=alone)
+            while mine is not None and channel.in_flight < channel.window.limit:
+                more = self._take(waiting, channel, alone=alone)
+                if more is None:
+                    break
+                self._begin(channel, more)
+        return mine
+
+    # ------------------------------------------------------------------------------------------------ one attempt
+
+    async def _attempt(self, channel: Channel, pending: Pending) -> None:
+        self.stats.attempts += 1
+        sent_at = time.monotonic()
+        reply = await self._ask(channel, pending)
+        now = time.monotonic()
+        if reply.next is Next.ANSWER:
+            self._heard = now
+            channel.rests_until = 0.0
+            channel.failures = 0
+            channel.window.answered(now, sent_at=sent_at, work=reply.work, in_flight=channel.in_flight)
+            self._budget.request()
+            self._finish(pending, answer_of(reply, pending.attempts + 1))
+        elif reply.next is Next.LATER:
+            self._refused(channel, pending, reply, sent_at, now)
+        else:
+            self._failed(channel, pending, reply, now)
+
+    async def _ask(self, channel: Channel, pending: Pending) -> Reply:
+        try:
+            return await self._transport.ask(channel.spot, pending.request)
+        except Exception as error:  # noqa: BLE001 - of one row: the others go on
+            number = secrets.token_hex(4)
+            _LOG.exception("a row could not be sent", extra={"endpoint": channel.spot.key, "error_id": number})
+            fault = RowFault("internal", f"the row could not be sent: {type(error).__name__}; see the log: {number}")
+            return Reply(Next.ANSWER, fault=fault)
+
+    def _refused(self, channel: Channel, pending: Pending, reply: Reply, sent_at: float, now: float) -> None:
+        """It was not begun: it waits again, and counts no attempt."""
+        self.stats.refusals += 1
+        channel.window.refused(now, sent_at=sent_at)
+        self._rest(channel, max(reply.rest_s, _REST_S), now)
+        if reply.unreachable:
+            self._places.refused(channel.spot)
+        self._again(channel, pending)
+
+    def _failed(self, channel: Channel, pending: Pending, reply: Reply, now: float) -> None:
+        pending.attempts += 1
+        channel.failures += 1
+        self._rest(channel, min(_REST_S * 2 ** min(channel.failures, 6), _LONGEST_REST_S), now)
+        fault = reply.fault or RowFault("internal", f"an answer of status {reply.status}")
+        spent = pending.attempts >= self._config.max_attempts
+        if spent or not self._budget.try_spend(now):
+            why = "" if spent else "; not tried again: too many rows fail, the retry budget is used up"
+            told = RowFault(fault.code, fault.message + why, pending.attempts)
+            self._finish(pending, answer_of(replace(reply, fault=told), pending.attempts))
+            return
+        self.stats.retries += 1
+        self._again(channel, pending)
+
+    def _rest(self, channel: Channel, seconds: float, now: float) -> None:
+        """Until then it gets no further rows, unless it answers one that it has."""
+        channel.rests_until = max(channel.rests_until, now + seconds)
+        asyncio.get_running_loop().call_later(seconds, self._rested, channel)
+
+    def _rested(self, channel: Channel) -> None:
+        if not channel.gone and not self._closed:
+            for lane in self._channels.lanes_of(channel):
+                if lane in self._lanes:
+                    self._fill(lane)
+
+    def _again(self, channel: Channel, pending: Pending) -> None:
+        row = pending.row
+        row.tried.add(channel.spot.key)
+        others = self._channels.of(pending.lane)
+        if all(other.spot.key in row.tried for other in others):
+            row.tried.clear()
+        self._lane(pending.lane).again(row)
+        self._fill(pending.lane)
+
+    def _finish(self, pending: Pending, answer: RowAnswer) -> None:
+        self._forget(pending)
+        followers, pending.followers = pending.followers, []
+        if pending.request.same and answer.fault is None:
+            self._memo.put(pending.request.same, answer, len(answer.raw) + _ANSWER_BYTES)
+        for number, done in enumerate(followers):
+            self._tell(done, answer if not number else replace(answer, work=0.0))
+
+    def _forget(self, pending: Pending) -> None:
+        if self._running.get(pending.request.same) is pending:
+            del self._running[pending.request.same]
+
+    def _tell(self, done: Done, answer: RowAnswer) -> None:
+        if answer.fault is None:
+            self.stats.answers += 1
+        else:
+            self.stats.faults += 1
+        done(answer)
+
+    # ------------------------------------------------------------------------------------------------ background
+
+    def _on_places(self) -> None:
+        for key in self._channels.update():
+            for waiting in self._lanes.values():
+                waiting.left(key)
+        for lane, waiting in tuple(self._lanes.items()):
+            waiting.forgive({channel.spot.key for channel in self._channels.of(lane)})
+            self._fill(lane)
+
+    async def _watch(self) -> None:
+        """Ends the wait of rows that nobody answers."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            self._note_state()
+            for lane in [lane for lane, waiting in self._lanes.items() if not waiting]:
+                del self._lanes[lane]
+            silent = time.monotonic() - self._heard > self._config.patience_s
+            if self._lanes and silent and not self._channels.in_flight:
+                known = len(self._channels)
+                why = "all of them refuse" if known else "there is none"
+                text = f"no endpoint has answered for {self._config.patience_s:g} s ({known} known: {why})"
+                _LOG.warning("rows fail, as nobody answers them", extra={"endpoints": known, "rows": self._queued})
+                self._fail_waiting(RowFault("unavailable", text))
+
+    def _fail_waiting(self, fault: RowFault) -> None:
+        for waiting in self._lanes.values():
+            for pending in waiting.drain():
+                if not pending.begun:
+                    self._queued -= 1
+                told = RowFault(fault.code, fault.message, pending.attempts)
+                self._finish(pending, RowAnswer(attempts=pending.attempts, fault=told))
+        if self._queued < self._config.max_waiting:
+            self._room.set()
+
+    def _note_state(self) -> None:
+        """What holds it up from now on."""
+        waits = any(self._lanes.values())
+        if not waits:
+            self._clock.enter(Held.IDLE if self._channels.has_room() else Held.BUSY)
+        else:
+            self._clock.enter(Held.WINDOW if self._channels.in_flight else Held.ENDPOINT)

@@ -1,0 +1,1 @@
+"""The steps of `LLMProcessor`: prepare, template, infer, post-process."""
