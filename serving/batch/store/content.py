@@ -66,7 +66,7 @@ class ContentStore:
         """Raises `StorageFull`, `Unavailable`."""
         with told(f"the file store {self.folder}"):
             for one in (self._content, self._uploads):
-                one.mkdir(parents=True, exist_ok=True)
+                one.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def free_bytes(self) -> int:
         """Raises `Unavailable`."""
