@@ -7,7 +7,7 @@ import contextlib
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final
 
 from starlette.types import Message, Receive, Scope, Send
@@ -98,13 +98,19 @@ class Wire:
         return await read_object_apart(await self.read_body(limit_bytes), limit_bytes=limit_bytes)
 
     async def read_body(self, limit_bytes: int) -> bytes:
-        """Raises `BodyTooLarge`, `BodyTooSlow`, `InvalidRequest` for a compressed one, `ClientGone` for half of one."""
+        """Raises as `pieces` does."""
+        return b"".join([piece async for piece in self.pieces(limit_bytes)])
+
+    async def pieces(self, limit_bytes: int) -> AsyncIterator[bytes]:
+        """The body as it comes; the client is not read while nobody takes the next one.
+
+        Raises `BodyTooLarge`, `BodyTooSlow`, `InvalidRequest` for a compressed one, `ClientGone` for half of one.
+        """
         declared = self.header(b"content-length")
         if declared.isdigit() and int(declared[:20]) > limit_bytes:
             raise BodyTooLarge(limit_bytes)
         if self.header(b"content-encoding") not in ("", "identity"):
             raise InvalidRequest("compressed bodies are not taken; send it as it is", error_code="invalid_encoding")
-        parts: list[bytes] = []
         size = 0
         while True:
             try:
@@ -113,12 +119,13 @@ class Wire:
                 raise BodyTooSlow(_PAUSE_S) from None
             if message["type"] == "http.disconnect":
                 raise ClientGone("the client went away while it sent its request")
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
+            piece = message.get("body", b"")
+            size += len(piece)
             if size > limit_bytes:
                 raise BodyTooLarge(limit_bytes)
+            yield piece
             if not message.get("more_body", False):
-                return b"".join(parts)
+                return
 
     async def unless_gone(self, work: Awaitable[None], cut: asyncio.Future[MeshError] | None = None) -> None:
         """Runs it to its end, in the caller's own task. When the client goes away first, or its time is over, cancels
@@ -128,17 +135,32 @@ class Wire:
         Only after the body was read.
         """
         with interruptible() as interrupt, contextlib.ExitStack() as stack:
-            left_s = self.time_left_s()
-            if left_s is not None:
-                text = "the time that the client has set for the request is over"
-                timer = asyncio.get_running_loop().call_later(left_s, interrupt, DeadlineExceeded(text))
-                stack.callback(timer.cancel)
-            if cut is not None:
-                told = lambda ended: interrupt(ended.result())  # noqa: E731
-                cut.add_done_callback(told)
-                stack.callback(cut.remove_done_callback, told)
+            self._watch_limits(interrupt, cut, stack)
             self._watch_client(lambda: interrupt(ClientGone("the client closed its connection")), stack)
             await work
+
+    async def within_limits(self, work: Awaitable[None], cut: asyncio.Future[MeshError] | None = None) -> None:
+        """As `unless_gone`, for work that reads the body, which says itself that the client has gone."""
+        with interruptible() as interrupt, contextlib.ExitStack() as stack:
+            self._watch_limits(interrupt, cut, stack)
+            await work
+
+    def _watch_limits(
+        self,
+        interrupt: Callable[[Exception], None],
+        cut: asyncio.Future[MeshError] | None,
+        stack: contextlib.ExitStack,
+    ) -> None:
+        """Of the client's deadline, and of the server's own end, until the stack is closed."""
+        left_s = self.time_left_s()
+        if left_s is not None:
+            text = "the time that the client has set for the request is over"
+            timer = asyncio.get_running_loop().call_later(left_s, interrupt, DeadlineExceeded(text))
+            stack.callback(timer.cancel)
+        if cut is not None:
+            told = lambda ended: interrupt(ended.result())  # noqa: E731
+            cut.add_done_callback(told)
+            stack.callback(cut.remove_done_callback, told)
 
     def _watch_client(self, gone: Callable[[], None], stack: contextlib.ExitStack) -> None:
         """Calls `gone` when the client goes away, until the stack is closed."""

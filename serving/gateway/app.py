@@ -31,10 +31,11 @@ from serving.gateway.keys.usage import REQUEST_HEADERS
 from serving.gateway.kserve_rest import HEALTH as KSERVE_HEALTH
 from serving.gateway.kserve_rest import PREFIX as KSERVE
 from serving.gateway.kserve_rest import KserveRest, Terms
+from serving.gateway.later import LATER, PATHS, LaterRequests
 from serving.gateway.passing import Broken
 from serving.gateway.queued.asker import Asker
-from serving.gateway.queued.operations import GATEWAY_RESPONSES, QUEUED
-from serving.gateway.queued.service import PATHS, RESPONSES, QueuedRequests
+from serving.gateway.queued.operations import GATEWAY_RESPONSES
+from serving.gateway.queued.service import RESPONSES
 from serving.gateway.resuming import RESUMED_PATHS
 from serving.gateway.route_follower import Routes
 from serving.gateway.routed import RouteForwarder
@@ -79,7 +80,7 @@ class GatewayApp:
         routed: RouteForwarder,
         kserve: KserveRest,
         caching: Caching,
-        queued: QueuedRequests,
+        later: LaterRequests,
         instruments: Instruments,
         registry: CollectorRegistry,
         balance: Balance,
@@ -108,7 +109,7 @@ class GatewayApp:
         self._routed = routed
         self._kserve = kserve
         self._caching = caching
-        self._queued = queued
+        self._later = later
         self._instruments = instruments
         self._registry = registry
         self._balance = balance
@@ -176,8 +177,8 @@ class GatewayApp:
         elif path in FORWARDED:
             call.want(wire, "POST")
             await self._forward(call, wire, scope)
-        elif self._queued.takes(path):
-            await self._answer_queued(call, wire, scope)
+        elif self._later.takes(path):
+            await self._answer_later(call, wire, scope)
         elif path == _CACHE:
             call.want(wire, "DELETE")
             await self._remove(call, wire, scope)
@@ -203,11 +204,11 @@ class GatewayApp:
         admitted = lambda request: self._admitted(call, wire, request)  # noqa: E731
         return Terms(refuse, self.draining, cut, self._allowed(call), admitted, call.ask)
 
-    async def _answer_queued(self, call: Call, wire: Wire, scope: Scope) -> None:
+    async def _answer_later(self, call: Call, wire: Wire, scope: Scope) -> None:
         if (refusal := self._refusal(wire, leaving=self.refusing)) is not None:
             raise refusal
         with self._until_cut() as cut:
-            await self._queued.answer(Asker(call, wire, scope, self._gate, self._allowed(call), cut))
+            await self._later.answer(Asker(call, wire, scope, self._gate, self._allowed(call), cut))
 
     def _refusal(self, wire: Wire, *, leaving: bool) -> Unavailable | None:
         """Why no request for a model is taken now."""
@@ -238,7 +239,7 @@ class GatewayApp:
         if call.path == RESPONSES and body.get("background") not in (None, False):
             with self._until_cut() as cut:
                 asker = Asker(call, wire, scope, self._gate, self._allowed(call), cut)
-                await wire.unless_gone(self._queued.background.create(body, asker), cut)
+                await wire.unless_gone(self._later.background.create(body, asker), cut)
             return
         session = wire.header(SESSION_HEADER.encode())
         found, data = self._named(data, body, session, call)
@@ -398,4 +399,4 @@ def _entry(name: str, offer: Offer, *, route: bool = False) -> dict[str, Any]:
 
 @cache
 def _document() -> dict[str, Any]:
-    return document("OpenAI-compatible API of a mesh", VERSION, (*GATEWAY, GATEWAY_RESPONSES, *QUEUED))
+    return document("OpenAI-compatible API of a mesh", VERSION, (*GATEWAY, GATEWAY_RESPONSES, *LATER))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from serving.config import EtcdConfig, TlsConfig
+from serving.gateway.batch.settings import BatchLimits
 from serving.settings import build_settings, read_settings
 
 
@@ -25,7 +26,8 @@ class GatewayConfig:
     that says nothing for `cache_timeout_s`. Who asks the same as a request that runs waits `cache_follow_s` for its
     answer. When it is ended, `/health` says so for `leave_s` before the first request is refused. What is known of
     prompts in replicas' caches takes `prefix_index_bytes` at most. `require_keys`: whoever asks needs an API key; None:
-    where it listens on more than loopback.
+    where it listens on more than loopback. `batch_store` is the URL of the folder for `/v1/files` and `/v1/batches`,
+    which gateways and the runners of batches share; empty: neither is supported. `batch_limits` are its bounds.
     """
 
     etcd: EtcdConfig
@@ -47,6 +49,8 @@ class GatewayConfig:
     require_keys: bool | None = None
     leave_s: float = 1.0
     drain_timeout_s: float = 30.0
+    batch_store: str = ""
+    batch_limits: BatchLimits = field(default_factory=BatchLimits)
     log_file: str = ""
     log_level: str = "info"
 

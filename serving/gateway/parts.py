@@ -19,6 +19,8 @@ from starlette.types import Receive, Scope, Send
 from serving.errors import FailedPrecondition, Unavailable
 from serving.gateway.app import GatewayApp
 from serving.gateway.balance import Balance
+from serving.gateway.batch.parts import BatchParts
+from serving.gateway.batch.service import FilesAndBatches
 from serving.gateway.cache_client import CacheClient
 from serving.gateway.caching import Caching
 from serving.gateway.catalog import Catalog
@@ -28,6 +30,7 @@ from serving.gateway.forwarding import Forwarder
 from serving.gateway.instruments import Instruments
 from serving.gateway.keys.parts import GatewayKeys
 from serving.gateway.kserve_rest import KserveRest
+from serving.gateway.later import LaterRequests
 from serving.gateway.probing import Prober
 from serving.gateway.queued.background import Background
 from serving.gateway.queued.dispatch import BrokerForwarder
@@ -89,6 +92,7 @@ class GatewayParts:
         self._through = BrokerForwarder(
             self._journals, self._queue_targets, self._splits, self._instruments, config.max_body_bytes
         )
+        self._batches = self._new_batches()
         self._session: aiohttp.ClientSession | None = None
         self._client: HttpClient | None = None  # for what clients ask
         self._caching: Caching | None = None
@@ -114,9 +118,12 @@ class GatewayParts:
     async def open(self, address: str) -> None:
         """Returns when it takes requests; without etcd after some seconds, while following goes on.
 
-        `address` is where others find it. Raises `FailedPrecondition` for files that cannot be read.
+        `address` is where others find it. Raises `FailedPrecondition` for files that cannot be read, `Unavailable` and
+        `StorageFull` for a file store that cannot be used.
         """
         context = _client_context(self._config)
+        if self._batches is not None:
+            await self._batches.start()
         session = self._session = self._new_session(context)
         self._client = self._new_client(context)
         client = CacheClient(session, timeout_s=self._config.cache_timeout_s)
@@ -129,7 +136,10 @@ class GatewayParts:
             following.append(self._keys.start(address))
         await asyncio.gather(*following)
         probers = Prober(session, self._upstreams), Prober(session, self._rest_upstreams, _KSERVE_LIVE)
-        self._running = asyncio.gather(*(prober.run() for prober in probers), self._tidy())
+        running = [prober.run() for prober in probers] + [self._tidy()]
+        if self._batches is not None:
+            running.append(self._batches.run())
+        self._running = asyncio.gather(*running)
         self._app = app
         models = len(self._follower.catalog.offers())
         _LOG.info("takes requests", extra={"called": self._called, "address": address, "models": models})
@@ -178,7 +188,7 @@ class GatewayParts:
             *self._forwarders(client, self._follower, self._upstreams),
             kserve,
             caching,
-            self._new_queued(),
+            LaterRequests(self._new_queued(), FilesAndBatches(self._batches, called=self._called)),
             self._instruments,
             self._registry,
             self._upstreams.balance,
@@ -196,6 +206,13 @@ class GatewayParts:
         submitter = Submitter(self._follower, self._routes, self._splits, targets, journals, called=self._called)
         background = Background(submitter, journals)
         return QueuedRequests(submitter, journals, background, max_body_bytes=self._config.max_body_bytes)
+
+    def _new_batches(self) -> BatchParts | None:
+        """None: there is no file store. Raises `InvalidArgument`, `NotSupported` for a URL that cannot be one."""
+        config = self._config
+        if not config.batch_store:
+            return None
+        return BatchParts(config.batch_store, config.batch_limits, self._store, self._registry)
 
     def _forwarders(
         self, client: HttpClient, follower: Following, upstreams: Upstreams

@@ -81,7 +81,12 @@ def agent_spec(plan: MeshPlan, cluster: ClusterPlan) -> ChildSpec:
 
 def gateway_spec(plan: MeshPlan) -> ChildSpec:
     """The gateway of a local mesh. Its port is the same after each start, so that clients find it again."""
-    config = {"etcd": plan.etcd_section(), "listen": plan.gateway, "require_keys": plan.require_keys}
+    config = {
+        "etcd": plan.etcd_section(),
+        "listen": plan.gateway,
+        "require_keys": plan.require_keys,
+        "batch_store": plan.batch_store.as_uri(),
+    }
     return _spec(plan, "gateway", "gateway", "serving.gateway", config, {})
 
 

@@ -53,6 +53,11 @@ class MeshPlan:
     require_keys: bool = False
     gateway_grpc: str = ""
 
+    @property
+    def batch_store(self) -> Path:
+        """The folder of files and batches, which the gateway and the clusters of this machine share."""
+        return self.mesh_dir / "batches"
+
     def etcd_section(self) -> dict[str, Any]:
         """As `mesh.json` and the processes' configuration files hold it."""
         section: dict[str, Any] = {"endpoints": list(self.etcd.endpoints)}

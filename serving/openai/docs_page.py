@@ -50,8 +50,10 @@ def _operation(path: str, method: str, described: Mapping[str, Any], schemas: Ma
         parts.append(f"<details><summary>Parameters</summary>{_table(rows)}</details>")
     body = described.get("requestBody")
     if body is not None:
-        schema = body["content"]["application/json"]["schema"]
-        parts.append(f"<details open><summary>Request: {_type(schema)}</summary>{_fields(schema, schemas)}</details>")
+        ((kind, content),) = body["content"].items()
+        schema = content["schema"]
+        said = _type(schema) if kind == "application/json" else f"{escape(kind)}: {_type(schema)}"
+        parts.append(f"<details open><summary>Request: {said}</summary>{_fields(schema, schemas)}</details>")
     answers = [
         (status, _contents(answer["content"]), answer["description"])
         for status, answer in described["responses"].items()

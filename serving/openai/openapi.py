@@ -17,16 +17,20 @@ from serving.openai.errors import ErrorAnswer
 _REF: Final = "#/components/schemas/{model}"
 _JSON: Final = "application/json"
 _EVENTS: Final = "text/event-stream"
+_FORM: Final = "multipart/form-data"
 ERRORS: Final[Mapping[int, str]] = {
     400: "The request is wrong; `param` names the field.",
     404: "There is no such model, or no such request, here.",
-    409: "The request has ended without an answer: cancelled, expired, or its attempts are used up.",
+    409: "It has ended, is in use, or its idempotency key means another one.",
     408: "The body did not come in time.",
     413: "The body is too large.",
+    416: "The range begins behind the end.",
     429: "All is full; `Retry-After` says when to come back.",
     500: "A fault of the server, logged under the id in the message.",
+    501: "Not supported here.",
     503: "Nobody takes requests now: draining, starting, or failed.",
     504: "The time of `x-request-timeout` is over.",
+    507: "The disk is full.",
 }
 _HEADERS: Final = {
     "x-request-timeout": ("Seconds until the last byte of the answer; then the generation ends.", "number"),
@@ -50,7 +54,8 @@ class Operation:
 
     `answer` None: text of `media_type`. `errors` are statuses of `ERRORS`, `undone` fields that nothing follows
     with the values that may be given nevertheless. `asked` is the method where it is none of the usual ones, `good`
-    are the statuses of an answer, `headers` are those that only this one reads. With `events` every answer is a stream.
+    are the statuses of an answer, `headers` are those that only this one reads. With `events` every answer is a stream,
+    with `form` the request is a form with a file.
     """
 
     path: str
@@ -67,6 +72,7 @@ class Operation:
     good: Sequence[int] = (200,)
     headers: Sequence[Parameter] = ()
     events: bool = False
+    form: bool = False
 
     @property
     def method(self) -> Literal["get", "post", "delete"]:
@@ -119,7 +125,8 @@ def _described(one: Operation, schemas: Mapping[str, Any]) -> dict[str, Any]:
         "responses": {str(status): _good(one, schemas) for status in one.good},
     }
     if one.request is not None:
-        made["requestBody"] = {"required": True, "content": {_JSON: {"schema": schemas[f"{one.name} request"]}}}
+        asked = {"schema": schemas[f"{one.name} request"]}
+        made["requestBody"] = {"required": True, "content": {_FORM if one.form else _JSON: asked}}
     for status in one.errors:
         content = {_JSON: {"schema": schemas["error"]}}
         made["responses"][str(status)] = {"description": ERRORS[status], "content": content}

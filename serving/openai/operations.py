@@ -11,12 +11,12 @@ from serving.openai.chat_answers import ChatCompletion, ChatCompletionChunk
 from serving.openai.completions import UNDONE_COMPLETIONS, Completion, CompletionRequest
 from serving.openai.embeddings import EmbeddingList, EmbeddingRequest
 from serving.openai.models import Model, ModelList
-from serving.openai.openapi import ERRORS, Operation, Parameter
+from serving.openai.openapi import Operation, Parameter
 from serving.openai.response_objects import ResponseEvent, ResponseObject
 from serving.openai.responses import UNDONE_RESPONSES, ResponseRequest
 from serving.openai.tokens import DetokenizeAnswer, DetokenizeRequest, TokenizeAnswer, TokenizeRequest
 
-_ALL: Final = tuple(status for status in ERRORS if status != 409)
+_ALL: Final = (400, 404, 408, 413, 429, 500, 503, 504)
 _HTML: Final = "text/html"
 
 

@@ -13,12 +13,12 @@ from serving.gateway.queued.query import SECONDS
 from serving.openai.chat import UNDONE_CHAT, ChatCompletionRequest
 from serving.openai.completions import UNDONE_COMPLETIONS, CompletionRequest
 from serving.openai.embeddings import EmbeddingRequest
-from serving.openai.openapi import ERRORS, Operation, Parameter
+from serving.openai.openapi import Operation, Parameter
 from serving.openai.operations import RESPONSES
 from serving.openai.response_objects import ResponseEvent, ResponseObject
 from serving.openai.responses import UNDONE_AT_GATEWAYS, UNDONE_RESPONSES, GatewayResponseRequest, ResponseRequest
 
-_SUBMIT: Final = tuple(status for status in ERRORS if status != 409)
+_SUBMIT: Final = (400, 404, 408, 413, 429, 500, 503, 504)
 _LOOK: Final = (400, 404, 408, 413, 503, 504)
 _WAIT: Final = Parameter("wait", "Seconds to wait for its end, at most 60.", f"^{SECONDS}$")
 _FLAG: Final = "^(true|false)$"

@@ -34,7 +34,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     replica = gateway = None
     try:
         replica = LlmProcess(folder, llm_config(folder, etcd=etcd.config()))
-        gateway = GatewayProcess(folder, etcd.config(), leave_s=0.0)
+        gateway = GatewayProcess(folder, etcd.config(), leave_s=0.0, batch_store=str(folder / "batches"))
         replica.wait_state("ready", registered=True)
         url = f"{gateway.url}/v1/models"
         eventually(lambda: httpx.get(url).json()["data"], timeout_s=30, what="the model at the gateway")
