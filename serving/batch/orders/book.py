@@ -1,0 +1,98 @@
+"""The orders of batches in etcd, as gateways write and read them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from serving._proto import batch_pb2 as pb
+from serving.batch.orders.batch import CANCEL, ORDER, Batch, ends_at, read_batches
+from serving.batch.orders.claims import read_batch
+from serving.errors import AlreadyExists, Conflict, ResourceExhausted
+from serving.observe import get_logger
+from serving.stamps import stamp
+from serving.store import keys
+from serving.store.client import EtcdClient
+from serving.store.records import encode
+from serving.store.types import Compare, Op, Snapshot
+
+_LOG: Final = get_logger(__name__)
+_ATTEMPTS: Final = 32
+_OF_CLIENT: Final = (
+    "endpoint",
+    "input_file",
+    "completion_window_s",
+    "metadata",
+    "output_expires_after_s",
+    "in_order",
+    "mode",
+)
+
+
+class EndedBatch(Conflict):
+    """It has ended: nothing can be cancelled."""
+
+
+class OrderBook:
+    """Belongs to one event loop; `store` is its owner's to close. Times are unix seconds."""
+
+    def __init__(self, store: EtcdClient, *, max_unfinished: int) -> None:
+        """`max_unfinished`: batches of a namespace that have not ended."""
+        self._store = store
+        self._max_unfinished = max_unfinished
+
+    async def create(self, order: pb.BatchOrder, now: float) -> tuple[Batch, bool]:
+        """Writes it, once; True where it was there already: a client that asks again gets what it asked for first.
+
+        Raises `ResourceExhausted` at the limit, `AlreadyExists` for its id with another wish.
+        """
+        key = keys.batch(order.namespace, order.id, ORDER)
+        for _ in range(_ATTEMPTS):
+            found = await self._store.get_prefix(keys.batches(order.namespace))
+            batches = read_batches(found.kvs)
+            there = batches.get((order.namespace, order.id))
+            if there is not None:
+                return _same(there, order), True
+            unfinished = sum(ends_at(one, now) is None for one in batches.values())
+            if unfinished >= self._max_unfinished:
+                raise ResourceExhausted(
+                    f"{unfinished} batches have not ended, as many as there may be; wait for one, or cancel one"
+                )
+            conditions = [Compare.absent(key), _as_read(found, keys.batches(order.namespace))]
+            if (await self._store.txn(conditions, [Op.put(key, encode(order))])).succeeded:
+                _LOG.info("batch ordered", batch=order.id, namespace=order.namespace, endpoint=order.endpoint)
+                return Batch(order), False
+        raise Conflict("too many batches are created or written at the same time; create it again")
+
+    async def get(self, namespace: str, batch_id: str) -> Batch:
+        """Raises `NotFound`."""
+        return await read_batch(self._store, namespace, batch_id)
+
+    async def of_namespace(self, namespace: str) -> list[Batch]:
+        """The newest first."""
+        found = await self._store.get_prefix(keys.batches(namespace))
+        made = read_batches(found.kvs).values()
+        return sorted(made, key=lambda one: (one.order.created_at.ToNanoseconds(), one.id), reverse=True)
+
+    async def cancel(self, namespace: str, batch_id: str, now: float) -> Batch:
+        """Asks for its end; may be repeated. Raises `NotFound`, `EndedBatch`."""
+        batch = await self.get(namespace, batch_id)
+        if ends_at(batch, now) is not None and batch.cancel is None:
+            raise EndedBatch(f"batch {batch_id} has ended")
+        if batch.cancel is not None:
+            return batch
+        asked = pb.BatchCancel(asked_at=stamp(now))
+        conditions = [Compare.exists(batch.key(ORDER)), Compare.absent(batch.key(CANCEL))]
+        if (await self._store.txn(conditions, [Op.put(batch.key(CANCEL), encode(asked))])).succeeded:
+            _LOG.info("batch cancelled", batch=batch.id, namespace=batch.namespace)
+        return await self.get(namespace, batch_id)
+
+
+def _as_read(found: Snapshot, prefix: str) -> Compare:
+    return Compare.prefix_mod_before(prefix, found.revision + 1)
+
+
+def _same(there: Batch, order: pb.BatchOrder) -> Batch:
+    for name in _OF_CLIENT:
+        if getattr(there.order, name) != getattr(order, name):
+            raise AlreadyExists(f"this idempotency key was used for a batch with another `{name}`: use a new key")
+    return there
