@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from serving.sdk._artifacts import Artifact
 from serving.sdk._broker_options import BrokerCallbacks, RedisJournals
 from serving.sdk._deployments import (
+    BatchDeployment,
     BrokerDeployment,
     CppDeployment,
     EmbeddingDeployment,
@@ -57,6 +58,7 @@ __all__ = [
     "AsyncMeshClient",
     "Autoscaling",
     "BrokerCallbacks",
+    "BatchDeployment",
     "BrokerDeployment",
     "BrokerDrain",
     "Callback",
