@@ -1,10 +1,9 @@
-"""One runner: the life of its process. States as those of a Python replica; draining puts its batches back."""
+"""One runner: the life of its process. States as those of a Python replica."""
 
 from __future__ import annotations
 
-import time
-
-from serving.batch.runner.parts import RunnerParts
+from serving.batch.runner.settings import RUNS_NOTHING
+from serving.errors import NotSupported
 from serving.python_deployment.replica import Replica
 
 
@@ -13,8 +12,4 @@ class RunnerReplica(Replica):
 
     async def _become_ready(self) -> None:
         self._begin_log()
-        began = time.monotonic()
-        self._step("loading", "reads what batches there are")
-        parts = RunnerParts(self._config, self._node_address)
-        self._stack = parts  # what it holds is released when the replica leaves, also when it does not come up
-        await self._announce(parts, began)
+        raise NotSupported(RUNS_NOTHING)

@@ -8,6 +8,7 @@ from serving._proto import records_pb2 as pb
 from serving.python_deployment import settings as common
 from serving.types import PROTOCOL_BATCH_RUNNER, ROLE_RUNNER
 
+RUNS_NOTHING: Final = "is not supported by this version: runners cannot run the requests of batches yet"
 DEFAULT_CONCURRENCY: Final = 2
 DEFAULT_WORKERS: Final = 1
 

@@ -1,4 +1,4 @@
-"""What a runner does all day: holds a lease, takes the next batch while there is room, makes room for who has waited."""
+"""What a runner does all day: holds a lease, takes the next batch while there is room, makes room for who waits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from serving.batch.runner.job import Halt, MakeJob
 from serving.batch.runner.schedule import displaced, in_turn
 from serving.batch.runner.work import FindModels, Work
 from serving.control import Backoff
-from serving.errors import Conflict, FailedPrecondition, MeshError, StoreUnavailable
+from serving.errors import Conflict, FailedPrecondition, MeshError
 from serving.observe import get_logger
 from serving.store.client import EtcdClient
 from serving.store.lease import Lease
@@ -188,9 +188,7 @@ class Runner:
             return
         who = self._identity
         try:
-            claimed = await claim(
-                self._store, batch, runner=who.runner, cluster=who.cluster, lease=lease.id, now=now
-            )
+            claimed = await claim(self._store, batch, runner=who.runner, cluster=who.cluster, lease=lease.id, now=now)
         except (Conflict, FailedPrecondition) as error:  # another runner was first; the board will show it
             _LOG.debug("batch not claimed", batch=batch.id, reason=error.message)
             return

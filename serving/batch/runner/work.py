@@ -61,7 +61,7 @@ class Work:
         self._counts = Counts()  # set by the job's thread
         self._told = Counts()
         order = claimed.batch.order
-        self._log = {"batch": order.id, "tenant": order.namespace, "epoch": claimed.epoch}
+        self._log: dict[str, Any] = {"batch": order.id, "tenant": order.namespace, "epoch": claimed.epoch}
         self._status = pb.BatchStatus()
         self._status.CopyFrom(claimed.status)
 
