@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from serving._proto import records_pb2 as pb
-from serving.batch.runner.settings import DEFAULT_CONCURRENCY, DEFAULT_WORKERS, RUNS_NOTHING
+from serving.batch.runner.options import DEFAULT_CONCURRENCY, DEFAULT_WORKERS, RUNS_NOTHING
 from serving.problems import Problem, check_names, check_whole
 
 MAX_CONCURRENCY: Final = 100

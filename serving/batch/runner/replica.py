@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serving.batch.runner.settings import RUNS_NOTHING
+from serving.batch.runner.options import RUNS_NOTHING
 from serving.errors import NotSupported
 from serving.python_deployment.replica import Replica
 
@@ -12,4 +12,4 @@ class RunnerReplica(Replica):
 
     async def _become_ready(self) -> None:
         self._begin_log()
-        raise NotSupported(RUNS_NOTHING)
+        raise NotSupported(f"`batch` {RUNS_NOTHING}")

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 from serving._proto import records_pb2 as pb
+from serving.batch.runner.options import DEFAULT_CONCURRENCY, DEFAULT_WORKERS
 from serving.python_deployment import settings as common
 from serving.types import PROTOCOL_BATCH_RUNNER, ROLE_RUNNER
-
-RUNS_NOTHING: Final = "is not supported by this version: runners cannot run the requests of batches yet"
-DEFAULT_CONCURRENCY: Final = 2
-DEFAULT_WORKERS: Final = 1
 
 
 def concurrency(config: pb.ReplicaConfig) -> int:
