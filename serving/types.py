@@ -13,11 +13,13 @@ PROTOCOL_OPENAI_HTTP: Final = "openai-http"
 PROTOCOL_BROKER_GRPC: Final = "broker-grpc"
 PROTOCOL_HTTP: Final = "http"  # of an application's own
 PROTOCOL_SEMANTIC_CACHE_HTTP: Final = "semantic-cache-http"  # serving/cache/app.py
+PROTOCOL_BATCH_RUNNER: Final = "batch-runner"  # answers gRPC's health service, and takes its work from etcd
 PROTOCOL_SERVE_GRPC: Final = "serve-grpc"  # of an application's own, behind Ray Serve's gRPC proxy
 
 ROLE_DIRECT: Final = "direct"
 ROLE_PROXY: Final = "proxy"
 ROLE_BROKER: Final = "broker"
+ROLE_RUNNER: Final = "runner"
 ROLE_GATEWAY: Final = "gateway"
 
 DISPATCH_PUSH: Final = "push"  # of `DeploymentSpec.dispatch`: proxies send a request to a replica at once

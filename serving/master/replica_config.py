@@ -45,6 +45,7 @@ _ACTORS: Final[Mapping[str, ActorClass | PythonActorClass]] = {
     "embedding": PythonActorClass("serving.embedding.actor", "EmbeddingActor"),
     "semantic_cache": PythonActorClass("serving.cache.actor", "SemanticCacheActor"),
     "broker": PythonActorClass("serving.broker.actor", "BrokerActor"),
+    "batch": PythonActorClass("serving.batch.runner.actor", "RunnerActor"),
     "serve": PythonActorClass("serving.serve_deployment.actor", "ServeActor"),
     "proxy": ActorClass("CreateProxyActor", "ProxyActor"),
 }
@@ -174,6 +175,9 @@ def replica_config(
         result.cache_dir = config.cache_dir
     elif spec.HasField("broker"):
         result.broker.CopyFrom(with_pulled(spec, order.stored.spec).broker)
+        result.cache_dir = config.cache_dir
+    elif spec.HasField("batch"):
+        result.batch.CopyFrom(spec.batch)
         result.cache_dir = config.cache_dir
     elif spec.HasField("serve"):
         result.serve.CopyFrom(spec.serve)

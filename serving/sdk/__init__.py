@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from serving.sdk._artifacts import Artifact
 from serving.sdk._broker_options import BrokerCallbacks, RedisJournals
 from serving.sdk._deployments import (
+    BatchDeployment,
     BrokerDeployment,
     CppDeployment,
     EmbeddingDeployment,
@@ -56,6 +57,7 @@ __all__ = [
     "Artifact",
     "AsyncMeshClient",
     "Autoscaling",
+    "BatchDeployment",
     "BrokerCallbacks",
     "BrokerDeployment",
     "BrokerDrain",

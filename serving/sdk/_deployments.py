@@ -234,6 +234,20 @@ class BrokerDeployment(DeploymentOptions):
 
 
 @dataclass(frozen=True, slots=True)
+class BatchDeployment(DeploymentOptions):
+    """Runners that work on the batches of `/v1/batches`, with Ray Data in their cluster.
+
+    A runner works on up to `concurrency` batches at once, of the tenants `namespaces`; empty: of all. The requests of
+    one are sent by `workers` processes.
+    """
+
+    name: str
+    concurrency: int = 0
+    namespaces: tuple[str, ...] | list[str] = ()
+    workers: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class ServeDeployment(DeploymentOptions):
     """An application of Ray Serve, deployed unchanged in the Serve instance of the Ray cluster.
 
@@ -277,6 +291,7 @@ Deployment = (
     | EmbeddingDeployment
     | SemanticCacheDeployment
     | BrokerDeployment
+    | BatchDeployment
     | ServeDeployment
     | ProxyDeployment
 )
@@ -289,6 +304,7 @@ KINDS_OF: Final[Mapping[type[Deployment], str]] = {
     EmbeddingDeployment: "embedding",
     SemanticCacheDeployment: "semantic_cache",
     BrokerDeployment: "broker",
+    BatchDeployment: "batch",
     ServeDeployment: "serve",
     ProxyDeployment: "proxy",
 }

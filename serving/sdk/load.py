@@ -11,6 +11,7 @@ from serving.hub_name import is_hub_name
 from serving.problems import Problem
 from serving.sdk._artifacts import Artifact, local_path
 from serving.sdk._deployments import (
+    BatchDeployment,
     BrokerDeployment,
     CppDeployment,
     Deployment,
@@ -175,6 +176,8 @@ def _deployment(values: Mapping[str, Any], folder: Path) -> Deployment:
         return SemanticCacheDeployment(**shared, **values["semantic_cache"])
     if values["broker"] is not None:
         return BrokerDeployment(**shared, **values["broker"])
+    if values["batch"] is not None:
+        return BatchDeployment(**shared, **values["batch"])
     if values["cpp"] is not None:
         folders = {name: _repository(values["cpp"][name], folder) or None for name in ("code", "repository")}
         return CppDeployment(**shared, **{**values["cpp"], **folders})

@@ -14,6 +14,7 @@ from serving._proto import records_pb2 as pb
 from serving.problems import problems_error
 from serving.routing import RoutingPolicy
 from serving.sdk._artifacts import Artifact, local_path
+from serving.sdk._batch_options import BATCH, batch_record
 from serving.sdk._broker_options import BROKER, BrokerCallbacks, RedisJournals, broker_record
 from serving.sdk._cpp_options import CPP, cpp_record
 from serving.sdk._deployments import (
@@ -142,6 +143,7 @@ _DEPLOYMENT: Final = Record(
         Field("embedding", EMBEDDING, "Runs a model that makes vectors of texts."),
         Field("semantic_cache", SEMANTIC_CACHE, "Keeps answers of language models."),
         Field("broker", BROKER, "Keeps requests until replicas ask for them."),
+        Field("batch", BATCH, "Works on batches of requests."),
         Field("serve", SERVE, "Runs an application of Ray Serve."),
         Field("proxy", PROXY, "Runs proxies in front of the other deployments."),
         Field("resources", RESOURCES, "What one replica needs.", default=RESOURCES.defaults()),
@@ -161,7 +163,7 @@ _DEPLOYMENT: Final = Record(
         ),
         Field("replace_slow", SLOW, "Replicas much slower than the others are replaced.", default=SLOW.defaults()),
     ),
-    one_of=("triton", "python", "cpp", "llm", "embedding", "semantic_cache", "broker", "serve", "proxy"),
+    one_of=("triton", "python", "cpp", "llm", "embedding", "semantic_cache", "broker", "batch", "serve", "proxy"),
 )
 _PLACEMENT: Final = Record(
     "placement",
@@ -218,6 +220,7 @@ _TABLES: Final = {
     "embedding": EMBEDDING,
     "semantic_cache": SEMANTIC_CACHE,
     "broker": BROKER,
+    "batch": BATCH,
     "serve": SERVE,
     "proxy": PROXY,
 }
@@ -256,7 +259,9 @@ def _application(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact]) 
 
 
 def _deployment(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact]) -> pb.DeploymentSpec:
-    triton, python, cpp, llm, embedding, semantic_cache, broker, serve, proxy = (values[kind] for kind in _TABLES)
+    triton, python, cpp, llm, embedding, semantic_cache, broker, batch, serve, proxy = (
+        values[kind] for kind in _TABLES
+    )
     return pb.DeploymentSpec(
         name=values["name"],
         resources=resources_record(values["resources"]),
@@ -277,6 +282,7 @@ def _deployment(values: Mapping[str, Any], artifacts: Mapping[Path, Artifact]) -
         embedding=None if embedding is None else embedding_record(embedding, artifacts),
         semantic_cache=None if semantic_cache is None else semantic_cache_record(semantic_cache),
         broker=None if broker is None else broker_record(broker),
+        batch=None if batch is None else batch_record(batch),
         serve=None if serve is None else serve_record(serve, artifacts),
         proxy=None if proxy is None else proxy_record(proxy),
     )

@@ -27,6 +27,7 @@ from serving.problems import (
     shown,
 )
 from serving.types import is_name
+from serving.validation.batch import batch_problems
 from serving.validation.broker import broker_problems, dispatch_problems, pulled_problems
 from serving.validation.cpp import busy_poll_problems, cpp_problems
 from serving.validation.embedding import embedding_problems
@@ -39,7 +40,7 @@ from serving.validation.semantic_cache import before_problems, semantic_cache_pr
 from serving.validation.serve import serve_problems
 from serving.validation.traffic import canary_problems, traffic_problems
 
-KINDS: Final = ("triton", "python", "cpp", "llm", "embedding", "semantic_cache", "broker", "serve", "proxy")
+KINDS: Final = ("triton", "python", "cpp", "llm", "embedding", "semantic_cache", "broker", "batch", "serve", "proxy")
 MODEL_CONTROLS: Final = ("none", "explicit")
 CACHE_TYPES: Final = ("local",)
 RATE_LIMITER_MODES: Final = ("execution_count",)
@@ -152,6 +153,8 @@ def _deployment(path: str, deployment: pb.DeploymentSpec, packed: bool) -> Itera
         yield from semantic_cache_problems(path, deployment)
     elif kind == "broker":
         yield from broker_problems(path, deployment)
+    elif kind == "batch":
+        yield from batch_problems(path, deployment)
     elif kind == "serve":
         yield from serve_problems(path, deployment)
         if deployment.serve.HasField("code"):

@@ -16,7 +16,7 @@ from serving.validation.cpp import busy_poll_problems
 from serving.validation.python import MAX_MESSAGE_BYTES
 
 PROTOCOLS: Final = (PROXY_GRPC, PROXY_HTTP)
-_NOT_BY_GRPC: Final = frozenset({"serve", "llm", "semantic_cache", "broker"})
+_NOT_BY_GRPC: Final = frozenset({"serve", "llm", "semantic_cache", "broker", "batch"})
 _BY_HTTP: Final = ("llm", "embedding", "triton", "cpp")
 
 

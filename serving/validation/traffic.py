@@ -25,7 +25,7 @@ MAX_WEIGHT: Final = 1_000_000
 MAX_STEPS: Final = 20
 MAX_CHECKED_REQUESTS: Final = 1_000_000
 MAX_RATIO: Final = 1000.0
-_NOT_SPLIT: Final = frozenset({"proxy", "serve", "semantic_cache", "broker"})
+_NOT_SPLIT: Final = frozenset({"proxy", "serve", "semantic_cache", "broker", "batch"})
 _NOT_COPIED: Final = ("llm", "embedding")  # gateways send no copies
 CANARY_NAME: Final = "canary-"  # the splits of canaries are called so
 

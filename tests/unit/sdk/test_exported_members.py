@@ -29,6 +29,7 @@ PUBLIC = {
     "AsyncMeshClient",
     "Autoscaling",
     "BrokerCallbacks",
+    "BatchDeployment",
     "BrokerDeployment",
     "Callback",
     "CallbackStatus",

@@ -169,6 +169,7 @@ def test_a_kind_that_is_not_there() -> None:
         "embedding",
         "semantic_cache",
         "broker",
+        "batch",
         "serve",
         "proxy",
     )

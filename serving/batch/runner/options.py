@@ -1,0 +1,9 @@
+"""What runners of batches do when nothing else is said, for those who check specs, too. Pure, and imports nothing."""
+
+from __future__ import annotations
+
+from typing import Final
+
+DEFAULT_CONCURRENCY: Final = 2
+DEFAULT_WORKERS: Final = 1
+RUNS_NOTHING: Final = "is not supported by this version: runners cannot run the requests of batches yet"

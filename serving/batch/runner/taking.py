@@ -1,0 +1,242 @@
+"""What a runner does all day: holds a lease, takes the next batch while there is room, makes room for who waits."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final
+
+from serving.batch.orders.claims import claim
+from serving.batch.runner.board import Board, Name
+from serving.batch.runner.instruments import DONE, FAILED, RunnerInstruments
+from serving.batch.runner.job import Halt, MakeJob
+from serving.batch.runner.schedule import displaced, in_turn
+from serving.batch.runner.work import FindModels, Work
+from serving.control import Backoff
+from serving.errors import Conflict, FailedPrecondition, MeshError
+from serving.observe import get_logger
+from serving.store.client import EtcdClient
+from serving.store.lease import Lease
+from serving.timeouts import cancel_and_wait, wait_for
+
+_LOG: Final = get_logger(__name__)
+_LOOK_S: Final = 1.0  # deadlines and slices pass without anybody writing
+_LEASE_BACKOFF: Final = Backoff(first_s=0.2, limit_s=2.0, jitter=0.5)
+_JOB_BACKOFF: Final = Backoff(first_s=2.0, limit_s=120.0, jitter=0.3)
+_STUCK_S: Final = 120.0  # a job that is to stop and does not
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """`runner` is the id of its endpoint."""
+
+    runner: str
+    cluster: str
+    namespaces: frozenset[str]
+    concurrency: int
+    lease_ttl_s: int
+
+
+class Runner:
+    """From `start` to `close`. Belongs to one event loop; its jobs run in threads of their own."""
+
+    def __init__(
+        self,
+        store: EtcdClient,
+        identity: Identity,
+        make_job: MakeJob,
+        find_models: FindModels,
+        instruments: RunnerInstruments,
+    ) -> None:
+        self._store = store
+        self._identity = identity
+        self._make_job = make_job
+        self._find_models = find_models
+        self._instruments = instruments
+        self._board = Board(store, identity.namespaces, self._changed)
+        self._threads = ThreadPoolExecutor(identity.concurrency + 1, thread_name_prefix="batch")
+        self._lease: Lease | None = None
+        self._works: dict[Name, Work] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failures: dict[Name, int] = {}
+        self._pauses: dict[Name, float] = {}  # of batches that this runner leaves alone until then, in unix seconds
+        self._asked_at: dict[Name, float] = {}  # of works that are to stop
+        self._wake = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._loops: list[asyncio.Task[None]] = []
+        self._refuses = False
+        instruments.running.set_function(lambda: len(self._works))
+
+    # ------------------------------------------------------------------------------------------------ life
+
+    async def start(self) -> None:
+        """Returns at once, whether etcd answers or not."""
+        await self._board.start()
+        self._loops = [
+            asyncio.create_task(self._hold(), name="runner-lease"),
+            asyncio.create_task(self._take(), name="runner-take"),
+        ]
+
+    def refuse(self) -> None:
+        """Takes nothing more, and puts back what runs: it goes on elsewhere from what is done."""
+        self._refuses = True
+        for name in self._works:
+            self._ask(name, Halt.PUT_BACK)
+
+    async def wait_idle(self) -> None:
+        await self._idle.wait()
+
+    @property
+    def in_flight(self) -> int:
+        """Batches that it works on. From any thread."""
+        return len(self._works)
+
+    def failure(self) -> str:
+        """Why it needs to be replaced; empty: it is well."""
+        now = time.monotonic()
+        stuck = [name for name, at in self._asked_at.items() if name in self._works and now - at > _STUCK_S]
+        return f"the job of batch {stuck[0][1]} does not stop" if stuck else ""
+
+    async def close(self) -> None:
+        """What still runs is cut off: its claims end with the lease, and what was committed stays."""
+        self.refuse()
+        for task in tuple(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        for loop in self._loops:
+            await cancel_and_wait(loop)
+        await self._board.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    # ------------------------------------------------------------------------------------------------ its lease
+
+    async def _hold(self) -> None:
+        failures = 0
+        while True:
+            lease = Lease(self._store.config, ttl_s=self._identity.lease_ttl_s)
+            try:
+                await lease.start()
+                for work in tuple(self._works.values()):
+                    await work.retake(lease.id)
+                self._lease, failures = lease, 0
+                self._wake.set()
+                await lease.lost.wait()
+                _LOG.warning("the lease of the claims was lost", running=len(self._works))
+            except MeshError as error:
+                failures += 1
+                _LOG.warning("no lease for claims", reason=error.message, failures=failures)
+                await asyncio.sleep(_LEASE_BACKOFF.delay_s(failures))
+            finally:
+                self._lease = None
+                await lease.revoke()
+
+    def _holds(self) -> bool:
+        return self._lease is not None and self._lease.held()
+
+    # ------------------------------------------------------------------------------------------------ taking
+
+    def _changed(self, name: Name) -> None:
+        """Of the board."""
+        work = self._works.get(name)
+        if work is not None:
+            before = work.stop.why
+            work.see(self._board.get(name))
+            if work.stop.why is not before:
+                self._asked_at.setdefault(name, time.monotonic())
+        else:
+            self._wake.set()
+
+    async def _take(self) -> None:
+        """Until cancelled."""
+        while True:
+            try:
+                await self._look()
+            except MeshError as error:
+                _LOG.warning("no batch was taken", reason=error.message)
+            try:
+                await wait_for(self._wake.wait(), _LOOK_S)
+            except asyncio.TimeoutError:
+                continue
+            self._wake.clear()
+
+    async def _look(self) -> None:
+        now = time.time()
+        candidates = self._board.candidates({name: work.begun_at for name, work in self._works.items()}, now)
+        used = self._board.used(now)
+        waiting = in_turn(candidates, used)
+        self._instruments.waiting.set(len(waiting))
+        if self._refuses or not self._holds() or not self._board.fresh:
+            return
+        for one in waiting:
+            if len(self._works) >= self._identity.concurrency:
+                break
+            if self._pauses.get(one.key, 0.0) <= now and one.key not in self._works:
+                await self._begin(one.key, now)
+        if len(self._works) >= self._identity.concurrency and not self._asked_at:
+            leaves = displaced(candidates, used, now)
+            if leaves is not None and leaves.key in self._works:
+                _LOG.info("batch makes room", batch=leaves.id, tenant=leaves.namespace)
+                self._ask(leaves.key, Halt.PUT_BACK)
+
+    async def _begin(self, name: Name, now: float) -> None:
+        batch, lease = self._board.get(name), self._lease
+        if batch is None or lease is None:
+            return
+        who = self._identity
+        try:
+            claimed = await claim(self._store, batch, runner=who.runner, cluster=who.cluster, lease=lease.id, now=now)
+        except (Conflict, FailedPrecondition) as error:  # another runner was first; the board will show it
+            _LOG.debug("batch not claimed", batch=batch.id, reason=error.message)
+            return
+        work = Work(
+            claimed,
+            self._make_job(batch.order),
+            self._find_models,
+            self._instruments,
+            self._threads,
+            holds=self._holds,
+        )
+        self._works[name] = work
+        self._idle.clear()
+        task = asyncio.create_task(self._run(name, work), name=f"batch {batch.id}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        if self._refuses:
+            self._ask(name, Halt.PUT_BACK)
+
+    async def _run(self, name: Name, work: Work) -> None:
+        try:
+            why = await work.run()
+            self._failures.pop(name, None)
+            self._instruments.jobs.labels(DONE if why is None else why.value).inc()
+        except Exception as error:  # noqa: BLE001 - one batch's fault must not end the others
+            self._instruments.jobs.labels(FAILED).inc()
+            failures = self._failures[name] = self._failures.get(name, 0) + 1
+            pause_s = _JOB_BACKOFF.delay_s(failures)
+            self._pauses[name] = time.time() + pause_s
+            reason = error.message if isinstance(error, MeshError) else f"{type(error).__name__}: {error}"
+            unknown = not isinstance(error, MeshError | OSError)
+            _LOG.error(
+                "a batch's job failed", batch=name[1], tenant=name[0], reason=reason, pause_s=pause_s, exc_info=unknown
+            )
+            await work.put_back()
+        finally:
+            self._gone(name)
+
+    def _ask(self, name: Name, why: Halt) -> None:
+        self._works[name].stop.ask(why)
+        self._asked_at.setdefault(name, time.monotonic())
+
+    def _gone(self, name: Name) -> None:
+        del self._works[name]
+        self._asked_at.pop(name, None)
+        for paused in [one for one in self._pauses if self._board.get(one) is None]:
+            del self._pauses[paused]
+            self._failures.pop(paused, None)
+        if not self._works:
+            self._idle.set()
+        self._wake.set()

@@ -1,0 +1,264 @@
+"""One batch under one claim: check, run, publish, with its status told on the way, until it ends or is let go."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, Protocol, TypeVar
+
+from serving._proto import batch_pb2 as pb
+from serving.batch.orders.batch import Batch, seconds
+from serving.batch.orders.claims import Claimed, ClaimLost
+from serving.batch.runner.instruments import RunnerInstruments
+from serving.batch.runner.job import Checked, Counts, Halt, Job, Stop
+from serving.control import Backoff
+from serving.errors import InvalidArgument, MeshError, NotFound, PermissionDenied, StoreUnavailable
+from serving.gateway.catalog import ModelKey
+from serving.observe import get_logger
+from serving.stamps import stamp
+from serving.timeouts import cancel_and_wait
+
+T = TypeVar("T")
+_LOG: Final = get_logger(__name__)
+_TELL_S: Final = 1.0
+_BACKOFF: Final = Backoff(first_s=0.2, limit_s=5.0, jitter=0.5)
+_END_STATES: Final = {None: pb.COMPLETED, Halt.CANCELLED: pb.CANCELLED_BATCH, Halt.EXPIRED: pb.EXPIRED_WINDOW}
+
+
+class FindModels(Protocol):
+    """Which models the names of a batch's lines mean."""
+
+    async def __call__(self, order: pb.BatchOrder, names: tuple[str, ...]) -> dict[str, ModelKey]:
+        """Raises `NotFound` for a name that nobody serves, `InvalidArgument` for one that means several models,
+        `PermissionDenied` for one that the key may not ask."""
+
+
+class Work:
+    """Belongs to one event loop, its job to a thread. `stop` and `begun_at` may be read by whoever gives out work."""
+
+    def __init__(
+        self,
+        claimed: Claimed,
+        job: Job,
+        find_models: FindModels,
+        instruments: RunnerInstruments,
+        threads: ThreadPoolExecutor,
+        *,
+        holds: Callable[[], bool],
+    ) -> None:
+        """`holds`: the runner's lease is surely there, so that a claim that is not found was taken."""
+        self.claimed = claimed
+        self.stop = Stop()
+        self.begun_at = time.time()
+        self._job = job
+        self._find_models = find_models
+        self._instruments = instruments
+        self._threads = threads
+        self._holds = holds
+        self._writing = asyncio.Lock()
+        self._counts = Counts()  # set by the job's thread
+        self._told = Counts()
+        order = claimed.batch.order
+        self._log: dict[str, Any] = {"batch": order.id, "tenant": order.namespace, "epoch": claimed.epoch}
+        self._status = pb.BatchStatus()
+        self._status.CopyFrom(claimed.status)
+
+    # ------------------------------------------------------------------------------------------------ from outside
+
+    def see(self, batch: Batch | None) -> None:
+        """What the store shows now. None: it has ended, or is gone."""
+        claim = None if batch is None else batch.claim
+        if claim is not None and claim.epoch > self.claimed.epoch:
+            self.stop.ask(Halt.LOST)
+        elif batch is not None and batch.cancel is not None:
+            self.stop.ask(Halt.CANCELLED)
+
+    async def retake(self, lease: int) -> None:
+        """The runner has another lease. Raises `StoreUnavailable`."""
+        async with self._writing:
+            try:
+                await self.claimed.retake(lease)
+            except ClaimLost as error:
+                _LOG.warning("batch lost", **self._log, reason=error.message)
+                self.stop.ask(Halt.LOST)
+
+    # ------------------------------------------------------------------------------------------------ its life
+
+    async def run(self) -> Halt | None:
+        """Until the batch has ended (None), or is let go. Raises `MeshError` for what another attempt may mend."""
+        self.see(self.claimed.batch)
+        try:
+            await self._run()
+        except ClaimLost as error:
+            self.stop.ask(Halt.LOST)
+            _LOG.warning("batch lost", **self._log, reason=error.message)
+        why = self.stop.why
+        if why is Halt.PUT_BACK:
+            await self.put_back()
+        return why if why in (Halt.PUT_BACK, Halt.LOST) else None
+
+    async def put_back(self) -> None:
+        """Gives the claim back with the counts so far, for whoever goes on."""
+        try:
+            await self._write(self._with_counts())
+            async with self._writing:
+                await self.claimed.release()
+        except (ClaimLost, StoreUnavailable) as error:
+            _LOG.warning("the claim runs out with its lease", **self._log, reason=error.message)
+
+    async def _run(self) -> None:
+        checked = await self._blocking(self._job.check)
+        if self._leaves:
+            return
+        if checked.errors:
+            await self._refuse(checked)
+            return
+        models = {}
+        if self.stop.why is None:
+            try:
+                models = await self._find(checked)
+            except (NotFound, InvalidArgument, PermissionDenied) as error:
+                fault = pb.BatchLineError(code="model_not_found", message=error.message, param="body.model")
+                await self._refuse(Checked(checked.total, checked.models, [fault], 1))
+                return
+        await self._begin(checked)
+        if self.stop.why is None:
+            await self._blocking(lambda: self._job.run(models, self._note, self.stop.event))
+        if not self._leaves:
+            await self._publish()
+
+    @property
+    def _leaves(self) -> bool:
+        return self.stop.why in (Halt.PUT_BACK, Halt.LOST)
+
+    def _note(self, counts: Counts) -> None:
+        """Called by the job's thread."""
+        self._counts = counts
+
+    async def _find(self, checked: Checked) -> dict[str, ModelKey]:
+        """Empty where the batch is to stop before it is known."""
+        finding = asyncio.ensure_future(self._find_models(self.claimed.batch.order, checked.models))
+        try:
+            await self._telling(finding, until_stop=True)
+            return finding.result() if finding.done() else {}
+        finally:
+            await cancel_and_wait(finding)
+
+    async def _blocking(self, step: Callable[[], T]) -> T:
+        """The step's answer; while it runs in its thread the status is told. A step is not torn apart: it stops."""
+        future = asyncio.get_running_loop().run_in_executor(self._threads, step)
+        try:
+            await self._telling(future)
+        except asyncio.CancelledError:
+            self.stop.ask(Halt.PUT_BACK)
+            raise
+        return await future
+
+    async def _telling(self, future: asyncio.Future[Any], *, until_stop: bool = False) -> None:
+        """Until it is done, however it ends; with `until_stop` also when the batch is to stop."""
+        while not future.done() and not (until_stop and self.stop.why is not None):
+            await asyncio.wait({future}, timeout=_TELL_S)
+            if time.time() >= seconds(self.claimed.batch.order.expires_at):
+                self.stop.ask(Halt.EXPIRED)
+            if self._counts != self._told:
+                await self._tell()
+
+    async def _tell(self) -> None:
+        try:
+            await self._write(self._with_counts())
+        except ClaimLost as error:
+            self.stop.ask(Halt.LOST)
+            _LOG.warning("batch lost", **self._log, reason=error.message)
+        except StoreUnavailable as error:
+            _LOG.warning("status not written", **self._log, reason=error.message)
+
+    # ------------------------------------------------------------------------------------------------ its status
+
+    def _with_counts(self) -> pb.BatchStatus:
+        counts = self._counts
+        self._instruments.progress(self._told, counts)
+        self._told = counts
+        status = self._status
+        status.total = counts.total or status.total
+        for name in ("completed", "failed", "prompt_tokens", "completion_tokens", "cached_tokens"):
+            setattr(status, name, max(getattr(counts, name), 0))
+        return status
+
+    async def _begin(self, checked: Checked) -> None:
+        status = self._status
+        status.state, status.total = pb.IN_PROGRESS, checked.total
+        status.model = checked.models[0] if len(checked.models) == 1 else ""
+        if not status.HasField("in_progress_at"):
+            status.in_progress_at.CopyFrom(stamp(time.time()))
+        self._counts = self._told = _counts_of(status)
+        await self._surely(status)
+        _LOG.info("batch begun", **self._log, lines=checked.total, models=list(checked.models))
+
+    async def _refuse(self, checked: Checked) -> None:
+        """The input cannot be run."""
+        status = self._status
+        status.state, status.total, status.error_count = pb.FAILED_VALIDATION, 0, checked.error_count
+        status.errors.extend(checked.errors)
+        status.ended_at.CopyFrom(stamp(time.time()))
+        await self._surely(status)
+        await self._blocking_quietly(self._job.discard)
+
+    async def _publish(self) -> None:
+        status = self._status
+        status.state = pb.FINALIZING
+        status.finalizing_at.CopyFrom(stamp(time.time()))
+        await self._surely(status)
+        why = self.stop.why
+        published = await self._blocking(lambda: self._job.publish(why))
+        self._counts = published.counts
+        status = self._with_counts()
+        status.state = _END_STATES[why]
+        status.output_file, status.error_file = published.output_file, published.error_file
+        status.ended_at.CopyFrom(stamp(time.time()))
+        try:
+            await self._surely(status, published.files)
+        except ClaimLost:
+            await self._blocking_quietly(lambda: self._job.unpublish(published))
+            raise
+        await self._blocking_quietly(self._job.discard)
+
+    async def _surely(self, status: pb.BatchStatus, files: Sequence[pb.FileRecord] = ()) -> None:
+        """Writes it, however long etcd is away. Raises `ClaimLost`."""
+        failures = 0
+        while True:
+            try:
+                await self._write(status, files)
+                return
+            except StoreUnavailable as error:
+                failures += 1
+                _LOG.warning("status not written", **self._log, reason=error.message, failures=failures)
+                await asyncio.sleep(_BACKOFF.delay_s(failures))
+
+    async def _write(self, status: pb.BatchStatus, files: Sequence[pb.FileRecord] = ()) -> None:
+        """Without a lease that holds nothing can be written: raises `StoreUnavailable`. Raises `ClaimLost`."""
+        if self.stop.why is Halt.LOST:
+            raise ClaimLost("another runner has the batch")
+        async with self._writing:
+            if not self._holds():
+                raise StoreUnavailable("the runner has no lease now")
+            await self.claimed.write(status, files)
+
+    async def _blocking_quietly(self, step: Callable[[], object]) -> None:
+        """What is left behind costs room only."""
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._threads, step)
+        except (MeshError, OSError) as error:
+            _LOG.warning("files of a batch were left behind", **self._log, reason=str(error))
+
+
+def _counts_of(status: pb.BatchStatus) -> Counts:
+    return Counts(
+        status.total,
+        status.completed,
+        status.failed,
+        status.prompt_tokens,
+        status.completion_tokens,
+        status.cached_tokens,
+    )

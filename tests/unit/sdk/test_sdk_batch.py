@@ -1,0 +1,42 @@
+"""Runners of batches in a spec: what is said of them, and that this version has none yet."""
+
+from __future__ import annotations
+
+import pytest
+
+from serving import Application, BatchDeployment
+from serving.errors import SpecError
+from serving.sdk import parse_spec
+
+FULL = """
+name: app
+deployments:
+  - name: batches
+    batch: {concurrency: 3, namespaces: [shop, lab], workers: 2}
+"""
+
+
+def test_python_says_what_the_record_holds() -> None:
+    made = BatchDeployment("batches", concurrency=3, namespaces=["shop", "lab"], workers=2)
+    batch = Application("app", [made]).unchecked_spec().deployments[0].batch
+    assert (batch.concurrency, list(batch.namespaces), batch.workers) == (3, ["shop", "lab"], 2)
+
+
+def test_it_is_refused_clearly() -> None:
+    with pytest.raises(SpecError, match=r"batch.*not supported by this version"):
+        parse_spec(FULL)
+
+
+@pytest.mark.parametrize(
+    ("made", "field"),
+    [
+        (BatchDeployment("batches", concurrency=101), "concurrency"),
+        (BatchDeployment("batches", workers=-1), "workers"),
+        (BatchDeployment("batches", namespaces=["Shop"]), "namespaces[0]"),
+        (BatchDeployment("batches", namespaces=["shop", "shop"]), "namespaces"),
+    ],
+)
+def test_what_is_wrong_is_named(made: BatchDeployment, field: str) -> None:
+    with pytest.raises(SpecError) as raised:
+        Application("app", [made]).to_spec()
+    assert f"deployments[0].batch.{field}" in str(raised.value)
