@@ -177,7 +177,8 @@ class WaitingQueue:
         level = max(short.level(), long.level())
         if short.level() != long.level():
             return short if short.level() == level else long
-        earlier = long.first(level).submitted + self._settings.ageing_s <= short.first(level).submitted
+        # Of all of them, not of the one whose turn it is: that may always be a new one.
+        earlier = long.oldest(level) + self._settings.ageing_s <= short.first(level).submitted
         # By turns, as short ones may come anew for ever beside long ones that grow older.
         return long if earlier and not self._long_last else short
 
