@@ -10,8 +10,8 @@ from typing import Final
 _LATEST: Final = 64
 _ENOUGH: Final = 5  # of them, before anything is said
 _WORTH: Final = 0.02  # of an item: a way that is shorter is not worth an item that waits
-_PATIENCE: Final = 4.0  # times what an item usually takes
-_LEAST_PATIENCE_S: Final = 0.05  # giving back costs its broker a commit, and another start a second one
+_PATIENCE: Final = 2.0  # times what an item usually takes
+_LEAST_PATIENCE_S: Final = 0.02  # giving back costs its broker a commit, and another start a second one
 
 
 class Ahead:

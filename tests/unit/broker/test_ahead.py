@@ -29,7 +29,7 @@ def test_nothing_waits_before_it_is_known_how_long_items_take() -> None:
 
 
 def test_a_few_that_take_long_do_not_change_what_is_usual() -> None:
-    assert after(*[0.02] * 60, 2.0, 2.0).patience_s == pytest.approx(0.08)
+    assert after(*[0.02] * 60, 2.0, 2.0).patience_s == pytest.approx(0.04)
     assert after(*[0.02] * 60, 2.0, 2.0).places(1, 0.005) == 1
 
 
