@@ -17,6 +17,7 @@ REPLICAS: Final = 8
 MEDIAN_S: Final = 0.05  # of short ones
 LONG_FACTOR: Final = 100.0
 LONG_SHARE: Final = 0.01  # of requests: half of the work
+_PATIENCE_S: Final = 2 * MEDIAN_S  # as `puller/ahead.py` has it
 Times = Literal["log-normal", "bounded Pareto"]
 
 
@@ -26,7 +27,7 @@ class Request:
     long: bool
     takes_s: float
     arrives: float = 0.0
-    expected_s: float = 0.0
+    starts: float = 0.0  # not before
 
 
 class Dispatch(Protocol):
@@ -38,6 +39,14 @@ class Dispatch(Protocol):
         """For a replica that runs nothing."""
 
     def ended(self, replica: int, request: Request, now: float) -> None: ...
+
+    def wakes_at(self) -> float:
+        """When it has something to do besides; math.inf: never."""
+        return math.inf
+
+    def wake(self, now: float) -> None:  # noqa: ARG002
+        """At that time."""
+        return
 
 
 class Work:
@@ -129,13 +138,20 @@ class _Run:
         self._start(now)
 
     def until(self, now: float) -> None:
-        while self._ends and self._ends[0][0] <= now:
+        while (first := min(self._next_end(), self._dispatch.wakes_at())) <= now and first < math.inf:
+            if first < self._next_end():
+                self._dispatch.wake(first)
+                self._start(first)
+                continue
             self._last, replica, request = heappop(self._ends)
             self._free.add(replica)
             self._answers.append((request.long, self._last - request.arrives))
             self._dispatch.ended(replica, request, self._last)
             self._start(self._last)
             self.answered(self._last)
+
+    def _next_end(self) -> float:
+        return self._ends[0][0] if self._ends else math.inf
 
     def outcome(self, requests: int) -> Outcome:
         """Of the requests after the first tenth."""
@@ -147,10 +163,11 @@ class _Run:
             request = self._dispatch.next(replica, now)
             if request is not None:
                 self._free.remove(replica)
-                heappush(self._ends, (now + self._way_s + request.takes_s, replica, request))
+                starts = max(now, request.starts) + self._way_s
+                heappush(self._ends, (starts + request.takes_s, replica, request))
 
 
-class Pushed:
+class Pushed(Dispatch):
     """Each request is sent to a replica when it arrives, and waits there: `choose` is told how many each one has."""
 
     def __init__(self, choose: Callable[[list[int]], int]) -> None:
@@ -190,7 +207,7 @@ def two_choices(seed: int = 1) -> Callable[[list[int]], int]:
     return lambda has: min(chance.sample(range(REPLICAS), 2), key=has.__getitem__)
 
 
-class SingleQueue:
+class SingleQueue(Dispatch):
     """The ideal that nobody can build: it knows at once who is free, in one form also what takes how long."""
 
     def __init__(self, shortest_first: bool) -> None:
@@ -206,7 +223,7 @@ class SingleQueue:
     def ended(self, replica: int, request: Request, now: float) -> None: ...
 
 
-class Bounded:
+class Bounded(Dispatch):
     """JBSQ(n): one queue in the order of arrival, of which each replica has up to `most` to itself."""
 
     def __init__(self, most: int) -> None:
@@ -233,8 +250,10 @@ class Bounded:
             self._sent[replica].append(self._queue.popleft())
 
 
-class Pulled:
+class Pulled(Dispatch):
     """Our queue, with replicas that ask for one at a time; what it knows of a request is one label, and what it saw."""
+
+    ahead = 0  # requests that wait in replicas, at most
 
     def __init__(self, settings: QueueSettings | None = None) -> None:
         self._queue = WaitingQueue(settings or QueueSettings())
@@ -244,16 +263,91 @@ class Pulled:
     def arrives(self, request: Request, now: float) -> None:
         expected_s = self._predictor.predict(self._features(request))
         self._requests[request.number] = request
-        self._queue.add(Waiting(request.number, "", DEFAULT, math.inf, now, expected_s, 0), now)
+        self._queue.add(Waiting(request.number, "", DEFAULT, math.inf, request.arrives, expected_s, 0), now)
 
     def next(self, replica: int, now: float) -> Request | None:  # noqa: ARG002
-        found = self._queue.take(now, REPLICAS)
+        found = self._queue.take(now, REPLICAS, self.ahead)
         return None if found is None else self._requests.pop(found.number)
 
     def ended(self, replica: int, request: Request, now: float) -> None:  # noqa: ARG002
         self._queue.release(request.number)
         self._predictor.learn(self._features(request), request.takes_s)
 
+    def release(self, request: Request) -> None:
+        self._queue.release(request.number)
+
+    @property
+    def took_long(self) -> bool:
+        return self._queue.took_long
+
     @staticmethod
     def _features(request: Request) -> Features:
         return Features({"task": "long" if request.long else "short"})
+
+
+class PulledAhead(Pulled):
+    """The same, `way_s` away from its replicas, each of which may have one more, behind one that is likely to be short.
+
+    Who is free comes first: nothing is sent ahead while any replica is. What waits longer than `patience_s` goes back.
+    """
+
+    ahead = REPLICAS
+
+    def __init__(self, way_s: float, patience_s: float = _PATIENCE_S) -> None:
+        super().__init__()
+        self._way_s = way_s
+        self._patience_s = patience_s
+        self._back: list[tuple[float, int, int]] = []  # when what waits goes back, replica and request
+        self._closed: set[int] = set()  # replicas from which something went back, and nothing has ended since
+        self._runs_long: dict[int, bool] = {}  # by replica that runs something
+        self._waits: dict[int, tuple[Request, bool]] = {}  # by replica; whether it is likely to be long
+
+    def arrives(self, request: Request, now: float) -> None:
+        super().arrives(request, now)
+        self._send_ahead(now)
+
+    def next(self, replica: int, now: float) -> Request | None:
+        found = self._waits.pop(replica, None) or self._sent(replica, now)
+        if found is None:
+            return None
+        request, self._runs_long[replica] = found
+        self._send_ahead(now)
+        return request
+
+    def ended(self, replica: int, request: Request, now: float) -> None:
+        del self._runs_long[replica]
+        self._closed.discard(replica)
+        super().ended(replica, request, now)
+
+    def wakes_at(self) -> float:
+        while self._back and self._gone(*self._back[0][1:]):
+            heappop(self._back)
+        return self._back[0][0] if self._back else math.inf
+
+    def _gone(self, replica: int, number: int) -> bool:
+        return replica not in self._waits or self._waits[replica][0].number != number
+
+    def wake(self, now: float) -> None:
+        replica = heappop(self._back)[1]
+        request, _ = self._waits.pop(replica)
+        self._closed.add(replica)
+        self.release(request)
+        super().arrives(request, now)
+        self._send_ahead(now)
+
+    def _sent(self, replica: int, now: float) -> tuple[Request, bool] | None:
+        request = super().next(replica, now)
+        if request is None:
+            return None
+        request.starts = now + self._way_s
+        return request, self.took_long
+
+    def _send_ahead(self, now: float) -> None:
+        if len(self._runs_long) < REPLICAS:
+            return
+        for replica, long in self._runs_long.items():
+            if long or replica in self._waits or replica in self._closed:
+                continue
+            if (found := self._sent(replica, now)) is not None:
+                self._waits[replica] = found
+                heappush(self._back, (now + self._way_s + self._patience_s, replica, found[0].number))

@@ -15,6 +15,7 @@ from benchmarks.broker_simulation import (
     Dispatch,
     Outcome,
     Pulled,
+    PulledAhead,
     Pushed,
     SingleQueue,
     Times,
@@ -39,6 +40,7 @@ _CLIENTS: Final = (16, 64)
 _SEED: Final = 7
 _TIMES: Final[tuple[Times, ...]] = ("log-normal", "bounded Pareto")
 _WAY_S: Final = MEDIAN_S / 25
+_FAR_S: Final = MEDIAN_S / 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,8 @@ SIDES: Final = {
     "ideal single queue, shortest first": Side(lambda: SingleQueue(True)),
     "broker": Side(lambda: Pulled()),
     "broker, 2 ms to a replica": Side(lambda: Pulled(), _WAY_S),
+    "broker, a quarter of a median to a replica": Side(lambda: Pulled(), _FAR_S),
+    "broker, the same, one ahead": Side(lambda: PulledAhead(_FAR_S)),
     "broker, kept_share 0.375": Side(lambda: Pulled(QueueSettings(kept_share=0.375))),
 }
 

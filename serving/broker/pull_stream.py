@@ -11,7 +11,7 @@ import grpc.aio
 from serving._proto import broker_pb2 as pb
 from serving.broker import messages, tickets
 from serving.broker.home import Home
-from serving.broker.pulls import Puller, stop_bytes
+from serving.broker.pulls import MOST_CREDITS, Puller, stop_bytes
 from serving.broker.settings import BrokerSettings
 from serving.errors import Conflict, InvalidArgument, MeshError, Unavailable
 from serving.problems import shown
@@ -123,6 +123,7 @@ class PullStream:
         if kind == "done":
             await self._done(puller, message.done)
         elif kind == "credits":
+            puller.ahead = min(max(message.credits.ahead, 0), MOST_CREDITS)
             self._home.pulls.add_credits(puller, message.credits.more)
         elif kind == "progress":
             self._progress(puller, message.progress)
@@ -136,7 +137,7 @@ class PullStream:
             return
         parts = [(part.number, part.body) for part in said.parts]
         if not shard.progress(number, said.attempt, said.progress, parts):
-            puller.held.discard((said.item, said.attempt))
+            puller.let_go((said.item, said.attempt))
             puller.send(stop_bytes(said.item, said.attempt, _NOT_YOURS))
 
     async def _done(self, puller: Puller, said: pb.Done) -> None:
@@ -162,6 +163,6 @@ class PullStream:
             raise InvalidArgument("done: neither `result` nor `again` is set")
 
     def _stored(self, puller: Puller, item: str, attempt: int, wanted: bool) -> None:
-        puller.held.discard((item, attempt))
+        puller.let_go((item, attempt))
         reply = pb.PullReply(stored=pb.Stored(item=item, attempt=attempt, wanted=wanted))
         puller.send(reply.SerializeToString())

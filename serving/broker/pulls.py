@@ -20,7 +20,7 @@ from serving.broker.running import Running
 from serving.broker.shard import Shard
 
 _LOG: Final = logging.getLogger(__name__)
-_MOST_CREDITS: Final = 10_000
+MOST_CREDITS: Final = 10_000
 _MOST_UNSENT: Final = 64 << 20  # bytes that wait for a replica to read them
 _MESSAGE_BYTES: Final = 100  # of memory, for a message besides its text
 _TOGETHER: Final = 256 << 10  # bytes of several messages in one: each costs both sides a turn of gRPC
@@ -29,15 +29,22 @@ _BATCH: Final = 256  # items that are started together
 
 @dataclass(slots=True, eq=False)
 class Puller:
-    """One connection of a replica. `credits` may be below 0: work was on its way when they were taken back."""
+    """One connection of a replica. `credits` may be below 0: work was on its way when they were taken back.
+
+    Items in the last `ahead` of its places wait in the replica until another one has ended. They would wait long where
+    all that it has are long ones.
+    """
 
     replica: str
     process: str
     deployment: str
     generation: int
     credits: int = 0
+    ahead: int = 0
     starting: int = 0  # items that are on their way to it
     held: set[tuple[str, int]] = field(default_factory=set)  # item and attempt, of what it was sent and has
+    long: set[tuple[str, int]] = field(default_factory=set)  # those of them that were predicted to take long
+    starting_long: int = 0
     left: bool = False  # its endpoint is gone from discovery
     silent: bool = False  # it hangs: gets nothing before it says something again
     closed: bool = False
@@ -76,10 +83,35 @@ class Puller:
         self.closed = True
         self.wake.set()
 
+    def hold(self, key: tuple[str, int], *, long: bool) -> None:
+        self.held.add(key)
+        if long:
+            self.long.add(key)
+
+    def let_go(self, key: tuple[str, int]) -> None:
+        """It has ended there; harmless to repeat."""
+        self.held.discard(key)
+        self.long.discard(key)
+
+    @property
+    def used(self) -> int:
+        return len(self.held) + self.starting
+
+    @property
+    def next_waits(self) -> bool:
+        """The next item would wait behind another one."""
+        return self.credits <= self.ahead and self.used > 0
+
+    @property
+    def takes(self) -> bool:
+        """There is a place for an item, and none that it would wait long for."""
+        if self.credits <= 0 or self.full:
+            return False
+        return not self.next_waits or self.used > len(self.long) + self.starting_long
+
     @property
     def busy_share(self) -> float:
-        used = len(self.held) + self.starting
-        return used / (used + self.credits)
+        return self.used / (self.used + self.credits)
 
 
 class Pulls:
@@ -140,7 +172,7 @@ class Pulls:
             shard.replica_left(replica, f"replica {replica} is gone")
 
     def add_credits(self, puller: Puller, more: int) -> None:
-        puller.credits = max(-_MOST_CREDITS, min(puller.credits + more, _MOST_CREDITS))
+        puller.credits = max(-MOST_CREDITS, min(puller.credits + more, MOST_CREDITS))
         if more > 0:
             self.waiting()
 
@@ -154,7 +186,7 @@ class Pulls:
     def stop(self, replica: str, item: str, attempt: int, reason: str) -> None:
         puller = self._pullers.get(replica)
         if puller is not None:
-            puller.held.discard((item, attempt))
+            puller.let_go((item, attempt))
             puller.send(stop_bytes(item, attempt, reason))
 
     def silent(self, replica: str, item: str, attempt: int) -> None:
@@ -180,21 +212,23 @@ class Pulls:
 
     def _hand_out_of(self, deployment: str) -> None:
         allowed = self._allowed(deployment)
-        places = sum(len(puller.held) + puller.starting + max(0, puller.credits) for puller in allowed)
-        able = [puller for puller in allowed if puller.credits > 0 and not puller.full]
+        ahead = sum(puller.ahead for puller in allowed)
+        places = max(sum(puller.used + max(0, puller.credits) for puller in allowed) - ahead, 0)
+        able = [puller for puller in allowed if puller.takes]
         batches: dict[str, list[Running]] = {}
         takers: dict[Running, Puller] = {}
         while able and len(takers) < _BATCH:
-            puller = min(able, key=lambda each: each.busy_share) if len(able) > 1 else able[0]
-            found = self._take(deployment, places, puller)
+            puller = min(able, key=_order) if len(able) > 1 else able[0]
+            found = self._take(deployment, places, ahead, puller)
             if found is None:
                 break
             shard, running = found
             puller.credits -= 1
             puller.starting += 1
+            puller.starting_long += running.long
             batches.setdefault(shard.name, []).append(running)
             takers[running] = puller
-            if puller.credits <= 0:
+            if not puller.takes:
                 able.remove(puller)
         for name, batch in batches.items():
             shard = self._shards[name]
@@ -208,12 +242,12 @@ class Pulls:
         newest = max((puller.generation for puller in pullers), default=0)
         return [puller for puller in pullers if puller.generation == newest and not puller.silent]
 
-    def _take(self, deployment: str, places: int, puller: Puller) -> tuple[Shard, Running] | None:
+    def _take(self, deployment: str, places: int, ahead: int, puller: Puller) -> tuple[Shard, Running] | None:
         """From each journal in turn."""
         shards = list(self._shards.values())
         for offset in range(len(shards)):
             shard = shards[(self._turn + offset) % len(shards)]
-            running = shard.take(deployment, places, puller.replica, puller.process)
+            running = shard.take(deployment, places, puller.replica, puller.process, ahead)
             if running is not None:
                 self._turn = (self._turn + offset + 1) % len(shards)
                 return shard, running
@@ -222,14 +256,20 @@ class Pulls:
     def _started(self, shard: Shard, takers: Mapping[Running, Puller], running: Running, request: bytes | None) -> None:
         puller = takers[running]
         puller.starting -= 1
+        puller.starting_long -= running.long
         if request is None:
             self.add_credits(puller, 1)
         elif puller.closed:
             shard.not_sent(running)
         else:
             item, item_id = running.item, shard.id_of(running.item.number)
-            puller.held.add((item_id, item.attempt))
+            puller.hold((item_id, item.attempt), long=running.long)
             puller.send(work_bytes(item, item_id, shard.clock.now(), request))
+
+
+def _order(puller: Puller) -> tuple[bool, float]:
+    """Who is given the next item: the lowest."""
+    return puller.next_waits, puller.busy_share
 
 
 def stop_bytes(item: str, attempt: int, reason: str) -> bytes:

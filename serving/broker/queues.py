@@ -84,9 +84,11 @@ class Queues:
         waiting = Waiting(number, tenant, priority, until, submitted, expected_s or UNKNOWN_S, size_bytes)
         self._queue(deployment).add(waiting, self._now())
 
-    def take(self, deployment: str, places: int) -> Waiting | None:
+    def take(self, deployment: str, places: int, ahead: int = 0) -> tuple[Waiting, bool] | None:
+        """With whether it is long; see `WaitingQueue.take`."""
         queue = self._queues.get(deployment)
-        return queue.take(self._now(), places) if queue is not None else None
+        waiting = queue.take(self._now(), places, ahead) if queue is not None else None
+        return None if queue is None or waiting is None else (waiting, queue.took_long)
 
     def remove(self, number: int) -> tuple[str, Waiting] | None:
         """Takes out an item that waits; with its deployment."""

@@ -17,6 +17,7 @@ class Running:
     item: Item  # as it is on disk, or will be when nothing is on its way any more
     lease_until: float = NEVER  # monotonic
     busy: bool = False
+    long: bool = False  # as its queue had it
     replica: str = ""  # that is to have it
     process: str = ""
     then: Callable[[Running, bytes | None], None] | None = None  # hears its request when it may run, None when not

@@ -120,13 +120,14 @@ class Shard:
         """Nothing is started: the disk did not take the last start."""
         return self.clock.monotonic() < self._paused_until
 
-    def take(self, deployment: str, places: int, replica: str, process: str) -> Running | None:
+    def take(self, deployment: str, places: int, replica: str, process: str, ahead: int = 0) -> Running | None:
         """The next item for a replica that has room; to be given to `start`. None: nothing may start."""
-        waiting = None if self.paused else self.queues.take(deployment, places)
-        if waiting is None:
+        found = None if self.paused else self.queues.take(deployment, places, ahead)
+        if found is None:
             return None
+        waiting, long = found
         running = self._claim(deployment, waiting)
-        running.replica, running.process = replica, process
+        running.replica, running.process, running.long = replica, process, long
         return running
 
     def start(self, batch: Sequence[Running], then: Callable[[Running, bytes | None], None]) -> None:

@@ -10,6 +10,7 @@ from enum import Enum
 from statistics import fmean
 from typing import Final
 
+from serving.broker.puller.ahead import Ahead
 from serving.errors import InvalidArgument
 
 _STEP: Final = math.sqrt(2.0)  # between two numbers that are compared
@@ -51,14 +52,16 @@ class Credits:
     the others would wait.
     """
 
-    def __init__(self, *, least: int = 1, most: int, fixed: int = 0) -> None:
-        """`fixed`: always so many, and nothing is measured; 0: as found, within `least` and `most`. Raises
-        `InvalidArgument`."""
+    def __init__(self, *, least: int = 1, most: int, fixed: int = 0, ahead: Ahead | None = None) -> None:
+        """`fixed`: always so many, and nothing is measured; 0: as found, within `least` and `most`. `ahead` may add to
+        what is on its way: of a replica that lets no more than `at_once` begin. Raises `InvalidArgument`."""
         if not 0 < least <= most:
             raise InvalidArgument(f"credits: least is {least} and most {most}; 0 < least <= most is due")
         if fixed < 0:
             raise InvalidArgument(f"credits: fixed is {fixed}; 0 (as found) or more is due")
         self._least, self._most, self._fixed = least, most, fixed
+        self._ahead = ahead
+        self._waiting = 0  # that have come and have not begun
         self._base = least  # the number that was last found good
         self._tried = least
         self._trial = _Trial.NONE
@@ -86,16 +89,41 @@ class Credits:
         """How many items may be out: those that run here and those that are on their way."""
         return self._fixed or min(self._tried + self._on_the_way(), self._most)
 
-    def started(self, now: float) -> None:
-        """An item has come and begins."""
-        self._busy.change(1, now)
+    @property
+    def at_once(self) -> int:
+        """How many of them may run: as many as were found good, or as are tried."""
+        return self._fixed or self._tried
+
+    @property
+    def found(self) -> int:
+        """As `at_once`, without more that is being tried."""
+        return self._fixed or min(self._base, self._tried)
+
+    def came(self, now: float) -> None:
+        """An item has come; `began` follows."""
+        self._waiting += 1
         if self._asked:
             self._gaps.append(max(now - self._asked.popleft(), 0.0))
+
+    def began(self, now: float) -> None:
+        self._waiting = max(self._waiting - 1, 0)
+        self._busy.change(1, now)
         self._ask(now)
 
+    def started(self, now: float) -> None:
+        """An item has come and begins."""
+        self.came(now)
+        self.began(now)
+
+    def went(self) -> None:
+        """An item has come and will not begin."""
+        self._waiting = max(self._waiting - 1, 0)
+
     def ended(self, now: float, took_s: float) -> None:
-        """An item ended `took_s` seconds after its start, waiting inside of the replica included."""
+        """An item ended `took_s` seconds after it began, waiting inside of the model included."""
         self._busy.change(-1, now)
+        if self._ahead is not None:
+            self._ahead.ended(took_s)
         if not self._fixed and 0 < took_s < math.inf:
             self._measure(now, took_s)
         self._ask(now)
@@ -103,7 +131,7 @@ class Credits:
     def _ask(self, now: float) -> None:
         """As many as are wanted and not asked for. Those of which fewer are wanted meanwhile come nevertheless, where
         there is work."""
-        for _ in range(min(self.wanted - self.running, self._most) - len(self._asked)):
+        for _ in range(min(self.wanted - self.running - self._waiting, self._most) - len(self._asked)):
             self._asked.append(now)
 
     def _measure(self, now: float, took_s: float) -> None:
@@ -124,6 +152,11 @@ class Credits:
     def _on_the_way(self) -> int:
         if not self._cost_s or not self._gaps:
             return 0
+        if self._ahead is None:
+            return self._covering()
+        return 0 if self._ahead.closed else max(self._covering(), self._ahead.places(self._tried, min(self._gaps)))
+
+    def _covering(self) -> int:
         covered = min(self._gaps) / self._cost_s
         few = min(math.ceil(max(covered - _SPARE, 0.0)), self._base)
         if self._mean_square <= 0:

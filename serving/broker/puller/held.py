@@ -20,6 +20,7 @@ class HeldItem:
     work: bpb.Work
     arrived: float
     size: int  # bytes that it takes: of its request, then of its outcome
+    limit_bytes: int  # of its result
     task: asyncio.Task[bpb.Result | Returned] | None = None
     outcome: bpb.Done | None = None
     said_at: float | None = None  # when the outcome was sent on the connection of now

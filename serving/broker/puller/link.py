@@ -55,6 +55,7 @@ class BrokerLink:
         self.max_result_bytes = 0
         self.outstanding = 0
         self.grant = 0  # what `outstanding` should be
+        self.ahead = self.ahead_said = 0  # how many of the replica's places are for items that wait there
         self._owner = owner
         self._credentials = credentials
         self._wake = asyncio.Event()
@@ -153,14 +154,14 @@ class BrokerLink:
         except asyncio.InvalidStateError:  # a write met a call that had ended
             return False
         finally:
-            self.connected, self.outstanding = False, 0
+            self.connected, self.outstanding, self.ahead_said = False, 0, 0
             call.cancel()
             if speaking is not None:
                 await cancel_and_wait(speaking)
             self._owner.disconnected(self)
 
     def _begin(self, welcome: bpb.Welcome) -> None:
-        self.connected, self.outstanding = True, 0
+        self.connected, self.outstanding, self.ahead_said = True, 0, 0
         self.lease_s = welcome.lease_s or _USUAL_LEASE_S
         self.max_result_bytes = welcome.max_result_bytes
         self._owner.welcomed(self, welcome)

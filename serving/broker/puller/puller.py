@@ -10,6 +10,7 @@ import asyncio
 import logging
 import secrets
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -18,6 +19,7 @@ import grpc
 from serving._proto import broker_pb2 as bpb
 from serving._proto import records_pb2 as pb
 from serving.broker.pulled import takes
+from serving.broker.puller.ahead import Ahead
 from serving.broker.puller.credits import Credits
 from serving.broker.puller.held import HeldItem, HeldItems, journal_of
 from serving.broker.puller.instruments import PullInstruments
@@ -35,6 +37,7 @@ _FULL_PATIENCE_S: Final = 10.0  # an item waits here for room, then it may go el
 _FULL_FIRST_S: Final = 0.05
 _FULL_LIMIT_S: Final = 1.0
 _DRAINING: Final = "the replica drains"
+_LATE: Final = "it waited behind one that takes long"
 
 
 class Puller:
@@ -51,7 +54,9 @@ class Puller:
         self._links: dict[tuple[str, str, int], BrokerLink] = {}
         self._listed: Sequence[pb.Endpoint] = ()
         self._least = entry.least
-        self._credits = Credits(least=self._least, most=MOST_HELD)
+        self._ahead = Ahead()
+        self._credits = Credits(least=self._least, most=MOST_HELD, ahead=self._ahead)
+        self._waiting: deque[HeldItem] = deque()  # for those that run
         self._fixed = 0
         self._open = False
         self._draining = False
@@ -73,9 +78,10 @@ class Puller:
         self._allot()
 
     def drain(self) -> None:
-        """Asks for nothing any more, for good. Work that is on its way goes back."""
+        """Asks for nothing any more, for good. Work that is on its way, or waits here, goes back."""
         self._draining = True
         self.set_open(False)
+        self._give_back(_DRAINING)
 
     async def wait_idle(self) -> None:
         """Returns when nothing runs and every outcome is stored."""
@@ -127,7 +133,7 @@ class Puller:
         """What the spec says; 0: as it measures."""
         if fixed != self._fixed:
             self._fixed = fixed
-            self._credits = Credits(least=self._least, most=MOST_HELD, fixed=fixed)
+            self._credits = Credits(least=self._least, most=MOST_HELD, fixed=fixed, ahead=self._ahead)
 
     def _forget_homeless(self) -> None:
         now = time.monotonic()
@@ -147,9 +153,11 @@ class Puller:
         """Shares what the replica has room for among its brokers, at least one for each: any may have all the work."""
         taking = [link for link in self._links.values() if link.connected and not link.gone]
         share = -(-self._room() // len(taking)) if taking else 0
+        ahead = max(0, self._credits.wanted - self._credits.found)
         for link in self._links.values():
             link.grant = share if link in taking else 0
-            if link.grant != link.outstanding:
+            link.ahead = ahead
+            if link.grant != link.outstanding or link.ahead != link.ahead_said:
                 link.wake()
 
     def _room(self) -> int:
@@ -212,9 +220,9 @@ class Puller:
                 held.said_at = now
                 said.append(bpb.PullRequest(done=held.outcome))
         more = link.grant - link.outstanding
-        if more:
-            link.outstanding = link.grant
-            said.append(bpb.PullRequest(credits=bpb.Credits(more=more)))
+        if more or link.ahead != link.ahead_said:
+            link.outstanding, link.ahead_said = link.grant, link.ahead
+            said.append(bpb.PullRequest(credits=bpb.Credits(more=more, ahead=link.ahead)))
         return said
 
     def disconnected(self, link: BrokerLink) -> None:
@@ -239,15 +247,40 @@ class Puller:
         for earlier in self._held:
             if earlier.work.item == work.item and earlier.work.attempt < work.attempt:
                 self._stop(work.item, earlier.work.attempt, "a later attempt has come")
-        held = HeldItem(work, time.monotonic(), work.ByteSize())
+        held = HeldItem(work, time.monotonic(), work.ByteSize(), link.max_result_bytes or DEFAULT_RESULT_BYTES)
         self._held.add(held)
         if self._draining:
             self._finish(held, Returned(bpb.Failure(code=Code.UNAVAILABLE, message=_DRAINING)))
             return
-        self._credits.started(held.arrived)
-        limit = link.max_result_bytes or DEFAULT_RESULT_BYTES
-        held.task = asyncio.create_task(self._run(held, limit), name=f"item {work.item}")
-        held.task.add_done_callback(lambda task: self._ended(held, task))  # also where it is cancelled before it begins
+        self._credits.came(held.arrived)
+        self._waiting.append(held)
+        self._begin_next()
+        if held.task is None:
+            asyncio.get_running_loop().call_later(self._ahead.patience_s, self._waited, held)
+
+    def _begin_next(self) -> None:
+        """As many of those that wait as may run."""
+        while self._waiting and self._credits.running < self._credits.at_once:
+            self._begin(self._waiting.popleft())
+
+    def _begin(self, held: HeldItem) -> None:
+        now = time.monotonic()
+        self._credits.began(now)
+        held.task = asyncio.create_task(self._run(held, held.limit_bytes), name=f"item {held.work.item}")
+        # Also where it is cancelled before it begins.
+        held.task.add_done_callback(lambda task: self._ended(held, task, time.monotonic() - now))
+
+    def _waited(self, held: HeldItem) -> None:
+        """For its time. What runs takes longer than usual, and others may have room."""
+        if held in self._waiting:
+            self._ahead.gave_back()
+            self._give_back(_LATE)
+
+    def _give_back(self, reason: str) -> None:
+        """What waits here."""
+        while self._waiting:
+            self._credits.went()
+            self._finish(self._waiting.popleft(), Returned(bpb.Failure(code=Code.UNAVAILABLE, message=reason)))
 
     async def _run(self, held: HeldItem, limit_bytes: int) -> bpb.Result | Returned:
         """A replica that others have filled gets room again; only then, or after a while, the item goes back."""
@@ -271,9 +304,9 @@ class Puller:
 
         return emit
 
-    def _ended(self, held: HeldItem, task: asyncio.Task[bpb.Result | Returned]) -> None:
-        now = time.monotonic()
-        self._credits.ended(now, now - held.arrived)
+    def _ended(self, held: HeldItem, task: asyncio.Task[bpb.Result | Returned], took_s: float) -> None:
+        self._credits.ended(time.monotonic(), took_s)
+        self._begin_next()
         if task.cancelled():
             self._finish(held, _returned("the replica ended the run"))
         elif (error := task.exception()) is not None:  # whatever a runner raises, the item must not be lost
@@ -311,6 +344,9 @@ class Puller:
         if held.runs and held.task is not None:
             held.task.cancel()  # `_finish` removes it
         else:
+            if held in self._waiting:
+                self._waiting.remove(held)
+                self._credits.went()
             self._remove(held)
 
     def _remove(self, held: HeldItem) -> None:

@@ -15,7 +15,7 @@ _LEAST_S: Final = 0.001  # that a turn costs, so that items said to take no time
 class Lane:
     """A flow competes in the class to which its first item has risen; that its others grow older costs nothing."""
 
-    __slots__ = ("_deadlines", "_flows", "_queued", "_rings", "_rises", "_settings", "count", "running")
+    __slots__ = ("_deadlines", "_flows", "_oldest", "_queued", "_rings", "_rises", "_settings", "count", "running")
 
     def __init__(self, settings: QueueSettings, queued: dict[int, Waiting]) -> None:
         """`queued` holds the items of all lanes; who leaves is taken out of it."""
@@ -25,6 +25,7 @@ class Lane:
         self._queued = queued
         self._flows: dict[tuple[str, int], Flow] = {}
         self._rings = {level: Ring() for level in range(HIGH, LOW - 1, -1)}
+        self._oldest = {level: Alarms() for level in self._rings}  # when the first item of each flow was submitted
         self._rises = Alarms()
         self._deadlines = Alarms()
 
@@ -49,6 +50,10 @@ class Lane:
         item = self._rings[level].next().first
         assert item is not None  # flows without items are in no ring
         return item
+
+    def oldest(self, level: int) -> float:
+        """When the oldest of those was submitted who are next in their flows of a class; math.inf: nobody waits."""
+        return self._oldest[level].next()
 
     def take(self, now: float) -> Waiting:
         """There must be one."""
@@ -91,9 +96,12 @@ class Lane:
         if level != flow.level:
             if flow.level:
                 self._rings[flow.level].leave(flow)
+                self._oldest[flow.level].set(flow, math.inf)
             flow.level = level
             if level:
                 self._rings[level].join(flow)
+        if first is not None:
+            self._oldest[level].set(flow, first.submitted)
         due = flow.first_due(self._queued)
         self._rises.set(flow, rises_at)
         self._deadlines.set(flow, math.inf if due is None else due.deadline)

@@ -91,13 +91,18 @@ class WaitingQueue:
             self._forget(item)
         return item
 
-    def take(self, now: float, places: int) -> Waiting | None:
+    @property
+    def took_long(self) -> bool:
+        """The item that was taken last is a long one."""
+        return self._long_last
+
+    def take(self, now: float, places: int, ahead: int = 0) -> Waiting | None:
         """The next item; it counts as running until `release`. None when nothing waits that may go (expired items
         and, where places are kept, long ones may not), or as many run as there are `places`: running ones and unused
-        credits of all replicas."""
+        credits of all replicas, without the `ahead` in which items wait in replicas for the ones before them."""
         self._go_on(now)
         self._set_aside()
-        lane = self._next_lane(places)
+        lane = self._next_lane(places, ahead)
         if lane is None:
             return None
         item = lane.take(self._now)
@@ -156,9 +161,9 @@ class WaitingQueue:
         if not self._tenants[item.tenant]:
             del self._tenants[item.tenant]
 
-    def _next_lane(self, places: int) -> Lane | None:
+    def _next_lane(self, places: int, ahead: int) -> Lane | None:
         short, long = self._short, self._long
-        if len(self._taken) >= places or not self._queued:
+        if len(self._taken) >= places + ahead or not self._queued:
             return None
         if not short.count:
             return None if self._are_kept(places) else long
@@ -166,12 +171,14 @@ class WaitingQueue:
             return short
         if long.running >= places - self._reserve(self._settings.short_share, places):
             return short
-        if short.running >= places - self._reserve(self._settings.long_share, places):
+        # Of those ahead, too: short ones may be in all of them.
+        if short.running >= places + ahead - self._reserve(self._settings.long_share, places + ahead):
             return long
         level = max(short.level(), long.level())
         if short.level() != long.level():
             return short if short.level() == level else long
-        earlier = long.first(level).submitted + self._settings.ageing_s <= short.first(level).submitted
+        # Of all of them, not of the one whose turn it is: that may always be a new one.
+        earlier = long.oldest(level) + self._settings.ageing_s <= short.first(level).submitted
         # By turns, as short ones may come anew for ever beside long ones that grow older.
         return long if earlier and not self._long_last else short
 

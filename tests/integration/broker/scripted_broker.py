@@ -34,6 +34,8 @@ class ScriptedBroker(BrokerServicer):
         self.keys: set[str] = set()
         self.state = bpb.QUEUED
         self.drained = False
+        self.per_replica = 0
+        self.ahead = 0  # of its credits, as it was told last
 
     async def start(self) -> ScriptedBroker:
         server = self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
@@ -57,6 +59,7 @@ class ScriptedBroker(BrokerServicer):
             before=["it"],
             journals=self.journals,
             drained=self.drained,
+            per_replica=self.per_replica,
         )
 
     def send(self, **reply: Any) -> None:
@@ -125,3 +128,5 @@ class ScriptedBroker(BrokerServicer):
             for request in (first, *first.more):
                 self.said.append(request)
                 self.credits += request.credits.more
+                if request.HasField("credits"):
+                    self.ahead = request.credits.ahead

@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from serving._proto import broker_pb2 as bpb
 from serving._proto import records_pb2 as pb
+from serving.broker.puller import ahead
 from serving.broker.puller.puller import Puller
 from serving.broker.puller.run import Job, PullEntry, Returned
 from serving.errors import Code
@@ -88,17 +89,17 @@ async def test_it_says_who_it_is_and_gives_credits_for_what_it_runs(puller: Pull
     assert (hello.replica, hello.deployment, hello.generation, hello.revision) == ("it-r3-0", "it", 2, 3)
     assert hello.process
     room = one.credits
-    one.work("j.1", do="wait")
-    await until(lambda: runs.running == 1, "it runs")
-    one.work("j.2", do="fail", left_s=100)
+    one.work("j.1", do="fail", left_s=100)
     await until(lambda: len(one.done()) == 1, "an outcome")
-    assert one.done()[0].item == "j.2"
+    assert one.done()[0].item == "j.1"
     assert one.done()[0].result.failure.message == "wrong"
-    assert 90 < (runs.jobs[1].left_s or 0) <= 100
+    assert 90 < (runs.jobs[0].left_s or 0) <= 100
+    one.work("j.2", do="wait")
+    await until(lambda: runs.running == 1, "it runs")
     runs.gate.set()
     await until(lambda: len(one.done()) == 2, "both outcomes")
-    assert one.done()[1] == bpb.Done(item="j.1", attempt=1, result=bpb.Result(infer=b"done"))
-    await until(lambda: one.credits == room, "the same room as before")
+    assert one.done()[1] == bpb.Done(item="j.2", attempt=1, result=bpb.Result(infer=b"done"))
+    await until(lambda: one.credits >= room, "at least the same room as before")
     for done in one.done():
         one.send(stored=bpb.Stored(item=done.item, attempt=done.attempt, wanted=True))
     await asyncio.wait_for(puller.wait_idle(), 30)
@@ -155,7 +156,9 @@ async def test_a_stop_ends_the_run_and_nothing_is_said_of_it(puller: Puller, run
 
 
 async def test_outcomes_outlive_the_connection(puller: Puller, runs: Runs, broker: Make) -> None:
-    one = await connected(broker("b", "j"), puller)
+    scripted = broker("b", "j")
+    scripted.per_replica = 3
+    one = await connected(scripted, puller)
     one.work("j.1", do="wait")
     one.work("j.2", do="wait")
     one.work("j.3", attempt=4, do="wait")
@@ -267,3 +270,64 @@ async def test_when_the_time_is_over_what_runs_goes_back(puller: Puller, runs: R
     await until(one.done, "it goes back")
     assert one.done()[0].again.code == Code.UNAVAILABLE
     assert not one.done()[0].untouched
+
+
+async def one_behind(runs: Runs, one: ScriptedBroker) -> None:
+    """A serial replica runs `j.1`, and has `j.2`."""
+    one.work("j.1", do="wait")
+    await until(lambda: runs.running == 1, "it runs")
+    one.work("j.2", do="wait")
+
+
+async def test_what_is_ahead_begins_when_the_one_before_has_ended(
+    puller: Puller, runs: Runs, broker: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead, "_LEAST_PATIENCE_S", 60.0)
+    one = await connected(broker("b", "j", lease_s=0.3), puller)
+    await one_behind(runs, one)
+    await until(lambda: {said.item for said in one.progress()} == {"j.1", "j.2"}, "both are said to be held")
+    assert len(runs.jobs) == 1
+    runs.gate.set()
+    await until(lambda: {done.item for done in one.done() if done.HasField("result")} == {"j.1", "j.2"}, "results")
+    assert len(runs.jobs) == 2
+
+
+async def test_what_waits_too_long_goes_back_untouched(puller: Puller, runs: Runs, broker: Make) -> None:
+    one = await connected(broker("b", "j"), puller)
+    await one_behind(runs, one)
+    await until(one.done, "it goes back")
+    (back,) = one.done()
+    assert (back.item, back.again.code, back.untouched) == ("j.2", Code.UNAVAILABLE, True)
+    assert runs.running == 1
+    runs.gate.set()
+    await until(lambda: len(one.done()) == 2, "the other one's result")
+    assert len(runs.jobs) == 1
+
+
+async def test_what_waits_is_stopped_and_given_back(
+    puller: Puller, runs: Runs, broker: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead, "_LEAST_PATIENCE_S", 60.0)
+    one = await connected(broker("b", "j", lease_s=0.3), puller)
+    await one_behind(runs, one)
+    one.work("j.3")
+    await until(lambda: len({said.item for said in one.progress()}) == 3, "all are held")
+    one.send(stop=bpb.Stop(item="j.2", attempt=1, reason="cancelled"))
+    before = len(one.progress())
+    await until(lambda: "j.2" not in {said.item for said in one.progress()[before + 3 :]} and
+                len(one.progress()) > before + 6, "nothing is said of the one that was stopped")  # fmt: skip
+    puller.drain()
+    await until(one.done, "the other one goes back")
+    assert (one.done()[0].item, one.done()[0].untouched) == ("j.3", True)
+    assert runs.running == 1
+
+
+async def test_the_broker_is_told_how_many_would_wait(puller: Puller, broker: Make) -> None:
+    """Items as short as the way: one runs, one more covers the way."""
+    one = await connected(broker("b", "j"), puller)
+    for number in range(8):
+        one.work(f"j.{number}")
+        await until(lambda many=number: len(one.done()) > many, "an outcome")
+        one.send(stored=bpb.Stored(item=f"j.{number}", attempt=1, wanted=True))
+        await until(lambda: one.credits > 0, "credits again")
+    await until(lambda: one.ahead > 0 and one.credits > one.ahead, "places ahead")

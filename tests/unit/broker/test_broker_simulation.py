@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from statistics import fmean
 
 import pytest
 
-from benchmarks.broker_simulation import REPLICAS, Dispatch, Work, closed_loop, mean_s, open_loop
+from benchmarks.broker_simulation import (
+    LONG_FACTOR,
+    MEDIAN_S,
+    REPLICAS,
+    Dispatch,
+    Outcome,
+    Pulled,
+    PulledAhead,
+    Work,
+    closed_loop,
+    mean_s,
+    open_loop,
+)
 from benchmarks.broker_simulator import SIDES, highest, p99
 
 TIMES = "log-normal"
+AHEAD = "broker, the same, one ahead"
 
 
 @pytest.mark.parametrize("side", sorted(SIDES))
@@ -28,7 +42,20 @@ def test_without_load_nobody_waits(side: str) -> None:
     work = Work(TIMES, 4, 0.0)
     expected = sorted(work.draw().takes_s for _ in range(500))
     found = open_loop(SIDES[side].make(), Work(TIMES, 4, 0.0), 500, 0.01)
-    assert fmean(found.short) == pytest.approx(fmean(expected), rel=0.1)
+    way_s = MEDIAN_S / 4 if side == AHEAD else 0.0
+    assert fmean(found.short) == pytest.approx(fmean(expected) + way_s, rel=0.1)
+
+
+def test_one_ahead_covers_the_way_and_what_is_behind_a_long_one_goes_back() -> None:
+    def outcome(make: Callable[[], Dispatch], way_s: float = 0.0) -> Outcome:
+        return open_loop(make(), Work(TIMES, 3), 800, 0.6 * REPLICAS / mean_s(TIMES), way_s)
+
+    near, ahead = outcome(Pulled), outcome(SIDES[AHEAD].make)
+    far = outcome(Pulled, MEDIAN_S / 4)
+    assert p99(ahead.short) < (p99(near.short) + p99(far.short)) / 2
+    patient = outcome(lambda: PulledAhead(MEDIAN_S / 4, math.inf))
+    assert max(patient.short) > LONG_FACTOR / 4 * MEDIAN_S, "one that is sent before long ones are known waits for one"
+    assert p99(ahead.short) < p99(patient.short)
 
 
 def test_closed_loops_keep_all_replicas_busy() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from serving._proto import broker_pb2 as bpb
 from serving.broker import pulls as pulls_module
+from serving.broker.items import State
 from serving.broker.messages import joined
 from serving.broker.pulls import Puller, Pulls
 from serving.control.clock import ManualClock
@@ -158,3 +159,94 @@ async def test_only_who_had_the_work_is_silent_for_it(handed: Handed) -> None:
     handed.pulls.heard(replica)
     await handed.hand_out(0)
     assert len(replica.held) == 3
+
+
+class Known:
+    """A broker that has seen items of which those with `task: long` take long."""
+
+    def __init__(self, handed: Handed) -> None:
+        self.handed = handed
+
+    async def learn(self) -> None:
+        replica = self.handed.replica("teacher", 1)
+        for task, took_s in [("short", 1.0)] * 8 + [("long", 100.0)] * 5:
+            await self.handed.held.submit(BODY, labels={"task": task})
+            await self.handed.hand_out(0)
+            ((item, attempt),) = replica.held
+            self.handed.held.clock.advance(took_s)
+            shard = self.handed.held.shard
+            number = int(item.rpartition(".")[2])
+            shard.done(number, attempt, State.SUCCEEDED, b"", lambda _: None)
+            await self.handed.held.settle()
+            replica.let_go((item, attempt))
+            self.handed.pulls.add_credits(replica, 1)
+            replica.outbox.clear()
+        self.handed.pulls.close(replica)
+
+    async def submit(self, task: str) -> str:
+        number = await self.handed.held.submit(BODY, labels={"task": task})
+        await self.handed.hand_out(0)
+        return f"j1.{number}"
+
+
+@pytest.fixture
+async def known(handed: Handed) -> Known:
+    made = Known(handed)
+    await made.learn()
+    return made
+
+
+def serial(handed: Handed, name: str) -> Puller:
+    """One item runs, one more may wait for it."""
+    puller = handed.replica(name, 0)
+    puller.ahead = 1
+    handed.pulls.add_credits(puller, 2)
+    return puller
+
+
+async def test_nothing_waits_in_a_replica_for_a_long_item(handed: Handed, known: Known) -> None:
+    one = serial(handed, "one")
+    long = await known.submit("long")
+    waits = await known.submit("short")
+    assert sent(one) == [long]
+    assert one.credits == 1
+    other = serial(handed, "other")
+    await handed.hand_out(0)
+    assert sent(other) == [waits]
+    behind = await known.submit("short")
+    assert sent(other) == [waits, behind]
+    assert sent(one) == [long]
+
+
+async def test_where_an_item_runs_at_once_comes_before_where_it_waits(handed: Handed, known: Known) -> None:
+    one = serial(handed, "one")
+    await known.submit("short")
+    full = handed.replica("full", 8)
+    for _ in range(7):
+        await known.submit("short")
+    assert (len(one.held), len(full.held)) == (1, 7)
+    await known.submit("short")
+    assert (len(one.held), len(full.held)) == (1, 8)
+    await known.submit("short")
+    assert (len(one.held), len(full.held)) == (2, 8)
+
+
+async def test_the_end_of_a_long_item_opens_the_place_behind_it(handed: Handed, known: Known) -> None:
+    one = serial(handed, "one")
+    await known.submit("long")
+    first, second = await known.submit("short"), await known.submit("short")
+    ((item, attempt),) = one.held
+    one.let_go((item, attempt))
+    handed.held.shard.done(int(item.rpartition(".")[2]), attempt, State.SUCCEEDED, b"", lambda _: None)
+    await handed.held.settle()
+    handed.pulls.add_credits(one, 1)
+    await handed.hand_out(0)
+    assert sent(one)[1:] == [first, second]
+
+
+async def test_a_replica_that_says_nothing_of_it_takes_what_comes(handed: Handed, known: Known) -> None:
+    """One without `ahead`: it may run several at once."""
+    one = handed.replica("one", 2)
+    await known.submit("long")
+    await known.submit("short")
+    assert len(one.held) == 2

@@ -234,6 +234,19 @@ class TestLength:
             queue.add(item(number, expected_s=100.0 if number < 2 else 1.0), 0.0)
         assert taken(queue, places=2) == [2, 0]
 
+    def test_places_ahead_take_nothing_from_what_is_left_for_the_other_kind(self) -> None:
+        """Four run at once, four more wait behind them."""
+        queue = known(queue_of())
+        for number in range(20):
+            queue.add(item(number, expected_s=100.0 if number < 10 else 1.0), 0.0)
+        found = [one.number for _ in range(9) if (one := queue.take(0.0, 4, 4)) is not None]
+        assert found == [10, 11, 12, 13, 14, 15, 0, 1]
+        assert queue.took_long
+        queue.release(10)
+        queue.release(11)
+        assert [queue.take(0.0, 4, 4).number for _ in range(2)] == [16, 17]  # type: ignore[union-attr]
+        assert not queue.took_long
+
 
 class TestDeadlines:
     def test_expired_ones_are_handed_out_once_and_never_taken(self) -> None:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from queue_model import QueueModel
@@ -180,6 +180,10 @@ STREAMS: dict[str, Callable[[int, float], Waiting]] = {
     places=st.integers(1, 8),
     many=st.integers(1, 3),
 )
+@example(  # long ones of one tenant: new ones with deadlines, whose turn it always was, and an old one
+    streams=["of deadlines in a higher class", "of short ones", "of short ones"], priority=1, expected_s=100.0,
+    places=1, many=1,
+)  # fmt: skip
 @settings(max_examples=150, deadline=None)
 def test_whatever_arrives_an_item_waits_for_a_bounded_time(
     streams: list[str], priority: int, expected_s: float, places: int, many: int

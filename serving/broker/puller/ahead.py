@@ -1,0 +1,54 @@
+"""How many items wait in a replica for those that run, and for how long. Pure: seconds are arguments."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from statistics import median
+from typing import Final
+
+_LATEST: Final = 64
+_ENOUGH: Final = 5  # of them, before anything is said
+_WORTH: Final = 0.02  # of an item: a way that is shorter is not worth an item that waits
+_PATIENCE: Final = 2.0  # times what an item usually takes
+_LEAST_PATIENCE_S: Final = 0.02  # giving back costs its broker a commit, and another start a second one
+
+
+class Ahead:
+    """So many that the way from the broker costs no time: an item that is there begins when another one has ended.
+
+    An item that is there can also be in the wrong place, behind one that takes long, while other replicas have room. So
+    it waits no longer than `patience_s`, then goes back to its broker, and none is asked for until something has ended.
+    """
+
+    def __init__(self) -> None:
+        self._took: deque[float] = deque(maxlen=_LATEST)
+        self._usual_s = 0.0
+        self._closed = False
+
+    @property
+    def patience_s(self) -> float:
+        return max(_PATIENCE * self._usual_s, _LEAST_PATIENCE_S)
+
+    @property
+    def closed(self) -> bool:
+        """None is asked for: what was there has waited too long, and nothing has ended since."""
+        return self._closed
+
+    def places(self, running: int, way_s: float) -> int:
+        """Beside so many that may run; `way_s` from asking for an item to its coming."""
+        if self._closed or not self._usual_s or way_s <= _WORTH * self._usual_s:
+            return 0
+        return min(math.ceil(running * way_s / self._usual_s), running)
+
+    def ended(self, took_s: float) -> None:
+        """An item ended `took_s` seconds after it began."""
+        self._closed = False
+        if took_s > 0:
+            self._took.append(took_s)
+        if len(self._took) >= _ENOUGH:
+            self._usual_s = median(self._took)
+
+    def gave_back(self) -> None:
+        """Nothing has ended in time."""
+        self._closed = True
