@@ -9,6 +9,7 @@ from typing import Any
 
 from serving.broker import journal_schema as schema
 from serving.broker.redis_log import rows
+from serving.broker.redis_log.log import RedisLog
 from serving.broker.redis_log.scripts import Keys
 from serving.broker.redis_log.shelf import RedisShelf
 from serving.broker.shelf import Shelf
@@ -30,6 +31,12 @@ class RedisShard(HeldShard):
     def keys(self) -> Keys:
         assert self.settings.redis is not None
         return Keys(self.settings.redis.scope, self.path.stem)
+
+    @property
+    def log(self) -> RedisLog:
+        found = self.shard.journal._log
+        assert isinstance(found, RedisLog)
+        return found
 
     def _shelf(self) -> Shelf:
         assert self.settings.redis is not None

@@ -31,12 +31,17 @@ def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
 
 @pytest.fixture(scope="module")
 def replicas(folder: Path, etcd: EtcdCluster) -> Iterator[tuple[LlmProcess, LlmProcess]]:
-    """Of the applications `chat` and `other`, which serve models of different names."""
+    """Of the applications `chat` and `other`, which serve models of different names. Their leases outlive an etcd that
+    hangs for as long as a busy machine needs to start a process: they stay in discovery."""
+    settings = (
+        llm_config(folder, etcd=etcd.config()),
+        llm_config(folder, name="chat-r1-1", etcd=etcd.config(), application="other", model=OTHER_MODEL),
+    )
     with ExitStack() as stack:
-        own = LlmProcess(folder, llm_config(folder, etcd=etcd.config()))
+        for config in settings:
+            config.lease_ttl_s = 300
+        own, other = (LlmProcess(folder, config) for config in settings)
         stack.callback(own.end)
-        settings = llm_config(folder, name="chat-r1-1", etcd=etcd.config(), application="other", model=OTHER_MODEL)
-        other = LlmProcess(folder, settings)
         stack.callback(other.end)
         for replica in (own, other):
             replica.wait_state("ready", registered=True)

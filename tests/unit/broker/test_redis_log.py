@@ -1,27 +1,20 @@
-"""A journal in Redis: what is sent twice, fenced, refused, lost, bounded; and servers that are not let in or away."""
+"""A journal in Redis: what is sent twice, fenced, refused, lost, bounded."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis as client_library
 
-from serving.broker.home import Home
 from serving.broker.redis_log import scripts
-from serving.broker.redis_log.log import RedisLog
-from serving.broker.redis_log.scripts import Keys, journals_key
-from serving.broker.redis_log.settings import Address, RedisSettings
 from serving.broker.redis_log.shelf import RedisPlace, RedisShelf
-from serving.broker.settings import BrokerSettings
 from serving.control.clock import ManualClock
 from serving.errors import DataLoss, FailedPrecondition, MeshError, ResourceExhausted, Unavailable
-from tests.support.certificates import Authority
 from tests.support.redis_server import LoneRedis, shared_redis
 from tests.support.redis_shards import RedisShard
 from tests.support.waiting import eventually_async
@@ -47,24 +40,11 @@ async def unheard(tmp_path: Path) -> AsyncIterator[RedisShard]:
     await made.close()
 
 
-@pytest.fixture
-def own(tmp_path: Path) -> Iterator[LoneRedis]:
-    """A server that the test may ruin."""
-    with LoneRedis(tmp_path / "redis") as made:
-        yield made
-
-
-def log_of(held: RedisShard) -> RedisLog:
-    found = held.shard.journal._log
-    assert isinstance(found, RedisLog)
-    return found
-
-
 def lost_answers(
     held: RedisShard, monkeypatch: pytest.MonkeyPatch, *, times: int, done: bool, then: Callable[[], Any] = bool
 ) -> None:
     """So many commits are sent, and done or not, before the connection breaks; `then` comes before the next one."""
-    log, left = log_of(held), [None] * times
+    log, left = held.log, [None] * times
     send = log._send
 
     def broken(call: Any) -> bool:
@@ -143,7 +123,7 @@ async def test_what_may_be_kept_is_sent_again_until_the_server_takes_it(
     held = RedisShard(tmp_path / "j1", ManualClock(), redis=own.settings(takeover_s=600.0))
     await held.open()
     lost_answers(held, monkeypatch, times=1, done=True, then=lambda: own.client.config_set(option, value))
-    send, refused = log_of(held)._send, []
+    send, refused = held.log._send, []
 
     def seen(call: Any) -> bool:
         try:
@@ -153,7 +133,7 @@ async def test_what_may_be_kept_is_sent_again_until_the_server_takes_it(
             own.client.config_set(option, "0")
             raise
 
-    monkeypatch.setattr(log_of(held), "_send", seen)
+    monkeypatch.setattr(held.log, "_send", seen)
     assert [await held.submit(key="k"), await held.submit()] == [1, 2]
     assert len(refused) == 1
     await held.close()
@@ -204,7 +184,7 @@ async def test_an_epoch_that_a_server_gives_twice_is_not_both_s(unheard: RedisSh
     client: Any = shared_redis().client
     client.hincrby(unheard.keys.meta, "epoch", -1)
     found = await unheard.reborn(Path("j2"))
-    assert int(client.hget(unheard.keys.meta, "epoch")) == log_of(unheard).turn.epoch
+    assert int(client.hget(unheard.keys.meta, "epoch")) == unheard.log.turn.epoch
     assert await found.submit(b"of the new one") == 1
     with pytest.raises(Unavailable, match="has another broker now"):
         await unheard.submit(b"of the old one")
@@ -351,215 +331,3 @@ async def test_a_journal_of_another_release_is_left_to_it(held: RedisShard) -> N
     shared_redis().client.hset(held.keys.meta, "version", "99")
     with pytest.raises(FailedPrecondition, match="has version 99"):
         await held.reborn(Path("j2"))
-
-
-# ---------------------------------------------------------------------------------------------------- homes
-
-
-def home_of(folder: Path, redis: Any, **changes: Any) -> Home:
-    return Home(BrokerSettings(folder=folder, deployments=("it",), redis=redis, **changes))
-
-
-async def test_a_home_hands_its_journals_to_one_elsewhere_and_leaves_no_files(tmp_path: Path) -> None:
-    wanted = shared_redis().settings()
-    first, second = home_of(tmp_path / "one", wanted, sync="normal"), home_of(tmp_path / "two", wanted, sync="normal")
-    await first.start()
-    await second.start()
-    (name,) = first.shards
-    assert name not in second.shards
-    first.draining.on = False
-    await first.close()
-    await eventually_async(lambda: name not in first.shards and not list((tmp_path / "one").iterdir()), what="no file")
-    client: Any = shared_redis().client
-    await eventually_async(
-        lambda: client.smembers(f"mesh:{{{wanted.scope}}}:journals") == {name.encode() for name in second.shards},
-        what="the empty one is adopted, and gone",
-    )
-    await second.close()
-    left = {key.decode().rpartition(":")[2] for key in client.scan_iter(match=f"mesh:{{{wanted.scope}}}:*")}
-    assert left == {"journals", "meta"}, "who comes next finds its journal"
-
-
-async def test_a_home_whose_journal_was_taken_goes_on_with_another_one(tmp_path: Path) -> None:
-    wanted = shared_redis().settings(takeover_s=1.0)
-    first, second = home_of(tmp_path / "one", wanted, sync="normal"), home_of(tmp_path / "two", wanted, sync="normal")
-    await first.start()
-    (name,) = first.shards
-    await second.start()
-
-    def lapsed() -> bool:
-        shared_redis().client.delete(Keys(wanted.scope, name).owner)
-        return name in second.shards
-
-    await eventually_async(lapsed, what="it is taken")
-    await eventually_async(lambda: first.shards and name not in first.shards, what="it has one of its own")
-    await eventually_async(lambda: not first.refused, what="what another one serves is none of its troubles")
-    for home in (first, second):
-        await home.close()
-
-
-async def test_who_was_killed_is_followed_at_once_by_the_process_of_its_name(tmp_path: Path) -> None:
-    wanted = shared_redis().settings(takeover_s=600.0)
-    first = home_of(tmp_path / "one", wanted, sync="normal", name="queue-r1-0-g1")
-    await first.start()
-    (name,) = first.shards
-    again = home_of(tmp_path / "two", wanted, sync="normal", name="queue-r1-0-g1")
-    other = home_of(tmp_path / "three", wanted, sync="normal", name="queue-r1-1-g1")
-    await other.start()
-    await again.start()
-    assert name not in other.shards
-    assert name in again.shards
-    for home in (other, again, first):
-        await home.close()
-
-
-async def test_two_processes_of_one_name_do_not_take_journals_from_each_other(tmp_path: Path) -> None:
-    """As when an actor is started elsewhere while the one before lives on, cut off from its cluster only."""
-    wanted = shared_redis().settings(takeover_s=1.0)
-    first = home_of(tmp_path / "one", wanted, sync="normal", name="queue-r1-0-g1")
-    await first.start()
-    (name,) = first.shards
-    again = home_of(tmp_path / "two", wanted, sync="normal", name="queue-r1-0-g1")
-    await again.start()
-    assert name in again.shards
-    shard = again.shards[name]
-    await eventually_async(lambda: first.shards and name not in first.shards, what="it has one of its own")
-    others = dict(first.shards)
-    for shelf in (first._shelf, again._shelf):
-        looks = count_calls(shelf, "names")
-        await eventually_async(lambda looks=looks: len(looks) >= 2, what="looks at what could be adopted")
-    assert again.shards == {name: shard}
-    assert shard.journal.failure is None
-    assert first.shards == others
-    for home in (again, first):
-        await home.close()
-
-
-def count_calls(of: Any, name: str) -> list[None]:
-    calls: list[None] = []
-    call = getattr(of, name)
-
-    def counted(*given: Any) -> Any:
-        answer = call(*given)
-        calls.append(None)
-        return answer
-
-    setattr(of, name, counted)
-    return calls
-
-
-async def test_a_server_that_loses_all_when_it_ends_is_refused_at_the_start(tmp_path: Path) -> None:
-    with LoneRedis(tmp_path / "redis", appendonly="no") as server:
-        with pytest.raises(FailedPrecondition, match="keeps no log on its disk"):
-            await home_of(tmp_path / "one", server.settings()).start()
-        home = home_of(tmp_path / "one", server.settings(allow_volatile=True))
-        await home.start()
-        assert len(home.shards) == 1
-        await home.close()
-
-
-async def test_a_server_with_a_password_asks_for_it(tmp_path: Path) -> None:
-    secret = tmp_path / "password"
-    secret.write_text("geheim\n")
-    with LoneRedis(tmp_path / "redis", requirepass="geheim") as server:
-        with pytest.raises(FailedPrecondition, match="does not let the broker in") as error:
-            await home_of(tmp_path / "one", server.settings()).start()
-        secret.write_text("falsch")
-        with pytest.raises(MeshError) as error:
-            await home_of(tmp_path / "one", server.settings(password_file=secret)).start()
-        assert "falsch" not in error.value.message
-        secret.write_text("geheim\n")
-        home = home_of(tmp_path / "one", server.settings(password_file=secret))
-        await home.start()
-        assert len(home.shards) == 1
-        await home.close()
-
-
-async def test_a_server_with_certificates_is_spoken_to_with_tls(tmp_path: Path) -> None:
-    authority = Authority.make(tmp_path / "authority")
-    theirs, ours = authority.issue("server"), authority.issue("broker")
-    options = {
-        "tls-ca-cert-file": theirs.ca_file, "tls-cert-file": theirs.cert_file, "tls-key-file": theirs.key_file,
-    }  # fmt: skip
-    with LoneRedis(tmp_path / "redis", **options) as server:
-        address = Address("127.0.0.1", server.port, tls=True)
-        files = {"ca_file": Path(ours.ca_file), "cert_file": Path(ours.cert_file), "key_file": Path(ours.key_file)}
-        home = home_of(tmp_path / "one", RedisSettings(address, "t/a/tls", **files))
-        await home.start()
-        assert len(home.shards) == 1
-        await home.close()
-        with pytest.raises(Unavailable, match="does not answer"):
-            await home_of(tmp_path / "one", RedisSettings(address, "t/a/tls")).start()
-
-
-async def test_a_user_with_the_rights_that_the_guide_names_is_enough(tmp_path: Path, own: LoneRedis) -> None:
-    rights = ["on", ">geheim", "~mesh:*", "+@read", "+@write", "+@scripting", "+@connection", "+info", "+wait"]
-    own.client.execute_command("ACL", "SETUSER", "mesh", *rights)  # type: ignore[no-untyped-call]
-    secret = tmp_path / "password"
-    secret.write_text("geheim")
-    given: Any = {"scope": "t/a/user", "password_file": secret}
-    settings = RedisSettings(Address("127.0.0.1", own.port, user="mesh"), **given)
-    if own.version < (7, 2):
-        with pytest.raises(FailedPrecondition, match="does not tell its appendfsync"):
-            await home_of(tmp_path / "one", settings).start()
-    home = home_of(tmp_path / "one", settings, sync="normal")
-    await home.start()
-    assert len(home.shards) == 1
-    await home.close()
-    own.client.execute_command("ACL", "SETUSER", "mesh", "+config|get")  # type: ignore[no-untyped-call]
-    home = home_of(tmp_path / "one", settings)
-    await home.start()
-    assert len(home.shards) == 1
-    await home.close()
-
-
-async def test_a_server_that_is_not_there_is_said(tmp_path: Path) -> None:
-    settings = shared_redis().settings()
-    away = type(settings)(Address("127.0.0.1", 1), settings.scope)
-    with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1/0 does not answer"):
-        await home_of(tmp_path / "one", away).start()
-
-
-@contextlib.asynccontextmanager
-async def replica_of(own: LoneRedis, folder: Path) -> AsyncIterator[LoneRedis]:
-    with LoneRedis(folder, replicaof=f"127.0.0.1 {own.port}") as replica:
-        await eventually_async(lambda: own.client.info("replication")["connected_slaves"] == 1, what="it is connected")  # type: ignore[index]
-        await eventually_async(
-            lambda: replica.client.info("replication")["master_link_status"] == "up",  # type: ignore[index]
-            what="it follows",
-        )
-        yield replica
-
-
-async def test_replicas_have_what_was_taken_before_it_is_served(tmp_path: Path, own: LoneRedis) -> None:
-    """One that does not and becomes the primary would give the journal to another broker as well."""
-    wanted = own.settings(replicas=1, takeover_s=1.0)
-    held = RedisShard(tmp_path / "j1", ManualClock(), redis=wanted)
-    async with replica_of(own, tmp_path / "replica") as replica:
-        await held.open()
-        assert replica.client.hget(held.keys.meta, "taken") == log_of(held).turn.name.encode()
-        await held.close()
-        replica.pause()
-        with pytest.raises(Unavailable, match="was taken is not on as many disks"):
-            await held.again()
-        begun = RedisShard(tmp_path / "j2", ManualClock(), redis=wanted)
-        with pytest.raises(Unavailable, match="was taken is not on as many disks"):
-            await begun.open()
-    assert not own.client.exists(held.keys.owner), "it is released"
-    assert own.client.exists(held.keys.meta)
-    assert own.client.smembers(journals_key(wanted.scope)) == {b"j1"}, "a new one is not left behind by each try"
-    assert not own.client.exists(begun.keys.meta)
-
-
-async def test_replicas_have_what_is_confirmed(tmp_path: Path, own: LoneRedis) -> None:
-    async with replica_of(own, tmp_path / "replica") as replica:
-        held = RedisShard(tmp_path / "j1", ManualClock(), redis=own.settings(replicas=1, takeover_s=1.0))
-        await held.open()
-        await held.submit()
-        assert replica.client.xlen(held.keys.items) == 1
-        replica.kill()
-        with pytest.raises(Unavailable, match="not on as many disks"):
-            await held.submit()
-        assert held.shard.journal.failure is not None
-    await held.close()
-    assert (await asyncio.to_thread(own.client.xlen, held.keys.items)) == 2, "it is kept, though not confirmed"
