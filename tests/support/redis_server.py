@@ -31,7 +31,8 @@ class LoneRedis:
         assert program, "redis-server is not installed: scripts/setup installs it"
         self._program = program
         self._folder = folder
-        self._options = {"appendonly": "yes", "appendfsync": "always", "save": "", **options}
+        usual = {"appendonly": "yes", "appendfsync": "always", "save": "", "repl-diskless-sync-delay": "0"}
+        self._options = {**usual, **options}
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]

@@ -11,20 +11,13 @@ from typing import Any
 
 import pytest
 
-from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd
+from serving.local.etcd import EtcdCluster
 from serving.local.process import Process
 from serving.sdk import AsyncMeshClient, Connection
 from tests.support.llm_serving import GatewayProcess
 
 StartGateway = Callable[..., GatewayProcess]
 MODEL = "m1"
-
-
-@pytest.fixture(scope="module")
-def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
-    running = start_etcd(tmp_path_factory.mktemp("etcd"), options=EtcdOptions(die_with_parent=True))
-    yield running
-    running.kill()
 
 
 @pytest.fixture(scope="module")

@@ -9,19 +9,12 @@ import pytest
 import pytest_asyncio
 
 from serving import AsyncMeshClient, Connection
-from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd
+from serving.local.etcd import EtcdCluster
 from tests.integration.broker.scripted_broker import ScriptedBroker
 from tests.support.broker_serving import go
 from tests.support.broker_world import World
 from tests.support.receiver import Receiver
 from tests.support.served_broker import Served
-
-
-@pytest.fixture(scope="module")
-def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
-    cluster = start_etcd(tmp_path_factory.mktemp("etcd"), options=EtcdOptions(die_with_parent=True))
-    yield cluster
-    cluster.kill()
 
 
 @pytest.fixture

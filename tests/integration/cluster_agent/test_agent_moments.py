@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 
 import grpc
 import grpc.aio
@@ -16,7 +16,7 @@ from serving.cluster_agent.agent import Agent
 from serving.cluster_agent.claim import Claim
 from serving.cluster_agent.config import AgentConfig
 from serving.cluster_agent.model import ClusterFacts
-from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd
+from serving.local.etcd import EtcdCluster
 from serving.local.ports import free_ports
 from serving.master.application import ApplicationMaster
 from serving.master.config import MasterConfig
@@ -31,13 +31,6 @@ _numbers = itertools.count(1)
 BRIEF = (0.01, 0.05)
 NOT_OURS = "203.0.113.1"  # no metrics are served there: to end them takes half a second
 FEW = (Moment(0), Moment(3), Moment(20), Moment(60), Moment(seconds=0.05))
-
-
-@pytest.fixture(scope="module")
-def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
-    cluster = start_etcd(tmp_path_factory.mktemp("etcd"), options=EtcdOptions(die_with_parent=True))
-    yield cluster
-    cluster.kill()
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 
 from serving._proto import records_pb2 as pb
 from serving.config import EtcdConfig
-from serving.local.etcd import EtcdOptions, start_etcd
 from tests.integration.cpp_deployment import harness
 from tests.integration.replica.replica_harness import ReplicaProcess, write_model
+from tests.support.etcd_server import StartEtcd
 
 Start = Callable[..., ReplicaProcess]
 
@@ -23,10 +23,8 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def etcd(tmp_path: Path) -> Iterator[EtcdConfig]:
-    server = start_etcd(tmp_path / "etcd", options=EtcdOptions(die_with_parent=True))
-    yield server.config()
-    server.stop()
+def etcd(own_etcd: StartEtcd) -> EtcdConfig:
+    return own_etcd().config()
 
 
 @pytest.fixture

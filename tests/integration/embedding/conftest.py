@@ -8,8 +8,9 @@ import openai
 import pytest
 
 from serving.embedding.openvino_embedder import EmbedderOptions, OpenVinoEmbedder
-from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd
+from serving.local.etcd import EtcdCluster
 from tests.integration.proxy.proxy_harness import Proxy, proxy_config
+from tests.support.etcd_server import running_etcd
 from tests.support.llm_serving import EmbeddingProcess, GatewayProcess, embedding_config
 
 MODEL = "all-minilm"
@@ -17,9 +18,8 @@ MODEL = "all-minilm"
 
 @pytest.fixture(scope="package")
 def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
-    running = start_etcd(tmp_path_factory.mktemp("etcd"), options=EtcdOptions(die_with_parent=True))
-    yield running
-    running.kill()
+    with running_etcd(tmp_path_factory.mktemp("etcd")) as running:
+        yield running
 
 
 @pytest.fixture(scope="package")

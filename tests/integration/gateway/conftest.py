@@ -9,18 +9,11 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd
+from serving.local.etcd import EtcdCluster
 from tests.support.llm_serving import GatewayProcess, LlmProcess, llm_config
 
 StartReplica: TypeAlias = Callable[..., LlmProcess]
 StartGateway: TypeAlias = Callable[..., GatewayProcess]
-
-
-@pytest.fixture
-def etcd(tmp_path: Path) -> Iterator[EtcdCluster]:
-    running = start_etcd(tmp_path / "etcd", options=EtcdOptions(die_with_parent=True))
-    yield running
-    running.kill()
 
 
 @pytest.fixture

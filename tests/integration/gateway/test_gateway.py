@@ -13,11 +13,17 @@ import pytest
 
 from serving.local.etcd import EtcdCluster
 from tests.integration.gateway.conftest import StartGateway, StartReplica
+from tests.support.etcd_server import StartEtcd
 from tests.support.llm_serving import MODEL, GatewayProcess
 from tests.support.waiting import eventually
 
 QUESTION: Any = [{"role": "user", "content": "What is the capital of Japan?"}]
 STORY: Any = [{"role": "user", "content": "Tell a story about a red fox."}]
+
+
+@pytest.fixture
+def etcd(own_etcd: StartEtcd) -> EtcdCluster:
+    return own_etcd()
 
 
 def client_of(gateway: GatewayProcess, **options: Any) -> openai.OpenAI:

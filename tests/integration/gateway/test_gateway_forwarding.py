@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd
+from serving.local.etcd import EtcdCluster
 from tests.integration.gateway.raw_replica import Answer, RawReplica, raw_replica, reset, whole
 from tests.support.llm_serving import GatewayProcess
 
@@ -45,13 +45,6 @@ class Edge:
     async def ask(self, **options: Any) -> httpx.Response:
         async with httpx.AsyncClient(timeout=30) as client:
             return await client.post(f"{self._gateway.url}/v1/chat/completions", json={"model": self.model}, **options)
-
-
-@pytest.fixture(scope="module")
-def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
-    running = start_etcd(tmp_path_factory.mktemp("etcd"), options=EtcdOptions(die_with_parent=True))
-    yield running
-    running.kill()
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import tritonclient.http as triton
 from tritonclient.utils import InferenceServerException
 
 from serving._proto import records_pb2 as pb
-from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd
+from serving.local.etcd import EtcdCluster
 from serving.store import EtcdClient, keys
 from serving.store.keys import AppKey
 from serving.store.records import encode
@@ -24,13 +24,6 @@ from tests.support.waiting import aeventually, eventually
 
 APP = AppKey("default", "numbers")
 FULL = "default/numbers/id_fp32"
-
-
-@pytest.fixture(scope="module")
-def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
-    running = start_etcd(tmp_path_factory.mktemp("etcd"), options=EtcdOptions(die_with_parent=True))
-    yield running
-    running.kill()
 
 
 @pytest.fixture(scope="module")

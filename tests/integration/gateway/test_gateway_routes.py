@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from serving._proto import records_pb2 as pb
-from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd
+from serving.local.etcd import EtcdCluster
 from serving.store import EtcdClient, keys
 from serving.store.records import encode
 from tests.integration.gateway.raw_replica import Answer, RawReplica, raw_replica, reset, whole
@@ -107,13 +107,6 @@ class Edge:
         wanted = [f'{key}="{value}"' for key, value in labels.items()]
         lines = [line for line in page.splitlines() if line.startswith(name) and all(one in line for one in wanted)]
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
-
-
-@pytest.fixture(scope="module")
-def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
-    running = start_etcd(tmp_path_factory.mktemp("etcd"), options=EtcdOptions(die_with_parent=True))
-    yield running
-    running.kill()
 
 
 @pytest.fixture(scope="module")

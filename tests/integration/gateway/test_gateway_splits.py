@@ -15,7 +15,7 @@ import pytest
 from serving._proto import records_pb2 as pb
 from serving.errors import StoreUnavailable
 from serving.gateway.splits import Splits
-from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd
+from serving.local.etcd import EtcdCluster
 from serving.routing import Traffic
 from serving.store import EtcdClient, keys
 from serving.store.keys import AppKey
@@ -27,13 +27,6 @@ from tests.support.waiting import aeventually
 APP = AppKey("default", "shared")
 CHAT = "/v1/chat/completions"
 MODEL = "chat"
-
-
-@pytest.fixture(scope="module")
-def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
-    running = start_etcd(tmp_path_factory.mktemp("etcd"), options=EtcdOptions(die_with_parent=True))
-    yield running
-    running.kill()
 
 
 @pytest.fixture(scope="module", params=["gateway", "proxy"])

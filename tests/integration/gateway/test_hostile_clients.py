@@ -17,7 +17,7 @@ import httpx
 import psutil
 import pytest
 
-from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd
+from serving.local.etcd import EtcdCluster
 from tests.integration.gateway.raw_replica import Answer, RawReplica, raw_replica, whole
 from tests.support.llm_serving import GatewayProcess, LineProcess
 from tests.support.waiting import eventually
@@ -26,13 +26,6 @@ CHAT = "/v1/chat/completions"
 MIB = 1 << 20
 MANY = 10_000
 GOOD = whole("200 OK", b'{"good": true}')
-
-
-@pytest.fixture(scope="module")
-def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
-    running = start_etcd(tmp_path_factory.mktemp("etcd"), options=EtcdOptions(die_with_parent=True))
-    yield running
-    running.kill()
 
 
 @pytest.fixture(scope="module")

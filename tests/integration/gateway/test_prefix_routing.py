@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd
+from serving.local.etcd import EtcdCluster
 from tests.integration.gateway.conftest import StartGateway, StartReplica
 from tests.integration.gateway.raw_replica import Answer, RawReplica, raw_replica, whole
 from tests.integration.gateway.test_gateway import wait_models
@@ -55,13 +55,6 @@ class Shop:
 
     async def close(self) -> None:
         await self._client.aclose()
-
-
-@pytest.fixture(scope="module")
-def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
-    running = start_etcd(tmp_path_factory.mktemp("etcd"), options=EtcdOptions(die_with_parent=True))
-    yield running
-    running.kill()
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ import pytest
 from serving._proto import records_pb2 as pb
 from serving.discovery import Registrar
 from serving.llm.settings import content
-from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd
+from serving.local.etcd import EtcdCluster
 from tests.integration.gateway.raw_replica import RawReplica, raw_replica, whole
 from tests.support.llm_serving import MODEL, GatewayProcess, LlmProcess, llm_config
 
@@ -48,13 +48,6 @@ STREAM = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nx-mesh-resume: told\r\ntransfer-encoding: chunked\r\n\r\n"
 )
 STEP = b'data: {"n": 1}\n\n: mesh {"tokens":[5],"head":{"id":"a","created":1,"prompt":"b"}}\n\n'
-
-
-@pytest.fixture(scope="module")
-def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
-    running = start_etcd(tmp_path_factory.mktemp("etcd"), options=EtcdOptions(die_with_parent=True))
-    yield running
-    running.kill()
 
 
 @pytest.fixture(scope="module")

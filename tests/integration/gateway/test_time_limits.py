@@ -13,12 +13,18 @@ import pytest
 from serving.local.etcd import EtcdCluster
 from tests.integration.gateway.conftest import StartGateway, StartReplica
 from tests.integration.gateway.raw_replica import RawReplica, raw_replica, whole
+from tests.support.etcd_server import StartEtcd
 from tests.support.llm_serving import MODEL, GatewayProcess, LlmProcess
 from tests.support.waiting import eventually
 
 CHAT = "/v1/chat/completions"
 STORY: Any = {"model": MODEL, "messages": [{"role": "user", "content": "Tell a story."}], "temperature": 0}
 LONG: Any = {**STORY, "max_tokens": 1900, "ignore_eos": True, "n": 8}
+
+
+@pytest.fixture
+def etcd(own_etcd: StartEtcd) -> EtcdCluster:
+    return own_etcd()
 
 
 def wait_model(gateway: GatewayProcess) -> None:

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd
+from serving.local.etcd import EtcdCluster
 from tests.support.llm_serving import HttpProxyProcess, LlmProcess, http_proxy_config, llm_config
 
 StartProxy: TypeAlias = Callable[..., HttpProxyProcess]
@@ -20,13 +20,6 @@ OTHER_MODEL = "other-chat"
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("replicas")
-
-
-@pytest.fixture(scope="module")
-def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
-    running = start_etcd(tmp_path_factory.mktemp("etcd"), options=EtcdOptions(die_with_parent=True))
-    yield running
-    running.kill()
 
 
 @pytest.fixture(scope="module")

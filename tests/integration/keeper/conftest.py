@@ -1,21 +1,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from keeper_harness import Bench
 
-from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd
+from serving.local.etcd import EtcdCluster
 from serving.store import EtcdClient
+from tests.support.etcd_server import StartEtcd
 
 
 @pytest.fixture
-def etcd(tmp_path: Path) -> Iterator[EtcdCluster]:
-    cluster = start_etcd(tmp_path / "etcd", options=EtcdOptions(die_with_parent=True))
-    yield cluster
-    cluster.kill()
+def etcd(own_etcd: StartEtcd) -> EtcdCluster:
+    return own_etcd()
 
 
 @pytest.fixture

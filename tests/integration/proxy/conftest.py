@@ -16,8 +16,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "sdk"))
 from proxy_harness import Proxy, proxy_binary, proxy_config
 from sdk_harness import replicas as replicas  # a fixture
 
-from serving.local.etcd import EtcdCluster, start_etcd
-
 StartProxy: TypeAlias = Callable[..., Proxy]
 
 
@@ -35,10 +33,3 @@ def start_proxy(tmp_path: Path) -> Iterator[StartProxy]:
             return stack.enter_context(Proxy(tmp_path / f"proxy{count}", proxy_config(endpoints, **changes)))
 
         yield start
-
-
-@pytest.fixture(scope="module")
-def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
-    running = start_etcd(tmp_path_factory.mktemp("etcd"))
-    yield running
-    running.stop()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -13,7 +13,8 @@ from sdk_harness import Replica
 from tritonclient.grpc import service_pb2 as pb
 
 from serving._proto import records_pb2 as records
-from serving.local.etcd import EtcdCluster, start_etcd
+from serving.local.etcd import EtcdCluster
+from tests.support.etcd_server import StartEtcd
 from tests.support.waiting import eventually
 
 Replicas = Callable[..., list[Replica]]
@@ -23,11 +24,9 @@ SIDES = (("digits", 1), ("other", 0))
 
 
 @pytest.fixture
-def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
-    """Of each test's own: an edge sees everything."""
-    running = start_etcd(tmp_path_factory.mktemp("etcd"))
-    yield running
-    running.stop()
+def etcd(own_etcd: StartEtcd) -> EtcdCluster:
+    """An edge sees everything."""
+    return own_etcd()
 
 
 def edge(etcd: EtcdCluster, start_proxy: StartProxy, **changes: Any) -> Proxy:

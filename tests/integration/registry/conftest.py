@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd, start_etcd_cluster
+from serving.local.etcd import EtcdCluster, start_etcd_cluster
 from tests.integration.registry.probes import RegistrarProbe, probe_binary
+from tests.support.etcd_server import OPTIONS, StartEtcd
 
-OPTIONS = EtcdOptions(die_with_parent=True)
 StartRegistrar = Callable[..., RegistrarProbe]
 
 
@@ -22,22 +22,8 @@ def _built() -> None:
 
 
 @pytest.fixture
-def start_server(tmp_path: Path) -> Iterator[Callable[..., EtcdCluster]]:
-    """Starts servers that the test may stop, kill and wipe."""
-    started: list[EtcdCluster] = []
-
-    def start(options: EtcdOptions = OPTIONS) -> EtcdCluster:
-        started.append(start_etcd(tmp_path / f"etcd{len(started)}", options=options))
-        return started[-1]
-
-    yield start
-    for cluster in started:
-        cluster.kill()
-
-
-@pytest.fixture
-def server(start_server: Callable[..., EtcdCluster]) -> EtcdCluster:
-    return start_server()
+def server(own_etcd: StartEtcd) -> EtcdCluster:
+    return own_etcd()
 
 
 @pytest.fixture

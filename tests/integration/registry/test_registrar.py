@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from tests.integration.registry.conftest import StartRegistrar
 from tests.integration.registry.probes import KEY, RegistrarProbe, Registration, endpoint_value, registrar_config
 from tests.integration.replica.replica_harness import Store
 from tests.support.certificates import Authority
+from tests.support.etcd_server import StartEtcd
 from tests.support.waiting import eventually
 
 WAIT_S = 60.0
@@ -254,10 +254,8 @@ def test_endpoints_that_never_answer_are_passed_over(server: EtcdCluster, start_
     wait_registered(start_registrar(registrar_config(config)))
 
 
-def test_a_token_that_runs_out_is_renewed(
-    start_server: Callable[..., EtcdCluster], start_registrar: StartRegistrar, tmp_path: Path
-) -> None:
-    server = start_server(EtcdOptions(extra_flags=("--auth-token-ttl", "1"), die_with_parent=True))
+def test_a_token_that_runs_out_is_renewed(own_etcd: StartEtcd, start_registrar: StartRegistrar, tmp_path: Path) -> None:
+    server = own_etcd(EtcdOptions(extra_flags=("--auth-token-ttl", "1"), die_with_parent=True))
     server.enable_auth("root-password", {"mesh": "right"})
     password = tmp_path / "password"
     password.write_text("wrong\n")
@@ -279,11 +277,9 @@ def test_a_token_that_runs_out_is_renewed(
     wait_status(probe, Registration(lease, True, ""))
 
 
-def test_tls_checks_both_sides(
-    start_server: Callable[..., EtcdCluster], start_registrar: StartRegistrar, tmp_path: Path
-) -> None:
+def test_tls_checks_both_sides(own_etcd: StartEtcd, start_registrar: StartRegistrar, tmp_path: Path) -> None:
     ours, others = Authority.make(tmp_path / "ours"), Authority.make(tmp_path / "others")
-    server = start_server(EtcdOptions(tls=ours.issue("server"), die_with_parent=True))
+    server = own_etcd(EtcdOptions(tls=ours.issue("server"), die_with_parent=True))
     good = ours.issue("client")
     wait_registered(start_registrar(registrar_config(server.config(tls=good))))
     for tls in (

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from serving.config import EtcdConfig
-from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd
+from serving.local.etcd import EtcdCluster
 from tests.integration.replica.replica_harness import Store, prepare_command, replica_binary, write_model
+from tests.support.etcd_server import StartEtcd
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -19,10 +19,8 @@ def _built() -> None:
 
 
 @pytest.fixture
-def etcd_server(tmp_path: Path) -> Iterator[EtcdCluster]:
-    server = start_etcd(tmp_path / "etcd", options=EtcdOptions(die_with_parent=True))
-    yield server
-    server.stop()
+def etcd_server(own_etcd: StartEtcd) -> EtcdCluster:
+    return own_etcd()
 
 
 @pytest.fixture

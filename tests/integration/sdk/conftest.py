@@ -18,7 +18,8 @@ from sdk_harness import replicas as replicas  # a fixture
 from sdk_mesh import Mesh
 
 from serving.discovery.client import InferenceClient
-from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd
+from serving.local.etcd import EtcdCluster
+from tests.support.etcd_server import StartEtcd
 
 
 @pytest.fixture
@@ -48,10 +49,8 @@ async def connect() -> AsyncIterator[Callable[..., Any]]:
 
 
 @pytest.fixture
-def etcd(tmp_path: Path) -> Iterator[EtcdCluster]:
-    cluster = start_etcd(tmp_path / "etcd", options=EtcdOptions(die_with_parent=True))
-    yield cluster
-    cluster.kill()
+def etcd(own_etcd: StartEtcd) -> EtcdCluster:
+    return own_etcd()
 
 
 @pytest_asyncio.fixture

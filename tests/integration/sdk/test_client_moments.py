@@ -18,12 +18,13 @@ from serving._proto import keeper_pb2 as kpb
 from serving._proto import records_pb2 as pb
 from serving.config import EtcdConfig
 from serving.errors import FailedPrecondition, MeshError, Unavailable
-from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd
+from serving.local.etcd import EtcdCluster
 from serving.local.ports import free_ports
 from serving.sdk import AsyncMeshClient, Connection
 from serving.sdk.keepers import Keepers
 from serving.store import EtcdClient, keys
 from serving.store.records import encode
+from tests.support.etcd_server import running_etcd
 from tests.support.moments import Moment, at_each, ended, moments, turn_of
 
 LONG_S = 90.0
@@ -32,9 +33,8 @@ PROMPT_S = 30.0
 
 @pytest.fixture(scope="module")
 def module_etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
-    cluster = start_etcd(tmp_path_factory.mktemp("etcd"), options=EtcdOptions(die_with_parent=True))
-    yield cluster
-    cluster.kill()
+    with running_etcd(tmp_path_factory.mktemp("etcd")) as cluster:
+        yield cluster
 
 
 @pytest.fixture

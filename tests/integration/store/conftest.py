@@ -4,38 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd, start_etcd_cluster
+from serving.local.etcd import EtcdCluster, start_etcd_cluster
 from serving.store import EtcdClient
+from tests.support.etcd_server import OPTIONS
 
-OPTIONS = EtcdOptions(die_with_parent=True)
 _numbers = itertools.count(1)
-
-
-@pytest.fixture(scope="session")
-def shared_etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
-    """One server for every test that does not harm it."""
-    cluster = start_etcd(tmp_path_factory.mktemp("etcd"), options=OPTIONS)
-    yield cluster
-    cluster.kill()
-
-
-@pytest.fixture
-def own_etcd(tmp_path: Path) -> Iterator[Callable[..., EtcdCluster]]:
-    """Starts servers that the test may stop, kill and wipe: `own_etcd()`, `own_etcd(options=...)`."""
-    started: list[EtcdCluster] = []
-
-    def start(options: EtcdOptions = OPTIONS) -> EtcdCluster:
-        started.append(start_etcd(tmp_path / f"etcd{len(started)}", options=options))
-        return started[-1]
-
-    yield start
-    for cluster in started:
-        cluster.kill()
 
 
 @pytest.fixture(scope="module")

@@ -12,14 +12,13 @@ from pathlib import Path
 import pytest
 
 from serving.errors import FailedPrecondition, InvalidArgument
-from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd, start_etcd_cluster
+from serving.local.etcd import EtcdCluster, start_etcd, start_etcd_cluster
 from serving.local.etcd_binary import find_etcd
 from serving.local.ports import free_ports
 from serving.local.process import stop_group
 from serving.process_id import ProcessId
 from serving.store import EtcdClient
-
-OPTIONS = EtcdOptions(die_with_parent=True)
+from tests.support.etcd_server import OPTIONS
 
 
 @pytest.fixture

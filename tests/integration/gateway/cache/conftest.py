@@ -9,18 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from serving.local.etcd import EtcdCluster, EtcdOptions, start_etcd
+from serving.local.etcd import EtcdCluster
 from tests.integration.gateway.cache.cached_edge import CONTENT, Edge, knows, until
 from tests.integration.gateway.raw_replica import raw_replica
 from tests.integration.gateway.speaker import Speaker
 from tests.support.llm_serving import CacheProcess, GatewayProcess, cache_config
-
-
-@pytest.fixture(scope="module")
-def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EtcdCluster]:
-    running = start_etcd(tmp_path_factory.mktemp("etcd"), options=EtcdOptions(die_with_parent=True))
-    yield running
-    running.kill()
 
 
 @pytest.fixture(scope="module")
