@@ -126,3 +126,9 @@ def test_both_clients_have_the_same_methods() -> None:
     assert set(blocking) - set(other) == {"is_stale", "stats"}
     for name in set(blocking) & set(other):
         assert list(blocking[name].parameters.values()) == list(other[name].parameters.values()), name
+
+
+def test_a_replica_loads_no_specs() -> None:
+    code = "import sys, serving.python_deployment; print('yaml' in sys.modules, 'serving.sdk.spec' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["False", "False"]
