@@ -1,4 +1,4 @@
-"""One mesh of two Ray clusters for all chaos tests of a run; each test but the last leaves it healthy for the next one."""
+"""One mesh of two Ray clusters for all chaos tests of a run; each but the last leaves it healthy for the next one."""
 
 from __future__ import annotations
 

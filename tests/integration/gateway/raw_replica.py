@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+
+import httpx
 
 from serving._proto import records_pb2 as pb
 from serving.config import EtcdConfig
 from serving.discovery import Registrar
+from tests.support.waiting import aeventually
 
 Answer = Callable[["RawReplica", bytes, asyncio.StreamWriter], Awaitable[None]]
 
@@ -101,3 +105,17 @@ def whole(status: str, body: bytes = b"{}", headers: bytes = b"") -> Answer:
 async def reset(_replica: RawReplica, _body: bytes, writer: asyncio.StreamWriter) -> None:
     """Breaks the connection instead of an answer."""
     writer.transport.abort()
+
+
+async def wait_heard(gateway_url: str, etcd: EtcdConfig) -> None:
+    """Until the gateway knows of all that is registered: it hears of it in the store's order, and of this one last."""
+    name = f"last-{uuid.uuid4().hex}"
+    async with (
+        raw_replica(etcd, name, whole("404 Not Found"), model=name, application=name),
+        httpx.AsyncClient(base_url=gateway_url, timeout=30) as client,
+    ):
+
+        async def there() -> bool:
+            return name in {one["id"] for one in (await client.get("/v1/models")).json()["data"]}
+
+        await aeventually(there, what="the last replica at the gateway")

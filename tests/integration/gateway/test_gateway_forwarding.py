@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from serving.local.etcd import EtcdCluster
-from tests.integration.gateway.raw_replica import Answer, RawReplica, raw_replica, reset, whole
+from tests.integration.gateway.raw_replica import Answer, RawReplica, raw_replica, reset, wait_heard, whole
 from tests.support.llm_serving import GatewayProcess
 
 GOOD = whole("200 OK", b'{"good": true}')
@@ -32,14 +32,14 @@ class Edge:
         self._stack = stack
 
     async def replicas(self, *, state: str = "ready", **answers: Answer) -> list[RawReplica]:
-        """Of these names, in discovery for a moment at least."""
+        """Of these names, known to the gateway."""
         made = [
             await self._stack.enter_async_context(
                 raw_replica(self._etcd.config(), f"{self.model}-{name}", answer, model=self.model, state=state)
             )
             for name, answer in answers.items()
         ]
-        await asyncio.sleep(0.3)  # nothing tells how many replicas of a model a gateway knows
+        await wait_heard(self._gateway.url, self._etcd.config())
         return made
 
     async def ask(self, **options: Any) -> httpx.Response:

@@ -19,7 +19,7 @@ from serving._proto import records_pb2 as pb
 from serving.discovery import Registrar
 from serving.llm.settings import content
 from serving.local.etcd import EtcdCluster
-from tests.integration.gateway.raw_replica import RawReplica, raw_replica, whole
+from tests.integration.gateway.raw_replica import RawReplica, raw_replica, wait_heard, whole
 from tests.support.llm_serving import MODEL, GatewayProcess, LlmProcess, llm_config
 
 CHAT = "/v1/chat/completions"
@@ -189,7 +189,7 @@ async def test_a_request_says_whether_it_wants_that(
     gateway: GatewayProcess, etcd: EtcdCluster, said: str, passed: bool
 ) -> None:
     async with raw_replica(etcd.config(), f"raw-{said}", whole("200 OK"), model=f"raw-{said}") as replica:
-        await asyncio.sleep(0.3)  # nothing tells whether the gateway knows it
+        await wait_heard(gateway.url, etcd.config())
         headers = {"x-mesh-resume-stream": said} if said else {}
         async with httpx.AsyncClient(timeout=30) as client:
             await client.post(gateway.url + CHAT, json={"model": f"raw-{said}"}, headers=headers)
@@ -210,7 +210,7 @@ async def test_a_replica_that_leaves_hands_its_streams_over(gateway: GatewayProc
     async with AsyncExitStack() as stack:
         for name in ("four", "five"):
             await stack.enter_async_context(raw_replica(etcd.config(), name, leaves, model="leaving"))
-        await asyncio.sleep(0.3)  # as above
+        await wait_heard(gateway.url, etcd.config())
         async with httpx.AsyncClient(timeout=30) as client:
             answer = await client.post(gateway.url + CHAT, json={"model": "leaving"})
     assert answer.text == 'data: {"n": 1}\n\ndata: {"n": 2}\n\ndata: [DONE]\n\n'
@@ -232,7 +232,7 @@ async def test_a_stream_that_kills_replicas_does_not_go_round(gateway: GatewayPr
             await stack.enter_async_context(raw_replica(etcd.config(), name, dies, model="deadly"))
             for name in ("one", "two", "three")
         ]
-        await asyncio.sleep(0.3)  # as above
+        await wait_heard(gateway.url, etcd.config())
         async with httpx.AsyncClient(timeout=30) as client:
             answer = await client.post(gateway.url + CHAT, json={"model": "deadly"})
         lines = [line for line in answer.text.splitlines() if line]

@@ -12,7 +12,7 @@ import pytest
 
 from serving.local.etcd import EtcdCluster
 from tests.integration.gateway.conftest import StartGateway, StartReplica
-from tests.integration.gateway.raw_replica import RawReplica, raw_replica, whole
+from tests.integration.gateway.raw_replica import RawReplica, raw_replica, wait_heard, whole
 from tests.support.etcd_server import StartEtcd
 from tests.support.llm_serving import MODEL, GatewayProcess, LlmProcess
 from tests.support.waiting import eventually
@@ -80,6 +80,7 @@ async def test_what_is_left_goes_to_the_replica(start_gateway: StartGateway, etc
         raw_replica(etcd.config(), "raw", whole("200 OK"), model="raw") as replica,
         httpx.AsyncClient(timeout=30) as client,
     ):
+        await wait_heard(gateway.url, etcd.config())
         for headers, at_most_s in cases:
             answer = await client.post(gateway.url + CHAT, json={"model": "raw"}, headers=headers)
             assert answer.status_code == 200
@@ -102,6 +103,7 @@ async def test_what_the_drain_timeout_cuts_off_is_told(start_gateway: StartGatew
 
     gateway = start_gateway(drain_timeout_s=0.5, leave_s=0.0)
     async with raw_replica(etcd.config(), "raw", endless, model="raw"), httpx.AsyncClient(timeout=30) as client:
+        await wait_heard(gateway.url, etcd.config())
         streamed = asyncio.create_task(client.post(gateway.url + CHAT, json={"model": "raw", "stream": True}))
         other = asyncio.create_task(client.post(gateway.url + CHAT, json={"model": "raw"}))
         await asyncio.to_thread(eventually, lambda: _running(gateway) == 3, timeout_s=20, what="both run")

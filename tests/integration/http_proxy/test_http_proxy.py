@@ -96,14 +96,14 @@ async def test_its_load_is_reported(etcd: EtcdCluster) -> None:
     def report() -> pb.ReplicaReport:
         return decode(pb.ReplicaReport, replica.report().encode())
 
-    replica.start()
-    try:
-        async with (
-            raw_replica(
-                etcd.config(), "raw-r1-0", whole("404 Not Found"), model="gone", application="held", state="draining"
-            ),
-            raw_replica(etcd.config(), "raw-r1-1", whole("404 Not Found"), model="there", application="held"),
-        ):
+    async with (
+        raw_replica(
+            etcd.config(), "raw-r1-0", whole("404 Not Found"), model="gone", application="held", state="draining"
+        ),
+        raw_replica(etcd.config(), "raw-r1-1", whole("404 Not Found"), model="there", application="held"),
+    ):
+        replica.start()  # only now: when it is ready it knows of both
+        try:
             await eventually_async(lambda: report().state == "ready", what="readiness")
             async with httpx.AsyncClient(base_url=f"http://{report().address}", timeout=60) as client:
                 held = asyncio.create_task(client.post(CHAT, json={"model": "gone"}))
@@ -111,10 +111,10 @@ async def test_its_load_is_reported(etcd: EtcdCluster) -> None:
                 assert report().in_flight == 1
                 assert (await client.post(CHAT, json={"model": "there"})).status_code == 404
                 assert (await held).status_code == 503
-        load = report().load
-        assert (load.requests, load.failed, load.waiting, report().in_flight) == (2, 1, 0, 0)
-    finally:
-        await asyncio.to_thread(replica.stop)
+            load = report().load
+            assert (load.requests, load.failed, load.waiting, report().in_flight) == (2, 1, 0, 0)
+        finally:
+            await asyncio.to_thread(replica.stop)
 
 
 async def test_it_leaves_without_a_loss(start_proxy: StartProxy, etcd: EtcdCluster) -> None:
