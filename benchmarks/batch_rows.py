@@ -31,6 +31,7 @@ from serving.local.etcd import EtcdOptions, start_etcd
 MODEL: Final = "tiny-chat"
 _PATH: Final = "/v1/chat/completions"
 _CLIENTS: Final = 32  # of the plain client
+_CURVE: Final = (4, 8, 16, 64, 128)  # what the replicas answer at most, however many are sent
 _BATCH: Final = 16  # rows that wait for each other
 _TOKENS: Final = 12
 _LOOK_S: Final = 0.1
@@ -59,13 +60,16 @@ def run(quick: bool, say: Say) -> str:
     that are not equal."""
     rounds, count = (1, 1000) if quick else (3, 1500)
     chance = random.Random(7)
-    with _served() as served:
-        operator, client = Side("operator", served.operator), Side(f"asyncio, {_CLIENTS} at once", served.client)
+    with _served(say) as served:
+        operator, client = Side("operator", served.operator), _client_of(served, _CLIENTS)
         processor = Side("ray.data.llm, HTTP", served.processor)
         batches = Side(f"batches of {_BATCH}", served.batches)
         even = _measured([client, processor, operator], _rows(count, lambda: _TOKENS), rounds, served, say)
+        curve = [_client_of(served, number) for number in _CURVE]
+        most = _measured(curve, _rows(count, lambda: _TOKENS), 1, served, say)
         skewed = _measured([batches, client, operator], _rows(count, lambda: _skewed(chance)), rounds, served, say)
-    tables = {f"{_TOKENS} tokens": even, "1 to 100 tokens": skewed}
+    tables = {f"{_TOKENS} tokens": {**most, **even}}
+    tables["1 to 100 tokens"] = skewed
     keep_results(
         "batch_rows",
         [
@@ -76,6 +80,10 @@ def run(quick: bool, say: Say) -> str:
         ],
     )
     return "\n\n".join(_table(name, table) for name, table in tables.items())
+
+
+def _client_of(served: _Served, at_once: int) -> Side:
+    return Side(f"asyncio, {at_once} at once", lambda rows: served.client(rows, at_once))
 
 
 def _skewed(chance: random.Random) -> int:
@@ -103,10 +111,10 @@ def _measured(sides: Sequence[Side], rows: Rows, rounds: int, served: _Served, s
     cells: dict[str, list[Cell]] = {side.name: [] for side in sides}
     expected: Answers = {}
     for number in range(rounds):
-        # Other prompts in each round: nobody's cache has them.
-        asked = [{**row, "prompt": f"{row['prompt']} ({number})"} for row in rows]
+        # Other prompts in each round, and another one begins: nobody's cache has them, or each one's once.
+        asked = [{**row, "prompt": f"{row['prompt']} ({len(sides)}, {number})"} for row in rows]
         expected = {}
-        for side in sides:
+        for side in (*sides[number % len(sides) :], *sides[: number % len(sides)]):
             with served.watched() as seconds:
                 answers = side.answer(asked)
             cells[side.name].append(Cell(len(rows) / seconds(), sum(row["tokens"] for row in rows) / seconds()))
@@ -130,7 +138,8 @@ def _table(name: str, table: dict[str, list[Cell]]) -> str:
 class _Served:
     """Two replicas in discovery, a gateway before them, and each way to ask them."""
 
-    def __init__(self, etcd: EtcdConfig, replicas: Sequence[str], gateway: str) -> None:
+    def __init__(self, etcd: EtcdConfig, replicas: Sequence[str], gateway: str, say: Say) -> None:
+        self._say = say
         self._etcd = etcd
         self._replicas = tuple(replicas)
         self._gateway = gateway
@@ -172,7 +181,10 @@ class _Served:
             Discovered(self._etcd, model=MODEL), task="chat", sampling={"temperature": 0, "ignore_eos": True}
         )
         given = [{**row, "sampling_params": {"max_tokens": row["tokens"]}} for row in rows]
-        found = LLMProcessor(config)(ray.data.from_items(given, override_num_blocks=8)).take_all()
+        processor = LLMProcessor(config)
+        found = processor(ray.data.from_items(given, override_num_blocks=8)).take_all()
+        report = processor.report()
+        self._say(f"{report.stage}: {report.why}; {report.shares}; windows {list(report.windows.values())}")
         return {row["id"]: row["generated_text"] for row in found}
 
     def processor(self, rows: Rows) -> Answers:
@@ -187,11 +199,11 @@ class _Served:
         )
         return {row["id"]: row["text"] for row in made(ray.data.from_items(rows, override_num_blocks=8)).take_all()}
 
-    def client(self, rows: Rows) -> Answers:
-        return asyncio.run(self._client(rows))
+    def client(self, rows: Rows, at_once: int) -> Answers:
+        return asyncio.run(self._client(rows, at_once))
 
-    async def _client(self, rows: Rows) -> Answers:
-        room = asyncio.Semaphore(_CLIENTS)
+    async def _client(self, rows: Rows, at_once: int) -> Answers:
+        room = asyncio.Semaphore(at_once)
 
         async def one(number: int, row: dict[str, Any]) -> tuple[int, str]:
             async with room:
@@ -235,7 +247,7 @@ def _seconds(seen: Sequence[tuple[float, float]]) -> float:
 
 
 @contextlib.contextmanager
-def _served() -> Iterator[_Served]:
+def _served(say: Say) -> Iterator[_Served]:
     import ray
 
     folder = ROOT / "build" / "bench-batch"
@@ -261,4 +273,4 @@ def _served() -> Iterator[_Served]:
         ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error")
         stack.callback(ray.shutdown)
         ray.data.DataContext.get_current().enable_progress_bars = False
-        yield _Served(etcd.config(), addresses, f"http://{address}")
+        yield _Served(etcd.config(), addresses, f"http://{address}", say)

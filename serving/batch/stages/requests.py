@@ -115,6 +115,8 @@ def _array(value: Any, datatype: str) -> np.ndarray[Any, Any]:
     if np.dtype(datatype).kind not in "iu":
         return np.asarray(value, dtype=datatype)
     given = np.asarray(value)
+    if given.size and given.dtype.kind not in "iufb":
+        raise TypeError(f"numbers are wanted, found {given.dtype}")
     with np.errstate(invalid="ignore"):  # of NaN, which then is another number
         made = given.astype(datatype)
     if not np.array_equal(made, given):
