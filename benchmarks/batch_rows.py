@@ -21,6 +21,7 @@ from typing import Any, Final
 import aiohttp
 
 from benchmarks.llm_parts import gateway_file, is_registered, program, replica_file, wait_line
+from benchmarks.processes import cpu_s
 from benchmarks.results import keep_results, median_cell
 from benchmarks.servers import ROOT
 from serving._proto import records_pb2 as pb
@@ -53,6 +54,7 @@ class Cell:
 
     rows_per_s: float
     tokens_per_s: float
+    replica_ms: float  # CPU time of the replicas for a row
 
 
 def run(quick: bool, say: Say) -> str:
@@ -115,9 +117,12 @@ def _measured(sides: Sequence[Side], rows: Rows, rounds: int, served: _Served, s
         asked = [{**row, "prompt": f"{row['prompt']} ({len(sides)}, {number})"} for row in rows]
         expected = {}
         for side in (*sides[number % len(sides) :], *sides[: number % len(sides)]):
+            spent_s = served.cpu_s()
             with served.watched() as seconds:
                 answers = side.answer(asked)
-            cells[side.name].append(Cell(len(rows) / seconds(), sum(row["tokens"] for row in rows) / seconds()))
+            spent_s = served.cpu_s() - spent_s
+            tokens = sum(row["tokens"] for row in rows)
+            cells[side.name].append(Cell(len(rows) / seconds(), tokens / seconds(), 1000 * spent_s / len(rows)))
             say(f"round {number + 1} of {rounds}: {side.name}: {cells[side.name][-1].rows_per_s:,.0f} rows/s")
             expected = expected or answers
             if answers != expected:
@@ -129,16 +134,22 @@ def _measured(sides: Sequence[Side], rows: Rows, rounds: int, served: _Served, s
 def _table(name: str, table: dict[str, list[Cell]]) -> str:
     medians = {side: median_cell(cells) for side, cells in table.items()}
     ours = medians["operator"].rows_per_s
-    lines = [f"| {name}, side | rows/s | tokens/s | operator / side |", "| --- | --- | --- | --- |"]
+    lines = [
+        f"| {name}, side | rows/s | tokens/s | operator / side | CPU of the replicas, ms a row |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for side, cell in medians.items():
-        lines.append(f"| {side} | {cell.rows_per_s:,.0f} | {cell.tokens_per_s:,.0f} | {ours / cell.rows_per_s:.2f} |")
+        figures = f"{cell.rows_per_s:,.0f} | {cell.tokens_per_s:,.0f} | {ours / cell.rows_per_s:.2f}"
+        lines.append(f"| {side} | {figures} | {cell.replica_ms:.1f} |")
     return "\n".join(lines)
 
 
 class _Served:
     """Two replicas in discovery, a gateway before them, and each way to ask them."""
 
-    def __init__(self, etcd: EtcdConfig, replicas: Sequence[str], gateway: str, say: Say) -> None:
+    def __init__(self, etcd: EtcdConfig, replicas: Sequence[str], gateway: str, pids: Sequence[int], say: Say) -> None:
+        """`pids` of the replicas."""
+        self._pids = tuple(pids)
         self._say = say
         self._etcd = etcd
         self._replicas = tuple(replicas)
@@ -162,6 +173,10 @@ class _Served:
             ended.set()
             looking.join()
             seen.append((time.monotonic(), self._answered()))
+
+    def cpu_s(self) -> float:
+        """Of the replicas, until now."""
+        return sum(map(cpu_s, self._pids))
 
     def _answered(self) -> float:
         total = 0.0
@@ -257,13 +272,14 @@ def _served(say: Say) -> Iterator[_Served]:
         stack.callback(etcd.wipe)
         stack.callback(etcd.stop)
         endpoints = list(etcd.config().endpoints)
-        addresses = []
+        addresses, pids = [], []
         for number in range(2):
             name = f"chat-r1-{number}"
             file = replica_file(
                 folder, endpoints, name=name, application="chat", llm=pb.LlmDeployment(model=MODEL), options={}
             )
             replica = stack.enter_context(program("serving.llm", [str(file)], folder / f"{name}.log"))
+            pids.append(replica.pid)
             addresses.append(f"http://{wait_line(replica, is_registered)['address']}")
         config = gateway_file(folder, endpoints)
         gateway = stack.enter_context(
@@ -273,4 +289,4 @@ def _served(say: Say) -> Iterator[_Served]:
         ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error")
         stack.callback(ray.shutdown)
         ray.data.DataContext.get_current().enable_progress_bars = False
-        yield _Served(etcd.config(), addresses, f"http://{address}", say)
+        yield _Served(etcd.config(), addresses, f"http://{address}", pids, say)
