@@ -21,6 +21,7 @@ from typing import Any, Final
 import aiohttp
 
 from benchmarks.llm_parts import gateway_file, is_registered, program, replica_file, wait_line
+from benchmarks.processes import cpu_s
 from benchmarks.results import keep_results, median_cell
 from benchmarks.servers import ROOT
 from serving._proto import records_pb2 as pb
@@ -31,6 +32,7 @@ from serving.local.etcd import EtcdOptions, start_etcd
 MODEL: Final = "tiny-chat"
 _PATH: Final = "/v1/chat/completions"
 _CLIENTS: Final = 32  # of the plain client
+_CURVE: Final = (4, 8, 16, 64, 128)  # what the replicas answer at most, however many are sent
 _BATCH: Final = 16  # rows that wait for each other
 _TOKENS: Final = 12
 _LOOK_S: Final = 0.1
@@ -52,6 +54,7 @@ class Cell:
 
     rows_per_s: float
     tokens_per_s: float
+    replica_ms: float  # CPU time of the replicas for a row
 
 
 def run(quick: bool, say: Say) -> str:
@@ -59,13 +62,16 @@ def run(quick: bool, say: Say) -> str:
     that are not equal."""
     rounds, count = (1, 1000) if quick else (3, 1500)
     chance = random.Random(7)
-    with _served() as served:
-        operator, client = Side("operator", served.operator), Side(f"asyncio, {_CLIENTS} at once", served.client)
+    with _served(say) as served:
+        operator, client = Side("operator", served.operator), _client_of(served, _CLIENTS)
         processor = Side("ray.data.llm, HTTP", served.processor)
         batches = Side(f"batches of {_BATCH}", served.batches)
         even = _measured([client, processor, operator], _rows(count, lambda: _TOKENS), rounds, served, say)
+        curve = [_client_of(served, number) for number in _CURVE]
+        most = _measured(curve, _rows(count, lambda: _TOKENS), 1, served, say)
         skewed = _measured([batches, client, operator], _rows(count, lambda: _skewed(chance)), rounds, served, say)
-    tables = {f"{_TOKENS} tokens": even, "1 to 100 tokens": skewed}
+    tables = {f"{_TOKENS} tokens": {**most, **even}}
+    tables["1 to 100 tokens"] = skewed
     keep_results(
         "batch_rows",
         [
@@ -76,6 +82,10 @@ def run(quick: bool, say: Say) -> str:
         ],
     )
     return "\n\n".join(_table(name, table) for name, table in tables.items())
+
+
+def _client_of(served: _Served, at_once: int) -> Side:
+    return Side(f"asyncio, {at_once} at once", lambda rows: served.client(rows, at_once))
 
 
 def _skewed(chance: random.Random) -> int:
@@ -103,13 +113,16 @@ def _measured(sides: Sequence[Side], rows: Rows, rounds: int, served: _Served, s
     cells: dict[str, list[Cell]] = {side.name: [] for side in sides}
     expected: Answers = {}
     for number in range(rounds):
-        # Other prompts in each round: nobody's cache has them.
-        asked = [{**row, "prompt": f"{row['prompt']} ({number})"} for row in rows]
+        # Other prompts in each round, and another one begins: nobody's cache has them, or each one's once.
+        asked = [{**row, "prompt": f"{row['prompt']} ({len(sides)}, {number})"} for row in rows]
         expected = {}
-        for side in sides:
+        for side in (*sides[number % len(sides) :], *sides[: number % len(sides)]):
+            spent_s = served.cpu_s()
             with served.watched() as seconds:
                 answers = side.answer(asked)
-            cells[side.name].append(Cell(len(rows) / seconds(), sum(row["tokens"] for row in rows) / seconds()))
+            spent_s = served.cpu_s() - spent_s
+            tokens = sum(row["tokens"] for row in rows)
+            cells[side.name].append(Cell(len(rows) / seconds(), tokens / seconds(), 1000 * spent_s / len(rows)))
             say(f"round {number + 1} of {rounds}: {side.name}: {cells[side.name][-1].rows_per_s:,.0f} rows/s")
             expected = expected or answers
             if answers != expected:
@@ -121,16 +134,23 @@ def _measured(sides: Sequence[Side], rows: Rows, rounds: int, served: _Served, s
 def _table(name: str, table: dict[str, list[Cell]]) -> str:
     medians = {side: median_cell(cells) for side, cells in table.items()}
     ours = medians["operator"].rows_per_s
-    lines = [f"| {name}, side | rows/s | tokens/s | operator / side |", "| --- | --- | --- | --- |"]
+    lines = [
+        f"| {name}, side | rows/s | tokens/s | operator / side | CPU of the replicas, ms a row |",
+        "| --- | --- | --- | --- | --- |",
+    ]
     for side, cell in medians.items():
-        lines.append(f"| {side} | {cell.rows_per_s:,.0f} | {cell.tokens_per_s:,.0f} | {ours / cell.rows_per_s:.2f} |")
+        figures = f"{cell.rows_per_s:,.0f} | {cell.tokens_per_s:,.0f} | {ours / cell.rows_per_s:.2f}"
+        lines.append(f"| {side} | {figures} | {cell.replica_ms:.1f} |")
     return "\n".join(lines)
 
 
 class _Served:
     """Two replicas in discovery, a gateway before them, and each way to ask them."""
 
-    def __init__(self, etcd: EtcdConfig, replicas: Sequence[str], gateway: str) -> None:
+    def __init__(self, etcd: EtcdConfig, replicas: Sequence[str], gateway: str, pids: Sequence[int], say: Say) -> None:
+        """`pids` of the replicas."""
+        self._pids = tuple(pids)
+        self._say = say
         self._etcd = etcd
         self._replicas = tuple(replicas)
         self._gateway = gateway
@@ -154,6 +174,10 @@ class _Served:
             looking.join()
             seen.append((time.monotonic(), self._answered()))
 
+    def cpu_s(self) -> float:
+        """Of the replicas, until now."""
+        return sum(map(cpu_s, self._pids))
+
     def _answered(self) -> float:
         total = 0.0
         for url in self._replicas:
@@ -172,7 +196,10 @@ class _Served:
             Discovered(self._etcd, model=MODEL), task="chat", sampling={"temperature": 0, "ignore_eos": True}
         )
         given = [{**row, "sampling_params": {"max_tokens": row["tokens"]}} for row in rows]
-        found = LLMProcessor(config)(ray.data.from_items(given, override_num_blocks=8)).take_all()
+        processor = LLMProcessor(config)
+        found = processor(ray.data.from_items(given, override_num_blocks=8)).take_all()
+        report = processor.report()
+        self._say(f"{report.stage}: {report.why}; {report.shares}; windows {list(report.windows.values())}")
         return {row["id"]: row["generated_text"] for row in found}
 
     def processor(self, rows: Rows) -> Answers:
@@ -187,11 +214,11 @@ class _Served:
         )
         return {row["id"]: row["text"] for row in made(ray.data.from_items(rows, override_num_blocks=8)).take_all()}
 
-    def client(self, rows: Rows) -> Answers:
-        return asyncio.run(self._client(rows))
+    def client(self, rows: Rows, at_once: int) -> Answers:
+        return asyncio.run(self._client(rows, at_once))
 
-    async def _client(self, rows: Rows) -> Answers:
-        room = asyncio.Semaphore(_CLIENTS)
+    async def _client(self, rows: Rows, at_once: int) -> Answers:
+        room = asyncio.Semaphore(at_once)
 
         async def one(number: int, row: dict[str, Any]) -> tuple[int, str]:
             async with room:
@@ -235,7 +262,7 @@ def _seconds(seen: Sequence[tuple[float, float]]) -> float:
 
 
 @contextlib.contextmanager
-def _served() -> Iterator[_Served]:
+def _served(say: Say) -> Iterator[_Served]:
     import ray
 
     folder = ROOT / "build" / "bench-batch"
@@ -245,13 +272,14 @@ def _served() -> Iterator[_Served]:
         stack.callback(etcd.wipe)
         stack.callback(etcd.stop)
         endpoints = list(etcd.config().endpoints)
-        addresses = []
+        addresses, pids = [], []
         for number in range(2):
             name = f"chat-r1-{number}"
             file = replica_file(
                 folder, endpoints, name=name, application="chat", llm=pb.LlmDeployment(model=MODEL), options={}
             )
             replica = stack.enter_context(program("serving.llm", [str(file)], folder / f"{name}.log"))
+            pids.append(replica.pid)
             addresses.append(f"http://{wait_line(replica, is_registered)['address']}")
         config = gateway_file(folder, endpoints)
         gateway = stack.enter_context(
@@ -261,4 +289,4 @@ def _served() -> Iterator[_Served]:
         ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="error")
         stack.callback(ray.shutdown)
         ray.data.DataContext.get_current().enable_progress_bars = False
-        yield _Served(etcd.config(), addresses, f"http://{address}")
+        yield _Served(etcd.config(), addresses, f"http://{address}", pids, say)

@@ -63,6 +63,10 @@ class View(Protocol):
     def splits(self) -> tuple[pb.TrafficSplit, ...]: ...
 
 
+class NoEndpoint(Unavailable):
+    """The request was sent to nobody."""
+
+
 class EndpointSource(Protocol):
     """Where endpoints come from: `serving.discovery.Resolver`, or a fixed list in a test."""
 
@@ -352,7 +356,7 @@ class InferenceClient:
             known = "the traffic split allows none of those that are there: " + ", ".join(map("/".join, pending.sides))
         stale = f"; etcd has not answered for {view.stale_for_s:.0f} s" if view.stale else ""
         last = f"; last error: {pending.error.message}" if pending.error else ""
-        return Unavailable(f"no endpoint of {where} became ready in time: {known}{stale}{last}")
+        return NoEndpoint(f"no endpoint of {where} became ready in time: {known}{stale}{last}")
 
     # -------------------------------------------------------------------------------------------- background
 

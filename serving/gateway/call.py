@@ -29,7 +29,7 @@ class Call:
         """Raises `WrongMethod`."""
         if self.method not in methods:
             wire.add_header("allow", ", ".join(methods))
-            text = f"{self.path} takes {methods[0]}, not {self.method}"
+            text = f"{self.path} takes {' or '.join(methods)}, not {self.method}"
             raise WrongMethod(text, error_code="method_not_allowed")
 
     def ask(self, model: ModelKey) -> None:

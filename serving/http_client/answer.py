@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Protocol
 
-from serving.http_client.errors import RequestFailed
+from serving.http_client.errors import Broke, RequestFailed
 from serving.http_client.headers import Headers
 
 
@@ -52,9 +52,15 @@ class Answer:
             self._source.resume()
         return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    async def read(self) -> bytes:
-        """All that was not taken. Raises `Broke`."""
-        return b"".join([piece async for piece in self])
+    async def read(self, most: int | None = None) -> bytes:
+        """All that was not taken. Raises `Broke`, also for more than `most` bytes."""
+        pieces, size = [], 0
+        async for piece in self:
+            size += len(piece)
+            if most is not None and size > most:
+                raise Broke(f"its body has more than {most} bytes")
+            pieces.append(piece)
+        return b"".join(pieces)
 
     def close(self) -> None:
         """To be called in every case: the connection of an answer that is not whole ends."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeAlias
 
 from serving._proto import batch_pb2 as pb
 from serving.batch.orders.batch import CANCEL, ORDER, Batch, ends_at, read_batches
 from serving.batch.orders.claims import read_batch
+from serving.batch.store.reading import read_apart
 from serving.errors import AlreadyExists, Conflict, ResourceExhausted
 from serving.observe import get_logger
 from serving.stamps import stamp
@@ -28,6 +30,9 @@ _OF_CLIENT: Final = (
 )
 
 
+CheckInput: TypeAlias = Callable[[], Awaitable[Compare]]
+
+
 class EndedBatch(Conflict):
     """It has ended: nothing can be cancelled."""
 
@@ -40,15 +45,16 @@ class OrderBook:
         self._store = store
         self._max_unfinished = max_unfinished
 
-    async def create(self, order: pb.BatchOrder, now: float) -> tuple[Batch, bool]:
+    async def create(self, order: pb.BatchOrder, now: float, check: CheckInput | None = None) -> tuple[Batch, bool]:
         """Writes it, once; True where it was there already: a client that asks again gets what it asked for first.
 
-        Raises `ResourceExhausted` at the limit, `AlreadyExists` for its id with another wish.
+        `check` is asked of one that is new, and what it compares holds when the order is written. Raises what that
+        raises, `ResourceExhausted` at the limit, `AlreadyExists` for its id with another wish.
         """
         key = keys.batch(order.namespace, order.id, ORDER)
         for _ in range(_ATTEMPTS):
             found = await self._store.get_prefix(keys.batches(order.namespace))
-            batches = read_batches(found.kvs)
+            batches = await read_apart(read_batches, found.kvs)
             there = batches.get((order.namespace, order.id))
             if there is not None:
                 return _same(there, order), True
@@ -58,6 +64,8 @@ class OrderBook:
                     f"{unfinished} batches have not ended, as many as there may be; wait for one, or cancel one"
                 )
             conditions = [Compare.absent(key), _as_read(found, keys.batches(order.namespace))]
+            if check is not None:
+                conditions.append(await check())
             if (await self._store.txn(conditions, [Op.put(key, encode(order))])).succeeded:
                 _LOG.info("batch ordered", batch=order.id, namespace=order.namespace, endpoint=order.endpoint)
                 return Batch(order), False
@@ -70,7 +78,7 @@ class OrderBook:
     async def of_namespace(self, namespace: str) -> list[Batch]:
         """The newest first."""
         found = await self._store.get_prefix(keys.batches(namespace))
-        made = read_batches(found.kvs).values()
+        made = (await read_apart(read_batches, found.kvs)).values()
         return sorted(made, key=lambda one: (one.order.created_at.ToNanoseconds(), one.id), reverse=True)
 
     async def cancel(self, namespace: str, batch_id: str, now: float) -> Batch:

@@ -71,13 +71,17 @@ class RowAnswer:
 def openai_request(path: str, body: Mapping[str, Any], *, expected: float | None = None) -> RowRequest:
     """`expected` tokens of the answer, where somebody knows them better than the request's limit does.
 
-    Raises `InvalidArgument` for a path that is none of OpenAI's, and for a stream.
+    Raises `InvalidArgument` for a path that is none of OpenAI's, for a stream, and for what JSON has no word for.
     """
     if path not in PATHS:
         raise InvalidArgument(f"url: {path!r} is not known (allowed: {', '.join(PATHS)})")
     if body.get("stream"):
         raise InvalidArgument("stream: a row has one answer and no stream; leave it out")
-    text = prompt_text(path, body)
+    try:
+        text = prompt_text(path, body)
+        same = _digest(path.encode(), _canonical(body).encode()) if is_determined(path, body) else b""
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidArgument(f"the row cannot be said in JSON: {error}") from error
     model = body.get("model")
     return RowRequest(
         path,
@@ -85,7 +89,7 @@ def openai_request(path: str, body: Mapping[str, Any], *, expected: float | None
         model if isinstance(model, str) else "",
         _expected(path, body, len(text), expected),
         _digest(text[:_PREFIX_BYTES]) if len(text) >= _PREFIX_BYTES and path != EMBEDDINGS else b"",
-        _digest(path.encode(), _canonical(body).encode()) if is_determined(path, body) else b"",
+        same,
     )
 
 

@@ -11,10 +11,25 @@ from serving.batch.rows.request import RowFault, RowRequest
 from serving.batch.sending.places import Spot
 from serving.batch.sending.verdict import Next, Reply, of_code
 from serving.config import TlsConfig
-from serving.discovery.client import INFER, InferenceClient
+from serving.discovery.client import INFER, InferenceClient, NoEndpoint
 from serving.discovery.client_config import ClientConfig
+from serving.discovery.client_verdict import Fault, judge, was_never_sent
 from serving.errors import Code, MeshError
 from serving.timeouts import cancel_and_wait
+
+
+def _meaning(error: MeshError) -> Next:
+    """A connection that ends is an attempt: the row may have ended the replica. Nobody there, or no room, is none."""
+    if error.code is not Code.UNAVAILABLE or _is_unreachable(error):
+        return of_code(error.code)
+    fault = judge(error.code, error.message, connected=True, retry_safe=True).fault
+    return Next.LATER if fault in (Fault.BUSY, Fault.LEAVING) else Next.ELSEWHERE
+
+
+def _is_unreachable(error: MeshError) -> bool:
+    return isinstance(error, NoEndpoint) or (
+        error.code is Code.UNAVAILABLE and was_never_sent(error.message, connected=False)
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +69,7 @@ class KserveGrpc:
             answer = await client.call(INFER, request.body, timeout_s=self._timeout_s, model=request.model)
         except MeshError as error:
             fault = RowFault(error.code.name.lower(), error.message)
-            found = of_code(error.code)
-            return Reply(found, error.http_status, fault=fault, unreachable=error.code is Code.UNAVAILABLE)
+            return Reply(_meaning(error), error.http_status, fault=fault, unreachable=_is_unreachable(error))
         return Reply(Next.ANSWER, 200, answer, request_id=answer.id)
 
     async def _open(self, spot: Spot) -> InferenceClient:

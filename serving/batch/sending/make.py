@@ -23,7 +23,9 @@ def make_sender(target: Target, config: SenderConfig | None = None, *, protocol:
         places: Places = DiscoveredPlaces(target, protocol, unknown_s=settings.unknown_model_s)
         return Sender(places, KserveGrpc(timeout_s=settings.timeout_s, tls=target.tls), settings)
     key = target.api_key if isinstance(target, Fixed) else ""
-    transport = OpenAiHttp(timeout_s=settings.timeout_s, api_key=key, tls=target.tls)
+    transport = OpenAiHttp(
+        timeout_s=settings.timeout_s, max_answer_bytes=settings.max_answer_bytes, api_key=key, tls=target.tls
+    )
     if isinstance(target, Discovered):
         return Sender(DiscoveredPlaces(target, protocol, unknown_s=settings.unknown_model_s), transport, settings)
     return Sender(FixedPlaces(target), transport, settings)

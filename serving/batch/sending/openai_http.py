@@ -16,19 +16,25 @@ from serving.errors import FailedPrecondition, InvalidArgument
 from serving.http_client import Broke, HttpClient, NotConnected
 from serving.openai.service_tier import BATCH_CLASS, CLASS_HEADER
 from serving.openai.sse import to_json
+from serving.timeouts import wait_for
 
 _CONNECT_S: Final = 5.0
 _PROMPT_WEIGHT: Final = 0.05  # of a prompt's token against one of an answer
+_MULTIPLE_CHOICES: Final = 300  # statuses from here on answer no request
+_MOST_TOKENS: Final = 1 << 40  # of one answer; what says more does not count
 _PARSED_APART: Final = 1 << 20  # bytes of an answer that would hold up the others
 
 
 class OpenAiHttp:
     """Belongs to one event loop."""
 
-    def __init__(self, *, timeout_s: float, api_key: str = "", tls: TlsConfig | None = None) -> None:
+    def __init__(
+        self, *, timeout_s: float, max_answer_bytes: int, api_key: str = "", tls: TlsConfig | None = None
+    ) -> None:
         """Raises `FailedPrecondition` for files that cannot be read."""
         self._client = HttpClient(connect_s=_CONNECT_S, silence_s=timeout_s, tls=_context(tls))
         self._timeout_s = timeout_s
+        self._max_answer_bytes = max_answer_bytes
         self._headers = {
             "content-type": "application/json",
             "accept": "application/json",
@@ -44,12 +50,17 @@ class OpenAiHttp:
             return Reply(Next.LATER, fault=RowFault("unavailable", str(error)), unreachable=_is_refused(error))
         except Broke as error:
             return Reply(Next.ELSEWHERE, fault=RowFault("unavailable", str(error)))
-        except (InvalidArgument, TypeError, ValueError) as error:
+        except (InvalidArgument, TypeError, ValueError, RecursionError) as error:
             return Reply(Next.ANSWER, fault=RowFault("invalid_request", f"the row cannot be sent: {error}"))
         try:
-            raw = await answer.read()
+            raw = await wait_for(answer.read(self._max_answer_bytes), self._timeout_s)
         except Broke as error:
             return Reply(Next.ELSEWHERE, fault=RowFault("unavailable", str(error)))
+        except asyncio.TimeoutError:
+            fault = RowFault(
+                "unavailable", f"{spot.url}: the answer was not whole {self._timeout_s:g} s after its head"
+            )
+            return Reply(Next.ELSEWHERE, fault=fault)
         finally:
             answer.close()
         return await _reply(answer.status, answer.headers, raw)
@@ -63,8 +74,8 @@ class OpenAiHttp:
 
 async def _reply(status: int, headers: Mapping[str, str], raw: bytes) -> Reply:
     try:
-        value = json.loads(raw) if len(raw) < _PARSED_APART else await asyncio.to_thread(json.loads, raw)
-    except ValueError:
+        value = _parsed(raw) if len(raw) < _PARSED_APART else await asyncio.to_thread(_parsed, raw)
+    except (ValueError, RecursionError):
         value = None
     fault = fault_of(status, value, raw)
     request_id = headers.get("x-request-id", "")
@@ -72,10 +83,21 @@ async def _reply(status: int, headers: Mapping[str, str], raw: bytes) -> Reply:
     if found is not Next.ANSWER:
         wanted_s = rest_s(headers.get("retry-after", ""))
         return Reply(found, status, value, raw, request_id, fault, rest_s=wanted_s)
-    if fault is None and not isinstance(value, dict):
-        broken = RowFault("invalid_answer", f"{raw[:80]!r} is no JSON object")
+    if fault is None and (status >= _MULTIPLE_CHOICES or not isinstance(value, dict)):
+        broken = RowFault("invalid_answer", f"status {status}: {raw[:80]!r} is no JSON object that answers")
         return Reply(Next.ELSEWHERE, status, None, raw, request_id, broken)
     return Reply(found, status, value, raw, request_id, fault, work=_work(value))
+
+
+def _parsed(raw: bytes) -> Any:
+    return _decode(raw.decode())
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number")
+
+
+_decode: Final = json.JSONDecoder(parse_constant=_refuse_constant).decode
 
 
 def usage_of(value: Any) -> tuple[int, int]:
@@ -94,7 +116,7 @@ def _is_refused(error: NotConnected) -> bool:
 
 
 def _count(value: Any) -> int:
-    return value if isinstance(value, int) and value > 0 else 0
+    return min(value, _MOST_TOKENS) if isinstance(value, int) and value > 0 else 0
 
 
 def _work(value: Any) -> float:

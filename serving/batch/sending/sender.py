@@ -16,12 +16,13 @@ from serving.batch.rows.memo import Memo
 from serving.batch.rows.request import RowAnswer, RowFault, RowRequest
 from serving.batch.rows.waiting import Waiting
 from serving.batch.sending.channels import Channel, Channels, Transport, load_of
+from serving.batch.sending.lanes import Lane, Lanes
 from serving.batch.sending.pending import Pending, answer_of
-from serving.batch.sending.places import LaneKey, Places
+from serving.batch.sending.places import Places
 from serving.batch.sending.row_stream import Done, RowStream, Withdraw
 from serving.batch.sending.settings import Held, SenderConfig, SenderStats, StateClock
 from serving.batch.sending.verdict import Next, Reply
-from serving.errors import MeshError
+from serving.errors import Cancelled, MeshError
 from serving.routing import RetryBudget
 from serving.timeouts import cancel_and_wait
 
@@ -29,9 +30,14 @@ _LOG: Final = logging.getLogger(__name__)
 _REST_S: Final = 0.25  # of an endpoint that refuses and does not say for how long
 _LONGEST_REST_S: Final = 8.0  # of one that fails again and again
 _LOOK_S: Final = 1.0
-_ANSWER_BYTES: Final = 1024  # what an answer takes beside its body, about
+_ANSWER_BYTES: Final = 1024  # what an answer takes in memory beside its body, about
+_PARSED: Final = 4  # times as much as its body alone takes an answer with its parsed values, about
 _CLOSED: Final = RowFault("cancelled", "the sender was closed")
 T = TypeVar("T")
+
+
+def _nothing() -> None:
+    """Takes back a row that has its answer."""
 
 
 class Sender:
@@ -46,7 +52,7 @@ class Sender:
         self._budget = RetryBudget(self._config.budget)
         self._memo: Memo[RowAnswer] = Memo(self._config.memo_bytes)
         self._running: dict[bytes, Pending] = {}  # rows that others may be the same as
-        self._lanes: dict[LaneKey, Waiting[Pending, str]] = {}
+        self._lanes = Lanes()
         self._channels = Channels(places, transport, self._config.window)
         self._slots: set[asyncio.Task[None]] = set()
         self._queued = 0  # rows that were never begun
@@ -54,12 +60,10 @@ class Sender:
         self._room.set()
         self._watching: asyncio.Task[None] | None = None
         self._closed = False
-        self._heard = 0.0  # when any endpoint has answered, or the first row came
         self._clock = StateClock(self.stats)
 
     async def start(self) -> None:
         """Returns when it is known who may be asked, or after some seconds without etcd."""
-        self._heard = time.monotonic()
         await self._places.start(self._on_places)
         self._watching = asyncio.create_task(self._watch(), name="batch sender")
 
@@ -68,7 +72,9 @@ class Sender:
         self._closed = True
         tasks = [task for task in (self._watching, *self._slots) if task is not None]
         await cancel_and_wait(*tasks)
-        self._fail_waiting(RowFault("cancelled", "the sender was closed"))
+        for lane in self._lanes:
+            for pending in tuple(lane.open):
+                self._finish(pending, RowAnswer(attempts=pending.attempts, fault=_CLOSED))
         self._room.set()
         await self._transport.close()
         await self._places.close()
@@ -120,45 +126,44 @@ class Sender:
     async def _add(self, request: RowRequest, done: Done) -> Withdraw:
         """Takes the row, or waits until there is room for it. What it gives takes the row back."""
         self.stats.rows += 1
-        if self._shares(request, done):
-            return lambda: None
+        shared = self._shares(request, done)
+        if shared is not None:
+            return shared
         try:
             lane, request = await self._places.lane(request)
+            await self._wait_room()
+            if self._closed:
+                raise Cancelled(_CLOSED.message)
         except MeshError as error:
             self._tell(done, RowAnswer(attempts=0, fault=RowFault(error.code.name.lower(), error.message)))
-            return lambda: None
-        await self._wait_room()
-        if self._closed:
-            self._tell(done, RowAnswer(attempts=0, fault=RowFault("cancelled", "the sender was closed")))
-            return lambda: None
-        if self._shares(request, done):  # it came while this one waited
-            return lambda: None
+            return _nothing
+        shared = self._shares(request, done)  # it came while this one waited
+        if shared is not None:
+            return shared
         pending = Pending(request, lane, [done])
         if request.same:
             self._running[request.same] = pending
-        if not self._queued and not self._channels.in_flight:
-            self._heard = time.monotonic()
         self._queued += 1
         if self._queued >= self._config.max_waiting:
             self._room.clear()
-        self._lane(lane).add(pending.row)
-        self._fill(lane)
+        self._fill(self._lanes.add(pending))
         return partial(self._withdraw, pending, done)
 
-    def _shares(self, request: RowRequest, done: Done) -> bool:
-        """True when another row's answer is its own, too."""
+    def _shares(self, request: RowRequest, done: Done) -> Withdraw | None:
+        """What takes the row back, where another row's answer is its own, too."""
         if not request.same:
-            return False
+            return None
         known = self._memo.get(request.same)
-        running = self._running.get(request.same)
-        if known is None and running is None:
-            return False
-        self.stats.same += 1
         if known is not None:
+            self.stats.same += 1
             self._tell(done, replace(known, attempts=0, work=0.0))
-        elif running is not None:
-            running.followers.append(done)
-        return True
+            return _nothing
+        running = self._running.get(request.same)
+        if running is None:
+            return None
+        self.stats.same += 1
+        running.followers.append(done)
+        return partial(self._withdraw, running, done)
 
     async def _wait_room(self) -> None:
         if self._room.is_set():
@@ -174,16 +179,10 @@ class Sender:
 
     # ------------------------------------------------------------------------------------------------ giving out
 
-    def _lane(self, key: LaneKey) -> Waiting[Pending, str]:
-        found = self._lanes.get(key)
-        if found is None:
-            found = self._lanes[key] = Waiting()
-        return found
-
-    def _fill(self, lane: LaneKey) -> None:
+    def _fill(self, lane: Lane) -> None:
         """Rows of the lane to whoever has room, the least loaded first."""
-        waiting = self._lanes[lane]
-        channels = self._channels.of(lane)
+        waiting = lane.waiting
+        channels = self._channels.of(lane.key)
         now = time.monotonic()
         free = [channel for channel in channels if channel.has_room(now)]
         while waiting and free:
@@ -208,6 +207,7 @@ class Sender:
             if pending.followers:
                 return pending
             self._forget(pending)
+            self._lanes.done(pending)
         return None
 
     def _begin(self, channel: Channel, pending: Pending) -> None:
@@ -222,10 +222,6 @@ class Sender:
             while pending is not None:
                 await self._attempt(channel, pending)
                 pending = self._next(channel)
-        except asyncio.CancelledError:
-            if pending is not None:
-                self._finish(pending, RowAnswer(attempts=pending.attempts, fault=_CLOSED))
-            raise
         finally:
             channel.in_flight -= 1
             if not channel.in_flight:
@@ -237,15 +233,15 @@ class Sender:
         if channel.gone or channel.in_flight > channel.window.limit or time.monotonic() < channel.rests_until:
             return None
         mine: Pending | None = None
-        for lane in self._channels.lanes_of(channel):
-            waiting = self._lanes.get(lane)
-            if not waiting:
+        for key in self._channels.lanes_of(channel):
+            lane = self._lanes.get(key)
+            if lane is None or not lane.waiting:
                 continue
-            alone = len(self._channels.of(lane)) == 1
+            alone = len(self._channels.of(key)) == 1
             if mine is None:
-                mine = self._take(waiting, channel, alone=alone)
+                mine = self._take(lane.waiting, channel, alone=alone)
             while mine is not None and channel.in_flight < channel.window.limit:
-                more = self._take(waiting, channel, alone=alone)
+                more = self._take(lane.waiting, channel, alone=alone)
                 if more is None:
                     break
                 self._begin(channel, more)
@@ -259,7 +255,7 @@ class Sender:
         reply = await self._ask(channel, pending)
         now = time.monotonic()
         if reply.next is Next.ANSWER:
-            self._heard = now
+            self._lanes.answered(pending)
             channel.rests_until = 0.0
             channel.failures = 0
             channel.window.answered(now, sent_at=sent_at, work=reply.work, in_flight=channel.in_flight)
@@ -309,8 +305,8 @@ class Sender:
 
     def _rested(self, channel: Channel) -> None:
         if not channel.gone and not self._closed:
-            for lane in self._channels.lanes_of(channel):
-                if lane in self._lanes:
+            for lane in map(self._lanes.get, self._channels.lanes_of(channel)):
+                if lane is not None:
                     self._fill(lane)
 
     def _again(self, channel: Channel, pending: Pending) -> None:
@@ -319,14 +315,14 @@ class Sender:
         others = self._channels.of(pending.lane)
         if all(other.spot.key in row.tried for other in others):
             row.tried.clear()
-        self._lane(pending.lane).again(row)
-        self._fill(pending.lane)
+        self._fill(self._lanes.again(pending))
 
     def _finish(self, pending: Pending, answer: RowAnswer) -> None:
         self._forget(pending)
+        self._lanes.done(pending)
         followers, pending.followers = pending.followers, []
         if pending.request.same and answer.fault is None:
-            self._memo.put(pending.request.same, answer, len(answer.raw) + _ANSWER_BYTES)
+            self._memo.put(pending.request.same, answer, _PARSED * len(answer.raw) + _ANSWER_BYTES)
         for number, done in enumerate(followers):
             self._tell(done, answer if not number else replace(answer, work=0.0))
 
@@ -345,10 +341,9 @@ class Sender:
 
     def _on_places(self) -> None:
         for key in self._channels.update():
-            for waiting in self._lanes.values():
-                waiting.left(key)
-        for lane, waiting in tuple(self._lanes.items()):
-            waiting.forgive({channel.spot.key for channel in self._channels.of(lane)})
+            self._lanes.left(key)
+        for lane in self._lanes:
+            lane.waiting.forgive({channel.spot.key for channel in self._channels.of(lane.key)})
             self._fill(lane)
 
     async def _watch(self) -> None:
@@ -356,30 +351,33 @@ class Sender:
         while True:
             await asyncio.sleep(_LOOK_S)
             self._note_state()
-            for lane in [lane for lane, waiting in self._lanes.items() if not waiting]:
-                del self._lanes[lane]
-            silent = time.monotonic() - self._heard > self._config.patience_s
-            if self._lanes and silent and not self._channels.in_flight:
-                known = len(self._channels)
-                why = "all of them refuse" if known else "there is none"
-                text = f"no endpoint has answered for {self._config.patience_s:g} s ({known} known: {why})"
-                _LOG.warning("rows fail, as nobody answers them", extra={"endpoints": known, "rows": self._queued})
-                self._fail_waiting(RowFault("unavailable", text))
+            self._lanes.tidy()
+            for lane in self._lanes:
+                if lane.waiting and self._is_silent(lane):
+                    self._give_up(lane)
 
-    def _fail_waiting(self, fault: RowFault) -> None:
-        for waiting in self._lanes.values():
-            for pending in waiting.drain():
-                if not pending.begun:
-                    self._queued -= 1
-                told = RowFault(fault.code, fault.message, pending.attempts)
-                self._finish(pending, RowAnswer(attempts=pending.attempts, fault=told))
+    def _is_silent(self, lane: Lane) -> bool:
+        """Requests on their way may still be answered; who refuses slowly has some there at any time."""
+        silent_s = time.monotonic() - lane.heard
+        busy = any(channel.in_flight for channel in self._channels.of(lane.key))
+        return silent_s > self._config.patience_s + (self._config.timeout_s if busy else 0.0)
+
+    def _give_up(self, lane: Lane) -> None:
+        known = len(self._channels.of(lane.key))
+        why = "all of them refuse" if known else "there is none"
+        text = f"no endpoint has answered for {self._config.patience_s:g} s ({known} known: {why})"
+        _LOG.warning("rows fail, as nobody answers them", extra={"endpoints": known, "rows": len(lane.waiting)})
+        for pending in lane.waiting.drain():
+            if not pending.begun:
+                self._queued -= 1
+            told = RowFault("unavailable", text, pending.attempts)
+            self._finish(pending, RowAnswer(attempts=pending.attempts, fault=told))
         if self._queued < self._config.max_waiting:
             self._room.set()
 
     def _note_state(self) -> None:
         """What holds it up from now on."""
-        waits = any(self._lanes.values())
-        if not waits:
+        if not self._lanes.any_waits():
             self._clock.enter(Held.IDLE if self._channels.has_room() else Held.BUSY)
         else:
             self._clock.enter(Held.WINDOW if self._channels.in_flight else Held.ENDPOINT)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -13,12 +15,13 @@ from serving.batch.rows.request import RowAnswer, RowFault
 from serving.batch.sending.openai_http import usage_of
 from serving.batch.stages.settings import (
     CHAT_TASK,
+    COMPLETION_TASK,
     EMBEDDING_TASK,
     KSERVE_TASK,
     RAW_TASK,
     ProcessorConfig,
 )
-from serving.errors import MeshError
+from serving.errors import DataLoss, InvalidArgument, MeshError
 
 ERROR_TYPE: Final = pa.struct([("code", pa.string()), ("message", pa.string()), ("attempts", pa.int64())])
 RAW_ERROR_TYPE: Final = pa.struct([("code", pa.string()), ("message", pa.string())])
@@ -26,14 +29,51 @@ RESPONSE_TYPE: Final = pa.struct([("status_code", pa.int64()), ("request_id", pa
 TEXT: Final = "generated_text"  # named as ray.data.llm does
 FINISH: Final = "finish_reason"
 EMBEDDINGS: Final = "embeddings"
+_SHOWN: Final = 500  # characters of what is wrong with an answer
 Columns = dict[str, pa.Array]
+Values = dict[str, Any]
 
 
-def columns_of(config: ProcessorConfig, answers: Sequence[RowAnswer]) -> Columns:
-    """Of every row one value in each; rows that failed have nulls, and say in `__error__` why."""
-    made = _BY_TASK[config.task](config, answers)
-    faults = [None if one.fault is None else one.fault.as_struct() for one in answers]
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """A row's answer, by column."""
+
+    values: Values
+    fault: RowFault | None = None
+
+
+def cells_of(config: ProcessorConfig, answer: RowAnswer) -> Cells:
+    """What is left of an answer. One that has not what the task asks for is a fault, `invalid_answer`."""
+    try:
+        return Cells(_VALUES_OF[config.task](config, answer), answer.fault)
+    except (TypeError, ValueError, OverflowError, DataLoss) as error:
+        fault = RowFault("invalid_answer", f"the answer cannot be read: {error}"[:_SHOWN], answer.attempts)
+        return Cells({}, fault)
+
+
+def columns_of(config: ProcessorConfig, rows: Sequence[Cells]) -> Columns:
+    """Of every row one value in each; rows that failed have nulls, and say in `__error__` why.
+
+    Raises `InvalidArgument` for outputs of a model that make no column.
+    """
+    if config.task == KSERVE_TASK:
+        names = config.outputs or tuple(dict.fromkeys(name for row in rows for name in row.values))
+        made = {name: column(name, [row.values.get(name) for row in rows]) for name in names}
+    else:
+        made = {
+            name: pa.array([row.values.get(name, default) for row in rows], type=kind)
+            for name, (kind, default) in _TYPES[config.task].items()
+        }
+    faults = [None if row.fault is None else row.fault.as_struct() for row in rows]
     return {**made, ERROR: pa.array(faults, type=ERROR_TYPE)}
+
+
+def column(name: str, values: Sequence[Any]) -> pa.Array:
+    """Of the type that they have. Raises `InvalidArgument`."""
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+        raise InvalidArgument(f"the values of {name!r} make no column: {error}") from error
 
 
 def with_columns(table: pa.Table, columns: Mapping[str, Any]) -> pa.Table:
@@ -44,77 +84,79 @@ def with_columns(table: pa.Table, columns: Mapping[str, Any]) -> pa.Table:
     return table
 
 
-def _tokens(answers: Sequence[RowAnswer]) -> Columns:
-    used = [usage_of(one.value) for one in answers]
-    return {
-        PROMPT_TOKENS: pa.array([prompt for prompt, _ in used], type=pa.int64()),
-        COMPLETION_TOKENS: pa.array([answer for _, answer in used], type=pa.int64()),
-    }
+def _tokens(answer: RowAnswer) -> Values:
+    prompt, made = usage_of(answer.value)
+    return {PROMPT_TOKENS: prompt, COMPLETION_TOKENS: made}
 
 
-def _texts(config: ProcessorConfig, answers: Sequence[RowAnswer]) -> Columns:
-    chat = config.task == CHAT_TASK
-    texts: list[str | None] = []
-    reasons: list[str | None] = []
-    for one in answers:
-        choice = _first(one, "choices")
-        told = choice.get("message") or {} if chat else choice
-        text = told.get("content" if chat else "text")
-        texts.append(text if isinstance(text, str) else None)
-        reason = choice.get("finish_reason")
-        reasons.append(reason if isinstance(reason, str) else None)
-    return {TEXT: pa.array(texts, type=pa.string()), FINISH: pa.array(reasons, type=pa.string()), **_tokens(answers)}
-
-
-def _vectors(_config: ProcessorConfig, answers: Sequence[RowAnswer]) -> Columns:
-    found = [_first(one, "data").get("embedding") for one in answers]
-    return {EMBEDDINGS: pa.array(found, type=pa.list_(pa.float32())), **_tokens(answers)}
-
-
-def _first(answer: RowAnswer, name: str) -> Mapping[str, Any]:
-    if answer.fault is not None or not isinstance(answer.value, Mapping):
+def _chat(_config: ProcessorConfig, answer: RowAnswer) -> Values:
+    choice = _first(answer, "choices")
+    if choice is None:
         return {}
-    items = answer.value.get(name)
-    return items[0] if isinstance(items, list) and items and isinstance(items[0], Mapping) else {}
+    return {**_text(_object(choice.get("message"), "message").get("content"), choice), **_tokens(answer)}
 
 
-def _lines(_config: ProcessorConfig, answers: Sequence[RowAnswer]) -> Columns:
+def _completion(_config: ProcessorConfig, answer: RowAnswer) -> Values:
+    choice = _first(answer, "choices")
+    return {} if choice is None else {**_text(choice.get("text"), choice), **_tokens(answer)}
+
+
+def _text(text: Any, choice: Mapping[str, Any]) -> Values:
+    """`text` is null where a model calls tools instead."""
+    for one in (text, choice.get("finish_reason")):
+        if not isinstance(one, str | None):
+            raise TypeError(f"a text is wanted, found {type(one).__name__}")
+        (one or "").encode()  # half of a surrogate pair has no UTF-8
+    return {TEXT: text, FINISH: choice.get("finish_reason")}
+
+
+def _vector(_config: ProcessorConfig, answer: RowAnswer) -> Values:
+    """Also of `encoding_format: base64`: little-endian, as OpenAI's clients read it."""
+    first = _first(answer, "data")
+    if first is None:
+        return {}
+    given = first.get("embedding")
+    if isinstance(given, str):
+        made = np.frombuffer(base64.b64decode(given, validate=True), "<f4")
+    else:
+        made = np.asarray(given, np.float32)
+    if made.ndim != 1:
+        raise TypeError(f"a vector is wanted, found {type(given).__name__}")
+    return {EMBEDDINGS: made, **_tokens(answer)}
+
+
+def _first(answer: RowAnswer, name: str) -> Mapping[str, Any] | None:
+    """None for a row that failed."""
+    if answer.fault is not None:
+        return None
+    items = _object(answer.value, "answer").get(name)
+    if not isinstance(items, list) or not items:
+        raise TypeError(f"it has no `{name}`")
+    return _object(items[0], name)
+
+
+def _object(value: Any, name: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name}: an object is wanted, found {type(value).__name__}")
+    return value
+
+
+def _line(_config: ProcessorConfig, answer: RowAnswer) -> Values:
     """As OpenAI's output files have them; `body` is the answer's JSON."""
-    responses = [
-        None
-        if not one.status or not isinstance(one.value, dict)
-        else {"status_code": one.status, "request_id": one.request_id, "body": one.raw.decode("utf-8", "replace")}
-        for one in answers
-    ]
-    errors = [
-        {"code": one.fault.code, "message": one.fault.message} if one.fault is not None and response is None else None
-        for one, response in zip(answers, responses, strict=True)
-    ]
-    return {
-        "response": pa.array(responses, type=RESPONSE_TYPE),
-        "error": pa.array(errors, type=RAW_ERROR_TYPE),
-        **_tokens(answers),
-    }
+    fault = answer.fault
+    if answer.status and isinstance(answer.value, dict):
+        body = answer.raw.decode("utf-8")
+        response = {"status_code": answer.status, "request_id": answer.request_id, "body": body}
+        return {"response": response, **_tokens(answer)}
+    return {} if fault is None else {"error": {"code": fault.code, "message": fault.message}, **_tokens(answer)}
 
 
-def _tensors(config: ProcessorConfig, answers: Sequence[RowAnswer]) -> Columns:
+def _tensors(config: ProcessorConfig, answer: RowAnswer) -> Values:
+    """Lists of lists, which a file can have."""
     from serving.sdk.tensors import decode_response  # loads gRPC
 
-    rows = [decode_response(one.value) if one.fault is None else {} for one in answers]
-    names = config.outputs or tuple(dict.fromkeys(name for row in rows for name in row))
-    made: Columns = {}
-    for name in names:
-        values = [_tensor(row.get(name), batched=config.batched) for row in rows]
-        made[name] = pa.array(values)
-    return made
-
-
-def _tensor(value: Any, *, batched: bool) -> Any:
-    """A list of lists, which a file can have; null where there is none."""
-    if value is None:
-        return None
-    array: np.ndarray[Any, Any] = value
-    return (array[0] if batched and array.ndim else array).tolist()
+    found = decode_response(answer.value) if answer.fault is None else {}
+    return {name: (one[0] if config.batched and one.ndim else one).tolist() for name, one in found.items()}
 
 
 def failed(error: MeshError) -> RowAnswer:
@@ -122,10 +164,18 @@ def failed(error: MeshError) -> RowAnswer:
     return RowAnswer(attempts=0, fault=RowFault(error.code.name.lower(), error.message), work=0.0)
 
 
-_BY_TASK: Final[Mapping[str, Callable[[ProcessorConfig, Sequence[RowAnswer]], Columns]]] = {
-    RAW_TASK: _lines,
-    EMBEDDING_TASK: _vectors,
+_TOKEN_TYPES: Final = {PROMPT_TOKENS: (pa.int64(), 0), COMPLETION_TOKENS: (pa.int64(), 0)}
+_TEXT_TYPES: Final = {TEXT: (pa.string(), None), FINISH: (pa.string(), None), **_TOKEN_TYPES}
+_TYPES: Final[Mapping[str, Mapping[str, tuple[pa.DataType, Any]]]] = {  # and what stands there of rows without a value
+    CHAT_TASK: _TEXT_TYPES,
+    COMPLETION_TASK: _TEXT_TYPES,
+    EMBEDDING_TASK: {EMBEDDINGS: (pa.list_(pa.float32()), None), **_TOKEN_TYPES},
+    RAW_TASK: {"response": (RESPONSE_TYPE, None), "error": (RAW_ERROR_TYPE, None), **_TOKEN_TYPES},
+}
+_VALUES_OF: Final[Mapping[str, Callable[[ProcessorConfig, RowAnswer], Values]]] = {
+    CHAT_TASK: _chat,
+    COMPLETION_TASK: _completion,
+    EMBEDDING_TASK: _vector,
     KSERVE_TASK: _tensors,
-    CHAT_TASK: _texts,
-    "completion": _texts,
+    RAW_TASK: _line,
 }

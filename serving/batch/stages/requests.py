@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -52,14 +53,14 @@ def _content(config: ProcessorConfig, row: Row) -> dict[str, Any]:
     if config.task == CHAT_TASK:
         return {"messages": _messages(config, row)}
     if config.task == EMBEDDING_TASK:
-        given = row.get("input")
-        return {"input": plain(given) if given is not None else _prompt(config, row)}
+        given = plain(row.get("input"))
+        return {"input": _prompt(config, row) if is_null(given) else given}
     return {"prompt": _prompt(config, row)}
 
 
 def _messages(config: ProcessorConfig, row: Row) -> list[Any]:
     given = plain(row.get("messages"))
-    if given is not None:
+    if not is_null(given):
         if not isinstance(given, list):
             raise InvalidArgument(f"messages: a list is wanted, found {type(given).__name__}")
         return given
@@ -70,13 +71,23 @@ def _messages(config: ProcessorConfig, row: Row) -> list[Any]:
 def _prompt(config: ProcessorConfig, row: Row) -> Any:
     if not config.template:
         given = plain(row.get("prompt"))
-        if given is None:
+        if is_null(given):
             raise InvalidArgument(f"prompt: the row has none (columns: {', '.join(sorted(row))})")
         return given
     try:
-        return config.template.format_map(row)
-    except (KeyError, IndexError, ValueError, AttributeError) as error:
+        return config.template.format_map(_Filled(row))
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
         raise InvalidArgument(f"template: {config.template[:80]!r} does not fit the row: {error!r}") from error
+
+
+class _Filled(dict[str, Any]):
+    """Cells of a row: one that is null makes no text."""
+
+    def __getitem__(self, name: str) -> Any:
+        value = super().__getitem__(name)
+        if is_null(value):
+            raise ValueError(f"the column {name} is null")
+        return value
 
 
 def _tensors(config: ProcessorConfig, row: Row) -> RowRequest:
@@ -88,8 +99,8 @@ def _tensors(config: ProcessorConfig, row: Row) -> RowRequest:
         if value is None:
             raise InvalidArgument(f"{name}: the row has no such tensor (columns: {', '.join(sorted(row))})")
         try:
-            made = np.asarray(value, dtype=object if datatype in ("bytes", "str") else datatype)
-        except (TypeError, ValueError) as error:
+            made = _array(value, datatype)
+        except (TypeError, ValueError, OverflowError) as error:
             raise InvalidArgument(f"{name}: is no tensor of {datatype}: {error}") from error
         inputs[name] = made[np.newaxis] if config.batched else made
     parameters = {_PRIORITY: config.priority} if config.priority else None
@@ -98,11 +109,26 @@ def _tensors(config: ProcessorConfig, row: Row) -> RowRequest:
     return RowRequest("", message, model, expected=_expected(row) or 1.0)
 
 
+def _array(value: Any, datatype: str) -> np.ndarray[Any, Any]:
+    if datatype in ("bytes", "str"):
+        return np.asarray(value, dtype=object)
+    if np.dtype(datatype).kind not in "iu":
+        return np.asarray(value, dtype=datatype)
+    given = np.asarray(value)
+    if given.size and given.dtype.kind not in "iufb":
+        raise TypeError(f"numbers are wanted, found {given.dtype}")
+    with np.errstate(invalid="ignore"):  # of NaN, which then is another number
+        made = given.astype(datatype)
+    if not np.array_equal(made, given):
+        raise OverflowError("a number is out of its range, or not whole")
+    return made
+
+
 def _expected(row: Row) -> float | None:
     value = row.get(_EXPECTED)
-    if value is None:
+    if is_null(value):
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not value >= 0:
+    if isinstance(value, bool) or not isinstance(value, int | float | np.number) or not 0 <= value < math.inf:
         raise InvalidArgument(f"{_EXPECTED}: a number of tokens is wanted, found {value!r}")
     return float(value)
 
@@ -119,19 +145,24 @@ def _body(given: Any) -> dict[str, Any]:
         return _object(given, "body", wanted=True)
     try:
         return _object(json.loads(given), "body", wanted=True, nulls=True)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidArgument(f"body: is no JSON: {error}") from error
 
 
 def _object(given: Any, name: str, *, wanted: bool = False, nulls: bool = False) -> dict[str, Any]:
     """`nulls` are the user's own, not those of a column."""
-    if given is None and not wanted:
+    if is_null(given) and not wanted:
         return {}
     if not isinstance(given, dict):
         raise InvalidArgument(f"{name}: an object is wanted, found {type(given).__name__}")
     found = given if nulls else plain(given)
     assert isinstance(found, dict)
     return found
+
+
+def is_null(value: Any) -> bool:
+    """Pandas writes NaN where a column has nothing."""
+    return value is None or (isinstance(value, float) and value != value)
 
 
 def plain(value: Any) -> Any:
@@ -141,7 +172,7 @@ def plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, Mapping):
-        return {name: plain(item) for name, item in value.items() if item is not None}
+        return {name: plain(item) for name, item in value.items() if not is_null(item)}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return value

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import numpy as np
+
 from serving.batch.rows.request import CHAT, COMPLETIONS, EMBEDDINGS
 from serving.batch.sending.places import Fixed, Target
 from serving.batch.sending.settings import SenderConfig
@@ -70,6 +72,8 @@ class ProcessorConfig:
             raise NotSupported("target: tensors cannot be sent to a fixed address; name the mesh with `Discovered`")
         if self.task != KSERVE_TASK and (self.inputs or self.outputs or self.priority):
             raise InvalidArgument(f"inputs, outputs and priority are of the task kserve, not of {self.task}")
+        for name, datatype in self.inputs.items():
+            _check_datatype(name, datatype)
         if self.batch_size < 1 or self.max_concurrent_batches < 1 or self.num_cpus < 0:
             raise InvalidArgument("batch_size and max_concurrent_batches must be above 0, num_cpus not below")
         least, most = self.workers
@@ -80,3 +84,10 @@ class ProcessorConfig:
     def workers(self) -> tuple[int, int]:
         """The least and the most."""
         return self.concurrency if isinstance(self.concurrency, tuple) else (self.concurrency, self.concurrency)
+
+
+def _check_datatype(name: str, datatype: str) -> None:
+    try:
+        np.dtype(datatype)
+    except TypeError as error:
+        raise InvalidArgument(f"inputs: {name}: {datatype!r} is no datatype of numpy, nor `str` or `bytes`") from error

@@ -8,7 +8,8 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeVar
 
 import pyarrow as pa
 import uvloop
@@ -17,7 +18,7 @@ from serving.batch.checkpoint.parts import ERROR
 from serving.batch.rows.request import RowAnswer, RowRequest
 from serving.batch.sending.make import make_sender
 from serving.batch.sending.sender import Sender
-from serving.batch.stages.columns import columns_of, failed, with_columns
+from serving.batch.stages.columns import Cells, cells_of, column, columns_of, failed, with_columns
 from serving.batch.stages.report import WorkerTimes
 from serving.batch.stages.requests import needed_columns, request_of
 from serving.batch.stages.settings import KSERVE_TASK, RAISE, ProcessorConfig
@@ -27,6 +28,7 @@ from serving.types import PROTOCOL_KSERVE_GRPC, PROTOCOL_OPENAI_HTTP
 
 _LOG: Final = get_logger(__name__)
 _TELL_S: Final = 1.0
+T = TypeVar("T")
 UserStep = Callable[[dict[str, Any]], Mapping[str, Any]]
 Tell = Callable[[WorkerTimes], None]
 
@@ -54,6 +56,7 @@ class RowWorker:
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="batch-sender", daemon=True)
         self._thread.start()
+        self._steps = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batch-steps")
         self._first = 0.0
         self._calls = 0
         self._telling: threading.Thread | None = None
@@ -82,6 +85,7 @@ class RowWorker:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        self._steps.shutdown()
 
     # ------------------------------------------------------------------------------------------------ on its loop
 
@@ -98,14 +102,13 @@ class RowWorker:
                 await asyncio.to_thread(self._told, self._tell, self.snapshot())
 
     async def _stages(self, table: pa.Table) -> pa.Table:
-        began = time.perf_counter()
-        rows, requests = self._prepared(table)
-        self.times.prepare_s += time.perf_counter() - began
-        answers = await self._inferred(requests)
-        began = time.perf_counter()
-        finished = self._finished(table, rows, answers)
-        self.times.finish_s += time.perf_counter() - began
-        return finished
+        rows, requests = await self._apart(self._prepared, table)
+        cells = await self._inferred(requests)
+        return await self._apart(self._finished, table, rows, cells)
+
+    async def _apart(self, step: Callable[..., T], *arguments: Any) -> T:
+        """On the one thread of users' steps: requests on their way are not held up by what may take long."""
+        return await self._loop.run_in_executor(self._steps, step, *arguments)
 
     def _open(self) -> None:
         if not self._first:
@@ -118,6 +121,7 @@ class RowWorker:
 
     def _prepared(self, table: pa.Table) -> tuple[list[dict[str, Any]], list[RowRequest | RowAnswer]]:
         """Answers stand where a row cannot be sent."""
+        began = time.perf_counter()
         if self._needed is not None:
             table = table.select([name for name in table.column_names if name in self._needed])
         rows: list[dict[str, Any]] = table.to_pylist()
@@ -129,10 +133,11 @@ class RowWorker:
                 requests.append(request_of(self._config, row))
             except InvalidArgument as error:
                 requests.append(failed(error))
+        self.times.prepare_s += time.perf_counter() - began
         return rows, requests
 
-    async def _inferred(self, requests: list[RowRequest | RowAnswer]) -> list[RowAnswer]:
-        answers: dict[int, RowAnswer] = {}
+    async def _inferred(self, requests: list[RowRequest | RowAnswer]) -> list[Cells]:
+        answers: dict[int, Cells] = {}
         sent: list[tuple[int, RowRequest]] = []
         for number, one in enumerate(requests):
             if isinstance(one, RowRequest):
@@ -144,19 +149,23 @@ class RowWorker:
                 answers[number] = self._checked(answer)
         return [answers[number] for number in range(len(requests))]
 
-    def _checked(self, answer: RowAnswer) -> RowAnswer:
+    def _checked(self, answer: RowAnswer) -> Cells:
         """Raises where a row that fails is to stop the job."""
-        fault = answer.fault
+        cells = cells_of(self._config, answer)
+        fault = cells.fault
         if fault is not None and self._config.on_error == RAISE:
             text = f"a row failed, and `on_error` is {RAISE}: {fault.code}: {fault.message} ({fault.attempts} attempts)"
             raise Internal(text) if answer.status >= 500 or not answer.status else InvalidArgument(text)
-        return answer
+        return cells
 
-    def _finished(self, table: pa.Table, rows: list[dict[str, Any]], answers: list[RowAnswer]) -> pa.Table:
-        columns: dict[str, Any] = columns_of(self._config, answers)
+    def _finished(self, table: pa.Table, rows: list[dict[str, Any]], cells: list[Cells]) -> pa.Table:
+        began = time.perf_counter()
+        columns: dict[str, Any] = columns_of(self._config, cells)
         if self._postprocess is not None:
             columns = self._postprocessed(rows, columns)
-        return with_columns(table, columns)
+        finished = with_columns(table, columns)
+        self.times.finish_s += time.perf_counter() - began
+        return finished
 
     def _postprocessed(self, rows: list[dict[str, Any]], columns: dict[str, Any]) -> dict[str, Any]:
         """Rows that failed do not go through it: their columns of it are null."""
@@ -170,10 +179,7 @@ class RowWorker:
                 made.append(self._postprocess({**row, **{name: values[number] for name, values in lists.items()}}))
         names = dict.fromkeys(name for one in made for name in one)
         for name in names:
-            try:
-                columns[name] = pa.array([one.get(name) for one in made])
-            except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-                raise InvalidArgument(f"postprocess: the values of {name!r} make no column: {error}") from error
+            columns[name] = column(name, [one.get(name) for one in made])
         return columns
 
     def _tell_on(self, tell: Tell) -> None:

@@ -12,6 +12,7 @@ from typing import Final
 from serving._proto import batch_pb2 as pb
 from serving.batch.orders.batch import ends_at, read_batches, seconds
 from serving.batch.store.content import Content, ContentStore
+from serving.batch.store.reading import read_apart
 from serving.errors import AlreadyExists, Conflict, DataLoss, NotFound, ResourceExhausted
 from serving.observe import get_logger
 from serving.stamps import stamp
@@ -99,7 +100,7 @@ class FileBook:
         prefix, key = keys.files(record.namespace), keys.file(record.namespace, record.id)
         for _ in range(_ATTEMPTS):
             found = await self._store.get_prefix(prefix)
-            records = read_files(found.kvs)
+            records = await read_apart(read_files, found.kvs)
             if key in records:
                 return _same(records[key], record), True
             self._check(records.values(), record.bytes, now)
@@ -112,7 +113,7 @@ class FileBook:
     async def check_room(self, namespace: str, more_bytes: int, now: float) -> None:
         """Whether a file of this size could be created. Raises `ResourceExhausted`."""
         found = await self._store.get_prefix(keys.files(namespace))
-        self._check(read_files(found.kvs).values(), more_bytes, now)
+        self._check((await read_apart(read_files, found.kvs)).values(), more_bytes, now)
 
     def _check(self, records: Iterable[pb.FileRecord], more_bytes: int, now: float) -> None:
         sizes = [one.bytes for one in records if not has_expired(one, now)]
@@ -134,26 +135,26 @@ class FileBook:
     async def of_namespace(self, namespace: str, now: float) -> list[pb.FileRecord]:
         """Those that have not expired, the newest first."""
         found = await self._store.get_prefix(keys.files(namespace))
-        live = [one for one in read_files(found.kvs).values() if not has_expired(one, now)]
+        read = await read_apart(read_files, found.kvs)
+        live = [one for one in read.values() if not has_expired(one, now)]
         return sorted(live, key=lambda one: (one.created_at.ToNanoseconds(), one.id), reverse=True)
 
     async def delete(self, namespace: str, file_id: str, now: float) -> None:
-        """The record, then the content. Raises `NotFound`, `FileInUse`."""
-        record = await self.get(namespace, file_id, now)
-        reader = await self.unfinished_reader(namespace, file_id, now)
-        if reader:
-            raise FileInUse(f"{file_id} is read by {reader}, which has not ended: cancel it first")
-        await self._store.delete(keys.file(namespace, file_id))
-        await asyncio.to_thread(remove_content, self._content, record)
-        _LOG.info("file deleted", file=file_id, namespace=namespace)
-
-    async def unfinished_reader(self, namespace: str, file_id: str, now: float) -> str:
-        """The id of a batch that has not ended and reads it; empty: none."""
-        found = await self._store.get_prefix(keys.batches(namespace))
-        for batch in read_batches(found.kvs).values():
-            if batch.order.input_file == file_id and ends_at(batch, now) is None:
-                return batch.id
-        return ""
+        """The record, then the content. Raises `NotFound`, `FileInUse`, `Conflict`."""
+        prefix, key = keys.batches(namespace), keys.file(namespace, file_id)
+        for _ in range(_ATTEMPTS):
+            record = await self.get(namespace, file_id, now)
+            orders = await self._store.get_prefix(prefix)
+            for batch in (await read_apart(read_batches, orders.kvs)).values():
+                if batch.order.input_file == file_id and ends_at(batch, now) is None:
+                    raise FileInUse(f"{file_id} is read by {batch.id}, which has not ended: cancel it first")
+            # Since then nobody has ordered a batch that reads it; orders compare that their input is there.
+            conditions = [Compare.exists(key), Compare.prefix_mod_before(prefix, orders.revision + 1)]
+            if (await self._store.txn(conditions, [Op.delete(key)])).succeeded:
+                await asyncio.to_thread(remove_content, self._content, record)
+                _LOG.info("file deleted", file=file_id, namespace=namespace)
+                return
+        raise Conflict("too many batches are written at the same time; delete it again")
 
 
 def remove_content(content: ContentStore, record: pb.FileRecord) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +15,7 @@ from serving._proto import batch_pb2 as pb
 from serving.batch.orders.batch import Batch, ends_at, read_batches
 from serving.batch.store.content import ContentStore, Found, told
 from serving.batch.store.files import has_expired, read_files, remove_content
+from serving.batch.store.reading import read_apart
 from serving.errors import Conflict, MeshError
 from serving.observe import get_logger
 from serving.store import keys
@@ -65,9 +66,11 @@ class Sweeper:
         contents = await asyncio.to_thread(self._old_contents, now)
         files = await self._store.get_prefix(keys.FILES)
         orders = await self._store.get_prefix(keys.BATCHES)
-        removed_files = await self._expired_files(files, orders, now)
-        batches = await self._ended_batches(orders, now)
-        orphans = _unnamed(contents, files)
+        records = await read_apart(read_files, files.kvs)
+        read = (await read_apart(read_batches, orders.kvs)).values()
+        removed_files = await self._expired_files(files, records, read, now)
+        batches = await self._ended_batches(read, orders.revision, now)
+        orphans = _unnamed(contents, files, records)
         for uri in orphans:
             await asyncio.to_thread(self._content.remove, uri)
         uploads = await asyncio.to_thread(self._sweep_uploads, now)
@@ -90,13 +93,11 @@ class Sweeper:
         with told(f"the file store {self._content.folder}"):
             return self._content.sweep_uploads(now - LEFTOVER_S)
 
-    async def _expired_files(self, files: Snapshot, orders: Snapshot, now: float) -> int:
-        read = {
-            (one.namespace, one.order.input_file)
-            for one in read_batches(orders.kvs).values()
-            if ends_at(one, now) is None
-        }
-        records, removed = read_files(files.kvs), 0
+    async def _expired_files(
+        self, files: Snapshot, records: Mapping[str, pb.FileRecord], batches: Iterable[Batch], now: float
+    ) -> int:
+        read = {(one.namespace, one.order.input_file) for one in batches if ends_at(one, now) is None}
+        removed = 0
         for kv in files.kvs:
             record = records.get(kv.key)
             if record is None or not has_expired(record, now) or (record.namespace, record.id) in read:
@@ -112,9 +113,10 @@ class Sweeper:
         await asyncio.to_thread(remove_content, self._content, record)
         return True
 
-    async def _ended_batches(self, orders: Snapshot, now: float) -> int:
+    async def _ended_batches(self, batches: Iterable[Batch], revision: int, now: float) -> int:
+        """`revision`: as of which they were read."""
         of_namespace: dict[str, list[tuple[float, Batch]]] = {}
-        for batch in read_batches(orders.kvs).values():
+        for batch in batches:
             ended = ends_at(batch, now)
             if ended is not None:
                 of_namespace.setdefault(batch.namespace, []).append((ended, batch))
@@ -122,7 +124,7 @@ class Sweeper:
         for ended_ones in of_namespace.values():
             for batch in self._outlived(ended_ones, now):
                 prefix = keys.batch(batch.namespace, batch.id, "")
-                conditions = [Compare.prefix_mod_before(prefix, orders.revision + 1)]
+                conditions = [Compare.prefix_mod_before(prefix, revision + 1)]
                 removed += (await self._store.txn(conditions, [Op.delete_prefix(prefix)])).succeeded
         return removed
 
@@ -132,9 +134,8 @@ class Sweeper:
         return old + [batch for _, batch in newest[self._max_ended :]]
 
 
-def _unnamed(contents: Iterable[Found], files: Snapshot) -> list[str]:
+def _unnamed(contents: Iterable[Found], files: Snapshot, records: Mapping[str, pb.FileRecord]) -> list[str]:
     """Where a record of the namespace cannot be read, all that is there may be its content."""
-    records = read_files(files.kvs)
     named = {one.uri for one in records.values()}
     unclear = {kv.key.removeprefix(keys.FILES).partition("/")[0] for kv in files.kvs if kv.key not in records}
     return [one.uri for one in contents if one.uri not in named and one.namespace not in unclear]

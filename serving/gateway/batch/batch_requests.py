@@ -12,13 +12,16 @@ from serving.batch.orders.batch import Batch
 from serving.batch.orders.view import view
 from serving.batch.store.files import INPUT
 from serving.errors import NotFound
-from serving.gateway.batch.asking import idempotency_key, namespace_of
+from serving.gateway.batch.asking import FILE_ID, idempotency_key, namespace_of
 from serving.gateway.batch.objects import BatchRequest, page_limit, page_of, read_batch_request
 from serving.gateway.batch.parts import BatchParts
+from serving.gateway.batch.settings import BatchLimits
 from serving.gateway.queued.asker import Asker
 from serving.gateway.queued.query import fields
 from serving.openai.errors import InvalidRequest
 from serving.stamps import stamp
+from serving.store import keys
+from serving.store.types import Compare
 
 _BODY_BYTES: Final = 1 << 20
 _PAGE: Final = 20
@@ -36,16 +39,17 @@ class BatchRequests:
         key = idempotency_key(asker)
         request = read_batch_request(await asker.wire.read_object(_BODY_BYTES))
         now = time.time()
-        order = _order(request, asker, key, self._parts.content.url, now)
+        order = _order(request, asker, key, self._parts.content.url, self._parts.limits, now)
         async with asker.admitted(0):
-            await self._check_input(order, now)
-            batch, repeated = await self._parts.orders.create(order, now)
+            batch, repeated = await self._parts.orders.create(order, now, lambda: self._input_there(order, now))
         if not repeated:
             self._parts.instruments.batches.labels(order.endpoint).inc()
         await asker.wire.answer(200, view(batch, now))
 
-    async def _check_input(self, order: pb.BatchOrder, now: float) -> None:
+    async def _input_there(self, order: pb.BatchOrder, now: float) -> Compare:
         """Raises `InvalidRequest`: of what a client sends, it is a field that is wrong."""
+        if not FILE_ID.fullmatch(order.input_file):  # and no key in etcd is made of it
+            raise _wrong_input(f"there is no file {order.input_file[:80]}", "file_not_found")
         try:
             record = await self._parts.files.get(order.namespace, order.input_file, now)
         except NotFound as error:
@@ -55,6 +59,7 @@ class BatchRequests:
         if record.bytes > self._parts.limits.max_input_bytes:
             limit = self._parts.limits.max_input_bytes
             raise _wrong_input(f"{record.id} has {record.bytes} bytes, more than {limit}", "invalid_value")
+        return Compare.exists(keys.file(order.namespace, order.input_file))
 
     async def list(self, asker: Asker) -> None:
         query = fields(asker.scope, ("after", "limit"))
@@ -81,8 +86,11 @@ async def _told(batch: Batch, asker: Asker) -> None:
     await asker.wire.answer(200, view(batch, time.time()))
 
 
-def _order(request: BatchRequest, asker: Asker, key: str, store: str, now: float) -> pb.BatchOrder:
+def _order(request: BatchRequest, asker: Asker, key: str, store: str, limits: BatchLimits, now: float) -> pb.BatchOrder:
     namespace, holder = namespace_of(asker), asker.call.key
+    kept_s = limits.output_expires_after_s
+    if request.output_expires_after is not None:
+        kept_s = request.output_expires_after.seconds
     order = pb.BatchOrder(
         id=_id_of(namespace, key) if key else f"batch_{secrets.token_hex(16)}",
         namespace=namespace,
@@ -94,9 +102,8 @@ def _order(request: BatchRequest, asker: Asker, key: str, store: str, now: float
         metadata=request.metadata or {},
         store=store,
         in_order=bool(request.in_order),
+        output_expires_after_s=kept_s,
     )
-    if request.output_expires_after is not None:
-        order.output_expires_after_s = request.output_expires_after.seconds
     if holder is not None:
         order.key = holder.id
         order.models.extend(holder.models)

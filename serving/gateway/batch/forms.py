@@ -28,7 +28,7 @@ _MAX_NAME: Final = 255  # characters of a file's name
 _FORM_BYTES: Final = 512 << 10  # of all that is no content
 _WRITTEN_AT_ONCE: Final = 1 << 20  # bytes: each write is a turn of a thread
 _FAIR_S: Final = 60.0  # after that an upload must have come at that rate: it holds a place among those at the same time
-_LEAST_RATE: Final = 1024  # bytes per second
+_LEAST_RATE: Final = 16 << 10  # bytes per second
 _NUMBER: Final = re.compile(r"[0-9]{1,9}")
 
 

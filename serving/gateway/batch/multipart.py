@@ -147,7 +147,17 @@ def _begins(head: bytes) -> PartBegins:
         raise _wrong("a part has no name")
     if message.get("content-transfer-encoding", "binary").lower() not in ("binary", "7bit", "8bit"):
         raise _wrong("a part has a content-transfer-encoding; send it as it is")
-    return PartBegins(name, message.get_filename())
+    return PartBegins(name, _filename(message))
+
+
+def _filename(message: Message) -> str | None:
+    """Also as RFC 5987 writes it, with a charset of its own. Raises `InvalidRequest`."""
+    try:
+        filename = message.get_filename()
+        (filename or "").encode()  # some charsets can say half of a surrogate pair, which has no UTF-8
+    except ValueError as error:
+        raise _wrong("the filename of a part has no usable charset") from error
+    return filename
 
 
 def _wrong(text: str) -> InvalidRequest:

@@ -11,8 +11,8 @@ class BatchLimits:
 
     Of one tenant: `max_files` and `max_stored_bytes` of files that are kept, `max_unfinished` batches that have not
     ended, `max_uploads` at the same time at one gateway; `max_all_uploads` of all tenants. Batches that have ended are
-    kept for `keep_ended_s` seconds, at most `max_ended` of a tenant. Inputs without an expiry of their own expire after
-    `input_expires_after_s`.
+    kept for `keep_ended_s` seconds, at most `max_ended` of a tenant. Inputs and outputs for which no expiry is asked
+    expire after `input_expires_after_s` and `output_expires_after_s`.
     """
 
     max_file_bytes: int = 512 << 20
@@ -25,3 +25,4 @@ class BatchLimits:
     keep_ended_s: float = 30 * 24 * 3600.0
     max_ended: int = 1000
     input_expires_after_s: int = 30 * 24 * 3600
+    output_expires_after_s: int = 30 * 24 * 3600

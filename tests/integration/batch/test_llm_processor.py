@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
+import pandas as pd
 import pyarrow as pa
 import pytest
 import ray
@@ -135,6 +138,41 @@ def test_lines_of_a_batch_file_at_a_gateway(world: World) -> None:
     assert found["r1"]["__error__"]["code"] == "model_not_found"
 
 
+def test_the_class_of_a_request_goes_through_the_gateway_and_rows_have_the_lowest(world: World) -> None:
+    body = {"model": "tiny-chat", "messages": [{"role": "user", "content": "One day"}], **GREEDY}
+    url = f"{world.gateway}/v1/chat/completions"
+    lowest, plain, unknown = (
+        httpx.post(url, json=body, headers=headers, timeout=60)
+        for headers in ({"x-mesh-class": "batch"}, {}, {"x-mesh-class": "urgent"})
+    )
+    assert [one.json().get("service_tier") for one in (lowest, plain)] == ["batch", "default"]
+    assert (unknown.status_code, "x-mesh-class" in unknown.json()["error"]["message"]) == (400, True)
+    line = {"custom_id": "a", "url": "/v1/chat/completions", "body": json.dumps(body)}
+    config = ProcessorConfig(Fixed((world.gateway,)), task="raw", num_cpus=0.2)
+    [row] = LLMProcessor(config)(ray.data.from_items([line])).take_all()
+    assert json.loads(row["response"]["body"])["service_tier"] == "batch"
+
+
+def test_columns_of_pandas_with_holes_and_numbers(world: World) -> None:
+    """Texts that are missing, integers that have become floats."""
+    frame = pd.DataFrame(
+        {"id": range(4), "prompt": ["One day", None, "The", float("nan")], "expected_tokens": [3, None, 2, 1]}
+    )
+    dataset = ray.data.from_pandas(frame)
+    found = {row["id"]: row for row in LLMProcessor(world.config("completion", sampling=GREEDY))(dataset).take_all()}
+    assert [found[number]["__error__"] is None for number in range(4)] == [True, False, True, False]
+    assert "the row has none" in found[1]["__error__"]["message"]
+
+
+def test_a_slow_step_of_the_user_holds_up_no_request(world: World) -> None:
+    """Rows of an earlier call are answered while the next ones are prepared."""
+    config = world.config("completion", sampling=GREEDY, batch_size=1, max_concurrent_batches=4)
+    held = LLMProcessor(config, preprocess=lambda row: time.sleep(0.3) or {"prompt": f"One day {row['id']}"})
+    assert {row["__error__"] for row in held(ray.data.range(6, override_num_blocks=1)).take_all()} == {None}
+    report = held.report()
+    assert report.stage == "prepare", report
+
+
 def test_embeddings_as_texts_and_as_tensors(world: World) -> None:
     dataset = ray.data.from_items([{"input": f"text {number}", "text": [f"text {number}"]} for number in range(10)])
     texts = LLMProcessor(world.config("embedding", "minilm"))(dataset)
@@ -163,6 +201,8 @@ async def test_a_worker_is_a_class_for_map_batches_that_can_be_closed(world: Wor
         assert found.column("__error__").null_count == 2
         assert (await worker(pa.table({"prompt": pa.array([], pa.string())}))).num_rows == 0
         assert worker.snapshot().sender["answers"] == 2
+        numbers = await worker(pa.table({"prompt": [7, 8]}))
+        assert ["prompt" in one["message"] for one in numbers.column("__error__").to_pylist()] == [True, True]
     finally:
         worker.close()
         worker.close()

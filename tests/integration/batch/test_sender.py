@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,8 @@ import pytest
 
 from serving.batch.rows.request import COMPLETIONS, RowAnswer, RowRequest, openai_request
 from serving.batch.sending.make import make_sender
-from serving.batch.sending.places import Fixed
+from serving.batch.sending.openai_http import OpenAiHttp
+from serving.batch.sending.places import Fixed, FixedPlaces, LaneKey, Spot
 from serving.batch.sending.sender import Sender
 from serving.batch.sending.settings import SenderConfig
 from serving.batch.sending.window import WindowConfig
@@ -207,6 +208,132 @@ async def test_rows_fail_when_nobody_answers_for_long() -> None:
         assert all(fault and "all of them refuse" in fault.message for fault in faults)
 
 
+async def test_who_refuses_slowly_is_given_up_too() -> None:
+    """There is always a request on its way."""
+
+    async def slowly_full(_server: RowServer, _body: dict[str, Any]) -> Said:
+        await asyncio.sleep(0.3)
+        return Said(429, {"error": {"message": "full", "code": "rate_limit_exceeded"}})
+
+    config = replace(QUICK, patience_s=0.2, timeout_s=0.7)
+    async with row_server(slowly_full) as server, sender_to(server, config=config) as sender:
+        found = await all_of(sender, [row(f"p{number}") for number in range(3)])
+        assert {answer.fault.code for answer in found.values() if answer.fault} == {"unavailable"}
+        assert len(found) == 3
+
+
+class TwoModels(FixedPlaces):
+    """Each at a server of its own."""
+
+    async def lane(self, request: RowRequest) -> tuple[str, RowRequest]:
+        return request.model, request
+
+    def spots(self, lane: LaneKey) -> tuple[Spot, ...]:
+        one, other = super().spots(lane)
+        return (one,) if lane == "one" else (other,)
+
+
+async def test_rows_of_a_model_that_nobody_answers_fail_though_another_one_is_answered() -> None:
+    async def full(_server: RowServer, _body: dict[str, Any]) -> Said:
+        return Said(429, {})
+
+    async with row_server(answers_at_once) as server, row_server(full) as other:
+        places = TwoModels(Fixed((server.url, other.url)))
+        transport = OpenAiHttp(timeout_s=20, max_answer_bytes=1 << 20)
+        async with Sender(places, transport, replace(QUICK, patience_s=0.5)) as sender:
+            waiting = asyncio.create_task(sender.send(row("p", model="other")))
+            answered = 0
+            while not waiting.done():
+                assert text(await sender.send(row(f"p{answered}", model="one"))) == f"p{answered}"
+                answered += 1
+            fault = (await waiting).fault
+            assert fault is not None
+            assert (fault.code, "(1 known: all of them refuse)" in fault.message) == ("unavailable", True)
+
+
+@pytest.mark.parametrize("data", [b"[" * 200_000, b'{"a": NaN}', b"\xff\xfe", b"", b'"text"', b"[]", b"1e999"])
+async def test_rubbish_is_a_failure_of_the_endpoint(data: bytes) -> None:
+    async def rubbish(server: RowServer, body: dict[str, Any]) -> Said:
+        return completion(body) if len(server.bodies) > 1 else Said(200, data)
+
+    async with row_server(rubbish) as server, sender_to(server) as sender:
+        assert text(await sender.send(row("p"))) == "p"
+        assert sender.stats.retries == 1
+
+
+@pytest.mark.parametrize("status", [204, 302, 304])
+async def test_a_status_that_answers_no_request_is_none(status: int) -> None:
+    async def moved(_server: RowServer, body: dict[str, Any]) -> Said:
+        return Said(status, b"" if status != 302 else completion(body).body, {"location": "http://127.0.0.1:1/"})
+
+    async with row_server(moved) as server, sender_to(server, config=replace(QUICK, max_attempts=2)) as sender:
+        found = await sender.send(row("p"))
+        assert found.fault is not None
+        assert (found.fault.code, found.fault.attempts) == ("invalid_answer", 2)
+
+
+@contextlib.asynccontextmanager
+async def raw_server(answer: Callable[[asyncio.StreamWriter], Awaitable[None]]) -> AsyncIterator[str]:
+    """Gives its address. `answer` writes what it likes to every request."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            await reader.readuntil(b"\r\n\r\n")
+            await answer(writer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+
+
+HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
+
+
+async def closes_after_head(writer: asyncio.StreamWriter) -> None:
+    writer.write(HEAD + b"content-length: 100\r\n\r\n")
+    await writer.drain()
+
+
+async def never_ends(writer: asyncio.StreamWriter) -> None:
+    writer.write(HEAD + b"transfer-encoding: chunked\r\n\r\n")
+    while True:
+        writer.write(b"1000\r\n" + b" " * 0x1000 + b"\r\n")
+        await writer.drain()
+
+
+async def drips(writer: asyncio.StreamWriter) -> None:
+    writer.write(HEAD + b"content-length: 1000000\r\n\r\n")
+    while True:
+        writer.write(b" ")
+        await writer.drain()
+        await asyncio.sleep(0.01)
+
+
+async def says_no_http(writer: asyncio.StreamWriter) -> None:
+    writer.write(b"\x00\x01rubbish\r\n\r\n")
+    await writer.drain()
+
+
+async def has_a_giant_head(writer: asyncio.StreamWriter) -> None:
+    for number in range(1000):
+        writer.write(b"%s" % (HEAD if not number else b"x-%d: %s\r\n" % (number, b"y" * 1000)))
+        await writer.drain()
+
+
+@pytest.mark.parametrize("answer", [closes_after_head, never_ends, drips, says_no_http, has_a_giant_head])
+async def test_an_endpoint_that_breaks_the_protocol_is_given_up(
+    answer: Callable[[asyncio.StreamWriter], Awaitable[None]],
+) -> None:
+    config = replace(QUICK, max_attempts=2, timeout_s=0.5, max_answer_bytes=1 << 20)
+    async with raw_server(answer) as url, make_sender(Fixed((url,), model="m"), config) as sender:
+        found = await sender.send(row("p"))
+        assert found.fault is not None
+        assert (found.fault.code, found.fault.attempts) == ("unavailable", 2)
+
+
 async def test_the_same_request_is_computed_once() -> None:
     async with row_server(answers_at_once) as server, sender_to(server) as sender:
         rows = [row(f"p{number % 10}", temperature=0) for number in range(200)]
@@ -285,6 +412,38 @@ async def test_closing_answers_rows_with_a_fault() -> None:
         late = await sender.send(row("late"))
         assert late.fault is not None
         await sender.close()
+
+
+async def test_closing_answers_rows_that_have_just_been_begun() -> None:
+    async with row_server(answers_at_once) as server:
+        sender = make_sender(Fixed((server.url,), model="m"), QUICK)
+        await sender.start()
+        sending = [asyncio.create_task(sender.send(row(f"p{number}"))) for number in range(10)]
+        await asyncio.sleep(0)  # they are in the sender, and no task of it has run yet
+        await sender.close()
+        found = await asyncio.wait_for(asyncio.gather(*sending), 20)
+        assert [one.fault and one.fault.code for one in found] == ["cancelled"] * 10
+
+
+async def test_a_row_that_nobody_wants_any_more_is_not_computed_for_those_that_were_the_same() -> None:
+    gate = asyncio.Event()
+
+    async def held(_server: RowServer, body: dict[str, Any]) -> Said:
+        await gate.wait()
+        return completion(body)
+
+    config = replace(QUICK, window=WindowConfig(first=1, most=1))
+    async with row_server(held) as server, sender_to(server, config=config) as sender:
+        first = asyncio.create_task(sender.send(row("first")))
+        same = [asyncio.create_task(sender.send(row("same", temperature=0))) for _ in range(3)]
+        await eventually_async(lambda: sender.stats.rows == 4, what="all rows are in the sender")
+        for one in same:
+            one.cancel()
+        await asyncio.wait(same)
+        gate.set()
+        assert text(await first) == "first"
+        assert text(await sender.send(row("last"))) == "last"
+        assert [body["prompt"] for body in server.bodies] == ["first", "last"]
 
 
 async def test_a_row_that_cannot_be_said_in_json_is_its_own_fault() -> None:

@@ -106,6 +106,13 @@ def test_a_wrong_form_is_named(
     assert contents(folder) == before
 
 
+@pytest.mark.parametrize("name", ["idna''%ff", "undefined''x", "a\0''x", "unicode_escape''%5Cud800", "utf-8''%ff%00"])
+def test_a_filename_in_any_charset_is_answered(gateway: GatewayProcess, name: str) -> None:
+    head = f'--{BOUNDARY}\r\ncontent-disposition: form-data; name="file"; filename*={name}\r\n\r\nx\r\n'
+    answer = sent(gateway, PURPOSE + head.encode() + END)
+    assert answer.status_code == (200 if name.startswith("utf-8") else 400), answer.text
+
+
 def test_what_is_no_form(gateway: GatewayProcess) -> None:
     for headers in ({"content-type": "application/json"}, {"content-type": "multipart/form-data"}):
         assert sent(gateway, PURPOSE + FILE + END, **headers).status_code == 400

@@ -8,7 +8,8 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,59 @@ def test_whoever_asks_again_gets_what_it_made(client: openai.OpenAI, other: open
     assert made == repeated
     with pytest.raises(openai.ConflictError, match="completion_window"):
         client.batches.create(**wish, completion_window="1h")  # type: ignore[arg-type]
+
+
+def test_an_order_that_is_sent_again_is_answered_when_its_input_has_gone(client: openai.OpenAI) -> None:
+    wish: dict[str, Any] = {"input_file_id": uploaded(client), "endpoint": ENDPOINT, "completion_window": "24h"}
+    wish["extra_headers"] = {"idempotency-key": f"key-{time.time()}"}
+    made = client.batches.create(**wish)
+    client.batches.cancel(made.id)
+    client.files.delete(wish["input_file_id"])
+    assert client.batches.create(**wish).id == made.id
+    with pytest.raises(openai.BadRequestError, match="there is no file"):
+        client.batches.create(**wish | {"extra_headers": {"idempotency-key": f"other-{time.time()}"}})
+
+
+def test_a_file_is_deleted_or_read_and_never_both(client: openai.OpenAI, other: openai.OpenAI) -> None:
+    """At two gateways at once."""
+    for _ in range(8):
+        file = uploaded(client, b"{}")
+        wish: dict[str, Any] = {"input_file_id": file, "endpoint": ENDPOINT, "completion_window": "24h"}
+        with ThreadPoolExecutor(2) as threads:
+            ordering = threads.submit(_or_error, lambda wish=wish: client.batches.create(**wish).id)
+            deleting = threads.submit(_or_error, lambda file=file: other.files.delete(file).deleted)
+        ordered, deleted = ordering.result(), deleting.result()
+        if deleted is True:
+            assert isinstance(ordered, openai.BadRequestError), ordered
+        else:
+            assert isinstance(deleted, openai.ConflictError), deleted
+            assert isinstance(ordered, str), ordered
+            assert client.files.content(file).read() == b"{}"
+            client.batches.cancel(ordered)
+
+
+def _or_error(ask: Callable[[], object]) -> object:
+    try:
+        return ask()
+    except openai.APIStatusError as error:
+        return error
+
+
+def test_outputs_expire_where_nobody_says_when(client: openai.OpenAI, etcd: EtcdCluster) -> None:
+    wish: dict[str, Any] = {"input_file_id": uploaded(client), "endpoint": ENDPOINT, "completion_window": "24h"}
+    plain = client.batches.create(**wish)
+    said = client.batches.create(**wish, output_expires_after={"anchor": "created_at", "seconds": 7200})
+
+    async def kept_s(batch_id: str) -> int:
+        store = EtcdClient(etcd.config())
+        try:
+            return (await read_batch(store, "default", batch_id)).order.output_expires_after_s
+        finally:
+            await store.close()
+
+    assert [asyncio.run(kept_s(one.id)) for one in (plain, said)] == [30 * 24 * 3600, 7200]
+    for one in (plain, said):
+        client.batches.cancel(one.id)
 
 
 def test_ranges(gateways: list[GatewayProcess], client: openai.OpenAI) -> None:

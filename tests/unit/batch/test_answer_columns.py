@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import base64
+import struct
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from tritonclient.grpc.service_pb2 import ModelInferResponse
 
 from serving.batch.rows.request import RowAnswer, RowFault
-from serving.batch.sending.places import Fixed
+from serving.batch.sending.places import Discovered, Fixed
 from serving.batch.sending.settings import SenderStats
 from serving.batch.sending.verdict import Next, fault_of, of_code, of_status, rest_s
-from serving.batch.stages.columns import columns_of, with_columns
+from serving.batch.stages.columns import cells_of, columns_of, with_columns
 from serving.batch.stages.report import WorkerTimes, report_of
 from serving.batch.stages.settings import ProcessorConfig
+from serving.config import EtcdConfig
 from serving.errors import Code
 
 TARGET = Fixed(("http://127.0.0.1:1",), model="m")
+MESH = Discovered(EtcdConfig(("127.0.0.1:1",)), model="m")
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2}
 FAILED = RowAnswer(fault=RowFault("unavailable", "nobody", 4), attempts=4)
 
 
 def made(task: str, *answers: RowAnswer) -> dict[str, list[Any]]:
-    columns = columns_of(ProcessorConfig(TARGET, task=task), answers)
+    config = ProcessorConfig(TARGET, task=task)
+    columns = columns_of(config, [cells_of(config, one) for one in answers])
     return {name: values.to_pylist() for name, values in columns.items()}
 
 
@@ -39,9 +45,64 @@ def test_a_chat_and_a_row_that_failed() -> None:
 
 def test_columns_have_their_types_also_where_every_row_failed() -> None:
     for task in ("chat", "completion", "embedding", "raw"):
-        columns = columns_of(ProcessorConfig(TARGET, task=task), [FAILED])
-        other = columns_of(ProcessorConfig(TARGET, task=task), [RowAnswer(200, {"usage": USAGE}, b"{}")])
+        config = ProcessorConfig(TARGET, task=task)
+        columns = columns_of(config, [cells_of(config, FAILED)])
+        value = {"choices": [{"message": {"content": "a"}, "text": "a"}], "data": [{"embedding": [1]}], "usage": USAGE}
+        other = columns_of(config, [cells_of(config, RowAnswer(200, value, b"{}"))])
+        assert other["__error__"].to_pylist() == [None]
         assert {name: one.type for name, one in columns.items()} == {name: one.type for name, one in other.items()}
+
+
+def chosen(**choice: Any) -> dict[str, Any]:
+    return {"choices": [choice]}
+
+
+@pytest.mark.parametrize(
+    ("task", "value"),
+    [
+        ("chat", {}),
+        ("chat", []),
+        ("chat", {"choices": "x"}),
+        ("chat", {"choices": []}),
+        ("chat", {"choices": ["x"]}),
+        ("chat", chosen(message="hi")),
+        ("chat", chosen(message={"content": 3})),
+        ("chat", chosen(message={"content": "\ud800"})),
+        ("chat", chosen(message={"content": "a"}, finish_reason=1)),
+        ("completion", chosen(text={})),
+        ("embedding", {"data": [{"embedding": "AAAA"}]}),
+        ("embedding", {"data": [{"embedding": "?"}]}),
+        ("embedding", {"data": [{"embedding": [1, "x"]}]}),
+        ("embedding", {"data": [{"embedding": [[1], [2, 3]]}]}),
+        ("embedding", {"data": [{"embedding": 3}]}),
+        ("embedding", {"data": [{}]}),
+        ("kserve", ModelInferResponse(raw_output_contents=[b"x"])),
+    ],
+)
+def test_an_answer_that_is_none_of_the_task_is_that_rows_fault(task: str, value: Any) -> None:
+    config = ProcessorConfig(MESH, task=task, inputs={"x": "int8"} if task == "kserve" else {})
+    cells = cells_of(config, RowAnswer(200, value, b"{}", attempts=2))
+    assert cells.fault is not None
+    assert (cells.fault.code, cells.fault.attempts) == ("invalid_answer", 2)
+    assert columns_of(config, [cells])["__error__"].null_count == 0
+
+
+def test_a_model_that_calls_a_tool_says_nothing() -> None:
+    found = made(
+        "chat", RowAnswer(200, chosen(message={"content": None, "tool_calls": []}, finish_reason="tool_calls"))
+    )
+    assert (found["generated_text"], found["finish_reason"], found["__error__"]) == ([None], ["tool_calls"], [None])
+
+
+def test_vectors_come_as_numbers_and_as_base64() -> None:
+    packed = base64.b64encode(struct.pack("<2f", 0.5, -2)).decode()
+    found = made("embedding", *(RowAnswer(200, {"data": [{"embedding": one}]}) for one in ([0.5, -2], packed)))
+    assert found["embeddings"] == [[0.5, -2.0]] * 2
+
+
+def test_tokens_that_no_column_can_hold_are_cut() -> None:
+    found = made("raw", RowAnswer(200, {"usage": {"prompt_tokens": 1 << 70, "completion_tokens": -1}}, b"{}"))
+    assert (found["prompt_tokens"], found["completion_tokens"]) == ([1 << 40], [0])
 
 
 def test_a_line_of_a_batch_file_has_the_answer_or_an_error() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -62,6 +63,9 @@ def test_a_line_of_a_batch_file_keeps_its_body_whatever_it_holds() -> None:
         ("raw", {"url": CHAT, "body": "{"}, "body: is no JSON"),
         ("raw", {"url": CHAT, "body": "[]"}, "body: an object is wanted, found list"),
         ("raw", {"url": None, "body": "{}"}, "url: a text"),
+        ("raw", {"url": CHAT, "body": "[" * 100_000}, "body: is no JSON"),
+        ("completion", {"prompt": b"p"}, "cannot be said in JSON"),
+        ("completion", {"prompt": "p", "expected_tokens": float("inf")}, "expected_tokens: a number"),
     ],
 )
 def test_what_is_wrong_with_a_row_is_said(task: str, row: dict[str, Any], words: str) -> None:
@@ -72,6 +76,62 @@ def test_what_is_wrong_with_a_row_is_said(task: str, row: dict[str, Any], words:
 def test_a_template_that_does_not_fit_is_said() -> None:
     with pytest.raises(InvalidArgument, match=r"template.*KeyError"):
         request_of(config("chat", template="{absent}"), {"text": "x"})
+
+
+@pytest.mark.parametrize("template", ["Say {word}", "{word:5.2f}", "{word.upper}"])
+@pytest.mark.parametrize("value", [None, float("nan")])
+def test_a_cell_that_is_null_makes_no_prompt(template: str, value: Any) -> None:
+    with pytest.raises(InvalidArgument, match="the column word is null"):
+        request_of(config("chat", template=template), {"word": value})
+    with pytest.raises(InvalidArgument, match="prompt: the row has none"):
+        request_of(config("completion"), {"prompt": value})
+
+
+def test_nulls_of_pandas_are_none() -> None:
+    nothing = float("nan")
+    row = {"prompt": "p", "expected_tokens": nothing, "sampling_params": {"max_tokens": 3, "top_p": nothing}}
+    assert request_of(config("completion"), row).body == {"prompt": "p", "max_tokens": 3}
+    assert request_of(config("completion"), {"prompt": "p", "sampling_params": nothing}).body == {"prompt": "p"}
+    assert request_of(config("embedding"), {"input": nothing, "prompt": "p"}).body == {"input": "p"}
+    assert request_of(config("chat"), {"messages": nothing, "prompt": "p"}).body["messages"][0]["content"] == "p"
+
+
+ODD: Any = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=5),
+    st.binary(max_size=5),
+    st.dates(),
+    st.decimals(),
+    st.just({1}),
+    st.just(np.array([1, 2])),
+    st.just(np.float32(1)),
+)
+CELL = st.recursive(
+    ODD, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner), max_leaves=5
+)
+
+
+@given(
+    st.sampled_from(["chat", "completion", "embedding", "raw"]),
+    st.dictionaries(
+        st.sampled_from(["prompt", "messages", "input", "body", "sampling_params", "expected_tokens"]), CELL
+    ),
+    st.sampled_from([{}, {"temperature": 0}]),
+)
+def test_any_cells_make_a_request_or_say_what_is_wrong(
+    task: str, row: dict[str, Any], sampling: dict[str, Any]
+) -> None:
+    with contextlib.suppress(InvalidArgument):  # nothing else: it would end a job of a million rows
+        assert request_of(config(task, sampling=sampling), {"url": COMPLETIONS, **row}).path
+
+
+@given(st.sampled_from(["int8", "float32", "bool", "str", "bytes"]), CELL)
+def test_any_cell_makes_a_tensor_or_says_what_is_wrong(datatype: str, value: Any) -> None:
+    with contextlib.suppress(InvalidArgument):
+        assert request_of(ProcessorConfig(MESH, task="kserve", inputs={"x": datatype}), {"x": value}).model == "m"
 
 
 def test_a_row_of_tensors_gets_the_models_first_dimension_and_its_priority() -> None:
@@ -87,6 +147,9 @@ def test_a_row_of_tensors_gets_the_models_first_dimension_and_its_priority() -> 
     assert head.parameters["priority"].int64_param == 2
     assert [one.name for one in head.outputs] == ["y"]
     assert made.model == "m"
+    for wrong in ([300], [-1.5], [float("nan")], ["5"]):
+        with pytest.raises(InvalidArgument, match="x: is no tensor of int8"):
+            request_of(ProcessorConfig(MESH, task="kserve", inputs={"x": "int8"}), {"x": wrong})
     with pytest.raises(InvalidArgument, match="x: the row has no such tensor"):
         request_of(ProcessorConfig(MESH, task="kserve", inputs={"x": "float32"}), {"y": 1})
 
@@ -119,6 +182,8 @@ def test_settings_that_contradict_each_other_are_refused() -> None:
         config("chats")
     with pytest.raises(NotSupported, match="tensors"):
         config("kserve", inputs={"x": "float32"})
+    with pytest.raises(InvalidArgument, match="inputs: x: 'flot'"):
+        ProcessorConfig(MESH, task="kserve", inputs={"x": "flot"})
     with pytest.raises(InvalidArgument, match="on_error"):
         config("chat", on_error="ignore")
     with pytest.raises(InvalidArgument, match="concurrency"):

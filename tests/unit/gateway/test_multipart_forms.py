@@ -88,6 +88,19 @@ def test_any_bytes_are_refused(rubbish: bytes, sizes: list[int]) -> None:
         read(cut(rubbish, sizes))
 
 
+CHARSETS = st.sampled_from(["utf-8", "idna", "punycode", "undefined", "utf-7", "unicode_escape", "hex", "\0", "", "x"])
+
+
+@given(CHARSETS, st.binary(max_size=8), st.sampled_from(["filename*", "filename*0*", "filename*1", "name*"]))
+def test_any_charset_of_a_name_is_answered(charset: str, name: bytes, field: str) -> None:
+    value = charset.encode() + b"''" + b"".join(b"%%%02x" % one for one in name)
+    head = b"--xyz\r\ncontent-disposition: form-data; name=file; " + field.encode() + b"=" + value + b"\r\n\r\n"
+    with contextlib.suppress(InvalidRequest):  # nothing else
+        [[part]] = [list(MultipartReader(BOUNDARY).feed(head))]
+        assert isinstance(part, PartBegins)
+        (part.filename or "").encode()
+
+
 @given(PARTS, st.binary(min_size=1, max_size=10), st.data())
 def test_any_bytes_in_between_are_answered(parts: list[Part], rubbish: bytes, data: st.DataObject) -> None:
     sent = encoded(parts)
@@ -109,6 +122,9 @@ def test_any_bytes_in_between_are_answered(parts: list[Part], rubbish: bytes, da
         b"--xyz\r\ncontent-disposition: attachment; name=a\r\n\r\n",
         b"--xyz\r\ncontent-disposition: form-data\r\n\r\n",
         b"--xyz\r\ncontent-disposition: form-data; name=a\r\ncontent-transfer-encoding: base64\r\n\r\n",
+        b"--xyz\r\ncontent-disposition: form-data; name=a; filename*=a\0b''x\r\n\r\n",
+        b"--xyz\r\ncontent-disposition: form-data; name=a; filename*=idna''x%ff\r\n\r\n",
+        b"--xyz\r\ncontent-disposition: form-data; name=a; filename*=unicode_escape''%5Cud800\r\n\r\n",
         encoded([("a", None, b"")] * (MAX_PARTS + 1)),
     ],
 )
