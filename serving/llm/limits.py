@@ -61,6 +61,11 @@ class Place:
         self.tier = tier
         self.waiting_tokens = 0
 
+    @property
+    def yields(self) -> bool:
+        """To all others, in the engine's steps too."""
+        return self.tier is ServiceTier.BATCH
+
     def priority(self, asked: int | None) -> int:
         """For the engine: the request's own, or what its service tier is worth."""
         return self.tier.rank if asked is None else asked
