@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from serving.errors import Code
 from serving.llm.engine import EngineLoad
@@ -50,6 +52,8 @@ class LlmInstruments:
         self._gauge("mesh_llm_waiting_prompt_tokens", "Of prompts without an answer.", lambda: admission.waiting_tokens)
         self._gauge("mesh_llm_engine_running", "Generations that the engine computes.", lambda: load().running)
         self._gauge("mesh_llm_engine_waiting", "Generations that wait in the engine.", lambda: load().waiting)
+        self._gauge("mesh_llm_engine_paused", "Of these: begun ones that gave way.", lambda: load().paused)
+        self._registry.register(_Pauses(load))
         self._gauge("mesh_llm_cache_usage_ratio", "Used share of the cache.", lambda: load().cache_usage)
 
     def count(self, method: str, code: Code, seconds: float) -> None:
@@ -74,6 +78,18 @@ class LlmInstruments:
 
     def _gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
         Gauge(name, text, registry=self._registry).set_function(value)
+
+
+class _Pauses(Collector):
+    """What the engine counts itself."""
+
+    def __init__(self, load: Callable[[], EngineLoad]) -> None:
+        self._load = load
+
+    def collect(self) -> Iterator[Metric]:
+        yield CounterMetricFamily(
+            "mesh_llm_pauses", "Times that a generation of a batch gave way to others.", value=self._load().pauses
+        )
 
 
 class RunClock:

@@ -7,6 +7,8 @@ from typing import Final
 
 _KEPT: Final = 0.98  # of what older steps count, for each newer one
 _LEAST_SPREAD: Final = 0.25  # of the numbers of generations, squared: with less a slope says nothing
+_LONGEST: Final = 2.0  # times what was to be expected; more is somebody else's, who took the processor meanwhile
+_ROUNDING: Final = 1e-6  # of a number of generations
 
 
 class StepCost:
@@ -23,6 +25,9 @@ class StepCost:
         self._products = 0.0
 
     def note(self, running: int, seconds: float) -> None:
+        line = self._line()
+        if line is not None and (expected := line[0] + line[1] * running) > 0:
+            seconds = min(seconds, _LONGEST * expected)
         self._weight = self._weight * _KEPT + 1.0
         self._running = self._running * _KEPT + running
         self._seconds = self._seconds * _KEPT + seconds
@@ -34,6 +39,17 @@ class StepCost:
 
         None: not known, as steps with different numbers of generations were not seen lately.
         """
+        line = self._line()
+        if line is None:
+            return None
+        fixed, each = line
+        alone = fixed + each * others
+        if alone <= 0 or each <= 0:
+            return None  # noise: a generation more is not free
+        return math.floor(share * alone / each + _ROUNDING)
+
+    def _line(self) -> tuple[float, float] | None:
+        """Its `fixed` and `each`."""
         if not self._weight:
             return None
         mean, seconds = self._running / self._weight, self._seconds / self._weight
@@ -41,9 +57,4 @@ class StepCost:
         if spread < _LEAST_SPREAD:
             return None
         each = (self._products / self._weight - mean * seconds) / spread
-        alone = seconds + each * (others - mean)
-        if alone <= 0:
-            return None
-        if each <= 0:
-            return None  # noise: a generation more is not free
-        return math.floor(share * alone / each)
+        return seconds - each * mean, each
