@@ -56,13 +56,15 @@ class LlmInstruments:
         self._registry.register(_Pauses(load))
         self._gauge("mesh_llm_cache_usage_ratio", "Used share of the cache.", lambda: load().cache_usage)
 
-    def count(self, method: str, code: Code, seconds: float) -> None:
+    def count(self, method: str, code: Code, seconds: float, *, batch: bool = False) -> None:
+        """The times of a batch, which waits for others, say nothing of how the replica does: only others' count."""
         self._calls.labels(method, code.name).inc()
-        self._seconds.labels(method).observe(seconds)
-        self.statistics.note(code, seconds)
+        if not batch:
+            self._seconds.labels(method).observe(seconds)
+            self.statistics.note(code, seconds)
 
-    def clock(self) -> RunClock:
-        return RunClock(self)
+    def clock(self, *, batch: bool = False) -> RunClock:
+        return RunClock(self, timed=not batch)
 
     def observe_first(self, seconds: float) -> None:
         self._first.observe(seconds)
@@ -93,9 +95,10 @@ class _Pauses(Collector):
 
 
 class RunClock:
-    """Of one request. Choices that begin together count from the same moment."""
+    """Of one request. Choices that begin together count from the same moment. Not `timed`: its times are not shown."""
 
-    def __init__(self, instruments: LlmInstruments) -> None:
+    def __init__(self, instruments: LlmInstruments, *, timed: bool = True) -> None:
+        self._timed = timed
         self._instruments = instruments
         self._started = time.perf_counter()
         self._begun = 0.0
@@ -104,13 +107,14 @@ class RunClock:
         """The first token of a choice."""
         now = time.perf_counter()
         self._begun = self._begun or now
-        self._instruments.observe_first(now - self._started)
+        if self._timed:
+            self._instruments.observe_first(now - self._started)
         self._instruments.prompt_tokens.inc(prompt)
         self._instruments.cached_tokens.inc(max(0, cached))
 
     def finished(self, tokens: int, reason: str) -> None:
         """A choice."""
-        if tokens > 1:
+        if tokens > 1 and self._timed:
             self._instruments.observe_each((time.perf_counter() - self._begun) / (tokens - 1))
         self._instruments.finished.labels(reason).inc()
 

@@ -16,6 +16,7 @@ import logging
 import queue
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from serving.errors import Internal, InvalidArgument, MeshError, Unavailable
@@ -81,6 +82,7 @@ class EngineLoop:
 
     _cache_usage = 0.0
     _places = 0  # for those that give way
+    _stalled = False  # nothing may be computed now
     _paused = 0  # of `_patient`: those that were begun
 
     def run(self) -> None:
@@ -88,7 +90,8 @@ class EngineLoop:
         try:
             while not self.failure and self._take_commands():
                 self._admit()
-                if self._running or self._pipeline.has_work():
+                self._stalled = not (self._running or self._pipeline.has_work())
+                if not self._stalled:
                     self._step()
                 self._tell_news()
         except Exception as error:  # noqa: BLE001 - whoever waits must hear of it
@@ -114,9 +117,9 @@ class EngineLoop:
 
     def _wait_s(self) -> float | None:
         """How long nothing can be done, unless a command comes; None: for ever."""
-        if self._running or self._waiting or self._pipeline.has_work():
-            return 0
-        return self._room.opens_in(self._clock()) if self._runs else None
+        if not self._runs:
+            return 0 if self._pipeline.has_work() else None
+        return self._room.rest_s(self._clock()) if self._stalled else 0
 
     def _enter(self, stream: GenerationStream, max_tokens: int) -> None:
         self._numbers += 1
@@ -222,11 +225,12 @@ class EngineLoop:
 
     def _start(self, run: EngineRun) -> bool:
         request = run.stream.request
-        prompt, max_tokens, run.again = request.prompt, run.max_tokens, len(run.told)
+        prompt, sampling, max_tokens, run.again = request.prompt, request.sampling, run.max_tokens, len(run.told)
         if run.can_continue:
             prompt, max_tokens, run.again = [*prompt, *run.told], max_tokens - len(run.told), 0
+            sampling = replace(sampling, min_tokens=max(0, sampling.min_tokens - len(run.told)))
         try:
-            run.handle = self._pipeline.add(prompt, request.sampling, max_tokens)
+            run.handle = self._pipeline.add(prompt, sampling, max_tokens)
         except GuideRefused as error:
             self._refuse(run, error)
             return False

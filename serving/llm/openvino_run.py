@@ -49,8 +49,7 @@ class EngineRun:
     @property
     def can_continue(self) -> bool:
         """Whether what was told can be put behind the prompt: then it need not be computed again token by token."""
-        sampling = self.stream.request.sampling
-        return 0 < len(self.told) < self.max_tokens and sampling.min_tokens <= len(self.told) and continues(sampling)
+        return 0 < len(self.told) < self.max_tokens and continues(self.stream.request.sampling)
 
     @property
     def can_pause(self) -> bool:

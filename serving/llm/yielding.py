@@ -47,9 +47,10 @@ class YieldingRoom:
         """Of one that waits since then."""
         return now - since >= self.settings.patience_s
 
-    def opens_in(self, now: float) -> float:
-        """Seconds until there are places where no others are."""
-        return max(0.0, self._others_at + _BREATH_S - now)
+    def rest_s(self, now: float) -> float:
+        """When to look again, where nothing runs because nothing may."""
+        left_s = self._others_at + _BREATH_S - now
+        return left_s if left_s > 0 else _BREATH_S
 
     @property
     def most_fixed(self) -> int:

@@ -47,7 +47,9 @@ async def begun(engine: Engine, count: int = 1, **sampling: object) -> list[Gene
     return generations
 
 
-@pytest.mark.parametrize("sampling", [{}, {"logprobs": True}, {"min_tokens": 20}, {"temperature": 1.0}])
+@pytest.mark.parametrize(
+    "sampling", [{}, {"logprobs": True}, {"min_tokens": 20}, {"min_tokens": 60}, {"temperature": 1.0}]
+)
 async def test_a_paused_generation_goes_on_where_it_was(sampling: dict[str, object]) -> None:
     async with started(**NEVER) as engine:
         generation = submit(engine, yields=True, max_tokens=150, **sampling)
@@ -263,7 +265,21 @@ def test_a_replica_that_drains_finishes_what_is_paused(server: LlmServer, client
             server.draining = False
 
 
-def test_what_gives_way_is_in_the_metrics(server: LlmServer, client: httpx.Client) -> None:
+def test_times_are_those_of_requests_that_do_not_give_way(server: LlmServer, client: httpx.Client) -> None:
+    def counted(name: str) -> float:
+        return server.registry.get_sample_value(name) or 0.0
+
+    def called() -> float:
+        labels = {"method": "completions", "code": "OK"}
+        return server.registry.get_sample_value("mesh_ingress_calls_total", labels) or 0.0
+
+    names = ("mesh_llm_time_to_first_token_seconds_count", "mesh_llm_time_per_output_token_seconds_count")
+    before, calls = [counted(name) for name in names], called()
+    assert client.post("/completions", json=body("One", 5), headers=BATCH).status_code == 200
+    assert [counted(name) for name in names] == before
+    assert client.post("/completions", json=body("Two", 5)).status_code == 200
+    assert [counted(name) for name in names] == [one + 1 for one in before]
+    eventually(lambda: called() == calls + 2, timeout_s=20, what="both are counted")
     text = client.get(f"{server.root}/metrics").text
     assert f"mesh_llm_pauses_total {float(server.engine.load().pauses)}" in text
     assert "mesh_llm_engine_paused 0.0" in text

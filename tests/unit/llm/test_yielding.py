@@ -83,14 +83,14 @@ def test_beside_others_run_as_many_as_their_steps_allow() -> None:
 def test_all_places_are_theirs_where_others_never_came() -> None:
     made = room(most=8)
     assert made.places(others=0, now=0.0) == 8
-    assert made.opens_in(0.0) == 0.0
+    assert made.rest_s(0.0) > 0.0
 
 
 def test_after_others_a_few_resume_soon_and_all_of_them_later() -> None:
     made = room(fixed=0.9, each=0.1)
     assert made.places(others=2, now=10.0) == 0
     assert made.places(others=0, now=10.001) == 0  # the end of an answer may be the beginning of another
-    assert made.opens_in(10.001) == pytest.approx(0.004)
+    assert made.rest_s(10.001) == pytest.approx(0.004)
     assert made.places(others=0, now=10.006) == 6  # whose steps are by a half longer than that of one
     assert made.places(others=0, now=11.9) == 6
     assert made.places(others=0, now=12.1) == 32
