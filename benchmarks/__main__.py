@@ -18,6 +18,7 @@ BENCHMARKS = {
     "broker_peers_pareto": ("benchmarks.broker_peers", "run_pareto"),
     "broker_capacity": ("benchmarks.broker_capacity", "run"),
     "batch_rows": ("benchmarks.batch_rows", "run"),
+    "batch_sharing": ("benchmarks.batch_sharing", "run"),
     "ingress": ("benchmarks.ingress", "run"),
     "ingress_http": ("benchmarks.ingress", "run_http"),
     "ingress_shared_memory": ("benchmarks.ingress", "run_shared_memory"),

@@ -86,7 +86,8 @@ class EmbeddingService:
     def draining(self) -> bool:
         return self.inference.draining.is_set()
 
-    def count(self, method: str, code: Code, seconds: float) -> None:
+    def count(self, method: str, code: Code, seconds: float, *, batch: bool = False) -> None:
+        del batch  # never paused: its times are as those of others
         self.inference.instruments.count(method, code, seconds)
         self.inference.instruments.statistics.note(code, seconds)
 

@@ -55,7 +55,8 @@ class GenerationRequest:
     """`prompt` are the token ids of the whole prompt, at least one. `priority`: smaller goes first, where it counts.
 
     `told` are the first tokens of the answer, which another replica has told already: no event has them again, and
-    they count as a part of `max_tokens`.
+    they count as a part of `max_tokens`. `yields`: it is computed where others leave room, and is paused for them by
+    engines that can do that.
     """
 
     id: str
@@ -63,6 +64,7 @@ class GenerationRequest:
     sampling: Sampling
     priority: int = 0
     told: Sequence[int] = ()
+    yields: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +100,16 @@ class Capabilities:
 
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
-    """What the engine does now. `cache_usage` is the used share of its cache of keys and values, 0 to 1."""
+    """What the engine does now. `cache_usage` is the used share of its cache of keys and values, 0 to 1.
+
+    `paused` of those that wait were begun, and gave way; `pauses` counts how often one did since the start.
+    """
 
     running: int = 0
     waiting: int = 0
     cache_usage: float = 0.0
+    paused: int = 0
+    pauses: int = 0
 
 
 class TextTooLong(InvalidArgument):

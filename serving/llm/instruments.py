@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from serving.errors import Code
 from serving.llm.engine import EngineLoad
@@ -50,15 +52,19 @@ class LlmInstruments:
         self._gauge("mesh_llm_waiting_prompt_tokens", "Of prompts without an answer.", lambda: admission.waiting_tokens)
         self._gauge("mesh_llm_engine_running", "Generations that the engine computes.", lambda: load().running)
         self._gauge("mesh_llm_engine_waiting", "Generations that wait in the engine.", lambda: load().waiting)
+        self._gauge("mesh_llm_engine_paused", "Of these: begun ones that gave way.", lambda: load().paused)
+        self._registry.register(_Pauses(load))
         self._gauge("mesh_llm_cache_usage_ratio", "Used share of the cache.", lambda: load().cache_usage)
 
-    def count(self, method: str, code: Code, seconds: float) -> None:
+    def count(self, method: str, code: Code, seconds: float, *, batch: bool = False) -> None:
+        """The times of a batch, which waits for others, say nothing of how the replica does: only others' count."""
         self._calls.labels(method, code.name).inc()
-        self._seconds.labels(method).observe(seconds)
-        self.statistics.note(code, seconds)
+        if not batch:
+            self._seconds.labels(method).observe(seconds)
+            self.statistics.note(code, seconds)
 
-    def clock(self) -> RunClock:
-        return RunClock(self)
+    def clock(self, *, batch: bool = False) -> RunClock:
+        return RunClock(self, timed=not batch)
 
     def observe_first(self, seconds: float) -> None:
         self._first.observe(seconds)
@@ -76,10 +82,23 @@ class LlmInstruments:
         Gauge(name, text, registry=self._registry).set_function(value)
 
 
-class RunClock:
-    """Of one request. Choices that begin together count from the same moment."""
+class _Pauses(Collector):
+    """What the engine counts itself."""
 
-    def __init__(self, instruments: LlmInstruments) -> None:
+    def __init__(self, load: Callable[[], EngineLoad]) -> None:
+        self._load = load
+
+    def collect(self) -> Iterator[Metric]:
+        yield CounterMetricFamily(
+            "mesh_llm_pauses", "Times that a generation of a batch gave way to others.", value=self._load().pauses
+        )
+
+
+class RunClock:
+    """Of one request. Choices that begin together count from the same moment. Not `timed`: its times are not shown."""
+
+    def __init__(self, instruments: LlmInstruments, *, timed: bool = True) -> None:
+        self._timed = timed
         self._instruments = instruments
         self._started = time.perf_counter()
         self._begun = 0.0
@@ -88,13 +107,14 @@ class RunClock:
         """The first token of a choice."""
         now = time.perf_counter()
         self._begun = self._begun or now
-        self._instruments.observe_first(now - self._started)
+        if self._timed:
+            self._instruments.observe_first(now - self._started)
         self._instruments.prompt_tokens.inc(prompt)
         self._instruments.cached_tokens.inc(max(0, cached))
 
     def finished(self, tokens: int, reason: str) -> None:
         """A choice."""
-        if tokens > 1:
+        if tokens > 1 and self._timed:
             self._instruments.observe_each((time.perf_counter() - self._begun) / (tokens - 1))
         self._instruments.finished.labels(reason).inc()
 

@@ -61,6 +61,11 @@ class Place:
         self.tier = tier
         self.waiting_tokens = 0
 
+    @property
+    def yields(self) -> bool:
+        """To all others, in the engine's steps too."""
+        return self.tier is ServiceTier.BATCH
+
     def priority(self, asked: int | None) -> int:
         """For the engine: the request's own, or what its service tier is worth."""
         return self.tier.rank if asked is None else asked
@@ -98,7 +103,7 @@ class Admission:
         self._batch_requests = 0  # of them
         self._waiting = dict.fromkeys(ServiceTier, 0)
         self._clock = clock
-        self._pace = Pace(clock())
+        self._paces = {batch: Pace(clock()) for batch in (False, True)}  # others do not wait for batches
 
     @property
     def waiting_tokens(self) -> int:
@@ -145,8 +150,8 @@ class Admission:
                 f"{waiting} tokens of prompts wait, with {tokens} more above {limit} (max_waiting_tokens, for "
                 f"`service_tier` {tier.value})"
             )
-        ahead = sum(self._waiting[other] for other in ServiceTier if other.rank <= tier.rank)
-        wait_s, most_s = self._pace.wait_s(ahead, self._clock()), self.limits.max_wait_s * share
+        most_s = self.limits.max_wait_s * share
+        wait_s = self._pace(tier).wait_s(self._ahead(tier), self._clock())
         if wait_s is not None and wait_s > most_s:
             raise Full(
                 f"the first token would come in about {wait_s:.0f} s, which is above {most_s:g} s (max_wait_s, for "
@@ -154,11 +159,21 @@ class Admission:
                 wait_s - most_s,
             )
 
+    def _ahead(self, tier: ServiceTier) -> int:
+        """Tokens that begin before those of this tier. What others keep a batch waiting for is in its pace."""
+        if tier is ServiceTier.BATCH:
+            return self._waiting[tier]
+        return sum(self._waiting[other] for other in ServiceTier if other.rank <= tier.rank)
+
+    def _pace(self, tier: ServiceTier) -> Pace:
+        return self._paces[tier is ServiceTier.BATCH]
+
     def add_waiting(self, tokens: int, tier: ServiceTier) -> None:
         self._waiting[tier] += tokens
-        self._pace.waits(tokens, self._clock())
+        self._pace(tier).waits(tokens, self._clock())
 
     def end_waiting(self, tokens: int, tier: ServiceTier, *, computed: bool) -> None:
         if tokens:
             self._waiting[tier] -= tokens
-            (self._pace.begins if computed else self._pace.leaves)(tokens, self._clock())
+            pace = self._pace(tier)
+            (pace.begins if computed else pace.leaves)(tokens, self._clock())

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from serving.errors import FailedPrecondition, InvalidArgument
 from serving.llm.gguf_header import Scalar, read_header
+from serving.llm.yielding import Yielding
 from serving.settings import build_settings
 
 # Tokens in a block of the cache of keys and values: fixed by OpenVINO's plugins.
@@ -25,7 +26,9 @@ class OpenVinoOptions:
 
     `cache_mb`: memory for keys and values, at most. `max_running`: generations that are computed together; more wait.
     `max_batched_tokens`: of all prompts and answers in one step; smaller lets running answers wait less for long
-    prompts. `precision` of the computation: empty lets OpenVINO choose.
+    prompts. `precision` of the computation: empty lets OpenVINO choose. `batch_share`: by how much generations of the
+    class batch may make a step of others longer. `batch_patience_s`: who of them has waited so long is computed
+    beside others, one after the other.
     """
 
     threads: int = 0
@@ -36,6 +39,8 @@ class OpenVinoOptions:
     context_tokens: int = 0
     device: str = "CPU"
     precision: str = ""
+    batch_share: float = 0.05
+    batch_patience_s: float = 30.0
 
     @classmethod
     def of(cls, values: Mapping[str, Any], where: str = "engine options") -> OpenVinoOptions:
@@ -44,6 +49,9 @@ class OpenVinoOptions:
         for name in ("cache_mb", "max_running", "max_batched_tokens"):
             if getattr(options, name) < 1:
                 raise InvalidArgument(f"{where}: {name}: at least 1 is wanted, found {getattr(options, name)}")
+        for name in ("batch_share", "batch_patience_s"):
+            if not 0 <= getattr(options, name) < float("inf"):
+                raise InvalidArgument(f"{where}: {name}: at least 0 is wanted, found {getattr(options, name)}")
         if options.device.split(".")[0] not in _BLOCK_TOKENS:
             raise InvalidArgument(f"{where}: device: CPU, GPU or GPU.<n> is wanted, found {options.device!r}")
         if options.precision not in _PRECISIONS:
@@ -55,6 +63,9 @@ class OpenVinoOptions:
     @property
     def block_tokens(self) -> int:
         return _BLOCK_TOKENS[self.device.split(".")[0]]
+
+    def yielding(self) -> Yielding:
+        return Yielding(self.batch_share, self.batch_patience_s)
 
     def plugin_properties(self) -> dict[str, Any]:
         """For OpenVINO's plugin and GenAI's sampler."""

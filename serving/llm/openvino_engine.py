@@ -19,6 +19,7 @@ from serving.llm.openvino_loop import EngineLoop, News
 from serving.llm.openvino_native import import_genai, load_native
 from serving.llm.openvino_pipeline import Pipeline
 from serving.llm.requests import room_for
+from serving.llm.yielding import YieldingRoom
 
 
 class OpenVinoEngine:
@@ -139,9 +140,8 @@ class OpenVinoEngine:
             resumes=True,
         )
         tell(f"ready: {context} tokens of context, a cache for {pipeline.cache_tokens}")
-        return EngineLoop(
-            pipeline, self._known, self._options.max_running, lambda news: call_on(loop, _deliver, tuple(news))
-        )
+        room = YieldingRoom(self._options.yielding(), self._options.max_running)
+        return EngineLoop(pipeline, self._known, room, lambda news: call_on(loop, _deliver, tuple(news)))
 
 
 def _deliver(news: Sequence[News]) -> None:

@@ -2,7 +2,8 @@
 
     waiting ──place free, at most one untried guide──▶ running ──last token──▶ finished
        ▲                                                  │ ├──cancelled──▶ (nothing more)
-       └──── a step failed, or the cache was lost ────────┘ └──guilty──▶ failed
+       └──── a step failed, or the cache was lost, ───────┘ └──guilty──▶ failed
+             or it gives way (those of batches, to others)
 
 A step that raises spoils all requests that were in it. Whoever may be guilty is known beforehand: a guide that was
 never followed yet is tried alone among tried ones. The others start again where they were.
@@ -13,65 +14,56 @@ from __future__ import annotations
 import heapq
 import logging
 import queue
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any, Literal
 
-from serving.errors import Conflict, Internal, InvalidArgument, MeshError, Unavailable
-from serving.llm.engine import EngineLoad, FinishReason, TokenEvent
+from serving.errors import Internal, InvalidArgument, MeshError, Unavailable
+from serving.llm.engine import EngineLoad, TokenEvent
 from serving.llm.engine_errors import one_line
 from serving.llm.generation_stream import GenerationStream
 from serving.llm.guides import GuideRefused, KnownGuides
 from serving.llm.openvino_pipeline import Output, Pipeline
+from serving.llm.openvino_run import EngineRun, continues, cut_at_stop_token, not_repeated
+from serving.llm.yielding import YieldingRoom
 
 _log = logging.getLogger(__name__)
 _MOST_FAILURES = 3
 _MOST_RESTARTS = 4
+_MOST_FORGOTTEN = 64  # cancelled ones in the heap of those that give way, which may not be looked at for long
 
 News = tuple[GenerationStream, "TokenEvent | MeshError"]
-
-
-@dataclass(eq=False, slots=True)
-class _Run:
-    """One generation in this thread.
-
-    `told` are the tokens that left it, `again` how many of them come once more; `behind`: it started again, and has not
-    had a new token since.
-    """
-
-    stream: GenerationStream
-    max_tokens: int
-    number: int
-    handle: Any = None
-    told: list[int] = field(default_factory=list)
-    again: int = 0
-    behind: bool = False
-    restarts: int = 0
-
-    @property
-    def order(self) -> tuple[int, int]:
-        return (self.stream.request.priority, self.number)
 
 
 class EngineLoop:
     """`run` is the thread's; `submit`, `cancel`, `close` and `load` are called by others and never wait."""
 
     def __init__(
-        self, pipeline: Pipeline, known: KnownGuides, max_running: int, hand_over: Callable[[Sequence[News]], None]
+        self,
+        pipeline: Pipeline,
+        known: KnownGuides,
+        room: YieldingRoom,
+        hand_over: Callable[[Sequence[News]], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`hand_over` is called in this thread, once after each step that has news. Raises when nobody listens."""
         self._pipeline = pipeline
         self._known = known
-        self._max_running = max_running
+        self._room = room
         self._hand_over = hand_over
+        self._clock = clock
         self._inbox: queue.SimpleQueue[tuple[Literal["submit", "cancel", "close"], Any]] = queue.SimpleQueue()
-        self._runs: dict[GenerationStream, _Run] = {}  # all that wait or run
-        self._waiting: list[tuple[tuple[int, int], _Run]] = []  # a heap; may hold ones that were cancelled
-        self._running: dict[_Run, None] = {}
-        self._tried: _Run | None = None  # whose guide the engine may be unable to follow
+        self._runs: dict[GenerationStream, EngineRun] = {}  # all that wait or run
+        self._waiting: list[tuple[tuple[int, int], EngineRun]] = []  # a heap; may hold ones that were cancelled
+        self._patient: list[tuple[tuple[bool, int, int], EngineRun]] = []  # as `_waiting`, of those that give way
+        self._running: dict[EngineRun, None] = {}
+        self._others = 0  # of `_runs`: those that do not give way
+        self._tried: EngineRun | None = None  # whose guide the engine may be unable to follow
         self._news: list[News] = []
         self._numbers = 0
         self._failures = 0  # steps that raised, one after the other
+        self._pauses = 0
         self.failure = ""
 
     def submit(self, stream: GenerationStream, max_tokens: int) -> None:
@@ -86,16 +78,20 @@ class EngineLoop:
     def load(self) -> EngineLoad:
         running = len(self._running)
         waiting = max(0, len(self._runs) - running) + self._inbox.qsize()
-        return EngineLoad(running, waiting, self._cache_usage)
+        return EngineLoad(running, waiting, self._cache_usage, self._paused, self._pauses)
 
     _cache_usage = 0.0
+    _places = 0  # for those that give way
+    _stalled = False  # nothing may be computed now
+    _paused = 0  # of `_patient`: those that were begun
 
     def run(self) -> None:
         """Returns after `close`, or when it cannot go on (`failure`). What was not finished has failed then."""
         try:
             while not self.failure and self._take_commands():
                 self._admit()
-                if self._running or self._pipeline.has_work():
+                self._stalled = not (self._running or self._pipeline.has_work())
+                if not self._stalled:
                     self._step()
                 self._tell_news()
         except Exception as error:  # noqa: BLE001 - whoever waits must hear of it
@@ -105,30 +101,54 @@ class EngineLoop:
 
     def _take_commands(self) -> bool:
         """Waits for one when there is nothing else to do. False when it is to end."""
-        idle = not (self._runs or self._pipeline.has_work())
+        wait_s: float | None = self._wait_s()
         while True:
             try:
-                kind, what = self._inbox.get(block=idle)
+                kind, what = self._inbox.get(block=wait_s != 0, timeout=wait_s)
             except queue.Empty:
                 return True
-            idle = False
+            wait_s = 0
             if kind == "close":
                 return False
             if kind == "cancel":
                 self._drop(what)
             else:
-                self._numbers += 1
-                stream, max_tokens = what
-                run = _Run(stream, max_tokens, self._numbers, told=list(stream.request.told))
-                self._runs[run.stream] = run
-                heapq.heappush(self._waiting, (run.order, run))
+                self._enter(*what)
 
-    def _drop(self, stream: GenerationStream) -> None:
+    def _wait_s(self) -> float | None:
+        """How long nothing can be done, unless a command comes; None: for ever."""
+        if not self._runs:
+            return 0 if self._pipeline.has_work() else None
+        return self._room.rest_s(self._clock()) if self._stalled else 0
+
+    def _enter(self, stream: GenerationStream, max_tokens: int) -> None:
+        self._numbers += 1
+        run = EngineRun(stream, max_tokens, self._numbers, self._clock(), told=list(stream.request.told))
+        self._runs[stream] = run
+        self._others += not run.yields
+        self._wait(run)
+
+    def _wait(self, run: EngineRun) -> None:
+        if run.yields:
+            heapq.heappush(self._patient, (run.patient_order, run))
+        else:
+            heapq.heappush(self._waiting, (run.order, run))
+
+    def _forget(self, stream: GenerationStream) -> EngineRun | None:
         run = self._runs.pop(stream, None)
         if run is not None:
-            self._leave(run)
+            self._others -= not run.yields
+        return run
 
-    def _leave(self, run: _Run) -> None:
+    def _drop(self, stream: GenerationStream) -> None:
+        run = self._forget(stream)
+        if run is not None:
+            self._leave(run)
+        if len(self._patient) > 2 * len(self._runs) + _MOST_FORGOTTEN:
+            self._patient = [entry for entry in self._patient if entry[1].stream in self._runs]
+            heapq.heapify(self._patient)
+
+    def _leave(self, run: EngineRun) -> None:
         """The pipeline forgets it in its next step, without computing anything for it."""
         if run.handle is not None:
             run.handle.cancel()
@@ -138,32 +158,79 @@ class EngineLoop:
             self._tried = None
 
     def _admit(self) -> None:
+        now = self._clock()
+        self._places = self._room.places(self._others, now)
+        self._give_way(now)
+        self._fill(self._waiting, self._room.most)
+        self._resume(now)
+        self._paused = sum(bool(run.told) and run.stream in self._runs for _, run in self._patient)
+
+    def _give_way(self, now: float) -> None:
+        """Pauses those that are too many: who began last goes first."""
+        runs = [run for run in self._running if run.yields]
+        for run in sorted(runs, key=lambda run: run.number, reverse=True)[: max(0, len(runs) - self._places)]:
+            if run.can_pause and not run.due:
+                self._pauses += bool(run.told)
+                run.since = now if run.flows else run.since
+                self._leave(run)
+                self._wait(run)
+
+    def _resume(self, now: float) -> None:
+        """Those that give way; not while a prompt of others is computed, as somebody waits for its first token."""
+        if not self._patient or any(not (run.flows or run.yields) for run in self._running):
+            return
+        runs = [run for run in self._running if run.yields]
+        left = self._places - len(runs)
+        if left <= 0 and not any(run.due for run in runs):
+            left = self._find_due(now)
+        if left > 0:
+            self._fill(self._patient, min(self._room.most, len(self._running) + left))
+
+    def _find_due(self, now: float) -> int:
+        """1: the next one has waited for too long, and is not paused again."""
+        while self._patient and self._patient[0][1].stream not in self._runs:
+            heapq.heappop(self._patient)
+        if not self._patient or not self._room.is_due(self._patient[0][1].since, now):
+            return 0
+        self._patient[0][1].due = True
+        return 1
+
+    def _fill(self, heap: list[tuple[Any, EngineRun]], most: int) -> None:
+        """From the heap to the engine in its order, until `most` run."""
         postponed = []
-        while self._waiting and len(self._running) < self._max_running:
-            entry = heapq.heappop(self._waiting)
+        while heap and len(self._running) < most:
+            entry = heapq.heappop(heap)
             run = entry[1]
             if run.stream not in self._runs:
                 continue  # cancelled
             untried = not self._known.is_proven(run.stream.request.sampling.guide)
-            if untried and not self._may_try():
+            if not self._may_begin(run) or (untried and not self._may_try()):
                 postponed.append(entry)
                 continue
             if self._start(run) and untried:
                 self._tried = run
         for entry in postponed:
-            heapq.heappush(self._waiting, entry)
+            heapq.heappush(heap, entry)
+
+    def _may_begin(self, run: EngineRun) -> bool:
+        """Of one that gives way and could not be paused: where no others are expected, and some places stay free."""
+        if not run.yields or run.due or continues(run.stream.request.sampling):
+            return True
+        fixed = sum(one.yields and not continues(one.stream.request.sampling) for one in self._running)
+        return self._places == self._room.most and fixed < self._room.most_fixed
 
     def _may_try(self) -> bool:
         """A guide that may break a step: one at a time, and not before those that the last one set back got further."""
         return self._tried is None and not any(run.behind for run in self._runs.values())
 
-    def _start(self, run: _Run) -> bool:
+    def _start(self, run: EngineRun) -> bool:
         request = run.stream.request
-        prompt, max_tokens, run.again = request.prompt, run.max_tokens, len(run.told)
-        if _can_continue(run):
+        prompt, sampling, max_tokens, run.again = request.prompt, request.sampling, run.max_tokens, len(run.told)
+        if run.can_continue:
             prompt, max_tokens, run.again = [*prompt, *run.told], max_tokens - len(run.told), 0
+            sampling = replace(sampling, min_tokens=max(0, sampling.min_tokens - len(run.told)))
         try:
-            run.handle = self._pipeline.add(prompt, request.sampling, max_tokens)
+            run.handle = self._pipeline.add(prompt, sampling, max_tokens)
         except GuideRefused as error:
             self._refuse(run, error)
             return False
@@ -171,19 +238,24 @@ class EngineLoop:
             self._fail(run, InvalidArgument(f"the engine refuses the request: {one_line(error)}"))
             return False
         self._running[run] = None
+        run.flows = False
         return True
 
-    def _refuse(self, run: _Run, error: GuideRefused) -> None:
+    def _refuse(self, run: EngineRun, error: GuideRefused) -> None:
         if run.stream.request.sampling.guide is not None:
             self._known.remember(run.stream.request.sampling.guide, error.why)
         self._fail(run, error)
 
     def _step(self) -> None:
+        flowing = len(self._running) if all(run.flows for run in self._running) else 0
+        began = time.perf_counter()
         try:
             self._pipeline.step()
         except RuntimeError as error:
             self._heal(error)
             return
+        if flowing:
+            self._room.cost.note(flowing, time.perf_counter() - began)
         self._cache_usage = self._pipeline.cache_usage()
         for run in list(self._running):
             output = self._pipeline.read(run.handle)
@@ -191,16 +263,17 @@ class EngineLoop:
                 self._start_again(run, why="the generation lost its place in the engine's cache again and again")
             elif output.tokens or output.finish:
                 self._failures = 0
+                run.flows = True
                 self._take(run, output)
 
-    def _take(self, run: _Run, output: Output) -> None:
+    def _take(self, run: EngineRun, output: Output) -> None:
         sampling = run.stream.request.sampling
         if self._tried is run and sampling.guide is not None:
             self._known.remember(sampling.guide)
             self._tried = None
         if run.again and not self._repeat(run, output):
             return
-        finish = _cut_at_stop_token(output, sampling.stop_token_ids) if sampling.ignore_eos else None
+        finish = cut_at_stop_token(output, sampling.stop_token_ids) if sampling.ignore_eos else None
         finish = finish or output.finish
         if output.tokens or finish:
             run.told += output.tokens
@@ -208,15 +281,15 @@ class EngineLoop:
             logprobs = tuple(output.logprobs) if sampling.logprobs else ()
             self._news.append((run.stream, TokenEvent(tuple(output.tokens), logprobs, finish=finish)))
         if finish:
-            self._runs.pop(run.stream, None)
+            self._forget(run.stream)
             self._leave(run)
 
-    def _repeat(self, run: _Run, output: Output) -> bool:
+    def _repeat(self, run: EngineRun, output: Output) -> bool:
         """Takes away what was told before the generation started again. False when it became another one."""
         count = min(run.again, len(output.tokens))
         start = len(run.told) - run.again
         if output.tokens[:count] != run.told[start : start + count] or (output.finish and count < run.again):
-            self._fail(run, _not_repeated(run))
+            self._fail(run, not_repeated(run))
             return False
         del output.tokens[:count], output.logprobs[:count]
         run.again -= count
@@ -241,7 +314,7 @@ class EngineLoop:
             if run is not guilty:
                 self._start_again(run, why="" if guilty else "the engine failed while it computed the generation")
 
-    def _start_again(self, run: _Run, why: str) -> None:
+    def _start_again(self, run: EngineRun, why: str) -> None:
         """`why`: what it failed of when that happened too often; empty for what others were guilty of."""
         self._leave(run)
         run.behind = True
@@ -249,11 +322,11 @@ class EngineLoop:
         if run.restarts > _MOST_RESTARTS:
             self._fail(run, Internal(why))
         else:
-            heapq.heappush(self._waiting, (run.order, run))
+            self._wait(run)
 
-    def _fail(self, run: _Run, error: MeshError) -> None:
+    def _fail(self, run: EngineRun, error: MeshError) -> None:
         self._leave(run)
-        if self._runs.pop(run.stream, None) is not None:
+        if self._forget(run.stream) is not None:
             self._news.append((run.stream, error))
 
     def _tell_news(self) -> None:
@@ -273,36 +346,8 @@ class EngineLoop:
         self._runs.clear()
         self._running.clear()
         self._waiting.clear()
+        self._patient.clear()
+        self._others = self._paused = 0
         self._news += [(stream, why) for stream in streams]
         self._tell_news()
         del self._pipeline  # here, where it was made; streams may know this object for long
-
-
-def _can_continue(run: _Run) -> bool:
-    """Whether what was told can be put behind the prompt: then it need not be computed again token by token.
-
-    Not when the engine's state depends on how the answer began: guides, penalties, the place in a seeded sequence.
-    """
-    sampling = run.stream.request.sampling
-    return (
-        0 < len(run.told) < run.max_tokens
-        and sampling.guide is None
-        and (sampling.seed is None or sampling.temperature == 0)
-        and sampling.min_tokens <= len(run.told)
-        and (sampling.presence_penalty, sampling.frequency_penalty, sampling.repetition_penalty) == (0, 0, 1)
-    )
-
-
-def _not_repeated(run: _Run) -> MeshError:
-    if run.stream.request.told:
-        return Conflict("the answer does not begin here as another replica has begun it, so it cannot be continued")
-    return Internal("the generation could not be repeated after the engine had failed")
-
-
-def _cut_at_stop_token(output: Output, stop: Sequence[int]) -> FinishReason | None:
-    """The engine forgets stop tokens when it is to ignore the model's own end."""
-    for place, token in enumerate(output.tokens):
-        if token in stop:
-            del output.tokens[place + 1 :], output.logprobs[place + 1 :]
-            return "stop"
-    return None

@@ -116,7 +116,8 @@ def chat_run(
         sampling = replace(asked.sampling, seed=seed)
         if resuming is not None:
             resuming.begin(choice)
-        made = GenerationRequest(f"{name}-{index}", asked.prompt, sampling, place.priority(request.priority), told)
+        priority = place.priority(request.priority)
+        made = GenerationRequest(f"{name}-{index}", asked.prompt, sampling, priority, told, place.yields)
         parts.append((made, choice))
     return Run(service.engine, service.instruments, place, parts, guide_field=asked.guide_field)
 

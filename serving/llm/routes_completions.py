@@ -115,9 +115,8 @@ def _run(
             sampling = replace(sampling, seed=sampling.seed + index % each)
         choice = Choice(index, service.engine.codec, stops=request.stops)
         resuming.begin(choice)
-        made = GenerationRequest(
-            f"{name}-{index}", prompts[index // each], sampling, place.priority(request.priority), resuming.told
-        )
+        prompt, priority = prompts[index // each], place.priority(request.priority)
+        made = GenerationRequest(f"{name}-{index}", prompt, sampling, priority, resuming.told, place.yields)
         parts.append((made, choice))
     guided = text_guide(request, request.response_format, service.capabilities)
     guide_field = guided[1] if guided else ""

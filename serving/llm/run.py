@@ -30,7 +30,7 @@ class Run:
         """`guide_field` of the HTTP request holds the guide: one that only the engine found impossible is its fault."""
         self._guide_field = guide_field
         self._engine = engine
-        self._clock = instruments.clock()
+        self._clock = instruments.clock(batch=place.yields)
         self._place = place
         self._parts = parts
         self._cached: dict[int, int] = {}

@@ -64,8 +64,8 @@ class LlmService:
     def failure(self) -> str:
         return f"the engine failed: {self.engine.failure}" if self.engine.failure else ""
 
-    def count(self, method: str, code: Code, seconds: float) -> None:
-        self.instruments.count(method, code, seconds)
+    def count(self, method: str, code: Code, seconds: float, *, batch: bool = False) -> None:
+        self.instruments.count(method, code, seconds, batch=batch)
 
     def head(self, prefix: str, model: str, tier: ServiceTier = ServiceTier.DEFAULT) -> AnswerHead:
         """Of a new answer."""

@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from serving.errors import Code, Unavailable
 from serving.observe import get_logger, log_fields
+from serving.openai.service_tier import BATCH_CLASS, CLASS_HEADER
 from serving.openai_http.service import ModelService
 from serving.python_deployment.failure import at_edge
 from serving.wire import ClientGone, Wire
@@ -40,7 +41,8 @@ class Exchange(Response, Generic[S]):
                 code = await self._answered(wire)
             finally:
                 seconds = time.perf_counter() - started
-                service.count(self._method, code, seconds)
+                batch = wire.header(CLASS_HEADER.encode()) == BATCH_CLASS
+                service.count(self._method, code, seconds, batch=batch)
                 _LOG.debug("call ended", method=self._method, code=code.name, seconds=round(seconds, 6))
 
     async def _answered(self, wire: Wire) -> Code:

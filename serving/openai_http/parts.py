@@ -66,7 +66,7 @@ class HttpParts(ABC):
         """From any thread."""
         counted = self._counted
         if counted is not None:
-            report.in_flight = counted.in_flight
+            report.in_flight = max(0, counted.in_flight - counted.batch)  # read in two steps, from another thread
             report.load.CopyFrom(self._statistics().load())
         self._registration.describe(report)
 

@@ -49,8 +49,8 @@ class ModelService(Protocol):
 
     def draining(self) -> bool: ...
 
-    def count(self, method: str, code: Code, seconds: float) -> None:
-        """One call that has ended."""
+    def count(self, method: str, code: Code, seconds: float, *, batch: bool = False) -> None:
+        """One call that has ended; `batch`: of that class."""
 
 
 def check_model(service: ModelService, name: str | None) -> None:

@@ -10,10 +10,12 @@ from serving.llm.engine import Engine, FinishReason, Generation, GenerationReque
 PROMPT = tuple(range(20, 60))
 
 
-def submit(engine: Engine, prompt: Sequence[int] = PROMPT, *, priority: int = 0, **sampling: Any) -> Generation:
+def submit(
+    engine: Engine, prompt: Sequence[int] = PROMPT, *, priority: int = 0, yields: bool = False, **sampling: Any
+) -> Generation:
     """Greedy and without the model's own end, unless `sampling` says otherwise."""
     wanted = Sampling(**{"max_tokens": 20, "temperature": 0.0, "ignore_eos": True, **sampling})
-    return engine.submit(GenerationRequest("test", prompt, wanted, priority))
+    return engine.submit(GenerationRequest("test", prompt, wanted, priority, yields=yields))
 
 
 async def all_of(generation: Generation) -> tuple[list[int], FinishReason | None]:

@@ -196,6 +196,35 @@ def test_jobs_of_batch_inference_have_a_room_of_their_own() -> None:
     assert (admission.requests, admission.waiting_tokens) == (0, 0)
 
 
+def test_what_a_batch_waits_for_does_not_make_others_wait() -> None:
+    clock = _Clock()
+    admission = Admission(Limits(max_wait_s=8), clock)
+    with admission.enter(1, ServiceTier.BATCH) as batch, admission.enter(1) as first:
+        batch.wait_for(1000)  # paused for others all the time
+        for _ in range(20):
+            with admission.enter(1) as place:
+                place.wait_for(100)
+                clock.now += 0.1
+                place.begun()
+            clock.now += 5
+        first.wait_for(100)
+        with admission.enter(1) as place:
+            place.wait_for(100)  # by their own pace, of 1,000 tokens a second
+        assert batch.yields
+        assert not first.yields
+
+
+def test_a_batch_that_others_keep_waiting_is_sent_away() -> None:
+    clock = _Clock()
+    admission = Admission(Limits(max_wait_s=8), clock)
+    with admission.enter(1, ServiceTier.BATCH) as batch:
+        batch.wait_for(1000)
+        clock.now += 10
+        batch.begun(100)
+        with pytest.raises(Full, match=r"above 2 s .max_wait_s, for `service_tier` batch"):
+            admission.enter(1, ServiceTier.BATCH).__enter__()
+
+
 def test_the_class_batch_comes_last_and_is_asked_for_by_its_header() -> None:
     assert service_tier("priority", "batch") is ServiceTier.BATCH
     assert service_tier(None, "") is ServiceTier.DEFAULT
