@@ -83,15 +83,20 @@ class Replica:
     # ------------------------------------------------------------------------------------------------ from any thread
 
     def report(self, refused: str = "") -> str:
-        """A `ReplicaReport` in canonical JSON. `refused`: why the call that it answers did nothing."""
+        """`report_record` in canonical JSON. `refused`: why the call that it answers did nothing."""
+        report = self.report_record()
+        report.refused = refused
+        return encode(report).decode()
+
+    def report_record(self) -> pb.ReplicaReport:
+        """How it is now; a copy."""
         with self._lock:
             report = pb.ReplicaReport()
             report.CopyFrom(self._report)
             stack = self._stack
-        report.refused = refused
         if stack is not None:
             stack.describe(report)
-        return encode(report).decode()
+        return report
 
     def drain(self, limit_s: float) -> None:
         """Leaves discovery, refuses new requests, finishes the running ones for at most `limit_s`.

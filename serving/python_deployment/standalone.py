@@ -13,7 +13,7 @@ from serving._proto import records_pb2 as pb
 from serving.errors import MeshError
 from serving.python_deployment.replica import Replica
 from serving.python_deployment.settings import DEFAULT_DRAIN_S, read_config
-from serving.store.records import decode, encode
+from serving.store.records import encode
 
 _LOOK_S: Final = 0.02
 EXIT_OK: Final = 0
@@ -46,7 +46,7 @@ def run_standalone(arguments: Sequence[str], usage: str, kind: str, make: Replic
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: replica.drain(config.drain_timeout_s or DEFAULT_DRAIN_S))
     replica.start()
-    told = ""
+    told = pb.ReplicaReport()
     failed = False
     while not drained.wait(_LOOK_S):
         report = _report(replica)
@@ -59,14 +59,14 @@ def run_standalone(arguments: Sequence[str], usage: str, kind: str, make: Replic
 
 
 def _report(replica: Replica) -> pb.ReplicaReport:
-    report = decode(pb.ReplicaReport, replica.report().encode())
+    report = replica.report_record()
     report.ClearField("load")
     report.ClearField("in_flight")
     return report
 
 
-def _tell(report: pb.ReplicaReport, told: str) -> str:
-    text = encode(report).decode()
-    if text != told:
-        print(text, flush=True)
-    return text
+def _tell(report: pb.ReplicaReport, told: pb.ReplicaReport) -> pb.ReplicaReport:
+    """Compared as messages: as text each look would cost a small replica more than its work does."""
+    if report != told:
+        print(encode(report).decode(), flush=True)
+    return report

@@ -58,6 +58,6 @@ class RedisShard(HeldShard):
         client: Any = shared_redis().client
         head = client.hget(self.keys.heads, number)
         ((_, fields),) = client.xrange(self.keys.items, min=head, max=head)
-        row, callback = rows.parsed(fields[b"i"])
+        ((row, callback),) = rows.parsed([fields[b"i"]])
         state = None if callback is None else callback[1 + rows.CALLBACK_FIELDS.index("state")]
         return row[schema.COLUMNS.index("state")], state

@@ -6,12 +6,14 @@ is of no use to anybody later, so nothing waits for the disk because of it.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from serving.broker import journal_schema as schema
+from serving.broker.items import ROW_BYTES, State
 from serving.broker.redis_log import rows
 from serving.broker.redis_log.scripts import Keys
 from serving.broker.redis_log.server import RedisServer
@@ -26,7 +28,9 @@ _CALLBACK: Final = (
 )
 _NUMBER: Final = schema.COLUMNS.index("number")
 _STATE: Final = schema.COLUMNS.index("state")
+_CALLS_BACK: Final = schema.COLUMNS.index("callback")
 _SIZES: Final = {"requests": schema.COLUMNS.index("size_bytes"), "results": schema.COLUMNS.index("result_bytes")}
+_ANSWERED: Final = frozenset(int(state) for state in State if state.answered)
 
 
 def write_index(path: Path, server: RedisServer, keys: Keys) -> None:
@@ -38,14 +42,28 @@ def write_index(path: Path, server: RedisServer, keys: Keys) -> None:
     database = schema.open_writer(path, "off")
     try:
         with schema.disk_errors(path):
+            database.execute("PRAGMA journal_mode=OFF")  # what is not finished is thrown away: no second copy in a log
             database.execute("BEGIN IMMEDIATE")
-            _fill(database, server, keys)
+            with _indexes_afterwards(database):
+                _fill(database, server, keys)
             database.execute("UPDATE about SET value = ? WHERE name = 'key'", (about[b"key"],))
             database.execute("DELETE FROM sqlite_sequence WHERE name = 'items'")
             database.execute("INSERT INTO sqlite_sequence VALUES ('items', ?)", (int(about[b"last"]),))
             database.execute("COMMIT")
+            database.execute("PRAGMA journal_mode=WAL")
     finally:
         database.close()
+
+
+@contextlib.contextmanager
+def _indexes_afterwards(database: sqlite3.Connection) -> Iterator[None]:
+    """Sorted once at the end: keys come in no order, and a million of them do not fit into SQLite's cache."""
+    indexes = database.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL").fetchall()
+    for name, _ in indexes:
+        database.execute(f"DROP INDEX {name}")
+    yield
+    for _, statement in indexes:
+        database.execute(statement)
 
 
 def _check_version(keys: Keys, about: dict[bytes, bytes]) -> None:
@@ -63,19 +81,18 @@ def _fill(database: sqlite3.Connection, server: RedisServer, keys: Keys) -> None
     items = size = 0
     for found in _slices(server, keys):
         try:
-            entries = [rows.parsed(text) for text in found]
+            entries = rows.parsed(found)
         except ValueError as error:
             raise DataLoss(f"the journal {keys.journal} in Redis is damaged: {error}; it is left as it is") from error
         database.executemany(_ROW, [row for row, _ in entries])
         database.executemany(_CALLBACK, [callback for _, callback in entries if callback is not None])
-        kept = [schema.item_of(row) for row, _ in entries]
-        items, size = items + len(kept), size + sum(item.kept_bytes for item in kept)
-        answered = {item.number for item in kept if item.state.answered}
         wanted: dict[str, list[tuple[Any, ...]]] = {"requests": [], "results": []}
         for row, _ in entries:
-            wanted["results" if row[_NUMBER] in answered else "requests"].append(row)
-        _bodies(database, server, keys.requests, "requests", wanted["requests"])
-        _bodies(database, server, keys.results, "results", wanted["results"])
+            wanted["results" if row[_STATE] in _ANSWERED else "requests"].append(row)
+        for table, key in (("requests", keys.requests), ("results", keys.results)):
+            _bodies(database, server, key, table, wanted[table])
+            size += sum(_kept_bytes(row, table) for row in wanted[table])
+        items += len(entries)
     heads: int = server.client.hlen(keys.heads)
     if heads != items:
         raise DataLoss(
@@ -83,6 +100,11 @@ def _fill(database: sqlite3.Connection, server: RedisServer, keys: Keys) -> None
             "it is"
         )
     database.execute("UPDATE totals SET items = ?, bytes = ?", (items, size))
+
+
+def _kept_bytes(row: tuple[Any, ...], table: str) -> int:
+    """As `Item.kept_bytes`, which costs an item to be made."""
+    return ROW_BYTES + int(row[_SIZES[table]]) if row[_CALLS_BACK] is None else schema.item_of(row).kept_bytes
 
 
 def _slices(server: RedisServer, keys: Keys) -> Iterator[list[bytes]]:

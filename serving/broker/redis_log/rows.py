@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from serving.broker import journal_schema as schema
 from serving.broker.journal_changes import Change
@@ -50,14 +50,25 @@ def _rows(index: sqlite3.Connection, select: str, numbers: Sequence[int]) -> Map
     return found
 
 
-def parsed(text: bytes) -> tuple[tuple[Any, ...], tuple[Any, ...] | None]:
-    """The item's row, of `schema.COLUMNS`, and its callback's: number, `CALLBACK_FIELDS`. Raises `ValueError`."""
-    values = json.loads(text)
+Parsed: TypeAlias = "tuple[tuple[Any, ...], tuple[Any, ...] | None]"
+"""An item's row, of `schema.COLUMNS`, and its callback's: number, `CALLBACK_FIELDS`."""
+
+
+def parsed(texts: Sequence[bytes]) -> list[Parsed]:
+    """Of each, read together: a million of them read one by one take seconds more. Raises `ValueError`."""
+    found = json.loads(b"[%b]" % b",".join(texts))
+    if len(found) != len(texts):
+        raise ValueError("a text has more than one item")
+    return [_parsed(values) for values in found]
+
+
+def _parsed(values: Any) -> Parsed:
     if not isinstance(values, list) or len(values) != len(schema.COLUMNS) + 1:
         raise ValueError("an item has another number of values")
-    *row, callback = values
+    callback = values.pop()
+    row = tuple(values)
     if callback is None:
-        return tuple(row), None
+        return row, None
     if len(callback) != len(CALLBACK_FIELDS):
         raise ValueError("a callback has another number of values")
-    return tuple(row), (row[0], *callback)
+    return row, (row[0], *callback)
