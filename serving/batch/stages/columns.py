@@ -8,9 +8,9 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from serving.batch.checkpoint.parts import COMPLETION_TOKENS, ERROR, PROMPT_TOKENS
+from serving.batch.checkpoint.parts import CACHED_TOKENS, COMPLETION_TOKENS, ERROR, PROMPT_TOKENS
 from serving.batch.rows.request import RowAnswer, RowFault
-from serving.batch.sending.openai_http import usage_of
+from serving.batch.sending.openai_http import cached_of, usage_of
 from serving.batch.stages.settings import (
     CHAT_TASK,
     EMBEDDING_TASK,
@@ -94,6 +94,7 @@ def _lines(_config: ProcessorConfig, answers: Sequence[RowAnswer]) -> Columns:
         "response": pa.array(responses, type=RESPONSE_TYPE),
         "error": pa.array(errors, type=RAW_ERROR_TYPE),
         **_tokens(answers),
+        CACHED_TOKENS: pa.array([cached_of(one.value) for one in answers], type=pa.int64()),
     }
 
 
