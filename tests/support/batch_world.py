@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
+import secrets
 import signal
-from collections.abc import Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import openai
 import ray
 from openai.types import Batch
 
 from serving._proto import records_pb2 as pb
+from serving.batch.orders.book import EndedBatch, OrderBook
+from serving.batch.orders.claims import read_batch
+from serving.batch.orders.view import word_of
 from serving.batch.runner.actor import RunnerActor
+from serving.batch.store.content import ContentStore, kept
+from serving.batch.store.files import INPUT, file_record, new_file_id
 from serving.local.etcd import EtcdOptions, start_etcd
+from serving.store import EtcdClient, keys
 from serving.store.records import decode, encode
+from tests.support.batches import order_of
 from tests.support.llm_serving import GatewayProcess, LlmProcess, config_of, llm_config
 from tests.support.waiting import eventually
 
 CHAT = "/v1/chat/completions"
+T = TypeVar("T")
 ENDED = ("completed", "failed", "expired", "cancelled")
 
 
@@ -53,29 +65,72 @@ class BatchWorld:
         made.wait_ready()
         return made
 
-    def order(self, lines: Sequence[str] | bytes, *, client: openai.OpenAI | None = None, **more: Any) -> str:
-        """The id of a batch of these questions, or of this file."""
-        asked = client or self.client
-        data = lines if isinstance(lines, bytes) else chat_lines(lines)
-        file = asked.files.create(file=("in.jsonl", data), purpose="batch")
-        made = asked.batches.create(input_file_id=file.id, endpoint=CHAT, completion_window="24h", **more)
+    def order(self, lines: bytes, *, window: str = "24h") -> str:
+        """The id of a batch of this input."""
+        file = self.client.files.create(file=("in.jsonl", lines), purpose="batch")
+        made = self.client.batches.create(
+            input_file_id=file.id,
+            endpoint=CHAT,
+            completion_window=window,  # type: ignore[arg-type]  # the mesh takes others, too
+        )
         return made.id
 
-    def batch(self, batch_id: str, *, client: openai.OpenAI | None = None) -> Batch:
-        return (client or self.client).batches.retrieve(batch_id)
+    def batch(self, batch_id: str) -> Batch:
+        return self.client.batches.retrieve(batch_id)
 
-    def ended(self, batch_id: str, *, timeout_s: float = 120.0, client: openai.OpenAI | None = None) -> Batch:
+    def ended(self, batch_id: str, *, timeout_s: float = 240.0) -> Batch:
         def look() -> Batch | None:
-            now = self.batch(batch_id, client=client)
+            now = self.batch(batch_id)
             return now if now.status in ENDED else None
 
         return cast(Batch, eventually(look, timeout_s=timeout_s, what=f"{batch_id} ends"))
 
-    def lines(self, file_id: str | None, *, client: openai.OpenAI | None = None) -> list[dict[str, Any]]:
+    def lines(self, file_id: str | None) -> list[dict[str, Any]]:
         """Of an output or error file."""
         assert file_id
-        text = (client or self.client).files.content(file_id).text
-        return [json.loads(line) for line in text.splitlines()]
+        return [json.loads(line) for line in self.client.files.content(file_id).text.splitlines()]
+
+    def order_as(self, tenant: str, lines: bytes) -> str:
+        """As a gateway writes it for a tenant."""
+        now = time.time()
+        content = kept(ContentStore(str(self.store)), tenant, lambda writing: writing.write(lines))
+        file = file_record(tenant, new_file_id(), content, filename="in", purpose=INPUT, now=now, expires_after_s=0)
+        name = f"batch_{secrets.token_hex(8)}"
+        order = order_of(name, created=now, namespace=tenant, input_file=file.id, store=self.store.as_uri())
+
+        async def write(etcd: EtcdClient) -> None:
+            await etcd.put(keys.file(tenant, file.id), encode(file))
+            await OrderBook(etcd, max_unfinished=100).create(order, now)
+
+        self._ask(write)
+        return name
+
+    def cancel_as(self, tenant: str, batch_id: str) -> None:
+        """Nothing where it has ended."""
+
+        async def cancel(etcd: EtcdClient) -> None:
+            with contextlib.suppress(EndedBatch):
+                await OrderBook(etcd, max_unfinished=100).cancel(tenant, batch_id, time.time())
+
+        self._ask(cancel)
+
+    def word(self, tenant: str, batch_id: str) -> str:
+        """Its status."""
+
+        async def read(etcd: EtcdClient) -> str:
+            return word_of(await read_batch(etcd, tenant, batch_id), time.time())
+
+        return self._ask(read)
+
+    def _ask(self, step: Callable[[EtcdClient], Awaitable[T]]) -> T:
+        async def run() -> T:
+            etcd = EtcdClient(self.etcd)
+            try:
+                return await step(etcd)
+            finally:
+                await etcd.close()
+
+        return asyncio.run(run())
 
     def left_behind(self) -> list[Path]:
         """Folders of jobs."""
@@ -87,10 +142,14 @@ class RunnerHandle:
 
     def __init__(self, config: pb.ReplicaConfig) -> None:
         kind = ray.remote(RunnerActor)
+        self._log = Path(config.log_file)
         self.actor = kind.options(num_cpus=0.5, max_restarts=-1, max_task_retries=-1).remote(encode(config).decode())
 
     def report(self) -> pb.ReplicaReport:
         return decode(pb.ReplicaReport, ray.get(self.actor.Status.remote()).encode())
+
+    def log(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self._log.read_text().splitlines()]
 
     def wait_ready(self) -> pb.ReplicaReport:
         def look() -> pb.ReplicaReport | None:

@@ -135,6 +135,7 @@ class BatchJob:
         sender = SenderConfig(
             budget=_BUDGET,
             max_attempts=_ATTEMPTS,
+            tranche=block,  # blocks end one after the other, and with them goes the count of what is done
             timeout_s=_SILENCE_S,
             patience_s=left_s,  # lines may wait until the window is over: then the job is stopped
             unknown_model_s=left_s,

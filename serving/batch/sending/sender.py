@@ -177,7 +177,7 @@ class Sender:
     def _lane(self, key: LaneKey) -> Waiting[Pending, str]:
         found = self._lanes.get(key)
         if found is None:
-            found = self._lanes[key] = Waiting()
+            found = self._lanes[key] = Waiting(tranche=self._config.tranche)
         return found
 
     def _fill(self, lane: LaneKey) -> None:

@@ -16,7 +16,8 @@ class SenderConfig:
     """`max_attempts` of a row that fails by an endpoint's fault, as far as the budget of all rows allows. An endpoint
     that says nothing for `timeout_s` has failed.
 
-    `max_waiting` rows wait in the sender; who sends more waits. When no endpoint has answered anything for
+    `max_waiting` rows wait in the sender; who sends more waits. Of each `tranche` that came together the longest goes
+    first: a small one brings the answers more in the order of the rows. When no endpoint has answered anything for
     `patience_s`, because there is none or all are full, the rows that wait fail. A model that nobody has
     offered yet is waited for `unknown_model_s`. `memo_bytes` of answers are kept for rows that are the same.
     """
@@ -25,13 +26,14 @@ class SenderConfig:
     budget: RetryBudgetConfig = field(default_factory=RetryBudgetConfig)
     max_attempts: int = 4
     max_waiting: int = 4096
+    tranche: int = 4096
     timeout_s: float = 600.0
     patience_s: float = 600.0
     unknown_model_s: float = 30.0
     memo_bytes: int = 32 << 20
 
     def __post_init__(self) -> None:
-        if min(self.max_attempts, self.max_waiting) < 1 or min(self.timeout_s, self.patience_s) <= 0:
+        if min(self.max_attempts, self.max_waiting, self.tranche) < 1 or min(self.timeout_s, self.patience_s) <= 0:
             raise InvalidArgument(f"{self}: attempts, rows and seconds must be above 0")
 
 
