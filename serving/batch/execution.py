@@ -13,6 +13,7 @@ import ray
 
 from serving.batch.checkpoint.identifiers import IDENTIFIER, IdentifierSet, packed, unpacked
 from serving.batch.checkpoint.parts import Part, PartWriter
+from serving.batch.steps import StepResources
 from serving.errors import Internal, MeshError, Unavailable
 from serving.observe import get_logger
 
@@ -52,15 +53,24 @@ class _WriteParts:
 
 
 def pipeline(
-    rows: Dataset, finished_path: str, processor: Processor, writer: PartWriter, *, block_rows: int
+    rows: Dataset,
+    finished_path: str,
+    processor: Processor,
+    writer: PartWriter,
+    *,
+    block_rows: int,
+    resources: StepResources,
 ) -> Dataset:
     """Rows → those not finished → the processor → parts. `block_rows`: at most so many make one part and one task."""
     rows.context.enable_progress_bars = False
     rows.context.raise_original_map_exception = True  # else what a step raised does not reach the driver, only its text
+    asks: dict[str, Any] = {"batch_size": None, "batch_format": "pyarrow", **resources.options()}
     if finished_path:
-        rows = rows.map_batches(_LeaveOut(finished_path).__call__, batch_size=None, batch_format="pyarrow")
-    rows = processor(rows.repartition(target_num_rows_per_block=block_rows))
-    return rows.map_batches(_WriteParts(writer).__call__, batch_size=None, batch_format="pyarrow", zero_copy_batch=True)
+        rows = rows.map_batches(_LeaveOut(finished_path).__call__, **asks)
+    rows = rows.repartition(target_num_rows_per_block=block_rows)
+    # `repartition` takes no such argument: its tasks would ask for a CPU each.
+    rows._logical_plan.dag.ray_remote_args["num_cpus"] = resources.cpus
+    return processor(rows).map_batches(_WriteParts(writer).__call__, zero_copy_batch=True, **asks)
 
 
 class Execution:

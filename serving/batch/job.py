@@ -16,6 +16,7 @@ from serving.batch.execution import Execution, Processor, pipeline
 from serving.batch.progress import Progress, Rate
 from serving.batch.sinks import Publication, Sink
 from serving.batch.sources import Source
+from serving.batch.steps import StepResources
 from serving.errors import InvalidArgument
 from serving.observe import get_logger
 
@@ -69,17 +70,19 @@ def run_job(
     on_batch: Callable[[BatchDone], None] | None = None,
     stop: Stop | None = None,
     disk_wait_s: float = 600.0,
+    resources: StepResources | None = None,
 ) -> JobReport:
     """Runs until the source has ended or `stop` is set; blocks. Ray must be connected, `folder` shared with workers.
 
     `processor` takes a dataset and gives one with the same column `__row__`. Calling this again with the same source,
     sink and folder goes on from the last commit. `on_batch` is called at least once for each batch, before the job
     goes on: what it raises ends the job. Raises `Overtaken` where another run of the same folder has started since,
-    `DiskFull` where the disk was full for `disk_wait_s`, and what the pipeline failed with.
+    `DiskFull` where the disk was full for `disk_wait_s`, and what the pipeline failed with. `resources` are
+    those of the job's own steps; the source has its own.
     """
     if commit_every_s <= 0 or commit_rows < 1 or block_rows < 1 or disk_wait_s < 0:
         raise InvalidArgument("commit_every_s, commit_rows and block_rows must be above 0, disk_wait_s not below")
-    settings = _Settings(commit_every_s, commit_rows, block_rows, disk_wait_s)
+    settings = _Settings(commit_every_s, commit_rows, block_rows, disk_wait_s, resources or StepResources())
     return _Run(
         source, processor, sink, Files(folder), settings, on_progress, on_batch, stop or threading.Event()
     ).run()
@@ -91,6 +94,7 @@ class _Settings:
     commit_rows: int
     block_rows: int
     disk_wait_s: float
+    resources: StepResources
 
 
 class _Run:
@@ -182,10 +186,15 @@ class _Run:
         writer = PartWriter(
             str(self._files.root), batch.number, checkpoint.epoch, self._sink.part_format, settings.disk_wait_s
         )
-        rows = self._source.read(batch.plan)
-        execution = Execution(
-            pipeline(rows, checkpoint.finished_path, self._processor, writer, block_rows=settings.block_rows)
+        steps = pipeline(
+            self._source.read(batch.plan),
+            checkpoint.finished_path,
+            self._processor,
+            writer,
+            block_rows=settings.block_rows,
+            resources=settings.resources,
         )
+        execution = Execution(steps)
         try:
             committed = time.monotonic()
             while not execution.ended and not self._stop.is_set():
@@ -265,6 +274,7 @@ class _Run:
                 errors=counts.errors,
                 prompt_tokens=counts.prompt_tokens,
                 completion_tokens=counts.completion_tokens,
+                cached_tokens=counts.cached_tokens,
                 rows_per_s=rows_per_s,
                 tokens_per_s=tokens_per_s,
                 left_s=left,

@@ -34,6 +34,7 @@ class Progress:
     left_s: float | None
     elapsed_s: float
     detail: str = ""
+    cached_tokens: int = 0  # of prompt_tokens
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from serving._proto import records_pb2 as pb
-from serving.batch.runner.options import DEFAULT_CONCURRENCY, DEFAULT_WORKERS, RUNS_NOTHING
+from serving.batch.runner.options import DEFAULT_CONCURRENCY, DEFAULT_WORKERS
 from serving.problems import Problem, check_names, check_whole
 
 MAX_CONCURRENCY: Final = 100
@@ -22,6 +22,5 @@ def batch_problems(path: str, deployment: pb.DeploymentSpec) -> Iterator[Problem
     ):
         yield from check_whole(f"{here}.{field}", getattr(batch, field), 0, high, f"; 0 is the default of {usual}")
     yield from check_names(f"{here}.namespaces", batch.namespaces)
-    yield Problem(here, RUNS_NOTHING)
     if deployment.rollout.HasField("canary"):
         yield Problem(f"{path}.rollout.canary", "is not supported with `batch`: runners take their work themselves")

@@ -22,6 +22,7 @@ _LOG: Final = get_logger(__name__)
 ERROR: Final = "__error__"  # the column of rows that failed; null where a row did not
 PROMPT_TOKENS: Final = "prompt_tokens"
 COMPLETION_TOKENS: Final = "completion_tokens"
+CACHED_TOKENS: Final = "cached_tokens"  # of the prompt, that replicas knew from earlier ones
 IDS_SUFFIX: Final = ".ids"
 _DISK_PAUSE_S: Final = 1.0
 _T = TypeVar("_T")
@@ -46,13 +47,14 @@ class Counts:
     errors: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))
 
 
-def astuple(counts: Counts) -> tuple[int, int, int, int]:
-    return counts.rows, counts.errors, counts.prompt_tokens, counts.completion_tokens
+def astuple(counts: Counts) -> tuple[int, ...]:
+    return counts.rows, counts.errors, counts.prompt_tokens, counts.completion_tokens, counts.cached_tokens
 
 
 def counts_of(table: pa.Table) -> Counts:
@@ -61,6 +63,7 @@ def counts_of(table: pa.Table) -> Counts:
         errors=sum(value is not None for value in _values(table, ERROR)),
         prompt_tokens=sum(map(_whole_number, _values(table, PROMPT_TOKENS))),
         completion_tokens=sum(map(_whole_number, _values(table, COMPLETION_TOKENS))),
+        cached_tokens=sum(map(_whole_number, _values(table, CACHED_TOKENS))),
     )
 
 

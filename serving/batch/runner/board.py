@@ -28,8 +28,11 @@ Name = tuple[str, str]  # namespace, id
 class Board:
     """From `start` to `close`, the last picture while etcd is away. Belongs to one event loop."""
 
-    def __init__(self, client: EtcdClient, namespaces: Collection[str], on_change: Callable[[Name], None]) -> None:
+    def __init__(
+        self, client: EtcdClient, runner: str, namespaces: Collection[str], on_change: Callable[[Name], None]
+    ) -> None:
         """`namespaces` empty: all. `on_change` hears of each batch that has changed, and must be quick."""
+        self._runner = runner
         self._cache = PrefixCache(client, keys.BATCHES)
         self._namespaces = namespaces
         self._on_change = on_change
@@ -54,18 +57,24 @@ class Board:
         return self._open.get(name)
 
     def candidates(self, here: Mapping[Name, float], now: float) -> list[Candidate]:
-        """Those that wait or run; `here` are this runner's own, and since when (unix seconds)."""
-        return [
-            Candidate(
+        """Those that wait or run; `here` are this runner's own, and since when (unix seconds).
+
+        What it has claimed and is not at, as it was started again, waits.
+        """
+        found = []
+        for name, batch in self._open.items():
+            elsewhere = batch.claim is not None and batch.claim.runner != self._runner
+            if not (elsewhere or name in here or is_claimable(batch, now, self._runner)):
+                continue
+            one = Candidate(
                 *name,
                 created_at=seconds(batch.order.created_at),
                 expires_at=seconds(batch.order.expires_at),
-                running_since=here.get(name, 0.0) if batch.claim is not None or name in here else None,
+                running_since=here.get(name, 0.0) if elsewhere or name in here else None,
                 here=name in here,
             )
-            for name, batch in self._open.items()
-            if batch.claim is not None or name in here or is_claimable(batch, now)
-        ]
+            found.append(one)
+        return found
 
     def used(self, now: float) -> dict[str, float]:
         """By tenant; see `schedule.used`."""

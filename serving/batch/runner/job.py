@@ -91,4 +91,4 @@ class Job(Protocol):
         """The batch has ended: removes what the job kept."""
 
 
-MakeJob = Callable[[pb.BatchOrder], Job]
+MakeJob = Callable[[pb.BatchOrder], Job]  # raises `MeshError` for an order that cannot be run here

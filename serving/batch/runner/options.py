@@ -6,4 +6,3 @@ from typing import Final
 
 DEFAULT_CONCURRENCY: Final = 2
 DEFAULT_WORKERS: Final = 1
-RUNS_NOTHING: Final = "is not supported by this version: runners cannot run the requests of batches yet"

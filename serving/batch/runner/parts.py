@@ -11,7 +11,7 @@ from typing import Final
 from serving._proto import records_pb2 as pb
 from serving.batch.runner import settings
 from serving.batch.runner.instruments import RunnerInstruments
-from serving.batch.runner.job import MakeJob
+from serving.batch.runner.making import JobMaker
 from serving.batch.runner.models import Models
 from serving.batch.runner.taking import Identity, Runner
 from serving.broker.puller.run import PullEntry
@@ -30,7 +30,7 @@ _LOOK_S: Final = 1.0
 class RunnerParts:
     """In this order: `listen`, `register`; `withdraw`, `refuse`, `wait_idle`, `close`. Belongs to one loop."""
 
-    def __init__(self, config: pb.ReplicaConfig, node_address: str, make_job: MakeJob) -> None:
+    def __init__(self, config: pb.ReplicaConfig, node_address: str) -> None:
         """Raises `FailedPrecondition` without a store: there is nothing that it could take."""
         if not config.etcd.endpoints:
             raise FailedPrecondition("no etcd endpoint is configured: a runner finds its batches there")
@@ -51,7 +51,7 @@ class RunnerParts:
                 settings.concurrency(config),
                 config.lease_ttl_s or common.DEFAULT_LEASE_S,
             ),
-            make_job,
+            JobMaker(config, self._store).make,
             self._models.find,
             RunnerInstruments(self._registry),
         )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from serving.batch.runner.options import RUNS_NOTHING
-from serving.errors import NotSupported
+import time
+
+from serving.batch.runner.parts import RunnerParts
 from serving.python_deployment.replica import Replica
 
 
@@ -12,4 +13,8 @@ class RunnerReplica(Replica):
 
     async def _become_ready(self) -> None:
         self._begin_log()
-        raise NotSupported(f"`batch` {RUNS_NOTHING}")
+        began = time.monotonic()
+        self._step("loading")
+        parts = RunnerParts(self._config, self._node_address)
+        self._stack = parts  # what it holds is released when the replica leaves, also when it does not come up
+        await self._announce(parts, began)

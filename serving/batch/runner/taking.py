@@ -55,7 +55,7 @@ class Runner:
         self._make_job = make_job
         self._find_models = find_models
         self._instruments = instruments
-        self._board = Board(store, identity.namespaces, self._changed)
+        self._board = Board(store, identity.runner, identity.namespaces, self._changed)
         self._threads = ThreadPoolExecutor(identity.concurrency + 1, thread_name_prefix="batch")
         self._lease: Lease | None = None
         self._works: dict[Name, Work] = {}
@@ -188,13 +188,19 @@ class Runner:
             return
         who = self._identity
         try:
+            job = self._make_job(batch.order)
+        except MeshError as error:  # another runner may know its file store
+            self._pauses[name] = now + _JOB_BACKOFF.limit_s
+            _LOG.error("a batch cannot be run here", batch=batch.id, tenant=batch.namespace, reason=error.message)
+            return
+        try:
             claimed = await claim(self._store, batch, runner=who.runner, cluster=who.cluster, lease=lease.id, now=now)
         except (Conflict, FailedPrecondition) as error:  # another runner was first; the board will show it
             _LOG.debug("batch not claimed", batch=batch.id, reason=error.message)
             return
         work = Work(
             claimed,
-            self._make_job(batch.order),
+            job,
             self._find_models,
             self._instruments,
             self._threads,

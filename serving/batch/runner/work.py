@@ -14,7 +14,7 @@ from serving.batch.orders.claims import Claimed, ClaimLost
 from serving.batch.runner.instruments import RunnerInstruments
 from serving.batch.runner.job import Checked, Counts, Halt, Job, Stop
 from serving.control import Backoff
-from serving.errors import InvalidArgument, MeshError, NotFound, PermissionDenied, StoreUnavailable
+from serving.errors import InvalidArgument, MeshError, NotFound, PermissionDenied, StoreUnavailable, Unavailable
 from serving.gateway.catalog import ModelKey
 from serving.observe import get_logger
 from serving.stamps import stamp
@@ -120,6 +120,8 @@ class Work:
             try:
                 models = await self._find(checked)
             except (NotFound, InvalidArgument, PermissionDenied) as error:
+                if self._status.HasField("in_progress_at"):  # it was there: what is done is not thrown away
+                    raise Unavailable(f"a model of the batch is away: {error.message}") from error
                 fault = pb.BatchLineError(code="model_not_found", message=error.message, param="body.model")
                 await self._refuse(Checked(checked.total, checked.models, [fault], 1))
                 return

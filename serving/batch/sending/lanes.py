@@ -21,14 +21,16 @@ class Lane:
 
     key: LaneKey
     heard: float
-    waiting: Waiting[Pending, str] = field(default_factory=Waiting)
+    waiting: Waiting[Pending, str]
     open: set[Pending] = field(default_factory=set)
 
 
 class Lanes:
     """Those with rows. Belongs to one event loop."""
 
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, tranche: int, monotonic: Callable[[], float] = time.monotonic) -> None:
+        """Of each `tranche` of rows that came together the longest goes first."""
+        self._tranche = tranche
         self._monotonic = monotonic
         self._lanes: dict[LaneKey, Lane] = {}
 
@@ -44,7 +46,7 @@ class Lanes:
         key = pending.lane
         found = self._lanes.get(key)
         if found is None:
-            found = self._lanes[key] = Lane(key, self._monotonic())
+            found = self._lanes[key] = Lane(key, self._monotonic(), Waiting(tranche=self._tranche))
         elif not found.open:
             found.heard = self._monotonic()
         found.open.add(pending)

@@ -111,6 +111,14 @@ def usage_of(value: Any) -> tuple[int, int]:
     )
 
 
+def cached_of(value: Any) -> int:
+    """Tokens of the prompt that the replica knew from earlier ones, as the answer says."""
+    usage = value.get("usage") if isinstance(value, Mapping) else None
+    told = usage if isinstance(usage, Mapping) else {}
+    details = told.get("prompt_tokens_details", told.get("input_tokens_details"))
+    return _count(details.get("cached_tokens")) if isinstance(details, Mapping) else 0
+
+
 def _is_refused(error: NotConnected) -> bool:
     return isinstance(error.cause, ConnectionRefusedError)
 

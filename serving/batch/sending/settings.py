@@ -16,15 +16,17 @@ class SenderConfig:
     """`max_attempts` of a row that fails by an endpoint's fault, as far as the budget of all rows allows. An endpoint
     that says nothing for `timeout_s`, or whose answer has more than `max_answer_bytes`, has failed.
 
-    `max_waiting` rows wait in the sender; who sends more waits. When no endpoint of a model has answered anything for
-    `patience_s`, because there is none or all are full, the rows that wait for it fail. A model that nobody has
-    offered yet is waited for `unknown_model_s`. `memo_bytes` of answers are kept for rows that are the same.
+    `max_waiting` rows wait in the sender; who sends more waits. Of each `tranche` that came together the longest goes
+    first: a small one brings the answers more in the order of the rows. When no endpoint of a model has answered
+    anything for `patience_s`, because there is none or all are full, the rows that wait for it fail. A model that
+    nobody has offered yet is waited for `unknown_model_s`. `memo_bytes` of answers are kept for rows that are the same.
     """
 
     window: WindowConfig = field(default_factory=WindowConfig)
     budget: RetryBudgetConfig = field(default_factory=RetryBudgetConfig)
     max_attempts: int = 4
     max_waiting: int = 4096
+    tranche: int = 4096
     timeout_s: float = 600.0
     max_answer_bytes: int = 64 << 20
     patience_s: float = 600.0
@@ -32,7 +34,7 @@ class SenderConfig:
     memo_bytes: int = 32 << 20
 
     def __post_init__(self) -> None:
-        if min(self.max_attempts, self.max_waiting, self.max_answer_bytes) < 1:
+        if min(self.max_attempts, self.max_waiting, self.tranche, self.max_answer_bytes) < 1:
             raise InvalidArgument(f"{self}: attempts, rows and bytes of an answer must be above 0")
         if not min(self.timeout_s, self.patience_s) > 0 or not min(self.unknown_model_s, self.memo_bytes) >= 0:
             raise InvalidArgument(f"{self}: seconds must be above 0, those of unknown models and memo_bytes not below")

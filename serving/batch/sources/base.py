@@ -13,6 +13,7 @@ from ray.data.datasource import Datasource, ReadTask
 from ray.data.extensions import ArrowPythonObjectArray
 
 from serving.batch.checkpoint.identifiers import IDENTIFIER
+from serving.batch.steps import StepResources
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 JsonObject = Mapping[str, Any]
 ROWS_IN_PIECE: Final = 1024  # that a reader holds at once, as Python objects
 _T = TypeVar("_T")
+_USUAL: Final = StepResources()
 
 
 class Source(Protocol):
@@ -91,12 +93,18 @@ class _Bound:
         yield from self._read(self._task)
 
 
-def dataset_of(name: str, tasks: Sequence[_T], read: Callable[[_T], Iterable[pa.Table]], nbytes: int) -> Dataset:
+def dataset_of(
+    name: str,
+    tasks: Sequence[_T],
+    read: Callable[[_T], Iterable[pa.Table]],
+    nbytes: int,
+    resources: StepResources = _USUAL,
+) -> Dataset:
     """One task of Ray Data for each of `tasks`. Without any, a set of no rows."""
     if not tasks:
         return ray.data.from_arrow(pa.table({IDENTIFIER: pa.array([], type=pa.string())}))
     source = SplitSource(name, tasks, read, nbytes)
-    return ray.data.read_datasource(source, override_num_blocks=len(tasks))
+    return ray.data.read_datasource(source, override_num_blocks=len(tasks), **resources.options())
 
 
 def table_of(rows: Sequence[Mapping[str, Any]], identifiers: Sequence[str]) -> pa.Table:

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from serving.batch.sources.base import dataset_of
 from serving.batch.sources.splits import Listed, Split, grouped, target_bytes
+from serving.batch.steps import StepResources
 from serving.errors import DataLoss, InvalidArgument, NotFound, NotSupported
 
 if TYPE_CHECKING:
@@ -61,6 +62,7 @@ class FileSource:
     suffixes: Sequence[str] = ()
     bounded = True
     poll_s = 0.0
+    resources = StepResources()  # of reading
 
     def __init__(
         self, paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], *, identifier: str = ""
@@ -91,7 +93,7 @@ class FileSource:
         total = sum(file.size for file in files)
         target = target_bytes(total)
         groups = grouped((pair for file in files for pair in self.splits(file, target)), target)
-        return dataset_of(f"Read {self.kind}", groups, self._read_group, total)
+        return dataset_of(f"Read {self.kind}", groups, self._read_group, total, self.resources)
 
     def rows(self, plan: JsonObject) -> int | None:
         return sum(self.rows_of(file) for file in files_of(plan))

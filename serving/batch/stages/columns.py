@@ -10,9 +10,9 @@ from typing import Any, Final
 import numpy as np
 import pyarrow as pa
 
-from serving.batch.checkpoint.parts import COMPLETION_TOKENS, ERROR, PROMPT_TOKENS
+from serving.batch.checkpoint.parts import CACHED_TOKENS, COMPLETION_TOKENS, ERROR, PROMPT_TOKENS
 from serving.batch.rows.request import RowAnswer, RowFault
-from serving.batch.sending.openai_http import usage_of
+from serving.batch.sending.openai_http import cached_of, usage_of
 from serving.batch.stages.settings import (
     CHAT_TASK,
     COMPLETION_TASK,
@@ -147,7 +147,7 @@ def _line(_config: ProcessorConfig, answer: RowAnswer) -> Values:
     if answer.status and isinstance(answer.value, dict):
         body = answer.raw.decode("utf-8")
         response = {"status_code": answer.status, "request_id": answer.request_id, "body": body}
-        return {"response": response, **_tokens(answer)}
+        return {"response": response, **_tokens(answer), CACHED_TOKENS: cached_of(answer.value)}
     return {} if fault is None else {"error": {"code": fault.code, "message": fault.message}, **_tokens(answer)}
 
 
@@ -170,7 +170,12 @@ _TYPES: Final[Mapping[str, Mapping[str, tuple[pa.DataType, Any]]]] = {  # and wh
     CHAT_TASK: _TEXT_TYPES,
     COMPLETION_TASK: _TEXT_TYPES,
     EMBEDDING_TASK: {EMBEDDINGS: (pa.list_(pa.float32()), None), **_TOKEN_TYPES},
-    RAW_TASK: {"response": (RESPONSE_TYPE, None), "error": (RAW_ERROR_TYPE, None), **_TOKEN_TYPES},
+    RAW_TASK: {
+        "response": (RESPONSE_TYPE, None),
+        "error": (RAW_ERROR_TYPE, None),
+        **_TOKEN_TYPES,
+        CACHED_TOKENS: (pa.int64(), 0),
+    },
 }
 _VALUES_OF: Final[Mapping[str, Callable[[ProcessorConfig, RowAnswer], Values]]] = {
     CHAT_TASK: _chat,

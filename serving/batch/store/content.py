@@ -1,7 +1,8 @@
 """Content of files below one folder: written beside its place, made durable, then renamed. Blocking; from any thread.
 
 `<folder>/content/<namespace>/<name>` is whole; `<folder>/uploads/<name>` is being written, or was left by whoever died.
-Names are random: no two files share one, whatever ids their records have.
+Names are random: no two files share one, whatever ids their records have. `<folder>/jobs/<namespace>/<batch>/` holds
+what is done of a batch that has not ended.
 """
 
 from __future__ import annotations
@@ -57,6 +58,7 @@ class ContentStore:
         self.folder = folder_of(url)
         self._content = self.folder / "content"
         self._uploads = self.folder / "uploads"
+        self._jobs = self.folder / "jobs"
 
     @property
     def url(self) -> str:
@@ -65,7 +67,7 @@ class ContentStore:
     def start(self) -> None:
         """Raises `StorageFull`, `Unavailable`."""
         with told(f"the file store {self.folder}"):
-            for one in (self._content, self._uploads):
+            for one in (self._content, self._uploads, self._jobs):
                 one.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def free_bytes(self) -> int:
@@ -106,6 +108,16 @@ class ContentStore:
         path = self.path(uri)
         with told(str(path)):
             path.unlink(missing_ok=True)
+
+    def work_folder(self, namespace: str, batch: str) -> Path:
+        """Where the runner of a batch keeps what is done; it may not be there."""
+        return self._jobs / namespace / batch
+
+    def work_folders(self) -> Iterator[tuple[str, str]]:
+        """Namespace and batch of all that are there."""
+        for folder in self._jobs.iterdir() if self._jobs.is_dir() else ():
+            for path in folder.iterdir() if folder.is_dir() else ():
+                yield folder.name, path.name
 
     def found(self) -> Iterator[Found]:
         """All content that is there, whether a record names it or not."""

@@ -1,4 +1,4 @@
-"""Runners of batches in a spec: what is said of them, and that this version has none yet."""
+"""Runners of batches in a spec: what is said of them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def test_python_says_what_the_record_holds() -> None:
     assert (batch.concurrency, list(batch.namespaces), batch.workers) == (3, ["shop", "lab"], 2)
 
 
-def test_it_is_refused_clearly() -> None:
-    with pytest.raises(SpecError, match=r"batch.*not supported by this version"):
-        parse_spec(FULL)
+def test_yaml_says_the_same() -> None:
+    made = BatchDeployment("batches", concurrency=3, namespaces=["shop", "lab"], workers=2)
+    assert parse_spec(FULL).to_spec() == Application("app", [made]).to_spec()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,151 @@
+"""Batches from upload to download, as clients see them, and what dies or changes on the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+from openai.types import Batch
+
+from tests.support.batch_world import BatchWorld, RunnerHandle, chat_lines
+from tests.support.waiting import eventually
+
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def runner(world: BatchWorld) -> Iterator[RunnerHandle]:
+    with ExitStack() as stack:
+        yield world.runner("runner-1", stack, concurrency=1)
+
+
+def sums(count: int) -> list[str]:
+    return [f"What is {number} plus {number % 7}?" for number in range(count)]
+
+
+def long_ones(count: int) -> bytes:
+    """That take the model a while."""
+    return chat_lines(sums(count), max_tokens=100, ignore_eos=True)
+
+
+def under_way(world: BatchWorld, batch_id: str) -> Batch:
+    """Some of it is done."""
+
+    def look() -> Batch | None:
+        now = world.batch(batch_id)
+        assert now.status in ("validating", "in_progress"), now
+        return now if now.request_counts and now.request_counts.completed else None
+
+    found = eventually(look, timeout_s=240, what="some lines are done")
+    assert found is not None
+    return found
+
+
+def counts(batch: Batch) -> tuple[int, int, int]:
+    found = batch.request_counts
+    assert found is not None
+    return found.total, found.completed, found.failed
+
+
+def test_each_line_has_its_answer_in_the_order_of_the_input(world: BatchWorld) -> None:
+    wrong = chat_lines(["And this?"], temperature=9.0).replace(b'"custom_id": "0"', b'"custom_id": "\xc3\xa9 wrong"')
+    batch = world.ended(world.order(chat_lines(sums(60)) + b"\n" + wrong))
+    assert batch.status == "completed"
+    assert counts(batch) == (61, 60, 1)
+    answers = world.lines(batch.output_file_id)
+    assert [one["custom_id"] for one in answers] == [str(number) for number in range(60)]
+    assert len({one["id"] for one in answers}) == 60
+    assert all(one["error"] is None and one["response"]["status_code"] == 200 for one in answers)
+    bodies = [one["response"]["body"] for one in answers]
+    assert "is" in bodies[3]["choices"][0]["message"]["content"]
+    assert batch.usage is not None
+    assert batch.usage.input_tokens == sum(one["usage"]["prompt_tokens"] for one in bodies)
+    assert batch.usage.output_tokens == sum(one["usage"]["completion_tokens"] for one in bodies)
+    (fault,) = world.lines(batch.error_file_id)
+    assert (fault["custom_id"], fault["response"]["status_code"], fault["error"]) == ("é wrong", 400, None)
+    assert "temperature" in fault["response"]["body"]["error"]["message"]
+    assert (batch.model, batch.endpoint) == ("tiny-chat", "/v1/chat/completions")
+    eventually(lambda: not world.left_behind(), timeout_s=30, what="nothing is left of the job")
+
+
+def test_an_input_that_is_wrong_is_not_run(world: BatchWorld) -> None:
+    batch = world.ended(world.order(chat_lines(["a"]) + chat_lines(["b"])))
+    assert (batch.status, batch.output_file_id) == ("failed", None)
+    assert batch.errors is not None
+    assert batch.errors.data is not None
+    assert [(one.line, one.code) for one in batch.errors.data] == [(2, "duplicate_custom_id")]
+
+
+def test_a_killed_runner_goes_on_from_what_was_committed(world: BatchWorld, runner: RunnerHandle) -> None:
+    batch_id = world.order(long_ones(300))
+    before = counts(under_way(world, batch_id))[1]
+    runner.kill()
+    batch = world.ended(batch_id)
+    assert (batch.status, counts(batch)) == ("completed", (300, 300, 0))
+    answers = world.lines(batch.output_file_id)
+    assert [one["custom_id"] for one in answers] == [str(number) for number in range(300)]
+    (told,) = (one for one in runner.log() if one["msg"] == "a batch's lines were run" and one["batch"] == batch_id)
+    assert 0 < told["computed"] <= 300 - before
+
+
+def test_a_cancelled_batch_keeps_what_is_done(world: BatchWorld) -> None:
+    batch_id = world.order(long_ones(1000))
+    under_way(world, batch_id)
+    world.client.batches.cancel(batch_id)
+    began = time.monotonic()
+    batch = world.ended(batch_id)
+    took_s = time.monotonic() - began
+    assert (batch.status, batch.error_file_id) == ("cancelled", None)
+    total, completed, failed = counts(batch)
+    assert (total, failed) == (1000, 0)
+    assert 0 < completed < 1000
+    numbers = [int(one["custom_id"]) for one in world.lines(batch.output_file_id)]
+    assert len(numbers) == completed
+    assert numbers == sorted(set(numbers))
+    assert took_s < 60  # some seconds, on a machine that does nothing else
+
+
+def test_what_is_not_done_in_its_window_has_expired(world: BatchWorld) -> None:
+    batch = world.ended(world.order(long_ones(4000), window="12s"))
+    assert batch.status == "expired"
+    total, completed, failed = counts(batch)
+    assert (total, failed) == (4000, 0)
+    done = [one["custom_id"] for one in world.lines(batch.output_file_id)] if batch.output_file_id else []
+    expired = world.lines(batch.error_file_id)
+    assert len(done) == completed
+    assert sorted(done + [one["custom_id"] for one in expired], key=int) == [str(number) for number in range(4000)]
+    assert {(one["response"], one["error"]["code"]) for one in expired} == {(None, "batch_expired")}
+
+
+def test_a_tenant_with_many_batches_does_not_starve_another(world: BatchWorld) -> None:
+    many = [world.order_as("crowd", long_ones(40)) for _ in range(10)]
+    eventually(
+        lambda: any(world.word("crowd", one) == "in_progress" for one in many), timeout_s=60, what="one is begun"
+    )
+    few = world.order_as("lonely", long_ones(40))
+    eventually(lambda: world.word("lonely", few) == "completed", timeout_s=120, what="the other tenant's is done")
+    assert sum(world.word("crowd", one) == "completed" for one in many) <= 3
+    for one in many:
+        world.cancel_as("crowd", one)
+    eventually(
+        lambda: all(world.word("crowd", one) in ("completed", "cancelled") for one in many),
+        timeout_s=120,
+        what="all have ended",
+    )
+
+
+def test_a_runner_that_leaves_hands_its_batch_over(world: BatchWorld, runner: RunnerHandle) -> None:
+    with ExitStack() as stack:
+        batch_id = world.order(long_ones(300))
+        before = counts(under_way(world, batch_id))[1]
+        other = world.runner("runner-2", stack, concurrency=1)
+        runner.drain()
+        batch = world.ended(batch_id)
+        assert (batch.status, counts(batch)) == ("completed", (300, 300, 0))
+        numbers = [one["custom_id"] for one in world.lines(batch.output_file_id)]
+        assert numbers == [str(number) for number in range(300)]
+        (told,) = (one for one in other.log() if one["msg"] == "a batch's lines were run" and one["batch"] == batch_id)
+        assert 0 < told["computed"] <= 300 - before
+        eventually(lambda: runner.report().state == "drained", timeout_s=60, what="the first one has left")
