@@ -52,7 +52,7 @@ class Sender:
         self._budget = RetryBudget(self._config.budget)
         self._memo: Memo[RowAnswer] = Memo(self._config.memo_bytes)
         self._running: dict[bytes, Pending] = {}  # rows that others may be the same as
-        self._lanes = Lanes(config.tranche)
+        self._lanes = Lanes(self._config.tranche)
         self._channels = Channels(places, transport, self._config.window)
         self._slots: set[asyncio.Task[None]] = set()
         self._queued = 0  # rows that were never begun
