@@ -58,8 +58,7 @@ class Work:
         self._threads = threads
         self._holds = holds
         self._writing = asyncio.Lock()
-        self._counts = Counts()  # set by the job's thread
-        self._told = Counts()
+        self._counts = self._told = _counts_of(claimed.status)  # the former is set by the job's thread
         order = claimed.batch.order
         self._log: dict[str, Any] = {"batch": order.id, "tenant": order.namespace, "epoch": claimed.epoch}
         self._status = pb.BatchStatus()
@@ -194,7 +193,6 @@ class Work:
         status.model = checked.models[0] if len(checked.models) == 1 else ""
         if not status.HasField("in_progress_at"):
             status.in_progress_at.CopyFrom(stamp(time.time()))
-        self._counts = self._told = _counts_of(status)
         await self._surely(status)
         _LOG.info("batch begun", **self._log, lines=checked.total, models=list(checked.models))
 
