@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -37,6 +38,7 @@ class Script:
 
     go: threading.Event = field(default_factory=threading.Event)
     fail: str = ""
+    done: int = 4  # lines, of 10, when it is stopped
     models: dict[str, ModelKey] | None = field(default_factory=dict)
     began: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
@@ -55,7 +57,7 @@ class ScriptedJob:
         self._script.began.append(self._id)
         if self._script.fail:
             raise Unavailable(self._script.fail)
-        tell(Counts(10, 4, 0, 40, 20, 0))
+        tell(Counts(10, self._script.done, 0, 40, 20, 0))
         while not self._script.go.wait(0.02):
             if stop.is_set():
                 self._script.stopped.append(self._id)
@@ -64,7 +66,7 @@ class ScriptedJob:
 
     def publish(self, halt: Halt | None) -> Published:
         self._script.published.append((self._id, halt))
-        return Published(Counts(10, 4 if halt else 10, 0))
+        return Published(Counts(10, self._script.done if halt else 10, 0))
 
     def unpublish(self, published: Published) -> None:
         """It made no files."""
@@ -99,8 +101,8 @@ class Taking:
         await made.start()
         return made
 
-    async def order(self) -> Batch:
-        order = order_of(f"batch_{secrets.token_hex(8)}", created=time.time(), namespace=self.namespace)
+    async def order(self, **fields: Any) -> Batch:
+        order = order_of(f"batch_{secrets.token_hex(8)}", created=time.time(), namespace=self.namespace, **fields)
         return (await self.book.create(order, time.time()))[0]
 
     async def now(self, batch: Batch) -> Batch:
@@ -176,6 +178,22 @@ async def test_a_cancelled_batch_is_published_as_it_is(taking: Taking) -> None:
     assert (script.stopped, script.published) == ([batch.id], [(batch.id, Halt.CANCELLED)])
     assert ended.status is not None
     assert ended.status.completed == 4
+
+
+async def test_a_window_that_ends_on_the_way(taking: Taking) -> None:
+    await taking.runner("r1", Script())
+    short = await taking.order(window_s=12)
+    ended = await taking.becomes(short, "expired")
+    assert ended.status is not None
+    assert ended.status.completed == 4
+
+
+async def test_what_is_done_when_its_window_ends_is_completed(taking: Taking) -> None:
+    script = Script(done=10)
+    await taking.runner("r1", script)
+    batch = await taking.order(window_s=12)
+    await taking.becomes(batch, "completed")
+    assert script.published == [(batch.id, Halt.EXPIRED)]
 
 
 async def test_a_runner_that_leaves_gives_its_batch_back(taking: Taking) -> None:
