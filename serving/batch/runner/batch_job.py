@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -97,7 +96,7 @@ class BatchJob:
         infer = LLMProcessor(self._processing(block))
         with told(str(self._folder)):
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with _fenced():
+        with fenced():
             try:
                 report = run_job(
                     self._source(models),
@@ -174,7 +173,7 @@ class BatchJob:
     # ------------------------------------------------------------------------------------------------ after it
 
     def publish(self, halt: Halt | None) -> Published:
-        with _fenced():
+        with fenced():
             collected = self._collected()
         answered = Answered(collected) if collected is not None else None
         output, errors = _Lines(self._store), _Lines(self._store)
@@ -246,8 +245,7 @@ class BatchJob:
             self._store.remove(one.uri)
 
     def discard(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self._folder)
+        self._store.remove_work_folder(self._order.namespace, self._order.id)
 
 
 class _Lines:
@@ -281,7 +279,7 @@ class _Lines:
 
 
 @contextlib.contextmanager
-def _fenced() -> Iterator[None]:
+def fenced() -> Iterator[None]:
     """Who goes on with the folder has the batch, too."""
     try:
         yield

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Protocol, TypeVar
 
 from serving._proto import batch_pb2 as pb
-from serving.batch.orders.batch import Batch, seconds
+from serving.batch.orders.batch import ENDED_STATES, Batch, seconds
 from serving.batch.orders.claims import Claimed, ClaimLost
 from serving.batch.runner.instruments import RunnerInstruments
 from serving.batch.runner.job import Checked, Counts, Halt, Job, Stop
@@ -24,7 +24,11 @@ T = TypeVar("T")
 _LOG: Final = get_logger(__name__)
 _TELL_S: Final = 1.0
 _BACKOFF: Final = Backoff(first_s=0.2, limit_s=5.0, jitter=0.5)
-_END_STATES: Final = {None: pb.COMPLETED, Halt.CANCELLED: pb.CANCELLED_BATCH, Halt.EXPIRED: pb.EXPIRED_WINDOW}
+_END_STATES: Final[dict[Halt | None, pb.BatchState]] = {
+    None: pb.COMPLETED,
+    Halt.CANCELLED: pb.CANCELLED_BATCH,
+    Halt.EXPIRED: pb.EXPIRED_WINDOW,
+}
 
 
 class FindModels(Protocol):
@@ -58,8 +62,7 @@ class Work:
         self._threads = threads
         self._holds = holds
         self._writing = asyncio.Lock()
-        self._counts = Counts()  # set by the job's thread
-        self._told = Counts()
+        self._counts = self._told = _counts_of(claimed.status)  # the former is set by the job's thread
         order = claimed.batch.order
         self._log: dict[str, Any] = {"batch": order.id, "tenant": order.namespace, "epoch": claimed.epoch}
         self._status = pb.BatchStatus()
@@ -94,6 +97,8 @@ class Work:
         except ClaimLost as error:
             self.stop.ask(Halt.LOST)
             _LOG.warning("batch lost", **self._log, reason=error.message)
+        if self.claimed.status.state in ENDED_STATES:
+            return None
         why = self.stop.why
         if why is Halt.PUT_BACK:
             await self.put_back()
@@ -194,7 +199,6 @@ class Work:
         status.model = checked.models[0] if len(checked.models) == 1 else ""
         if not status.HasField("in_progress_at"):
             status.in_progress_at.CopyFrom(stamp(time.time()))
-        self._counts = self._told = _counts_of(status)
         await self._surely(status)
         _LOG.info("batch begun", **self._log, lines=checked.total, models=list(checked.models))
 
@@ -216,7 +220,7 @@ class Work:
         published = await self._blocking(lambda: self._job.publish(why))
         self._counts = published.counts
         status = self._with_counts()
-        status.state = _END_STATES[why]
+        status.state = _end_state(why, published.counts)
         status.output_file, status.error_file = published.output_file, published.error_file
         status.ended_at.CopyFrom(stamp(time.time()))
         try:
@@ -253,6 +257,13 @@ class Work:
             await asyncio.get_running_loop().run_in_executor(self._threads, step)
         except (MeshError, OSError) as error:
             _LOG.warning("files of a batch were left behind", **self._log, reason=str(error))
+
+
+def _end_state(why: Halt | None, counts: Counts) -> pb.BatchState:
+    """The last line may have come with the end of the window."""
+    if why is Halt.EXPIRED and counts.completed + counts.failed == counts.total:
+        return pb.COMPLETED
+    return _END_STATES[why]
 
 
 def _counts_of(status: pb.BatchStatus) -> Counts:

@@ -119,6 +119,12 @@ class ContentStore:
             for path in folder.iterdir() if folder.is_dir() else ():
                 yield folder.name, path.name
 
+    def remove_work_folder(self, namespace: str, batch: str) -> None:
+        """May be repeated. Raises `Unavailable`."""
+        folder = self.work_folder(namespace, batch)
+        with told(str(folder)), contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(folder)
+
     def found(self) -> Iterator[Found]:
         """All content that is there, whether a record names it or not."""
         for folder in self._content.iterdir():

@@ -29,16 +29,17 @@ _LOG: Final = get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Swept:
-    """How many of each were removed. `contents`: without a record."""
+    """How many of each were removed. `contents`: without a record. `jobs`: folders of batches that have ended."""
 
     files: int
     batches: int
     contents: int
     uploads: int
+    jobs: int
 
     @property
     def any(self) -> bool:
-        return bool(self.files or self.batches or self.contents or self.uploads)
+        return any((self.files, self.batches, self.contents, self.uploads, self.jobs))
 
 
 class Sweeper:
@@ -64,6 +65,7 @@ class Sweeper:
         """Once. Raises `StoreUnavailable`, `Unavailable`."""
         # Content first, records after: what has a record when they are read has one, whenever it came.
         contents = await asyncio.to_thread(self._old_contents, now)
+        folders = await asyncio.to_thread(self._work_folders)
         files = await self._store.get_prefix(keys.FILES)
         orders = await self._store.get_prefix(keys.BATCHES)
         records = await read_apart(read_files, files.kvs)
@@ -74,7 +76,10 @@ class Sweeper:
         for uri in orphans:
             await asyncio.to_thread(self._content.remove, uri)
         uploads = await asyncio.to_thread(self._sweep_uploads, now)
-        swept = Swept(removed_files, batches, len(orphans), uploads)
+        done = [one for one in folders if one not in _unfinished(orders, read, now)]
+        for one in done:
+            await asyncio.to_thread(self._content.remove_work_folder, *one)
+        swept = Swept(removed_files, batches, len(orphans), uploads, len(done))
         if swept.any:
             _LOG.info(
                 "the file store is swept",
@@ -82,12 +87,17 @@ class Sweeper:
                 batches=batches,
                 contents=len(orphans),
                 uploads=uploads,
+                jobs=len(done),
             )
         return swept
 
     def _old_contents(self, now: float) -> list[Found]:
         with told(f"the file store {self._content.folder}"):
             return [one for one in self._content.found() if one.changed_at < now - LEFTOVER_S]
+
+    def _work_folders(self) -> list[tuple[str, str]]:
+        with told(f"the file store {self._content.folder}"):
+            return list(self._content.work_folders())
 
     def _sweep_uploads(self, now: float) -> int:
         with told(f"the file store {self._content.folder}"):
@@ -132,6 +142,12 @@ class Sweeper:
         newest = sorted(ended, key=lambda one: (one[0], one[1].id), reverse=True)
         old = [batch for at, batch in newest[: self._max_ended] if at < now - self._keep_ended_s]
         return old + [batch for _, batch in newest[self._max_ended :]]
+
+
+def _unfinished(orders: Snapshot, batches: Iterable[Batch], now: float) -> set[tuple[str, str]]:
+    """Namespace and id of those that may be gone on with; what cannot be read is one of them."""
+    named = {parsed[:2] for parsed in (keys.parse_batch(kv.key) for kv in orders.kvs) if parsed is not None}
+    return named - {(one.namespace, one.id) for one in batches if ends_at(one, now) is not None}
 
 
 def _unnamed(contents: Iterable[Found], files: Snapshot, records: Mapping[str, pb.FileRecord]) -> list[str]:

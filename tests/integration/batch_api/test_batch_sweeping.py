@@ -109,3 +109,19 @@ async def test_batches_that_ended_long_ago_go(store: EtcdClient, content: Conten
     await sweeper(store, content, max_ended=2).sweep(NOW)
     assert await left() == {"4", "3", "0", "begun"}
     assert len((await store.get_prefix(keys.batches(namespace))).kvs) == 6
+
+
+async def test_what_was_kept_for_a_batch_goes_when_it_has_ended(
+    store: EtcdClient, content: ContentStore, namespace: str
+) -> None:
+    order = order_of(namespace=namespace)
+    await OrderBook(store, max_unfinished=9).create(order, T0)
+    await store.put(keys.batch(namespace, "batch_x", "order"), b"rubbish")
+    folders = [content.work_folder(namespace, name) for name in (order.id, "batch_x", "batch_gone")]
+    for folder in folders:
+        (folder / "checkpoint").mkdir(parents=True)
+    assert (await sweeper(store, content).sweep(T0 + 60)).jobs == 1
+    assert [folder.exists() for folder in folders] == [True, True, False]
+    assert (await sweeper(store, content).sweep(T0 + 2 * DAY_S)).jobs == 1
+    assert [folder.exists() for folder in folders] == [False, True, False]
+    await store.delete(keys.batch(namespace, "batch_x", "order"))

@@ -25,9 +25,9 @@ def sums(count: int) -> list[str]:
     return [f"What is {number} plus {number % 7}?" for number in range(count)]
 
 
-def long_ones(count: int) -> bytes:
-    """That take the model a while."""
-    return chat_lines(sums(count), max_tokens=100, ignore_eos=True)
+def many_lines(count: int) -> bytes:
+    """So many that they are done in several waves, however many a replica has at once."""
+    return chat_lines(sums(count), max_tokens=30, ignore_eos=True)
 
 
 def under_way(world: BatchWorld, batch_id: str) -> Batch:
@@ -79,19 +79,19 @@ def test_an_input_that_is_wrong_is_not_run(world: BatchWorld) -> None:
 
 
 def test_a_killed_runner_goes_on_from_what_was_committed(world: BatchWorld, runner: RunnerHandle) -> None:
-    batch_id = world.order(long_ones(300))
+    batch_id = world.order(many_lines(1000))
     before = counts(under_way(world, batch_id))[1]
     runner.kill()
     batch = world.ended(batch_id)
-    assert (batch.status, counts(batch)) == ("completed", (300, 300, 0))
+    assert (batch.status, counts(batch)) == ("completed", (1000, 1000, 0))
     answers = world.lines(batch.output_file_id)
-    assert [one["custom_id"] for one in answers] == [str(number) for number in range(300)]
+    assert [one["custom_id"] for one in answers] == [str(number) for number in range(1000)]
     (told,) = (one for one in runner.log() if one["msg"] == "a batch's lines were run" and one["batch"] == batch_id)
-    assert 0 < told["computed"] <= 300 - before
+    assert 0 < told["computed"] <= 1000 - before
 
 
 def test_a_cancelled_batch_keeps_what_is_done(world: BatchWorld) -> None:
-    batch_id = world.order(long_ones(1000))
+    batch_id = world.order(many_lines(2000))
     under_way(world, batch_id)
     world.client.batches.cancel(batch_id)
     began = time.monotonic()
@@ -99,8 +99,8 @@ def test_a_cancelled_batch_keeps_what_is_done(world: BatchWorld) -> None:
     took_s = time.monotonic() - began
     assert (batch.status, batch.error_file_id) == ("cancelled", None)
     total, completed, failed = counts(batch)
-    assert (total, failed) == (1000, 0)
-    assert 0 < completed < 1000
+    assert (total, failed) == (2000, 0)
+    assert 0 < completed < 2000
     numbers = [int(one["custom_id"]) for one in world.lines(batch.output_file_id)]
     assert len(numbers) == completed
     assert numbers == sorted(set(numbers))
@@ -108,7 +108,7 @@ def test_a_cancelled_batch_keeps_what_is_done(world: BatchWorld) -> None:
 
 
 def test_what_is_not_done_in_its_window_has_expired(world: BatchWorld) -> None:
-    batch = world.ended(world.order(long_ones(4000), window="12s"))
+    batch = world.ended(world.order(many_lines(4000), window="12s"))
     assert batch.status == "expired"
     total, completed, failed = counts(batch)
     assert (total, failed) == (4000, 0)
@@ -120,11 +120,11 @@ def test_what_is_not_done_in_its_window_has_expired(world: BatchWorld) -> None:
 
 
 def test_a_tenant_with_many_batches_does_not_starve_another(world: BatchWorld) -> None:
-    many = [world.order_as("crowd", long_ones(40)) for _ in range(10)]
+    many = [world.order_as("crowd", many_lines(40)) for _ in range(10)]
     eventually(
         lambda: any(world.word("crowd", one) == "in_progress" for one in many), timeout_s=60, what="one is begun"
     )
-    few = world.order_as("lonely", long_ones(40))
+    few = world.order_as("lonely", many_lines(40))
     eventually(lambda: world.word("lonely", few) == "completed", timeout_s=120, what="the other tenant's is done")
     assert sum(world.word("crowd", one) == "completed" for one in many) <= 3
     for one in many:
@@ -138,14 +138,14 @@ def test_a_tenant_with_many_batches_does_not_starve_another(world: BatchWorld) -
 
 def test_a_runner_that_leaves_hands_its_batch_over(world: BatchWorld, runner: RunnerHandle) -> None:
     with ExitStack() as stack:
-        batch_id = world.order(long_ones(300))
+        batch_id = world.order(many_lines(1000))
         before = counts(under_way(world, batch_id))[1]
         other = world.runner("runner-2", stack, concurrency=1)
         runner.drain()
         batch = world.ended(batch_id)
-        assert (batch.status, counts(batch)) == ("completed", (300, 300, 0))
+        assert (batch.status, counts(batch)) == ("completed", (1000, 1000, 0))
         numbers = [one["custom_id"] for one in world.lines(batch.output_file_id)]
-        assert numbers == [str(number) for number in range(300)]
+        assert numbers == [str(number) for number in range(1000)]
         (told,) = (one for one in other.log() if one["msg"] == "a batch's lines were run" and one["batch"] == batch_id)
-        assert 0 < told["computed"] <= 300 - before
+        assert 0 < told["computed"] <= 1000 - before
         eventually(lambda: runner.report().state == "drained", timeout_s=60, what="the first one has left")
