@@ -1,4 +1,4 @@
-"""A runner's part in small, over its seam (`orders.claims`): claims a batch and ends it with outcomes that are given."""
+"""A runner's part in small, over its seam (`orders.claims`): claims a batch and ends it with given outcomes."""
 
 from __future__ import annotations
 

@@ -7,7 +7,6 @@ import contextlib
 import json
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -54,6 +53,7 @@ def seam(etcd: EtcdCluster, folder: Path) -> SeamRunner:
 def run(gateway: GatewayProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Mesh:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MESH_GATEWAY", gateway.url)
+    monkeypatch.setattr("serving.cli.gateway_calls._PAUSE_S", 0.01)
 
     def call(*words: str) -> Result:
         return CliRunner().invoke(mesh, ["batch", *words], prog_name="mesh")
@@ -167,7 +167,6 @@ def test_a_batch_is_followed_to_its_end(run: Mesh, seam: SeamRunner, tmp_path: P
     made = found(run("submit", input_file(tmp_path / "in.jsonl", 4), "--json"))
     thread, results = followed(run, "show", made["id"], "--watch", "--json")
     asyncio.run(seam.tell(made["id"], pb.IN_PROGRESS, total=4, completed=1))
-    time.sleep(1.5)  # it looks every half second: so that it has seen this, too, which the test does not rest on
     asyncio.run(seam.end(made["id"], pb.COMPLETED, total=4, output=[outcome(f"c{n}") for n in range(4)]))
     thread.join(60)
     (watched,) = results
