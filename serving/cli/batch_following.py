@@ -13,9 +13,9 @@ from serving.cli.gateway_calls import Gateway
 from serving.errors import DeadlineExceeded, Unavailable
 
 ENDED: Final = ("completed", "failed", "expired", "cancelled")
-_LEAST_S: Final = 0.5
-_MOST_S: Final = 5.0
-_SLOWER: Final = 0.05  # of the time that a batch was followed, between two looks
+_LOOK_S: Final = 1.0  # runners tell every second
+_LATER_LOOK_S: Final = 5.0
+_LATER_S: Final = 600.0  # who follows for longer is in no hurry
 _PATIENCE_S: Final = 300.0  # of a gateway that does not answer: the batch goes on without it
 
 
@@ -89,7 +89,7 @@ async def follow(
                 f"batch {batch['id']} is {batch['status']} after {timeout_s:g} s; it goes on: "
                 f"`mesh batch show --watch {batch['id']}`"
             )
-        pause_s = min(_MOST_S, max(_LEAST_S, _SLOWER * (now - began)))
+        pause_s = _LOOK_S if now - began < _LATER_S else _LATER_LOOK_S
         await asyncio.sleep(pause_s if timeout_s is None else min(pause_s, max(0.0, began + timeout_s - now)))
         try:
             batch = await gateway.batch(batch["id"])

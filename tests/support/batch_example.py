@@ -11,6 +11,7 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
+from serving.config import EtcdConfig
 from serving.local.etcd import EtcdOptions, start_etcd
 from tests.support.llm_serving import GatewayProcess, LlmProcess, llm_config
 from tests.support.mesh import ROOT
@@ -25,13 +26,18 @@ def start_chat(folder: Path, stack: ExitStack) -> Path:
     chat.wait_state("ready", registered=True)
     gateway = GatewayProcess(folder, etcd.config())
     stack.callback(gateway.end)
+    return tell_where(folder, etcd.config(), gateway.url)
+
+
+def tell_where(folder: Path, etcd: EtcdConfig, gateway: str) -> Path:
+    """A folder below, as `mesh up` writes it."""
     mesh = folder / "mesh"
-    mesh.mkdir()
+    mesh.mkdir(exist_ok=True)
     where = {
         "version": 1,
         "artifacts": str(folder / "artifacts"),
-        "etcd": {"endpoints": list(etcd.config().endpoints)},
-        "gateway": gateway.url.removeprefix("http://"),
+        "etcd": {"endpoints": list(etcd.endpoints)},
+        "gateway": gateway.removeprefix("http://"),
     }
     (mesh / "mesh.json").write_text(json.dumps(where))
     return mesh

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import json
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +21,6 @@ from serving.cli.group import mesh
 from serving.local.etcd import EtcdCluster
 from tests.support.batch_seam import SeamRunner, outcome
 from tests.support.llm_serving import GatewayProcess
-from tests.support.waiting import eventually
 
 ENDPOINT = "/v1/chat/completions"
 Mesh = Callable[..., Result]
@@ -156,24 +157,30 @@ def test_cancel(run: Mesh, tmp_path: Path) -> None:
     assert run("cancel", made["id"]).stdout.startswith(f"{made['id']}  cancelled")
 
 
-def followed(run: Mesh, *words: str) -> tuple[threading.Thread, list[Result]]:
-    results: list[Result] = []
-    thread = threading.Thread(target=lambda: results.append(run(*words)))
-    thread.start()
-    return thread, results
+@contextlib.contextmanager
+def followed(*words: str) -> Iterator[subprocess.Popen[str]]:
+    """The command as a process of its own."""
+    command = [sys.executable, "-m", "serving.cli", "batch", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def test_a_batch_is_followed_to_its_end(run: Mesh, seam: SeamRunner, tmp_path: Path) -> None:
     made = found(run("submit", input_file(tmp_path / "in.jsonl", 4), "--json"))
-    thread, results = followed(run, "show", made["id"], "--watch", "--json")
-    asyncio.run(seam.tell(made["id"], pb.IN_PROGRESS, total=4, completed=1))
-    asyncio.run(seam.end(made["id"], pb.COMPLETED, total=4, output=[outcome(f"c{n}") for n in range(4)]))
-    thread.join(60)
-    (watched,) = results
-    events = [json.loads(line)["batch"] for line in watched.stdout.splitlines()]
-    assert (watched.exit_code, events[-1]["status"]) == (0, "completed")
-    assert events[-1]["request_counts"] == {"total": 4, "completed": 4, "failed": 0}
-    assert len({json.dumps(one) for one in events}) == len(events)
+    with followed("show", made["id"], "--watch", "--json") as process:
+        assert process.stdout is not None
+        events = [json.loads(process.stdout.readline())["batch"]]
+        asyncio.run(seam.tell(made["id"], pb.IN_PROGRESS, total=4, completed=1))
+        events.append(json.loads(process.stdout.readline())["batch"])
+        asyncio.run(seam.end(made["id"], pb.COMPLETED, total=4, output=[outcome(f"c{n}") for n in range(4)]))
+        rest, _ = process.communicate(timeout=60)
+    events += [json.loads(line)["batch"] for line in rest.splitlines()]
+    assert process.returncode == 0
+    assert [one["status"] for one in events] == ["validating", "in_progress", "completed"]
+    assert [one["request_counts"]["completed"] for one in events] == [0, 1, 4]
 
 
 def test_submit_waits(run: Mesh, seam: SeamRunner, tmp_path: Path) -> None:
@@ -181,19 +188,14 @@ def test_submit_waits(run: Mesh, seam: SeamRunner, tmp_path: Path) -> None:
     late = run("submit", file, "--wait", "--timeout", "0.1")
     assert (late.exit_code, "it goes on" in late.stderr) == (5, True)
     for state, code in ((pb.COMPLETED, 0), (pb.EXPIRED_WINDOW, 1)):
-        before = {one["id"] for one in found(run("list", "--json"))["batches"]}
-        thread, results = followed(run, "submit", file, "--wait", "--metadata", f"code={code}")
-
-        def ordered(before: set[str] = before) -> list[str]:
-            return [one["id"] for one in found(run("list", "--json"))["batches"] if one["id"] not in before]
-
-        (batch_id,) = eventually(ordered, timeout_s=60, what="the batch")
-        asyncio.run(seam.end(batch_id, state, total=2, output=[outcome("c0")]))
-        thread.join(60)
-        (result,) = results
-        assert result.exit_code == code, result.stderr
-        assert f"mesh batch resume {batch_id}" in result.stderr or not code
-        assert "1 of 2 have an answer" in result.stdout
+        with followed("submit", file, "--wait", "--metadata", f"code={code}") as process:
+            assert process.stdout is not None
+            batch_id = process.stdout.readline().strip()
+            asyncio.run(seam.end(batch_id, state, total=2, output=[outcome("c0")]))
+            said, told = process.communicate(timeout=60)
+        assert process.returncode == code, told
+        assert f"mesh batch resume {batch_id}" in told or not code
+        assert "1 of 2 have an answer" in said
 
 
 def test_what_has_no_answer_is_ordered_again(run: Mesh, seam: SeamRunner, tmp_path: Path) -> None:
