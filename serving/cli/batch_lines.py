@@ -46,7 +46,7 @@ def _endpoint_of(line: bytes) -> str:
 
 
 def _told(path: Path, report: InputReport) -> str:
-    lines = [f"{path}:{one.line}: {one.message}" for one in report.faults[:_SHOWN]]
+    lines = [f"{path}{f':{one.line}' if one.line else ''}: {one.message}" for one in report.faults[:_SHOWN]]
     more = report.fault_count - len(lines)
     return "\n  ".join([f"nothing was sent: {path} is wrong", *lines, *([f"and {more} more"] if more else [])])
 
