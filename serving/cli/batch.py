@@ -14,7 +14,7 @@ from serving.cli.batch_options import Asked, gateway_command
 from serving.cli.exits import EPILOG
 from serving.cli.output import print_json, table
 from serving.cli.waiting import Waiting
-from serving.errors import FailedPrecondition, InvalidArgument
+from serving.errors import FailedPrecondition, InvalidArgument, MeshError
 
 if TYPE_CHECKING:
     from serving.cli.gateway_calls import Gateway
@@ -228,7 +228,12 @@ def _followed(asked: Asked, found: dict[str, Any], *, timeout_s: float | None, e
             last[:] = [one]
             print_json({"event": "changed", "batch": one})
 
-    return asked.run(lambda gateway: follow(gateway, found, told, timeout_s=timeout_s))
+    try:
+        return asked.run(lambda gateway: follow(gateway, found, told, timeout_s=timeout_s))
+    except MeshError:
+        if not asked.as_json and sys.stderr.isatty():
+            click.echo(err=True)  # else what is wrong would be said behind the line that changes
+        raise
 
 
 def _show(asked: Asked, found: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from urllib.parse import quote, urlsplit
 
 import aiohttp
 
-from serving.errors import DataLoss, FailedPrecondition, InvalidArgument, MeshError, Unavailable
+from serving.errors import DataLoss, FailedPrecondition, InvalidArgument, Unavailable
 from serving.openai.errors import error_of_answer
 
 T = TypeVar("T")
@@ -30,6 +31,7 @@ _SILENCE_S: Final = 120.0
 _LEAST_RATE: Final = 16 << 10  # bytes per second of an upload
 _ATTEMPTS: Final = 5
 _PAUSE_S: Final = 0.25  # doubles with each attempt
+_DIGEST: Final = re.compile(r'(?:W/)?"sha256:([0-9a-f]{64})"')  # as gateways' etags have it
 _PIECE: Final = 256 << 10
 _BROKEN: Final = (aiohttp.ClientError, asyncio.TimeoutError, ConnectionError)
 Told = Callable[[int, int], None]  # bytes that are there, and of how many
@@ -85,25 +87,25 @@ class Gateway:
 
     async def create_batch(self, wish: Mapping[str, Any], *, key: str = "") -> dict[str, Any]:
         """`wish` as OpenAI's API takes it. The same `key` again gives the batch that was made with it."""
-        return await self._ask("POST", BATCHES, body=wish, key=key or secrets.token_hex(16))
+        return await self._ask("POST", BATCHES, "batch", body=wish, key=key or secrets.token_hex(16))
 
     async def batch(self, batch_id: str) -> dict[str, Any]:
-        return await self._ask("GET", f"{BATCHES}/{quote(batch_id, safe='')}")
+        return await self._ask("GET", f"{BATCHES}/{quote(batch_id, safe='')}", "batch")
 
     async def cancel_batch(self, batch_id: str) -> dict[str, Any]:
-        return await self._ask("POST", f"{BATCHES}/{quote(batch_id, safe='')}/cancel")
+        return await self._ask("POST", f"{BATCHES}/{quote(batch_id, safe='')}/cancel", "batch")
 
     async def batches(self, limit: int) -> AsyncIterator[dict[str, Any]]:
         """The newest first."""
         after, left = "", limit
         while left > 0:
             query = f"?limit={min(left, 100)}" + (f"&after={after}" if after else "")
-            page = await self._ask("GET", f"{BATCHES}{query}")
+            page = await self._ask("GET", f"{BATCHES}{query}", "list")
             for one in page["data"]:
                 yield one
             left -= len(page["data"])
             after = page["last_id"] or ""
-            if not page["has_more"]:
+            if not page["has_more"] or not after:
                 return
 
     # ------------------------------------------------------------------------------------------------ files
@@ -116,10 +118,10 @@ class Gateway:
             with _opened(path, told) as file:
                 limit_s = _SILENCE_S + os.fstat(file.fileno()).st_size / _LEAST_RATE
                 timeout = aiohttp.ClientTimeout(total=limit_s, sock_connect=_CONNECT_S)
-                form = aiohttp.FormData({"purpose": "batch"})
+                form = aiohttp.FormData({"purpose": "batch"}, quote_fields=False)
                 form.add_field("file", file, filename=name, content_type="application/jsonl")
                 async with self._session.post(url, data=form, headers=headers, timeout=timeout) as answer:
-                    return await _object(answer)
+                    return await _object(answer, "file")
 
         return await self._patiently(attempt)
 
@@ -145,12 +147,12 @@ class Gateway:
         return fetching.bytes
 
     async def _ask(
-        self, method: str, path: str, *, body: Mapping[str, Any] | None = None, key: str = ""
+        self, method: str, path: str, kind: str, *, body: Mapping[str, Any] | None = None, key: str = ""
     ) -> dict[str, Any]:
         async def attempt() -> dict[str, Any]:
             headers = {"idempotency-key": key} if key else {}
             async with self._session.request(method, self._address.url + path, json=body, headers=headers) as answer:
-                return await _object(answer)
+                return await _object(answer, kind)
 
         return await self._patiently(attempt)
 
@@ -186,9 +188,9 @@ class _Fetching:
     ) -> None:
         while not await patiently(lambda: self._more(file, told)):  # what has come on is worth new attempts
             pass
-        wanted = self._etag.strip('"').removeprefix("sha256:")
+        wanted = _DIGEST.fullmatch(self._etag)
         cut = self._total is not None and self.bytes != self._total
-        if cut or (wanted and self._digest.hexdigest() != wanted):
+        if cut or (wanted is not None and self._digest.hexdigest() != wanted[1]):
             raise DataLoss(f"{self._url}: {self.bytes} bytes came that are not those of the file; ask again")
 
     async def _more(self, file: BinaryIO, told: Told | None) -> bool:
@@ -241,19 +243,15 @@ def _opened(path: Path, told: Told | None) -> Iterator[BinaryIO]:
         raise FailedPrecondition(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-async def _object(answer: aiohttp.ClientResponse) -> dict[str, Any]:
-    """The body of an answer. Raises what it stands for."""
+async def _object(answer: aiohttp.ClientResponse, kind: str) -> dict[str, Any]:
+    """The body of an answer, of OpenAI's objects one of that kind. Raises what it stands for."""
     data = await answer.read()
     if answer.status >= _ERRORS:
         raise error_of_answer(answer.status, data)
     try:
         found = json.loads(data)
-    except ValueError as error:
-        raise _no_gateway(answer) from error
-    if not isinstance(found, dict):
-        raise _no_gateway(answer)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or found.get("object") != kind:
+        raise FailedPrecondition(f"{answer.url}: what answers there is no gateway; say where it is with --gateway")
     return found
-
-
-def _no_gateway(answer: aiohttp.ClientResponse) -> MeshError:
-    return FailedPrecondition(f"{answer.url}: what answers there is no gateway; say where it is with --gateway")

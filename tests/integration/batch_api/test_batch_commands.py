@@ -17,6 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from serving._proto import batch_pb2 as pb
+from serving.cli.gateway_calls import Address, Gateway
 from serving.cli.group import mesh
 from serving.local.etcd import EtcdCluster
 from tests.support.batch_seam import SeamRunner, outcome
@@ -149,6 +150,29 @@ def test_what_the_gateway_refuses_is_said(run: Mesh, tmp_path: Path) -> None:
     large = input_file(tmp_path / "large.jsonl", 300, body={"model": "m", "x": "y" * 10_000})
     refused = run("submit", large, "--json")
     assert (refused.exit_code, json.loads(refused.stderr)["error"]["code"]) == (2, "INVALID_ARGUMENT"), refused.stderr
+
+
+def test_a_file_tells_how_much_of_it_is_sent(gateway: GatewayProcess, tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b"x" * 1_500_000)
+    told: list[tuple[int, int]] = []
+
+    async def send() -> dict[str, Any]:
+        async with Gateway(Address.of(gateway.url)) as asked:
+            return await asked.send_file(path, "näme ;1.jsonl", told=lambda *now: told.append(now))
+
+    sent = asyncio.run(send())
+    assert (sent["bytes"], sent["filename"]) == (1_500_000, "näme ;1.jsonl")
+    assert told[-1] == (1_500_000, 1_500_000)
+    assert sorted(told) == told
+    assert len(told) > 3
+
+
+def test_what_answers_is_no_gateway(run: Mesh, etcd: EtcdCluster) -> None:
+    (endpoint, *_) = etcd.config().endpoints
+    answered = run("list", "--gateway", endpoint)
+    assert answered.exit_code in (1, 3, 4), answered.stderr
+    assert "Error" not in answered.stderr
 
 
 def test_cancel(run: Mesh, tmp_path: Path) -> None:
