@@ -211,9 +211,34 @@ _BY_CODE: dict[Code, type[MeshError]] = {
 }
 
 
+_BY_STATUS: Final = {
+    400: Code.INVALID_ARGUMENT,
+    401: Code.UNAUTHENTICATED,
+    403: Code.PERMISSION_DENIED,
+    404: Code.NOT_FOUND,
+    408: Code.DEADLINE_EXCEEDED,
+    409: Code.ALREADY_EXISTS,
+    412: Code.FAILED_PRECONDITION,
+    413: Code.INVALID_ARGUMENT,
+    422: Code.INVALID_ARGUMENT,
+    429: Code.RESOURCE_EXHAUSTED,
+    499: Code.CANCELLED,
+    501: Code.UNIMPLEMENTED,
+    502: Code.UNAVAILABLE,
+    503: Code.UNAVAILABLE,
+    504: Code.DEADLINE_EXCEEDED,
+    507: Code.RESOURCE_EXHAUSTED,
+}
+
+
 def error_for_code(code: int, message: str) -> MeshError:
     """The error of the tree that stands for a gRPC status; codes without one of their own become `Internal`."""
     try:
         return _BY_CODE.get(Code(code), Internal)(message)
     except ValueError:
         return Internal(f"unknown status code {code}: {message}")
+
+
+def error_for_status(status: int, message: str) -> MeshError:
+    """The error of the tree that stands for an HTTP status from 400 on; what has none of its own is `Internal`."""
+    return error_for_code(_BY_STATUS.get(status, Code.INTERNAL), message)

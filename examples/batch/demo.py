@@ -3,71 +3,85 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Final
+from typing import Final
 
-from examples.batch.asking import ask_all
-from examples.batch.questions import PROMPTS, faults, rows
+from examples.batch.questions import faults, known_answers, report, rows
+from serving.sdk import Connection
 
-_SHOWN: Final = 10
 _ROOT: Final = Path(__file__).resolve().parents[2]
+_COMMITS: Final = 30
+_STARTS: Final = 5
 
 
-def run(folder: Path, gateway: str, *, kill_at: int | None) -> int:
-    """One run of the job, killed when it has committed so many rows. Returns the rows that are committed."""
-    command = [sys.executable, "-m", "examples.batch.work", str(folder), "--gateway", gateway, "--json"]
+def run(folder: Path, count: int, *, kill_at: int | None) -> str:
+    """The job, killed when it has committed so many rows; whatever ends it before, it is started again.
+
+    Returns its last word.
+    """
+    for _ in range(_STARTS):
+        last = _started(folder, count, kill_at)
+        if last:
+            return last
+        print("it ended with an error, and is started again", flush=True)
+    raise SystemExit(f"the job failed {_STARTS} times")
+
+
+def _started(folder: Path, count: int, kill_at: int | None) -> str:
+    """Empty: it has failed."""
+    commits = str(max(1, min(1000, count // _COMMITS)))
+    command = [sys.executable, "-m", "examples.batch.work", str(folder), "--json", "--commit-rows", commits]
+    last = ""
     with subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        committed = _follow(process.stdout, kill_at)
-        if kill_at is not None:
-            process.kill()
-    if kill_at is None and process.returncode:
-        raise SystemExit(f"the job failed with status {process.returncode}")
-    return committed
-
-
-def _follow(lines: IO[str], kill_at: int | None) -> int:
-    committed = 0
-    for line in lines:
-        if not line.startswith("{"):
-            continue
-        committed = json.loads(line)["rows"]
-        if kill_at is not None and committed >= kill_at:
-            break
-    return committed
+        for line in process.stdout:
+            if not line.startswith("{"):
+                last = line.strip() if line.startswith("finished") else last
+                continue
+            committed = json.loads(line)["rows"]
+            if committed >= count and kill_at is not None:
+                raise SystemExit("the job had ended before it could be killed: ask for more rows")
+            if kill_at is not None and committed >= kill_at:
+                process.kill()
+                return f"killed when {committed:,} rows were committed"
+    return "" if process.returncode else last
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--kills", type=int, default=2)
     parser.add_argument("--full", action="store_true", help="100,000 rows")
-    parser.add_argument("--gateway", default="http://127.0.0.1:8000", help="of a mesh with examples/chat on it")
     options = parser.parse_args()
     count = 100_000 if options.full else options.rows
     folder = Path(tempfile.mkdtemp(prefix="mesh-batch-"))
     (folder / "in.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows(count)))
-    known = dict(zip(PROMPTS, asyncio.run(ask_all(options.gateway, "tiny-chat", list(PROMPTS))), strict=True))
+    known = known_answers(f"http://{Connection.from_env().gateway}")
     print(f"{len(known)} questions asked once: their answers must come again in {count:,} rows", flush=True)
-    for share in (1, 2):
-        committed = run(folder, options.gateway, kill_at=count * share // 3)
-        print(f"killed when {committed:,} rows were committed", flush=True)
-    run(folder, options.gateway, kill_at=None)
-    found = [json.loads(line) for line in (folder / "out.jsonl").read_text().splitlines()]
-    wrong = faults(found, count, known)
-    for fault in wrong[:_SHOWN]:
-        print(fault)
+    began = time.monotonic()
+    for number in range(options.kills + 1):
+        kill_at = count * (number + 1) // (options.kills + 1) if number < options.kills else None
+        print(run(folder, count, kill_at=kill_at), flush=True)
+    took_s = time.monotonic() - began
+    wrong = faults(_answers(folder / "out.jsonl"), count, known)
     if wrong:
-        print(f"{len(wrong):,} faults; what was written is in {folder}")
-        return 1
+        report(wrong, folder)
     shutil.rmtree(folder)
-    print(f"{len(found):,} rows, each once, each with its right answer")
+    print(f"{count:,} rows, each once, each with its right answer, in {took_s:,.0f} s ({count / took_s:,.0f} rows/s)")
     return 0
+
+
+def _answers(path: Path) -> Iterator[dict[str, object]]:
+    with path.open() as lines:
+        for line in lines:
+            yield json.loads(line)
 
 
 if __name__ == "__main__":

@@ -8,17 +8,30 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Final, TextIO
-
-from serving.batch.checkpoint.parts import Counts
+from typing import Final, Protocol, TextIO
 
 _WINDOW_S: Final = 60.0  # that a rate is of
 _LINE_EVERY_S: Final = 10.0  # where nobody looks at a terminal
+_UNDER_WAY: Final = ("running", "in_progress")
+_ENDED: Final = ("finished", "stopped", "completed", "failed", "expired", "cancelled")
+
+
+class Counted(Protocol):
+    """Of rows: `serving.batch.checkpoint.Counts`, or what is read as they are."""
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def prompt_tokens(self) -> int: ...
+    @property
+    def completion_tokens(self) -> int: ...
 
 
 @dataclass(frozen=True)
 class Progress:
-    """`state`: waiting (for the source), running, disk_full, publishing, finished, stopped. `rows`: committed."""
+    """`state`: waiting (for the source), running, disk_full, publishing, finished, stopped; of an ordered batch, its
+    status. `rows`: committed.
+    """
 
     job: str
     state: str
@@ -52,7 +65,7 @@ class Rate:
     def elapsed_s(self) -> float:
         return self._clock() - self._began
 
-    def add(self, counts: Counts) -> None:
+    def add(self, counts: Counted) -> None:
         """Of this run, all in all."""
         now = self._clock()
         tokens = counts.prompt_tokens + counts.completion_tokens
@@ -83,7 +96,7 @@ class LinePrinter:
         if self._machine:
             print(progress.to_json(), file=self._stream, flush=True)
             return
-        ended = progress.state in ("finished", "stopped")
+        ended = progress.state in _ENDED
         if self._terminal:
             print(f"\r\x1b[2K{text_of(progress)}", end="\n" if ended else "", file=self._stream, flush=True)
             return
@@ -103,7 +116,7 @@ def text_of(progress: Progress) -> str:
     parts.append(f"{progress.rows_per_s:,.1f} rows/s")
     if progress.tokens_per_s:
         parts.append(f"{progress.tokens_per_s:,.0f} tokens/s")
-    if progress.left_s is not None and progress.state == "running":
+    if progress.left_s is not None and progress.state in _UNDER_WAY:
         parts.append(f"{_duration(progress.left_s)} left")
     if progress.errors:
         parts.append(f"{progress.errors:,} failed")

@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "rollout": ("serving.cli.rollout", "rollout", "Follow, pause, resume, promote or undo the rollout of a revision."),
     "keys": ("serving.cli.keys", "keys", "Create, show, change and delete API keys of the gateways."),
     "queue": ("serving.cli.queue", "queue", "Look at the requests that wait at an application's brokers."),
+    "batch": ("serving.cli.batch", "batch", "Have files of requests answered by and by, and fetch the answers."),
     "routes": ("serving.cli.routes", "routes", "Give names at the gateways to models: shares and fallbacks."),
     "artifacts": ("serving.cli.artifacts", "artifacts", "Remove archives of models that nothing names any more."),
     "model": ("serving.cli.model", "model", "Check model repositories before they are deployed."),

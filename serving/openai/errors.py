@@ -6,11 +6,12 @@ something, the word is ours.
 
 from __future__ import annotations
 
+import json
 from typing import Final
 
 from typing_extensions import TypedDict
 
-from serving.errors import InvalidArgument, MeshError, NotFound, ResourceExhausted, Unavailable
+from serving.errors import InvalidArgument, MeshError, NotFound, ResourceExhausted, Unavailable, error_for_status
 
 _TYPES: Final = {429: "rate_limit_error"}
 _CODES: Final = {
@@ -26,6 +27,7 @@ _CODES: Final = {
     504: "timeout",
 }
 _RETRY_AFTER_S: Final = 1
+_SHOWN: Final = 500  # characters of a body that is no error object
 
 
 class ErrorObject(TypedDict):
@@ -108,3 +110,13 @@ def retry_after_s(error: MeshError) -> int | None:
         own: int | None = error.retry_after_s
         return own
     return _RETRY_AFTER_S if isinstance(error, ResourceExhausted | Unavailable) else None
+
+
+def error_of_answer(status: int, body: bytes) -> MeshError:
+    """The error that an answer with a status from 400 on stands for, in its own words."""
+    text = body.decode("utf-8", "replace")
+    try:
+        message = str(json.loads(text)["error"]["message"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        message = f"answered with {status}: {text[:_SHOWN]}"
+    return error_for_status(status, message)

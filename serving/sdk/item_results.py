@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Final
 
 from serving._proto import broker_pb2 as bpb
 from serving.errors import Cancelled, DeadlineExceeded, FailedPrecondition, MeshError, error_for_code
+from serving.openai.errors import error_of_answer
 
 _ERRORS: Final = 400
-_BY_STATUS: Final = {400: 3, 401: 16, 403: 7, 404: 5, 409: 6, 413: 3, 422: 3, 429: 8, 499: 1, 501: 12, 503: 14, 504: 4}
-_INTERNAL: Final = 13
 
 
 def result_pieces(result: bpb.Result) -> list[bytes]:
@@ -49,10 +47,5 @@ def _error_of_result(result: bpb.Result) -> MeshError | None:
     if result.HasField("failure"):
         return error_for_code(result.failure.code, result.failure.message)
     if result.HasField("http") and result.http.status >= _ERRORS:
-        text = result.http.body.decode("utf-8", "replace")
-        try:
-            text = str(json.loads(text)["error"]["message"])
-        except (ValueError, KeyError, TypeError):
-            text = f"answered with {result.http.status}: {text[:500]}"
-        return error_for_code(_BY_STATUS.get(result.http.status, _INTERNAL), text)
+        return error_of_answer(result.http.status, result.http.body)
     return None

@@ -18,13 +18,10 @@ import openai
 import pytest
 
 from serving._proto import batch_pb2 as pb
-from serving.batch.checking import check_input
-from serving.batch.orders.claims import claim, read_batch
-from serving.batch.store.content import ContentStore, kept
-from serving.batch.store.files import OUTPUT, file_record, new_file_id
+from serving.batch.orders.claims import read_batch
 from serving.local.etcd import EtcdCluster
 from serving.store import EtcdClient
-from serving.store.lease import Lease
+from tests.support.batch_seam import SeamRunner, outcome
 from tests.support.llm_serving import GatewayProcess
 from tests.support.mesh import ROOT
 
@@ -81,32 +78,10 @@ def uploaded(client: openai.OpenAI, data: bytes = lines(3)) -> str:
     return client.files.create(file=("in.jsonl", data), purpose="batch").id
 
 
-async def answered(etcd: EtcdCluster, folder: Path, batch_id: str) -> pb.BatchStatus:
-    """What a runner does with a batch, in small."""
-    store, content = EtcdClient(etcd.config()), ContentStore(str(folder))
-    lease = Lease(etcd.config(), ttl_s=30)
-    try:
-        await lease.start()
-        batch = await read_batch(store, "default", batch_id)
-        mine = await claim(store, batch, runner="r", cluster="c", lease=lease.id, now=time.time())
-        kv = await store.get(f"/mesh/v1/files/default/{batch.order.input_file}")
-        assert kv is not None
-        record = json.loads(kv.value)
-        with content.open(record["uri"], int(record["bytes"])) as file:
-            report = check_input(file, batch.order.endpoint)
-        assert not report.faults
-        outcome = "".join(json.dumps({"custom_id": f"c{n}"}) + "\n" for n in range(report.total))
-        made = kept(content, "default", lambda writing: writing.write(outcome.encode()))
-        file_id = new_file_id()
-        output = file_record(
-            "default", file_id, made, filename="out.jsonl", purpose=OUTPUT, now=time.time(), expires_after_s=0
-        )
-        status = pb.BatchStatus(state=pb.COMPLETED, total=report.total, completed=report.total, output_file=file_id)
-        await mine.write(status, [output])
-        return mine.status
-    finally:
-        await lease.revoke()
-        await store.close()
+def answer(etcd: EtcdCluster, folder: Path, batch_id: str) -> None:
+    """What a runner does with a batch of three lines, in small."""
+    lines_of_output = [outcome(f"c{number}") for number in range(3)]
+    asyncio.run(SeamRunner(etcd.config(), folder).end(batch_id, pb.COMPLETED, total=3, output=lines_of_output))
 
 
 def test_the_whole_workflow(
@@ -127,7 +102,7 @@ def test_the_whole_workflow(
     assert batch.expires_at == batch.created_at + 24 * 3600
     with pytest.raises(openai.ConflictError, match=batch.id):
         other.files.delete(sent.id)
-    asyncio.run(answered(etcd, folder, batch.id))
+    answer(etcd, folder, batch.id)
     done = other.batches.retrieve(batch.id)
     assert done.status == "completed"
     assert done.completed_at is not None
@@ -277,7 +252,9 @@ def test_a_wrong_batch_is_named(client: openai.OpenAI, changes: dict[str, Any], 
 
 def test_an_output_is_no_input(client: openai.OpenAI, etcd: EtcdCluster, folder: Path) -> None:
     batch = client.batches.create(input_file_id=uploaded(client), endpoint=ENDPOINT, completion_window="24h")
-    output = asyncio.run(answered(etcd, folder, batch.id)).output_file
+    answer(etcd, folder, batch.id)
+    output = client.batches.retrieve(batch.id).output_file_id
+    assert output is not None
     with pytest.raises(openai.BadRequestError, match="purpose"):
         client.batches.create(input_file_id=output, endpoint=ENDPOINT, completion_window="24h")
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from examples.batch.questions import PROMPTS, faults, rows
+from examples.batch.questions import PROMPTS, body_of, faults, rows
 
 
 def test_every_kind_of_fault_is_found() -> None:
     known = {prompt: f"answer to {prompt}" for prompt in PROMPTS}
-    good = [{**row, "answer": known[row["prompt"]]} for row in rows(len(PROMPTS) + 3)]
-    assert faults(list(reversed(good)), len(good), known) == []
+    good = [{"id": row["id"], "generated_text": known[row["prompt"]]} for row in rows(len(PROMPTS) + 3)]
+    assert faults(reversed(good), len(good), known) == []
     assert faults(good[1:], len(good), known) == ["row 0 is missing"]
     assert faults([*good, good[2]], len(good), known) == ["row 2 is there twice"]
-    assert faults([{**good[0], "answer": "no"}, *good[1:]], len(good), known)[0].startswith("row 0: ")
+    assert faults([{**good[0], "generated_text": "no"}, *good[1:]], len(good), known)[0].startswith("row 0: ")
+    assert faults([{**good[0], "generated_text": None}, *good[1:]], len(good), known)[0].startswith("row 0: ")
     assert faults(good, len(good) - 1, known) == [f"row {len(good) - 1} was never asked for"]
+
+
+def test_no_row_is_another_ones_twin() -> None:
+    bodies = [str(body_of(row["prompt"], **row["sampling_params"])) for row in rows(3 * len(PROMPTS))]
+    assert len(set(bodies)) == len(bodies)
