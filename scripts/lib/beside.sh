@@ -10,6 +10,7 @@ beside() {
   trap 'beside_interrupted' INT TERM
   for piece in "$@"; do
     [ ${#pieces[@]} -lt "$most" ] || beside_ended
+    printf '  %s ...\n' "${piece%% --*}"
     # shellcheck disable=SC2086 # the words of a piece
     $command $piece >"$(beside_log)" 2>&1 </dev/null &
     pieces[$!]=$piece started[$!]=$SECONDS
@@ -32,7 +33,7 @@ beside_ended() {  # returns when one or more have ended: `wait -n` forgets those
       status=0 piece=${pieces[$pid]}
       wait "$pid" || status=$?
       unset "pieces[$pid]"
-      printf '\n  %s: status %d after %d s\n' "$piece" "$status" $((SECONDS - started[pid]))
+      printf '\n  %s: status %d after %d s\n' "${piece%% --*}" "$status" $((SECONDS - started[pid]))
       cat "$(beside_log)"
       [ "$status" -le "$worst" ] || worst=$status
     done
