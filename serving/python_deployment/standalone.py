@@ -15,7 +15,7 @@ from serving.python_deployment.replica import Replica
 from serving.python_deployment.settings import DEFAULT_DRAIN_S, read_config
 from serving.store.records import encode
 
-_LOOK_S: Final = 0.02
+_LOOK_S: Final = 0.1
 EXIT_OK: Final = 0
 EXIT_FAILED: Final = 1
 EXIT_USAGE: Final = 2

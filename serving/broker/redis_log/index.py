@@ -58,9 +58,8 @@ def write_index(path: Path, server: RedisServer, keys: Keys) -> None:
 @contextlib.contextmanager
 def _indexes_afterwards(database: sqlite3.Connection) -> Iterator[None]:
     """Sorted once at the end: keys come in no order, and a million of them do not fit into SQLite's cache."""
-    indexes = database.execute(
-        "SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL"
-    ).fetchall()
+    of_ours = "SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL"
+    indexes = database.execute(of_ours).fetchall()
     for name, _ in indexes:
         database.execute(f"DROP INDEX {name}")
     yield

@@ -21,6 +21,8 @@ TAKEN: Final = 0
 
 # KEYS: owner, meta, journals. ARGV: me, milliseconds, another owner who may be followed or "", journal, begin, key,
 # version, columns, this take's name. Answers the epoch, or TAKEN, or ABSENT.
+# A server whose memory is full refuses a script's first write where that needs room, and none after one that does not:
+# PEXPIRE lets a journal be kept and taken there all the same, so that what it has can end. None can be begun.
 TAKE: Final = """
 local owner = redis.call('GET', KEYS[1])
 if owner and owner ~= ARGV[1] and owner ~= ARGV[3] then
@@ -34,6 +36,7 @@ if redis.call('EXISTS', KEYS[2]) == 0 then
   redis.call('HSET', KEYS[2], 'key', ARGV[6], 'version', ARGV[7], 'columns', ARGV[8], 'last', '0', 'group', '0')
   redis.call('SADD', KEYS[3], ARGV[4])
 end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 redis.call('HSET', KEYS[2], 'group', '0', 'taken', ARGV[9])
 return redis.call('HINCRBY', KEYS[2], 'epoch', 1)
@@ -50,6 +53,7 @@ end
 if (owner and owner ~= ARGV[1]) or known[1] ~= ARGV[3] or known[2] ~= ARGV[4] then
   return 0
 end
+redis.call('PEXPIRE', KEYS[1], ARGV[2])
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -37,6 +38,16 @@ class Handed:
             await self.held.submit(BODY)
         self.pulls.waiting()
         await asyncio.sleep(0)
+        await self.held.settle()
+
+    async def end(self, puller: Puller, item: str, attempt: int, *, back: bool = False) -> None:
+        """The replica says its result, or (`back`) gives it back untouched."""
+        number, shard = int(item.rpartition(".")[2]), self.held.shard
+        if back:
+            shard.again(number, attempt, "it waited", lambda _: None, untouched=True)
+        else:
+            shard.done(number, attempt, State.SUCCEEDED, b"", lambda _: None)
+        puller.let_go((item, attempt))
         await self.held.settle()
 
 
@@ -174,11 +185,7 @@ class Known:
             await self.handed.hand_out(0)
             ((item, attempt),) = replica.held
             self.handed.held.clock.advance(took_s)
-            shard = self.handed.held.shard
-            number = int(item.rpartition(".")[2])
-            shard.done(number, attempt, State.SUCCEEDED, b"", lambda _: None)
-            await self.handed.held.settle()
-            replica.let_go((item, attempt))
+            await self.handed.end(replica, item, attempt)
             self.handed.pulls.add_credits(replica, 1)
             replica.outbox.clear()
         self.handed.pulls.close(replica)
@@ -236,9 +243,7 @@ async def test_the_end_of_a_long_item_opens_the_place_behind_it(handed: Handed, 
     await known.submit("long")
     first, second = await known.submit("short"), await known.submit("short")
     ((item, attempt),) = one.held
-    one.let_go((item, attempt))
-    handed.held.shard.done(int(item.rpartition(".")[2]), attempt, State.SUCCEEDED, b"", lambda _: None)
-    await handed.held.settle()
+    await handed.end(one, item, attempt)
     handed.pulls.add_credits(one, 1)
     await handed.hand_out(0)
     assert sent(one)[1:] == [first, second]
@@ -250,3 +255,58 @@ async def test_a_replica_that_says_nothing_of_it_takes_what_comes(handed: Handed
     await known.submit("long")
     await known.submit("short")
     assert len(one.held) == 2
+
+
+async def test_what_came_back_goes_to_who_has_room_at_once(handed: Handed, known: Known) -> None:
+    """It had waited behind an item that nobody knew to be long; its replica asks for nothing ahead until that ends."""
+    one = serial(handed, "one")
+    await known.submit("short")
+    waits = await known.submit("short")
+    other = serial(handed, "other")
+    _, (item, attempt) = sorted(one.held)
+    assert item == waits
+    one.ahead = 0
+    await handed.end(one, item, attempt, back=True)
+    await handed.hand_out(0)
+    assert sent(other) == [waits]
+    assert (one.used, one.credits, handed.held.shard.queues.by_deployment["it"].running) == (1, 0, 2)
+
+
+async def test_places_that_are_taken_back_are_filled_no_more(handed: Handed, known: Known) -> None:
+    one = serial(handed, "one")
+    await known.submit("short")
+    one.ahead = 0
+    handed.pulls.add_credits(one, -1)
+    await known.submit("short")
+    assert (one.used, one.credits) == (1, 0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_no_place_stays_free_and_none_is_filled_twice(handed: Handed, known: Known, seed: int) -> None:
+    """Whatever comes, ends, goes back or connects again: credits and items together are what replicas gave, and while
+    anything waits no replica has a place for it."""
+    chance = random.Random(seed)
+    queue = handed.held.shard.queues.by_deployment["it"]
+    gave: dict[str, int] = {}
+    for number, (more, ahead) in enumerate([(2, 1), (2, 1), (1, 0), (6, 2)]):
+        puller = handed.replica(f"r{number}", 0)
+        puller.ahead = ahead
+        handed.pulls.add_credits(puller, more)
+        gave[puller.replica] = more
+    for _ in range(120):
+        puller = chance.choice(list(handed.pulls.pullers))
+        step = chance.random()
+        if step < 0.5:
+            await known.submit("long" if chance.random() < 0.2 else "short")
+        elif puller.held:
+            item, attempt = chance.choice(sorted(puller.held))
+            await handed.end(puller, item, attempt, back=step < 0.6)
+            handed.pulls.add_credits(puller, 1)
+            await handed.hand_out(0)
+        for one in handed.pulls.pullers:
+            assert (one.starting, one.starting_long) == (0, 0)
+            assert one.credits >= 0
+            assert len(one.held) + one.credits == gave[one.replica]
+            assert one.long <= one.held
+            assert not (one.takes and len(queue))
+        assert queue.running == sum(len(one.held) for one in handed.pulls.pullers)

@@ -307,6 +307,27 @@ async def test_a_full_server_refuses_and_the_journal_goes_on(tmp_path: Path, own
     await held.close()
 
 
+async def test_a_full_server_lets_a_journal_be_kept_and_taken(tmp_path: Path, own: LoneRedis) -> None:
+    """Else its broker would give it up after `takeover`, and what has ended could not be forgotten."""
+    held = RedisShard(tmp_path / "j1", ManualClock(), redis=own.settings())
+    await held.open()
+    own.client.config_set("maxmemory", 1)
+    own.client.delete(held.keys.owner)
+    await asyncio.to_thread(held.place.renew)
+    left_ms: Any = own.client.pttl(held.keys.owner)
+    assert left_ms > 0
+    own.client.delete(held.keys.owner)
+    assert held.settings.redis is not None
+    other = RedisShelf(held.settings.redis, tmp_path / "other", "other", "full")
+    other.prepare()
+    with pytest.raises(ResourceExhausted):
+        other.place("j2").take(begin=True)
+    assert other.place("j1").take()
+    own.client.config_set("maxmemory", 0)
+    other.close()
+    await held.close()
+
+
 async def test_a_server_that_comes_back_older_is_noticed(tmp_path: Path, own: LoneRedis) -> None:
     held = RedisShard(tmp_path / "j1", ManualClock(), redis=own.settings())
     await held.open()
