@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 import re
 import threading
@@ -21,7 +22,7 @@ from typing import Any, Final
 import aiohttp
 
 from benchmarks.llm_parts import gateway_file, is_registered, program, replica_file, wait_line
-from benchmarks.processes import cpu_s
+from benchmarks.processes import cpu_s, tree_cpu_s
 from benchmarks.results import keep_results, median_cell
 from benchmarks.servers import ROOT
 from serving._proto import records_pb2 as pb
@@ -35,7 +36,7 @@ _CLIENTS: Final = 32  # of the plain client
 _CURVE: Final = (4, 8, 16, 64, 128)  # what the replicas answer at most, however many are sent
 _BATCH: Final = 16  # rows that wait for each other
 _TOKENS: Final = 12
-_LOOK_S: Final = 0.1
+_LOOK_S: Final = 0.25
 _ANSWERED: Final = re.compile(r'^mesh_ingress_calls_total\{code="OK",[^}]*\} (\S+)$', re.MULTILINE)
 Say = Callable[[str], None]
 Rows = list[dict[str, Any]]
@@ -55,12 +56,13 @@ class Cell:
     rows_per_s: float
     tokens_per_s: float
     replica_ms: float  # CPU time of the replicas for a row
+    asking_ms: float  # and of all others: client, pipeline, gateway
 
 
 def run(quick: bool, say: Say) -> str:
     """Two tables in Markdown. Raises `FailedPrecondition` for a process that does not start, `Internal` for answers
     that are not equal."""
-    rounds, count = (1, 1000) if quick else (3, 1500)
+    rounds, count = (1, 400) if quick else (3, 1500)
     chance = random.Random(7)
     with _served(say) as served:
         operator, client = Side("operator", served.operator), _client_of(served, _CLIENTS)
@@ -117,13 +119,10 @@ def _measured(sides: Sequence[Side], rows: Rows, rounds: int, served: _Served, s
         asked = [{**row, "prompt": f"{row['prompt']} ({len(sides)}, {number})"} for row in rows]
         expected = {}
         for side in (*sides[number % len(sides) :], *sides[: number % len(sides)]):
-            spent_s = served.cpu_s()
-            with served.watched() as seconds:
+            with served.watched() as ends:
                 answers = side.answer(asked)
-            spent_s = served.cpu_s() - spent_s
-            tokens = sum(row["tokens"] for row in rows)
-            cells[side.name].append(Cell(len(rows) / seconds(), tokens / seconds(), 1000 * spent_s / len(rows)))
-            say(f"round {number + 1} of {rounds}: {side.name}: {cells[side.name][-1].rows_per_s:,.0f} rows/s")
+            cells[side.name].append(_cell(rows, *ends()))
+            say(f"round {number + 1} of {rounds}: {side.name}: {cells[side.name][-1]}")
             expected = expected or answers
             if answers != expected:
                 wrong = [key for key, value in expected.items() if answers.get(key) != value]
@@ -131,17 +130,34 @@ def _measured(sides: Sequence[Side], rows: Rows, rounds: int, served: _Served, s
     return cells
 
 
+def _cell(rows: Rows, began: _Look, ended: _Look) -> Cell:
+    seconds, tokens = ended.at - began.at, sum(row["tokens"] for row in rows)
+    replicas_s, all_s = ended.replicas_s - began.replicas_s, ended.all_s - began.all_s
+    spent = 1000 * replicas_s / len(rows), 1000 * (all_s - replicas_s) / len(rows)
+    return Cell(len(rows) / seconds, tokens / seconds, *spent)
+
+
 def _table(name: str, table: dict[str, list[Cell]]) -> str:
     medians = {side: median_cell(cells) for side, cells in table.items()}
     ours = medians["operator"].rows_per_s
     lines = [
-        f"| {name}, side | rows/s | tokens/s | operator / side | CPU of the replicas, ms a row |",
-        "| --- | --- | --- | --- | --- |",
+        f"| {name}, side | rows/s | tokens/s | operator / side | CPU of the replicas, ms a row | CPU of all others |",
+        "| --- | --- | --- | --- | --- | --- |",
     ]
     for side, cell in medians.items():
         figures = f"{cell.rows_per_s:,.0f} | {cell.tokens_per_s:,.0f} | {ours / cell.rows_per_s:.2f}"
-        lines.append(f"| {side} | {figures} | {cell.replica_ms:.1f} |")
+        lines.append(f"| {side} | {figures} | {cell.replica_ms:.1f} | {cell.asking_ms:.1f} |")
     return "\n".join(lines)
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """Answers of the replicas so far, and CPU time until now: theirs, and that of all processes of this benchmark."""
+
+    at: float
+    answered: float
+    replicas_s: float
+    all_s: float
 
 
 class _Served:
@@ -156,27 +172,26 @@ class _Served:
         self._gateway = gateway
 
     @contextlib.contextmanager
-    def watched(self) -> Iterator[Callable[[], float]]:
-        """Gives the seconds from the first answer of the replicas to the last, once it is left."""
-        seen: list[tuple[float, float]] = [(time.monotonic(), self._answered())]
+    def watched(self) -> Iterator[Callable[[], tuple[_Look, _Look]]]:
+        """Once it is left, gives the looks at the first answer of the replicas and at the last."""
+        seen = [self._look()]
         ended = threading.Event()
 
         def look() -> None:
             while not ended.wait(_LOOK_S):
-                seen.append((time.monotonic(), self._answered()))
+                seen.append(self._look())
 
         looking = threading.Thread(target=look)
         looking.start()
         try:
-            yield lambda: _seconds(seen)
+            yield lambda: _ends(seen)
         finally:
             ended.set()
             looking.join()
-            seen.append((time.monotonic(), self._answered()))
+            seen.append(self._look())
 
-    def cpu_s(self) -> float:
-        """Of the replicas, until now."""
-        return sum(map(cpu_s, self._pids))
+    def _look(self) -> _Look:
+        return _Look(time.monotonic(), self._answered(), sum(map(cpu_s, self._pids)), tree_cpu_s(os.getpid()))
 
     def _answered(self) -> float:
         total = 0.0
@@ -253,12 +268,10 @@ def _text(answer: dict[str, Any]) -> str:
     return str(answer["choices"][0]["message"]["content"])
 
 
-def _seconds(seen: Sequence[tuple[float, float]]) -> float:
-    """Of the looks, from the last one without a new answer to the first one with all."""
-    first, last = seen[0][1], seen[-1][1]
-    began = max(at for at, count in seen if count == first)
-    ended = min(at for at, count in seen if count == last)
-    return ended - began
+def _ends(seen: Sequence[_Look]) -> tuple[_Look, _Look]:
+    """The last look without a new answer, and the first one with all."""
+    began = next(look for look in reversed(seen) if look.answered == seen[0].answered)
+    return began, next(look for look in seen if look.answered == seen[-1].answered)
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,21 @@ def cpu_s(pid: int) -> float:
     """CPU time that a process and its ended children have used, in seconds (resolution: one clock tick)."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return sum(int(fields[index]) for index in (11, 12, 13, 14)) / _TICKS_PER_S
+
+
+def tree_cpu_s(pid: int) -> float:
+    """As `cpu_s`, of the process and all that it has started, and so on."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended
+            children.setdefault(int(path.read_text().rpartition(")")[2].split()[1]), []).append(int(path.parent.name))
+    total, left = 0.0, [pid]
+    while left:
+        one = left.pop()
+        with contextlib.suppress(OSError):
+            total += cpu_s(one)
+        left += children.get(one, [])
+    return total
 
 
 def resident_bytes(pid: int) -> int:

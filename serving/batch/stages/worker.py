@@ -155,7 +155,8 @@ class RowWorker:
         fault = cells.fault
         if fault is not None and self._config.on_error == RAISE:
             text = f"a row failed, and `on_error` is {RAISE}: {fault.code}: {fault.message} ({fault.attempts} attempts)"
-            raise Internal(text) if answer.status >= 500 or not answer.status else InvalidArgument(text)
+            own = 400 <= answer.status < 500 or not fault.attempts  # which was never sent
+            raise InvalidArgument(text) if own else Internal(text)
         return cells
 
     def _finished(self, table: pa.Table, rows: list[dict[str, Any]], cells: list[Cells]) -> pa.Table:

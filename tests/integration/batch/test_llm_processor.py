@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -162,15 +161,6 @@ def test_columns_of_pandas_with_holes_and_numbers(world: World) -> None:
     found = {row["id"]: row for row in LLMProcessor(world.config("completion", sampling=GREEDY))(dataset).take_all()}
     assert [found[number]["__error__"] is None for number in range(4)] == [True, False, True, False]
     assert "the row has none" in found[1]["__error__"]["message"]
-
-
-def test_a_slow_step_of_the_user_holds_up_no_request(world: World) -> None:
-    """Rows of an earlier call are answered while the next ones are prepared."""
-    config = world.config("completion", sampling=GREEDY, batch_size=1, max_concurrent_batches=4)
-    held = LLMProcessor(config, preprocess=lambda row: time.sleep(0.3) or {"prompt": f"One day {row['id']}"})
-    assert {row["__error__"] for row in held(ray.data.range(6, override_num_blocks=1)).take_all()} == {None}
-    report = held.report()
-    assert report.stage == "prepare", report
 
 
 def test_embeddings_as_texts_and_as_tensors(world: World) -> None:
