@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from serving.errors import Internal, InvalidArgument, MeshError, Unavailable
-from serving.llm.engine import EngineLoad, TokenEvent
+from serving.llm.engine import EngineLoad, Sampling, TokenEvent
 from serving.llm.engine_errors import one_line
 from serving.llm.generation_stream import GenerationStream
 from serving.llm.guides import GuideRefused, KnownGuides
@@ -31,6 +31,8 @@ from serving.llm.yielding import YieldingRoom
 _log = logging.getLogger(__name__)
 _MOST_FAILURES = 3
 _MOST_RESTARTS = 4
+_PIECE_TOKENS = 64  # of a prompt: whole blocks of the cache
+_ONE_TOKEN = Sampling(max_tokens=1, temperature=0.0, ignore_eos=True)
 _MOST_FORGOTTEN = 64  # cancelled ones in the heap of those that give way, which may not be looked at for long
 
 News = tuple[GenerationStream, "TokenEvent | MeshError"]
@@ -229,6 +231,9 @@ class EngineLoop:
         if run.can_continue:
             prompt, max_tokens, run.again = [*prompt, *run.told], max_tokens - len(run.told), 0
             sampling = replace(sampling, min_tokens=max(0, sampling.min_tokens - len(run.told)))
+        run.piece = self._piece(run)
+        if run.piece:
+            prompt, sampling, max_tokens = prompt[: run.piece], _ONE_TOKEN, 1
         try:
             run.handle = self._pipeline.add(prompt, sampling, max_tokens)
         except GuideRefused as error:
@@ -240,6 +245,13 @@ class EngineLoop:
         self._running[run] = None
         run.flows = False
         return True
+
+    def _piece(self, run: EngineRun) -> int:
+        """Where the next piece ends of a prompt that others should not wait for; 0: it is computed at once."""
+        end = run.warmed + _PIECE_TOKENS
+        expected = run.yields and self._places < self._room.most  # others are there, or may come in a moment
+        whole = not expected or run.told or not self._pipeline.keeps_prefixes
+        return 0 if whole or end >= len(run.stream.request.prompt) else end
 
     def _refuse(self, run: EngineRun, error: GuideRefused) -> None:
         if run.stream.request.sampling.guide is not None:
@@ -264,7 +276,12 @@ class EngineLoop:
             elif output.tokens or output.finish:
                 self._failures = 0
                 run.flows = True
-                self._take(run, output)
+                if run.piece:
+                    run.warmed = run.piece
+                    self._leave(run)
+                    self._wait(run)
+                else:
+                    self._take(run, output)
 
     def _take(self, run: EngineRun, output: Output) -> None:
         sampling = run.stream.request.sampling
