@@ -58,7 +58,9 @@ def write_index(path: Path, server: RedisServer, keys: Keys) -> None:
 @contextlib.contextmanager
 def _indexes_afterwards(database: sqlite3.Connection) -> Iterator[None]:
     """Sorted once at the end: keys come in no order, and a million of them do not fit into SQLite's cache."""
-    indexes = database.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL").fetchall()
+    indexes = database.execute(
+        "SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL"
+    ).fetchall()
     for name, _ in indexes:
         database.execute(f"DROP INDEX {name}")
     yield
