@@ -19,6 +19,7 @@ BENCHMARKS = {
     "broker_capacity": ("benchmarks.broker_capacity", "run"),
     "batch_rows": ("benchmarks.batch_rows", "run"),
     "batch_sharing": ("benchmarks.batch_sharing", "run"),
+    "batch_sharing_engine": ("benchmarks.batch_sharing_engine", "run"),
     "ingress": ("benchmarks.ingress", "run"),
     "ingress_http": ("benchmarks.ingress", "run_http"),
     "ingress_shared_memory": ("benchmarks.ingress", "run_shared_memory"),

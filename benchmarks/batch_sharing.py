@@ -86,7 +86,7 @@ def run(quick: bool, say: Say) -> str:
             for side, cell in zip(("alone", "beside"), pair, strict=True)
         ],
     )
-    return f"{_online_table(pairs)}\n\n{_idle_table(idle)}"
+    return f"{online_table(pairs)}\n\n{_idle_table(idle)}"
 
 
 def _pair(sending: Sending, url: str, rate: float, seconds: float, number: int) -> tuple[Online, Online]:
@@ -102,7 +102,7 @@ def _pair(sending: Sending, url: str, rate: float, seconds: float, number: int) 
         rows = (sending.rows() - before) / (time.monotonic() - began)
         sending.say("stop")
         _wait_idle(url)
-        found[batch] = _cell(times, rows)
+        found[batch] = online_cell(times, rows)
     return found[False], found[True]
 
 
@@ -121,7 +121,7 @@ def _idle_round(sending: Sending, url: str, seconds: float) -> Idle:
     return Idle(best, rate("batch"))
 
 
-def _cell(times: Sequence[tuple[float, float]], rows: float) -> Online:
+def online_cell(times: Sequence[tuple[float, float]], rows: float) -> Online:
     first = [1e3 * one for one, _ in times]
     token = [1e3 * (whole - one) / (TOKENS - 1) for one, whole in times]
     whole = [1e3 * one for _, one in times]
@@ -133,7 +133,7 @@ def _p99(values: Sequence[float]) -> float:
     return sorted(values)[int(len(values) * 0.99)]
 
 
-def _online_table(pairs: Sequence[tuple[Online, Online]]) -> str:
+def online_table(pairs: Sequence[tuple[Online, Online]]) -> str:
     alone, beside = (median_cell([pair[side] for pair in pairs]) for side in (0, 1))
     lines = ["| online, ms | alone | beside a batch | ratio of a round, median |", "| --- | --- | --- | --- |"]
     for name, label in (("first", "first token"), ("token", "each token"), ("whole", "whole answer")):

@@ -20,7 +20,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from serving.errors import Internal, InvalidArgument, MeshError, Unavailable
-from serving.llm.engine import EngineLoad, TokenEvent
+from serving.llm.engine import EngineLoad, Sampling, TokenEvent
 from serving.llm.engine_errors import one_line
 from serving.llm.generation_stream import GenerationStream
 from serving.llm.guides import GuideRefused, KnownGuides
@@ -31,6 +31,8 @@ from serving.llm.yielding import YieldingRoom
 _log = logging.getLogger(__name__)
 _MOST_FAILURES = 3
 _MOST_RESTARTS = 4
+_PIECE_TOKENS = 64  # of a prompt: whole blocks of the cache
+_ONE_TOKEN = Sampling(max_tokens=1, temperature=0.0, ignore_eos=True)
 _MOST_FORGOTTEN = 64  # cancelled ones in the heap of those that give way, which may not be looked at for long
 
 News = tuple[GenerationStream, "TokenEvent | MeshError"]
@@ -47,7 +49,10 @@ class EngineLoop:
         hand_over: Callable[[Sequence[News]], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`hand_over` is called in this thread, once after each step that has news. Raises when nobody listens."""
+        """`hand_over` is called in this thread, once after each step that has news. Raises when nobody listens.
+
+        `clock`: seconds; also of what a step takes.
+        """
         self._pipeline = pipeline
         self._known = known
         self._room = room
@@ -78,26 +83,33 @@ class EngineLoop:
     def load(self) -> EngineLoad:
         running = len(self._running)
         waiting = max(0, len(self._runs) - running) + self._inbox.qsize()
-        return EngineLoad(running, waiting, self._cache_usage, self._paused, self._pauses)
+        paused = sum(bool(run.told) and run.stream in self._runs for _, run in tuple(self._patient))
+        return EngineLoad(running, waiting, self._cache_usage, paused, self._pauses)
 
     _cache_usage = 0.0
     _places = 0  # for those that give way
     _stalled = False  # nothing may be computed now
-    _paused = 0  # of `_patient`: those that were begun
 
     def run(self) -> None:
         """Returns after `close`, or when it cannot go on (`failure`). What was not finished has failed then."""
         try:
-            while not self.failure and self._take_commands():
-                self._admit()
-                self._stalled = not (self._running or self._pipeline.has_work())
-                if not self._stalled:
-                    self._step()
-                self._tell_news()
+            while not self.failure and self.turn():
+                pass
         except Exception as error:  # noqa: BLE001 - whoever waits must hear of it
             _log.exception("the engine's thread failed")
             self.failure = f"the engine failed inside: {type(error).__name__}"
         self._end()
+
+    def turn(self) -> bool:
+        """Commands, one step, and what it brought. False when it is to end."""
+        if not self._take_commands():
+            return False
+        self._admit()
+        self._stalled = not (self._running or self._pipeline.has_work())
+        if not self._stalled:
+            self._step()
+        self._tell_news()
+        return True
 
     def _take_commands(self) -> bool:
         """Waits for one when there is nothing else to do. False when it is to end."""
@@ -163,26 +175,31 @@ class EngineLoop:
         self._give_way(now)
         self._fill(self._waiting, self._room.most)
         self._resume(now)
-        self._paused = sum(bool(run.told) and run.stream in self._runs for _, run in self._patient)
 
     def _give_way(self, now: float) -> None:
         """Pauses those that are too many: who began last goes first."""
-        runs = [run for run in self._running if run.yields]
-        for run in sorted(runs, key=lambda run: run.number, reverse=True)[: max(0, len(runs) - self._places)]:
-            if run.can_pause and not run.due:
-                self._pauses += bool(run.told)
-                run.since = now if run.flows else run.since
-                self._leave(run)
-                self._wait(run)
+        runs = self._giving_way()
+        able = sorted((run for run in runs if run.can_pause and not run.due), key=lambda run: run.number, reverse=True)
+        for run in able[: max(0, len(runs) - self._places)]:
+            self._pauses += bool(run.told)
+            run.since = now if run.flows else run.since
+            self._leave(run)
+            self._wait(run)
+
+    def _giving_way(self) -> list[EngineRun]:
+        """Of those that run."""
+        return [run for run in self._running if run.yields]
 
     def _resume(self, now: float) -> None:
         """Those that give way; not while a prompt of others is computed, as somebody waits for its first token."""
         if not self._patient or any(not (run.flows or run.yields) for run in self._running):
             return
-        runs = [run for run in self._running if run.yields]
+        runs = self._giving_way()
         left = self._places - len(runs)
         if left <= 0 and not any(run.due for run in runs):
             left = self._find_due(now)
+        if self._places < self._room.most:
+            left = min(left, 1)  # one prompt in a step: others may come, and wait for its end
         if left > 0:
             self._fill(self._patient, min(self._room.most, len(self._running) + left))
 
@@ -213,10 +230,13 @@ class EngineLoop:
             heapq.heappush(heap, entry)
 
     def _may_begin(self, run: EngineRun) -> bool:
-        """Of one that gives way and could not be paused: where no others are expected, and some places stay free."""
-        if not run.yields or run.due or continues(run.stream.request.sampling):
+        """One that gives way, and could not be paused: where no others are expected, and some places stay free."""
+        if not run.yields or run.due:
             return True
-        fixed = sum(one.yields and not continues(one.stream.request.sampling) for one in self._running)
+        runs = self._giving_way()
+        if len(runs) >= self._places or continues(run.stream.request.sampling):
+            return len(runs) < self._places
+        fixed = sum(not continues(one.stream.request.sampling) for one in runs)
         return self._places == self._room.most and fixed < self._room.most_fixed
 
     def _may_try(self) -> bool:
@@ -229,6 +249,9 @@ class EngineLoop:
         if run.can_continue:
             prompt, max_tokens, run.again = [*prompt, *run.told], max_tokens - len(run.told), 0
             sampling = replace(sampling, min_tokens=max(0, sampling.min_tokens - len(run.told)))
+        run.piece = self._piece(run)
+        if run.piece:
+            prompt, sampling, max_tokens = prompt[: run.piece], _ONE_TOKEN, 1
         try:
             run.handle = self._pipeline.add(prompt, sampling, max_tokens)
         except GuideRefused as error:
@@ -241,6 +264,13 @@ class EngineLoop:
         run.flows = False
         return True
 
+    def _piece(self, run: EngineRun) -> int:
+        """Where the next piece ends of a prompt that others should not wait for; 0: it is computed at once."""
+        end = run.warmed + _PIECE_TOKENS
+        expected = run.yields and self._places < self._room.most  # others are there, or may come in a moment
+        whole = not expected or run.told or not self._pipeline.keeps_prefixes
+        return 0 if whole or end >= len(run.stream.request.prompt) else end
+
     def _refuse(self, run: EngineRun, error: GuideRefused) -> None:
         if run.stream.request.sampling.guide is not None:
             self._known.remember(run.stream.request.sampling.guide, error.why)
@@ -248,14 +278,14 @@ class EngineLoop:
 
     def _step(self) -> None:
         flowing = len(self._running) if all(run.flows for run in self._running) else 0
-        began = time.perf_counter()
+        began = self._clock()
         try:
             self._pipeline.step()
         except RuntimeError as error:
             self._heal(error)
             return
         if flowing:
-            self._room.cost.note(flowing, time.perf_counter() - began)
+            self._room.cost.note(flowing, self._clock() - began)
         self._cache_usage = self._pipeline.cache_usage()
         for run in list(self._running):
             output = self._pipeline.read(run.handle)
@@ -264,7 +294,12 @@ class EngineLoop:
             elif output.tokens or output.finish:
                 self._failures = 0
                 run.flows = True
-                self._take(run, output)
+                if run.piece:
+                    run.warmed = run.piece
+                    self._leave(run)
+                    self._wait(run)
+                else:
+                    self._take(run, output)
 
     def _take(self, run: EngineRun, output: Output) -> None:
         sampling = run.stream.request.sampling
@@ -347,7 +382,7 @@ class EngineLoop:
         self._running.clear()
         self._waiting.clear()
         self._patient.clear()
-        self._others = self._paused = 0
+        self._others = 0
         self._news += [(stream, why) for stream in streams]
         self._tell_news()
         del self._pipeline  # here, where it was made; streams may know this object for long

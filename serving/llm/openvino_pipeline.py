@@ -46,6 +46,7 @@ class Pipeline:
         self._tensor: Callable[[Sequence[int]], Any] = lambda ids: openvino.Tensor(numpy.array([ids], numpy.int64))
         self._requests = 0
         self.cache_tokens = files.blocks(options) * options.block_tokens
+        self.keeps_prefixes = options.prefix_cache
         scheduler = genai.SchedulerConfig()
         scheduler.cache_size = 0
         scheduler.num_kv_blocks = files.blocks(options)

@@ -18,7 +18,8 @@ class EngineRun:
 
     `behind`: it started again, and has not had a new token since. `flows`: its prompt is computed, each step brings a
     token. `since`: when it came, or last had a token and was paused, in seconds of the loop's clock. `due`: it has
-    waited for too long, and is not paused any more.
+    waited for too long, and is not paused any more. `warmed` tokens of its prompt were computed in pieces, of which one
+    may run now (`piece` ends there; 0: none does).
     """
 
     stream: GenerationStream
@@ -31,6 +32,8 @@ class EngineRun:
     behind: bool = False
     flows: bool = False
     due: bool = False
+    warmed: int = 0
+    piece: int = 0
     restarts: int = 0
 
     @property

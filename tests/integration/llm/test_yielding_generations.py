@@ -4,22 +4,71 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from itertools import pairwise
+from typing import Any
 
 import httpx
 import pytest
 from llm_engine_driver import MODEL, started
 
 from serving.errors import Unavailable
-from serving.llm.engine import Engine, Generation
+from serving.llm.engine import Engine, Generation, Sampling
 from serving.llm.engines import make_engine
+from serving.llm.openvino_pipeline import Pipeline
 from tests.support.generations import PROMPT, all_of, answer, started_tokens, submit
 from tests.support.llm_server import LlmServer
 from tests.support.waiting import eventually, eventually_async
 
 LONG = 1500  # tokens: seconds
 NEVER = {"batch_share": 0.0}  # whatever a step costs, none is computed beside others
+
+
+class StepGate:
+    """Holds the engine between two steps, so that a test knows how far it is."""
+
+    def __init__(self) -> None:
+        self._free = True
+        self._left = 0
+        self._changed = threading.Condition()
+        self.each_s = 0.0  # how much longer each step takes, so that an answer is not over before anybody acts
+
+    def let(self, steps: int) -> None:
+        with self._changed:
+            self._left += steps
+            self._changed.notify()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Within, only those steps are made that are let."""
+        self._free, self._left = False, 0
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._free = True
+                self._changed.notify()
+
+    def wait(self) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._free or self._left > 0, 60)
+            self._left -= 1
+        time.sleep(self.each_s)
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> StepGate:
+    made, step = StepGate(), Pipeline.step
+
+    def waits(pipeline: Pipeline) -> None:
+        made.wait()
+        step(pipeline)
+
+    monkeypatch.setattr(Pipeline, "step", waits)
+    return made
 
 
 @contextlib.asynccontextmanager
@@ -33,43 +82,42 @@ async def others_running(engine: Engine) -> AsyncIterator[Generation]:
         generation.cancel()
 
 
-async def paused(engine: Engine, count: int = 1) -> None:
+OTHER = tuple(range(70, 90))
+
+
+async def paused(engine: Engine, gate: StepGate, count: int = 1, **sampling: Any) -> tuple[list[Generation], list[int]]:
+    """Generations of a batch with at least 10 tokens told (those of the first one), paused for another. For held
+    steps."""
+    wanted = {"max_tokens": 100, **sampling}
+    batch = [submit(engine, (*PROMPT, number), yields=True, **wanted) for number in range(count)]
+    gate.let(12)
+    tokens = [await started_tokens(one, 10) for one in batch]
+    submit(engine, OTHER, max_tokens=20)
+    gate.let(3)  # less than the other one needs, more than they may still have had
     await eventually_async(lambda: engine.load().paused == count, what=f"{count} are paused")
+    assert engine.load().running == 1
+    assert engine.load().pauses == count
+    return batch, tokens[0]
 
 
-async def begun(engine: Engine, count: int = 1, **sampling: object) -> list[Generation]:
-    """Of a batch, each with its first tokens told."""
-    generations = [
-        submit(engine, (*PROMPT, number), yields=True, **{"max_tokens": 150, **sampling}) for number in range(count)
-    ]
-    for generation in generations:
-        await started_tokens(generation, 1)
-    return generations
+SAMPLINGS = [{}, {"logprobs": True}, {"min_tokens": 5}, {"min_tokens": 40}, {"temperature": 1.0}]
 
 
-@pytest.mark.parametrize(
-    "sampling", [{}, {"logprobs": True}, {"min_tokens": 20}, {"min_tokens": 60}, {"temperature": 1.0}]
-)
-async def test_a_paused_generation_goes_on_where_it_was(sampling: dict[str, object]) -> None:
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+async def test_a_paused_generation_goes_on_where_it_was(sampling: dict[str, Any], gate: StepGate) -> None:
     async with started(**NEVER) as engine:
-        generation = submit(engine, yields=True, max_tokens=150, **sampling)
-        tokens = await started_tokens(generation, 30)
-        async with others_running(engine):
-            await paused(engine)
-            assert engine.load().pauses == 1
-        tokens += (await all_of(generation))[0]
-        assert len(tokens) == 150
+        with gate.held():
+            (generation,), tokens = await paused(engine, gate, **sampling)
+        rest, finish = await all_of(generation)
+        assert (len(tokens) + len(rest), finish) == (100, "length")
         if not sampling.get("temperature"):
-            assert tokens == await answer(engine, max_tokens=150, **sampling)
+            assert tokens + rest == await answer(engine, (*PROMPT, 0), max_tokens=100, **sampling)
 
 
-async def test_others_have_the_engine_for_themselves() -> None:
+async def test_all_of_a_batch_are_paused_and_all_go_on(gate: StepGate) -> None:
     async with started(**NEVER, max_running=4) as engine:
-        batch = await begun(engine, 4)
-        async with others_running(engine) as other:
-            await paused(engine, 4)
-            await started_tokens(other, 50)
-            assert engine.load().running == 1
+        with gate.held():
+            batch, _ = await paused(engine, gate, 4)
         for one in batch:
             assert (await all_of(one))[1] == "length"
 
@@ -87,19 +135,30 @@ async def test_paused_often_an_answer_is_the_same() -> None:
 
 
 @pytest.mark.parametrize("sampling", [{"temperature": 1.0, "seed": 3}, {"repetition_penalty": 1.3}])
-async def test_what_cannot_go_on_elsewhere_in_its_answer_is_not_paused(sampling: dict[str, object]) -> None:
+async def test_what_could_not_go_on_in_the_middle_is_not_paused(sampling: dict[str, Any], gate: StepGate) -> None:
     async with started(**NEVER) as engine:
-        wanted = await answer(engine, max_tokens=200, **sampling)
-        generation = submit(engine, yields=True, max_tokens=200, **sampling)
-        tokens = await started_tokens(generation, 5)
-        async with others_running(engine):
-            tokens += (await all_of(generation))[0]
-        assert tokens == wanted
+        wanted = await answer(engine, max_tokens=60, **sampling)
+        await no_others(engine)
+        with gate.held():
+            generation = submit(engine, yields=True, max_tokens=60, **sampling)
+            gate.let(12)
+            tokens = await started_tokens(generation, 5)
+            other = submit(engine, OTHER, max_tokens=30)
+            gate.let(10)
+            await started_tokens(other, 2)
+            assert engine.load().running == 2
+        assert tokens + (await all_of(generation))[0] == wanted
         assert engine.load().pauses == 0
+
+
+async def no_others(engine: Engine) -> None:
+    """Until the engine expects none in the next moment: it says so by beginning what it could not pause."""
+    await all_of(submit(engine, yields=True, max_tokens=1, temperature=1.0, seed=1))
 
 
 async def test_what_cannot_be_paused_does_not_take_all_places_and_begins_beside_nobody() -> None:
     async with started(**NEVER, max_running=4) as engine:
+        await no_others(engine)
         batch = [submit(engine, yields=True, max_tokens=LONG, temperature=1.0, seed=number) for number in range(6)]
         for one in batch[:3]:
             await started_tokens(one, 1)
@@ -112,24 +171,25 @@ async def test_what_cannot_be_paused_does_not_take_all_places_and_begins_beside_
             one.cancel()
 
 
-async def test_a_paused_generation_can_be_cancelled() -> None:
+async def test_a_paused_generation_can_be_cancelled(gate: StepGate) -> None:
     async with started(**NEVER) as engine:
-        (generation,) = await begun(engine)
-        async with others_running(engine):
-            await paused(engine)
+        with gate.held():
+            (generation,), _ = await paused(engine, gate)
             generation.cancel()
             assert [event async for event in generation] == []
+            gate.let(2)
             await eventually_async(lambda: engine.load().waiting == 0, what="it is forgotten")
             assert engine.load().paused == 0
         assert len(await answer(engine)) == 20
 
 
-async def test_an_engine_that_is_closed_ends_what_is_paused() -> None:
+async def test_an_engine_that_is_closed_ends_what_is_paused(gate: StepGate) -> None:
     async with started(**NEVER) as engine:
-        (generation,) = await begun(engine)
-        async with others_running(engine):
-            await paused(engine)
-            await engine.close()
+        with gate.held():
+            (generation,), _ = await paused(engine, gate)
+            closing = asyncio.ensure_future(engine.close())
+            await asyncio.sleep(0)
+        await closing
         with pytest.raises(Unavailable, match="closed"):
             await all_of(generation)
 
@@ -140,10 +200,10 @@ async def test_no_more_are_paused_than_ran_and_those_are_finished_first() -> Non
         ended: list[int] = []
 
         async def row(number: int) -> None:
-            await all_of(submit(engine, (*PROMPT, number), yields=True, max_tokens=60))
+            await all_of(submit(engine, (*PROMPT, number), yields=True, max_tokens=30))
             ended.append(number)
 
-        rows = [asyncio.create_task(row(number)) for number in range(24)]
+        rows = [asyncio.create_task(row(number)) for number in range(12)]
         while not all(one.done() for one in rows):
             await answer(engine, tuple(range(60, 80)), max_tokens=5)
             most = max(most, engine.load().paused)
@@ -177,6 +237,25 @@ async def test_who_has_waited_for_long_is_computed_beside_others_one_after_the_o
         await asyncio.gather(*traffic)
 
 
+async def test_a_long_prompt_is_computed_in_pieces_where_others_are_expected(monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt = tuple(20 + number * number % 83 for number in range(300))
+    async with started(**NEVER) as engine:
+        wanted = await answer(engine, prompt, max_tokens=30)
+    add, lengths = Pipeline.add, []
+
+    def noted(pipeline: Pipeline, tokens: Sequence[int], sampling: Sampling, max_tokens: int) -> Any:
+        lengths.append(len(tokens))
+        return add(pipeline, tokens, sampling, max_tokens)
+
+    async with started(batch_share=0.0, batch_patience_s=0.0) as engine, others_running(engine):
+        monkeypatch.setattr(Pipeline, "add", noted)
+        tokens, _ = await all_of(submit(engine, prompt, yields=True, max_tokens=30))
+        assert tokens == wanted
+        assert lengths[0] == 64
+        assert lengths[-1] == 300
+        assert all(longer - shorter <= 64 for shorter, longer in pairwise(lengths))
+
+
 async def test_cancelled_ones_do_not_pile_up_behind_others() -> None:
     async with started(**NEVER) as engine, others_running(engine) as other:
         for _ in range(20):
@@ -200,6 +279,11 @@ def server() -> Iterator[LlmServer]:
 
 
 @pytest.fixture
+def slow(gate: StepGate) -> None:
+    gate.each_s = 0.005
+
+
+@pytest.fixture
 def client(server: LlmServer) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=server.base_url, timeout=60) as made:
         yield made
@@ -220,42 +304,46 @@ BATCH = {"x-mesh-class": "batch"}
 
 
 @contextlib.contextmanager
-def online_stream(client: httpx.Client) -> Iterator[Iterator[str]]:
-    with client.stream("POST", "/completions", json=body("Once", LONG, stream=True)) as answer:
+def online_stream(client: httpx.Client, tokens: int = LONG) -> Iterator[Iterator[str]]:
+    with client.stream("POST", "/completions", json=body("Once", tokens, stream=True)) as answer:
         lines = answer.iter_lines()
         next(lines)
         yield lines
 
 
+@pytest.mark.usefixtures("slow")
 def test_a_stream_of_the_class_batch_stands_still_and_goes_on(server: LlmServer, client: httpx.Client) -> None:
-    wanted = client.post("/completions", json=body("A long tale", 300)).json()["choices"][0]["text"]
-    pauses = server.engine.load().pauses
-    with client.stream("POST", "/completions", json=body("A long tale", 300, stream=True), headers=BATCH) as answer:
+    wanted = client.post("/completions", json=body("A long tale", 200)).json()["choices"][0]["text"]
+    with client.stream("POST", "/completions", json=body("A long tale", 200, stream=True), headers=BATCH) as answer:
         lines = (line for line in answer.iter_lines() if line.startswith("data: {"))
-        first = httpx.Response(200, text=next(lines).removeprefix("data: ")).json()["choices"][0]["text"]
+        told = [text_in(next(lines))]
         with online_stream(client):
             eventually(lambda: server.engine.load().paused == 1, timeout_s=20, what="it is paused")
-        rest = [httpx.Response(200, text=line.removeprefix("data: ")).json()["choices"] for line in lines]
-    assert first + "".join(choices[0]["text"] for choices in rest if choices) == wanted
-    assert server.engine.load().pauses > pauses
+        told += [text_in(line) for line in lines]
+    assert "".join(told) == wanted
 
 
+def text_in(line: str) -> str:
+    return "".join(choice["text"] for choice in json.loads(line.removeprefix("data: "))["choices"])
+
+
+@pytest.mark.usefixtures("slow")
 def test_a_deadline_ends_what_is_paused(server: LlmServer, client: httpx.Client) -> None:
     with online_stream(client):
-        began = time.monotonic()
         deadline = {**BATCH, "x-request-timeout": "0.2"}
         answer = client.post("/completions", json=body("Late", 50), headers=deadline)
         assert answer.status_code == 504
-        assert time.monotonic() - began < 20
+        assert server.engine.load().running == 1
     eventually(lambda: server.engine.load().waiting == 0, timeout_s=20, what="it is forgotten")
 
 
+@pytest.mark.usefixtures("slow")
 def test_a_replica_that_drains_finishes_what_is_paused(server: LlmServer, client: httpx.Client) -> None:
-    with client.stream("POST", "/completions", json=body("Mine", 300, stream=True), headers=BATCH) as answer:
+    with client.stream("POST", "/completions", json=body("Mine", 200, stream=True), headers=BATCH) as answer:
         lines = answer.iter_lines()
         next(lines)
         try:
-            with online_stream(client) as others:
+            with online_stream(client, 200) as others:
                 eventually(lambda: server.engine.load().paused == 1, timeout_s=20, what="it is paused")
                 server.draining = True
                 assert client.post("/completions", json=body("New", 5)).status_code == 503
