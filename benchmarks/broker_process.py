@@ -9,6 +9,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from serving.broker.replica import SWITCH_S
 from serving.broker.server import BrokerServer
 from serving.broker.settings import BrokerSettings
 
@@ -23,4 +24,5 @@ async def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
+    sys.setswitchinterval(SWITCH_S)  # as the broker's own process has it
     asyncio.run(main(Path(sys.argv[1])))

@@ -14,7 +14,7 @@ from serving.python_deployment.replica import Replica
 
 # Python's default of 5 ms is what the thread that commits may wait for the event loop after each statement, and the
 # loop for it: as long as an item takes to get through the whole broker.
-_SWITCH_S: Final = 0.0005
+SWITCH_S: Final = 0.0005
 
 
 class BrokerReplica(Replica):
@@ -23,7 +23,7 @@ class BrokerReplica(Replica):
     async def _become_ready(self) -> None:
         self._begin_log()
         began = time.monotonic()
-        sys.setswitchinterval(_SWITCH_S)
+        sys.setswitchinterval(SWITCH_S)
         self._step("loading", "reads its journals")
         parts = BrokerParts(self._config, self._node_address)
         self._stack = parts  # what it holds is released when the replica leaves, also when it does not come up

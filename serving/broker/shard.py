@@ -59,7 +59,7 @@ class Shard:
         self.running: dict[int, Running] = {}
         self.callbacks = DueCallbacks(self)
         self.claimed: set[int] = set()  # items that have ended and are being changed
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], bool] = {}  # whether something is on its way in it
         self._paused_until = 0.0
 
     # ------------------------------------------------------------------------------------------------ life
@@ -89,7 +89,7 @@ class Shard:
     @property
     def empty(self) -> bool:
         """Nothing is kept, nothing is on its way."""
-        return self.journal.items == 0 and self.limits.items == 0 and not self._tasks
+        return self.journal.items == 0 and self.limits.items == 0 and not any(self._tasks.values())
 
     async def close(self) -> None:
         """Ends what waits for it with UNAVAILABLE, writes what was decided, and lets go of the file."""
@@ -100,15 +100,15 @@ class Shard:
         for running in list(self.running.values()):
             running.tell(None)  # what was on its way to a replica is not any more
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Runs it, at most until `close`."""
+    def spawn(self, work: Coroutine[Any, Any, None], *, upkeep: bool = False) -> asyncio.Task[None]:
+        """Runs it, at most until `close`. Until it has ended something is on its way, but for `upkeep`."""
         task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
+        self._tasks[task] = not upkeep
         task.add_done_callback(self._spawned)
         return task
 
     def _spawned(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             level = logging.WARNING if isinstance(error, MeshError) else logging.ERROR
             _LOG.log(level, "journal work failed", exc_info=error, extra={"journal": self.name})

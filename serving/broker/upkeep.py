@@ -36,7 +36,7 @@ class Upkeep:
         self._shard.expire()
         if not self._sweeping and monotonic >= self._next_sweep:
             self._sweeping = True
-            self._shard.spawn(self._sweep())
+            self._shard.spawn(self._sweep(), upkeep=True)
 
     async def _sweep(self) -> None:
         """One slice of what has been kept for long enough; the next one follows it while slices are full."""

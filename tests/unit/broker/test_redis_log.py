@@ -100,7 +100,7 @@ REFUSALS = [("maxmemory", "1"), ("min-replicas-to-write", "1")]
 async def test_a_refusal_of_what_may_be_kept_is_not_taken_for_an_answer(
     tmp_path: Path, own: LoneRedis, monkeypatch: pytest.MonkeyPatch, option: str, value: str
 ) -> None:
-    held = RedisShard(tmp_path / "j1", ManualClock(), redis=own.settings(takeover_s=1.0))
+    held = RedisShard(tmp_path / "j1", ManualClock(), redis=own.settings(takeover_s=3.0))
     await held.open()
     lost_answers(held, monkeypatch, times=1, done=True, then=lambda: own.client.config_set(option, value))
     with pytest.raises(Unavailable, match="is kept is not known"):

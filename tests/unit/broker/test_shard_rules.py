@@ -368,3 +368,16 @@ async def test_an_item_whose_request_is_lost_is_dead_and_stops_no_other(make: Ma
     assert "not in the journal any more" in (await state(held, lost)).reason
     assert (await state(held, whole)).state is State.RUNNING
     await held.close()
+
+
+async def test_looking_for_what_has_expired_keeps_no_journal(make: Make) -> None:
+    """Who adopted an empty journal looks once a second whether it may go, and may do so in each second's upkeep."""
+    held = await make()
+    assert held.shard.empty
+    held.upkeep.tick()
+    assert held.shard.empty
+    await held.settle()
+    number = await held.submit()
+    await held.clients.cancel(number)
+    held.upkeep.tick()
+    assert not held.shard.empty, "what is kept keeps it"
