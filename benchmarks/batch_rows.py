@@ -62,7 +62,7 @@ class Cell:
 def run(quick: bool, say: Say) -> str:
     """Two tables in Markdown. Raises `FailedPrecondition` for a process that does not start, `Internal` for answers
     that are not equal."""
-    rounds, count = (1, 400) if quick else (3, 1500)
+    rounds, count = (1, 1000) if quick else (3, 1500)
     chance = random.Random(7)
     with _served(say) as served:
         operator, client = Side("operator", served.operator), _client_of(served, _CLIENTS)

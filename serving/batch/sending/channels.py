@@ -30,6 +30,7 @@ class Channel:
         self.window = window
         self.in_flight = 0
         self.rests_until = 0.0
+        self.wakes = False  # somebody looks when it has rested
         self.failures = 0  # since its last answer
         self.gone = False
 

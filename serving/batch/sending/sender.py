@@ -301,9 +301,16 @@ class Sender:
     def _rest(self, channel: Channel, seconds: float, now: float) -> None:
         """Until then it gets no further rows, unless it answers one that it has."""
         channel.rests_until = max(channel.rests_until, now + seconds)
-        asyncio.get_running_loop().call_later(seconds, self._rested, channel)
+        if not channel.wakes:
+            channel.wakes = True
+            asyncio.get_running_loop().call_later(seconds, self._rested, channel)
 
     def _rested(self, channel: Channel) -> None:
+        left_s = channel.rests_until - time.monotonic()
+        if left_s > 0:  # it rests again, or the loop's clock is ahead
+            asyncio.get_running_loop().call_later(left_s, self._rested, channel)
+            return
+        channel.wakes = False
         if not channel.gone and not self._closed:
             for lane in map(self._lanes.get, self._channels.lanes_of(channel)):
                 if lane is not None:
@@ -347,12 +354,13 @@ class Sender:
             self._fill(lane)
 
     async def _watch(self) -> None:
-        """Ends the wait of rows that nobody answers."""
+        """Looks at all that wait, whatever woke nobody; ends the wait of rows that nobody answers."""
         while True:
             await asyncio.sleep(_LOOK_S)
             self._note_state()
             self._lanes.tidy()
             for lane in self._lanes:
+                self._fill(lane)
                 if lane.waiting and self._is_silent(lane):
                     self._give_up(lane)
 

@@ -64,7 +64,7 @@ async def test_a_slow_step_of_the_user_holds_up_no_row_on_its_way() -> None:
         await asyncio.wait_for(sent.wait(), 60)
         slow = asyncio.create_task(worker(prompts("slow")))
         try:
-            await eventually_async(lambda: worker.snapshot().sender["answers"] == 1, what="the quick row is answered")
+            await eventually_async(lambda: worker._sender.stats.answers == 1, what="the quick row is answered")
             assert reached.is_set()
         finally:
             goes_on.set()

@@ -117,6 +117,20 @@ async def test_what_fails_is_tried_elsewhere() -> None:
         assert len(one.bodies) + len(two.bodies) < 30, "those that fail rest"
 
 
+async def test_a_clock_that_is_ahead_leaves_no_row_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """uvloop counts milliseconds from the last turn of the loop: its timers may come early."""
+
+    async def fails_first(server: RowServer, body: dict[str, Any]) -> Said:
+        return Said(500, {}) if len(server.bodies) == 1 else completion(body)
+
+    loop = asyncio.get_running_loop()
+    rightly = loop.call_later
+    async with row_server(fails_first) as server, sender_to(server) as sender:
+        monkeypatch.setattr(loop, "call_later", lambda s, *more, **named: rightly(s * 0.9, *more, **named))
+        assert text(await asyncio.wait_for(sender.send(row("p")), 30)) == "p"
+        monkeypatch.undo()
+
+
 async def test_a_row_that_fails_everywhere_has_a_fault_with_its_attempts() -> None:
     async def poison(_server: RowServer, body: dict[str, Any]) -> Said:
         if body["prompt"] == "bad":

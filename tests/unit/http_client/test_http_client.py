@@ -46,6 +46,19 @@ async def get(client: HttpClient, server: ScriptedServer, method: str = "GET") -
         answer.close()
 
 
+async def test_an_answer_that_is_larger_than_wanted_is_not_read() -> None:
+    whole = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n0123456789"
+    async with serving(whole) as server, client_of() as client:
+        for most in (None, 10):
+            got = await client.request("GET", server.url, "/", {})
+            assert await got.read(most) == b"0123456789"
+            got.close()
+        got = await client.request("GET", server.url, "/", {})
+        with pytest.raises(Broke, match="more than 9 bytes"):
+            await got.read(9)
+        got.close()
+
+
 async def test_a_request_is_sent_as_it_is_and_its_answer_read() -> None:
     asked: list[bytes] = []
 
