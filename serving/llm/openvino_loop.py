@@ -88,6 +88,7 @@ class EngineLoop:
 
     _cache_usage = 0.0
     _places = 0  # for those that give way
+    _prompts_at = float("-inf")  # when one of those that give way may begin beside others
     _stalled = False  # nothing may be computed now
 
     def run(self) -> None:
@@ -198,6 +199,8 @@ class EngineLoop:
         left = self._places - len(runs)
         if left <= 0 and not any(run.due for run in runs):
             left = self._find_due(now)
+        elif self._others and now < self._prompts_at:
+            return
         if self._places < self._room.most:
             left = min(left, 1)  # one prompt in a step: others may come, and wait for its end
         if left > 0:
@@ -284,8 +287,11 @@ class EngineLoop:
         except RuntimeError as error:
             self._heal(error)
             return
+        took_s = self._clock() - began
         if flowing:
-            self._room.cost.note(flowing, self._clock() - began)
+            self._room.cost.note(flowing, took_s)
+        elif self._others and any(run.yields and not run.flows for run in self._running):
+            self._prompts_at = began + self._room.pause_s(took_s)
         self._cache_usage = self._pipeline.cache_usage()
         for run in list(self._running):
             output = self._pipeline.read(run.handle)
