@@ -31,7 +31,7 @@ from serving.llm.yielding import YieldingRoom
 _log = logging.getLogger(__name__)
 _MOST_FAILURES = 3
 _MOST_RESTARTS = 4
-_PIECE_TOKENS = 64  # of a prompt: whole blocks of the cache
+_PIECE_TOKENS = 32  # of a prompt: a block of the cache, which is as much as a pause costs
 _ONE_TOKEN = Sampling(max_tokens=1, temperature=0.0, ignore_eos=True)
 _MOST_FORGOTTEN = 64  # cancelled ones in the heap of those that give way, which may not be looked at for long
 
