@@ -31,7 +31,7 @@ from serving.llm.yielding import YieldingRoom
 _log = logging.getLogger(__name__)
 _MOST_FAILURES = 3
 _MOST_RESTARTS = 4
-_PIECE_TOKENS = 64  # of a prompt: whole blocks of the cache
+_PIECE_TOKENS = 32  # of a prompt: a block of the cache, which is as much as a pause costs
 _ONE_TOKEN = Sampling(max_tokens=1, temperature=0.0, ignore_eos=True)
 _MOST_FORGOTTEN = 64  # cancelled ones in the heap of those that give way, which may not be looked at for long
 
@@ -88,6 +88,7 @@ class EngineLoop:
 
     _cache_usage = 0.0
     _places = 0  # for those that give way
+    _prompts_at = float("-inf")  # when one of those that give way may begin beside others
     _stalled = False  # nothing may be computed now
 
     def run(self) -> None:
@@ -198,6 +199,8 @@ class EngineLoop:
         left = self._places - len(runs)
         if left <= 0 and not any(run.due for run in runs):
             left = self._find_due(now)
+        elif self._others and now < self._prompts_at:
+            return
         if self._places < self._room.most:
             left = min(left, 1)  # one prompt in a step: others may come, and wait for its end
         if left > 0:
@@ -284,8 +287,11 @@ class EngineLoop:
         except RuntimeError as error:
             self._heal(error)
             return
+        took_s = self._clock() - began
         if flowing:
-            self._room.cost.note(flowing, self._clock() - began)
+            self._room.cost.note(flowing, took_s)
+        elif self._others and any(run.yields and not run.flows for run in self._running):
+            self._prompts_at = began + self._room.pause_s(took_s)
         self._cache_usage = self._pipeline.cache_usage()
         for run in list(self._running):
             output = self._pipeline.read(run.handle)

@@ -43,6 +43,10 @@ class YieldingRoom:
             return min(1 + (self.cost.beside(1, _GAP_SHARE) or 0), self.most)
         return self.most
 
+    def pause_s(self, prompt_s: float) -> float:
+        """After a prompt that took so long beside others, so that prompts take the share of their time, too."""
+        return prompt_s / self.settings.share if self.settings.share else float("inf")
+
     def is_due(self, since: float, now: float) -> bool:
         """Of one that waits since then."""
         return now - since >= self.settings.patience_s

@@ -251,9 +251,18 @@ async def test_a_long_prompt_is_computed_in_pieces_where_others_are_expected(mon
         monkeypatch.setattr(Pipeline, "add", noted)
         tokens, _ = await all_of(submit(engine, prompt, yields=True, max_tokens=30))
         assert tokens == wanted
-        assert lengths[0] == 64
+        assert lengths[0] == 32
         assert lengths[-1] == 300
-        assert all(longer - shorter <= 64 for shorter, longer in pairwise(lengths))
+        assert all(longer - shorter <= 32 for shorter, longer in pairwise(lengths))
+
+
+async def test_beside_others_run_as_many_as_their_steps_allow() -> None:
+    async with started(batch_share=50.0, max_running=4) as engine:
+        for count in (1, 3):  # so that the engine knows what a generation more costs
+            await asyncio.gather(*(answer(engine, (*PROMPT, number), max_tokens=40) for number in range(count)))
+        async with others_running(engine):
+            assert len((await all_of(submit(engine, yields=True, max_tokens=20)))[0]) == 20
+            assert engine.load().running == 1
 
 
 async def test_cancelled_ones_do_not_pile_up_behind_others() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -67,6 +69,21 @@ def test_a_step_that_was_held_up_counts_little() -> None:
     found = cost.beside(20, 0.5)
     assert found is not None
     assert 15 <= found <= 30  # 19.5 before
+
+
+def test_noise_does_not_make_a_generation_look_cheap() -> None:
+    chance, cost = random.Random(1), StepCost()
+    found = []
+    for _ in range(500):
+        number = chance.randint(1, 4)
+        cost.note(number, (0.01 + 0.001 * number) * chance.uniform(0.7, 1.5))
+        found.append(cost.beside(4, 0.05))
+    assert not any(found[50:])  # 0.7 of one is allowed
+
+
+def test_prompts_beside_others_take_the_share_of_the_time() -> None:
+    assert room(share=0.05).pause_s(0.01) == pytest.approx(0.2)
+    assert room(share=0.0).pause_s(0.01) == float("inf")
 
 
 def test_none_run_beside_others_while_nobody_knows_what_that_costs() -> None:
