@@ -12,7 +12,7 @@ from openai.types import Batch
 from tests.support.batch_world import BatchWorld, RunnerHandle, chat_lines
 from tests.support.waiting import eventually
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module", autouse=True)
