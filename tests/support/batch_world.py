@@ -144,7 +144,7 @@ class RunnerHandle:
     def __init__(self, config: pb.ReplicaConfig) -> None:
         kind = ray.remote(RunnerActor)
         self._log = Path(config.log_file)
-        self.actor = kind.options(num_cpus=0.5, max_restarts=-1, max_task_retries=-1).remote(encode(config).decode())
+        self.actor = kind.options(num_cpus=0.25, max_restarts=-1, max_task_retries=-1).remote(encode(config).decode())
 
     def report(self) -> pb.ReplicaReport:
         return decode(pb.ReplicaReport, ray.get(self.actor.Status.remote()).encode())
