@@ -62,7 +62,7 @@ def test_a_batch_outlives_its_runner(gateway: openai.OpenAI, deployed: MeshClien
         now = gateway.batches.retrieve(order.id)
         return now if now.status in ENDED else None
 
-    batch = eventually(ended, timeout_s=300, what="the batch ends")
+    batch = eventually(ended, timeout_s=500, what="the batch ends")
     assert batch is not None
     assert batch.status == "completed"
     assert batch.request_counts is not None

@@ -59,6 +59,7 @@ class BatchWorld:
     def runner(self, name: str, stack: ExitStack, **batch: Any) -> RunnerHandle:
         """A ready runner. `batch` are fields of `BatchDeployment`."""
         config = config_of(name, "batches", self.etcd, application="batches", batch=pb.BatchDeployment(**batch))
+        config.lease_ttl_s = 15  # also of a machine that stands still for some seconds
         config.log_file = str(self.folder / f"{name}.log")
         made = RunnerHandle(config)
         stack.callback(made.end)
@@ -78,7 +79,7 @@ class BatchWorld:
     def batch(self, batch_id: str) -> Batch:
         return self.client.batches.retrieve(batch_id)
 
-    def ended(self, batch_id: str, *, timeout_s: float = 240.0) -> Batch:
+    def ended(self, batch_id: str, *, timeout_s: float = 500.0) -> Batch:
         def look() -> Batch | None:
             now = self.batch(batch_id)
             return now if now.status in ENDED else None
@@ -143,7 +144,7 @@ class RunnerHandle:
     def __init__(self, config: pb.ReplicaConfig) -> None:
         kind = ray.remote(RunnerActor)
         self._log = Path(config.log_file)
-        self.actor = kind.options(num_cpus=0.5, max_restarts=-1, max_task_retries=-1).remote(encode(config).decode())
+        self.actor = kind.options(num_cpus=0.25, max_restarts=-1, max_task_retries=-1).remote(encode(config).decode())
 
     def report(self) -> pb.ReplicaReport:
         return decode(pb.ReplicaReport, ray.get(self.actor.Status.remote()).encode())

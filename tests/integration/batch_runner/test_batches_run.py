@@ -12,7 +12,7 @@ from openai.types import Batch
 from tests.support.batch_world import BatchWorld, RunnerHandle, chat_lines
 from tests.support.waiting import eventually
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -140,8 +140,8 @@ def test_a_runner_that_leaves_hands_its_batch_over(world: BatchWorld, runner: Ru
     with ExitStack() as stack:
         batch_id = world.order(many_lines(1000))
         before = counts(under_way(world, batch_id))[1]
-        other = world.runner("runner-2", stack, concurrency=1)
         runner.drain()
+        other = world.runner("runner-2", stack, concurrency=1)
         batch = world.ended(batch_id)
         assert (batch.status, counts(batch)) == ("completed", (1000, 1000, 0))
         numbers = [one["custom_id"] for one in world.lines(batch.output_file_id)]
