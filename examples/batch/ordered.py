@@ -87,7 +87,7 @@ def runner_of(application: str, *, before: int = 0) -> int:
     until = time.monotonic() + _PATIENCE_S
     with MeshClient(Connection.from_env()) as client:
         while time.monotonic() < until:
-            found = [one.pid for one in client.endpoints(application) if one.pid != before]
+            found = [one.pid for one in client.endpoints(application, role="runner") if one.pid != before]
             if found:
                 return int(found[0])
             time.sleep(_LOOK_S)
