@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from examples.batch.questions import body_of, faults, known_answers, report, rows, text_of
-from serving.sdk import Connection
+from serving.sdk import Connection, MeshClient
 
 _MOST: Final = 50_000  # requests of a batch
 _ENDED: Final = ("completed", "failed", "expired", "cancelled")
@@ -79,17 +79,18 @@ def follow(batch: str, application: str, kill_at: list[int]) -> None:
             os.kill(runner, signal.SIGKILL)
             print(f"the runner (pid {runner}) was killed when {done:,} rows of {batch} were done", flush=True)
             kill_at.pop(0)
-            runner = runner_of(application, before=runner)
+            runner = runner_of(application, before=runner) if kill_at else 0
 
 
 def runner_of(application: str, *, before: int = 0) -> int:
     """The process of a runner: `before` was the last one, whose place in discovery may outlive it."""
     until = time.monotonic() + _PATIENCE_S
-    while time.monotonic() < until:
-        found = [int(one["pid"]) for one in mesh("endpoints", application)["endpoints"] if one["pid"] != before]
-        if found:
-            return found[0]
-        time.sleep(_LOOK_S)
+    with MeshClient(Connection.from_env()) as client:
+        while time.monotonic() < until:
+            found = [one.pid for one in client.endpoints(application, role="runner") if one.pid != before]
+            if found:
+                return int(found[0])
+            time.sleep(_LOOK_S)
     raise SystemExit(f"{application} has no runner")
 
 

@@ -166,6 +166,8 @@ def download(asked: Asked, *, batch_id: str, output: Path | None, errors: Path |
         "output": output or Path(f"{batch_id}.output.jsonl"),
         "errors": errors or Path(f"{batch_id}.errors.jsonl"),
     }
+    if targets["output"] == targets["errors"]:
+        raise InvalidArgument("--output and --errors are the same file")
     with Waiting(f"reading {batch_id}", quiet=asked.as_json) as waiting:
 
         async def work(gateway: Gateway) -> dict[str, dict[str, Any] | None]:

@@ -182,3 +182,5 @@ def test_help_of_the_commands(run: Run) -> None:
         for text in ("--gateway URL", "MESH_GATEWAY", "--api-key-file", "MESH_API_KEY", "--json", "Exit codes:"):
             assert text in one, f"{word}: {text}"
     assert run("batch", "submit", "x", "--metadata", "novalue", "--gateway", "x:1").exit_code == 2
+    same = run("batch", "download", "x", "-o", "a", "--errors", "a", "--gateway", "x:1")
+    assert (same.exit_code, "same file" in same.stderr) == (2, True)

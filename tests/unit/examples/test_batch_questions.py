@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from examples.batch import ordered
 from examples.batch.questions import PROMPTS, body_of, faults, rows
+from serving.sdk import load_spec
 
 
 def test_every_kind_of_fault_is_found() -> None:
@@ -19,3 +23,8 @@ def test_every_kind_of_fault_is_found() -> None:
 def test_no_row_is_another_ones_twin() -> None:
     bodies = [str(body_of(row["prompt"], **row["sampling_params"])) for row in rows(3 * len(PROMPTS))]
     assert len(set(bodies)) == len(bodies)
+
+
+def test_the_runners_of_the_example() -> None:
+    spec = load_spec(Path(ordered.__file__).parent / "app.yaml")
+    assert (spec.name, len(spec.deployments)) == ("batches", 1)
