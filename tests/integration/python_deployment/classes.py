@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,15 @@ class Scale:
 
     def health(self) -> bool:
         return self.sick != "now"
+
+
+class StartsLater(Scale):
+    """Its constructor waits for a file."""
+
+    def __init__(self, gate: str) -> None:
+        super().__init__()
+        while not Path(gate).exists():
+            time.sleep(0.01)
 
 
 class Anything:

@@ -146,9 +146,11 @@ async def test_a_second_drain_cuts_a_slow_client_off(serve: Serve) -> None:
         await asyncio.to_thread(served.wait_state, "drained")
 
 
-def test_a_restarted_process_begins_with_the_newest_config(serve: Serve) -> None:
-    served = serve("Scale", wait="preparing")
+def test_a_restarted_process_begins_with_the_newest_config(serve: Serve, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    served = serve("StartsLater", wait="loading", gate=str(gate))
     served.replica.update(update(2, '{"offset": 1}'))
+    gate.touch()
     served.wait_state("ready")
     assert decode(pb.ReplicaReport, served.replica.report("no").encode()).refused == "no"
     eventually(lambda: served.report.revision == 2, timeout_s=20, what="the new revision")

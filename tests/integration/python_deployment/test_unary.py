@@ -140,7 +140,7 @@ async def test_requests_know_deadline_trace_and_id(serve: Serve, client: Open) -
     asked = client(serve("Anything"))
     trace = "00-" + "ab" * 16 + "-" + "cd" * 8 + "-01"
     answer = await ask(asked, "about", client_timeout=30.0, headers={"traceparent": trace}, request_id="r7")
-    assert 5 < answer.as_numpy("left")[0] <= 30
+    assert 5 < answer.as_numpy("left")[0] < 31  # gRPC sends time limits rounded up to a tenth of a second
     parameters = answer.get_response().parameters
     assert (parameters["trace"].string_param, parameters["id"].string_param) == (trace, "r7")
     assert (await ask(asked, "about")).as_numpy("left")[0] == -1
