@@ -25,9 +25,9 @@ from serving.gateway.resuming import ResumableStream, pass_steps
 from serving.gateway.splits import Chosen, Splits, no_value
 from serving.gateway.upstreams import Upstream, UpstreamKey, Upstreams, upstream_key
 from serving.gateway.work import Work
-from serving.http_client import Answer, Broke, HttpClient, NotConnected, RequestFailed
+from serving.http_client import Answer, Broke, HttpClient, NotConnected, RequestFailed, Silent
 from serving.openai import resume
-from serving.openai.service_tier import CLASS_HEADER
+from serving.openai.service_tier import BATCH_CLASS, CLASS_HEADER
 from serving.routing import Place
 from serving.routing.traffic import Lookup
 from serving.timeouts import wait_for
@@ -79,6 +79,11 @@ class Request:
     chosen: Chosen | None = None
     method: str = "POST"
     faults_from: int = _SERVER_FAULTS  # answers with such a status, or a higher one, count against the replica
+
+    @property
+    def yields(self) -> bool:
+        """Of the class batch: replicas let it wait for others, so its times and its silence say nothing of them."""
+        return self.headers.get(CLASS_HEADER) == BATCH_CLASS
 
     def asked(self) -> tuple[bytes, dict[str, str]]:
         """Body and headers for the next replica."""
@@ -247,7 +252,7 @@ class Forwarder:
             except NotConnected as error:
                 return self._unreachable(upstream, error)
             except Broke as error:
-                self._upstreams.lost(upstream)
+                self._lost(request, upstream, error)
                 return _Failure(str(error), sent=True)
             try:
                 refusal = await self._judged(request, work, response, time.monotonic() - began)
@@ -266,6 +271,10 @@ class Forwarder:
                 response.close()
         return None
 
+    def _lost(self, request: Request, upstream: Upstream, why: BaseException | None) -> None:
+        if not (request.yields and isinstance(why, Silent)):
+            self._upstreams.lost(upstream)
+
     def _unreachable(self, upstream: Upstream, error: NotConnected) -> _Failure:
         """Nothing was sent. Whatever this process lacks (descriptors, memory) is no fault of the replica."""
         if isinstance(error.cause, ConnectionRefusedError):
@@ -278,15 +287,17 @@ class Forwarder:
     async def _judged(self, request: Request, work: Work, response: Answer, first_byte_s: float) -> _Failure | None:
         """Notes what its status says of the replica; a failure when another replica is to be asked instead."""
         upstream, status = work.upstream, response.status
-        if status == _FULL and CLASS_HEADER in request.headers:
+        if status == _FULL and request.yields:
             pass  # of the lowest class: for others it may have room
         elif status == _FULL:
             self._upstreams.full(upstream, _rest_s(response.headers))
         elif status >= request.faults_from and status != _TIMED_OUT:
             self._upstreams.failed(upstream)
         else:
-            self._upstreams.succeeded(upstream, first_byte_s if status < _CLIENT_FAULTS else None)
-            self._instruments.first_byte.observe(first_byte_s)
+            timed = status < _CLIENT_FAULTS and not request.yields
+            self._upstreams.succeeded(upstream, first_byte_s if timed else None)
+            if not request.yields:
+                self._instruments.first_byte.observe(first_byte_s)
             if status < _CLIENT_FAULTS:
                 work.answered(response.headers)
         # While the replicas of its side have no room, no other side gets the request.
@@ -314,12 +325,12 @@ class Forwarder:
             request.recorder.end()
             work.whole = fresh
         except Broken as error:
-            self._broke_off(upstream, error)
+            self._broke_off(request, upstream, error)
             return _Failure("it broke off its answer", sent=True, broke=True)
         return None
 
-    def _broke_off(self, upstream: Upstream, error: Broken) -> None:
-        self._upstreams.lost(upstream)
+    def _broke_off(self, request: Request, upstream: Upstream, error: Broken) -> None:
+        self._lost(request, upstream, error.__cause__)
         self._instruments.broken.inc()
         _LOG.warning("an answer broke off", extra={"replica": str(upstream), "reason": str(error.__cause__)})
 
@@ -332,7 +343,7 @@ class Forwarder:
             request.recorder.end()
             work.whole = True
         except Broken as error:
-            self._broke_off(work.upstream, error)
+            self._broke_off(request, work.upstream, error)
             if not error.told:
                 raise
 

@@ -25,15 +25,16 @@ _SHARES: Final[Mapping[ServiceTier, float]] = {
     ServiceTier.FLEX: 0.5,
     ServiceTier.BATCH: 0.25,  # of a room of its own
 }
+_LONGEST_RETRY_S: Final = 60  # who knows what is in a minute; a standstill would else send everybody away for hours
 _BATCH_PLACES: Final = 0.5  # of as many as others have, beside theirs
 
 
 class Full(ResourceExhausted):
-    """A replica takes no more. `retry_after_s`: when it should."""
+    """A replica takes no more. `retry_after_s`: when it should, in a minute at most."""
 
     def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
         super().__init__(f"this replica is full: {message}; send the request to another replica, or later")
-        self.retry_after_s = max(1, math.ceil(retry_after_s))
+        self.retry_after_s = max(1, math.ceil(min(retry_after_s, _LONGEST_RETRY_S)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ never followed yet is tried alone among tried ones. The others start again where
 
 from __future__ import annotations
 
-import heapq
 import logging
 import queue
 import time
@@ -26,6 +25,7 @@ from serving.llm.generation_stream import GenerationStream
 from serving.llm.guides import GuideRefused, KnownGuides
 from serving.llm.openvino_pipeline import Output, Pipeline
 from serving.llm.openvino_run import EngineRun, continues, cut_at_stop_token, not_repeated
+from serving.llm.openvino_waiting import WaitingRuns
 from serving.llm.yielding import YieldingRoom
 
 _log = logging.getLogger(__name__)
@@ -33,7 +33,6 @@ _MOST_FAILURES = 3
 _MOST_RESTARTS = 4
 _PIECE_TOKENS = 32  # of a prompt: a block of the cache, which is as much as a pause costs
 _ONE_TOKEN = Sampling(max_tokens=1, temperature=0.0, ignore_eos=True)
-_MOST_FORGOTTEN = 64  # cancelled ones in the heap of those that give way, which may not be looked at for long
 
 News = tuple[GenerationStream, "TokenEvent | MeshError"]
 
@@ -60,8 +59,8 @@ class EngineLoop:
         self._clock = clock
         self._inbox: queue.SimpleQueue[tuple[Literal["submit", "cancel", "close"], Any]] = queue.SimpleQueue()
         self._runs: dict[GenerationStream, EngineRun] = {}  # all that wait or run
-        self._waiting: list[tuple[tuple[int, int], EngineRun]] = []  # a heap; may hold ones that were cancelled
-        self._patient: list[tuple[tuple[bool, int, int], EngineRun]] = []  # as `_waiting`, of those that give way
+        self._waiting = WaitingRuns(self._runs)
+        self._patient = WaitingRuns(self._runs)  # those that give way
         self._running: dict[EngineRun, None] = {}
         self._others = 0  # of `_runs`: those that do not give way
         self._tried: EngineRun | None = None  # whose guide the engine may be unable to follow
@@ -83,8 +82,7 @@ class EngineLoop:
     def load(self) -> EngineLoad:
         running = len(self._running)
         waiting = max(0, len(self._runs) - running) + self._inbox.qsize()
-        paused = sum(bool(run.told) and run.stream in self._runs for _, run in tuple(self._patient))
-        return EngineLoad(running, waiting, self._cache_usage, paused, self._pauses)
+        return EngineLoad(running, waiting, self._cache_usage, self._patient.begun, self._pauses)
 
     _cache_usage = 0.0
     _places = 0  # for those that give way
@@ -142,10 +140,7 @@ class EngineLoop:
         self._wait(run)
 
     def _wait(self, run: EngineRun) -> None:
-        if run.yields:
-            heapq.heappush(self._patient, (run.patient_order, run))
-        else:
-            heapq.heappush(self._waiting, (run.order, run))
+        (self._patient if run.yields else self._waiting).add(run)
 
     def _forget(self, stream: GenerationStream) -> EngineRun | None:
         run = self._runs.pop(stream, None)
@@ -157,9 +152,8 @@ class EngineLoop:
         run = self._forget(stream)
         if run is not None:
             self._leave(run)
-        if len(self._patient) > 2 * len(self._runs) + _MOST_FORGOTTEN:
-            self._patient = [entry for entry in self._patient if entry[1].stream in self._runs]
-            heapq.heapify(self._patient)
+        self._waiting.tidy()
+        self._patient.tidy()
 
     def _leave(self, run: EngineRun) -> None:
         """The pipeline forgets it in its next step, without computing anything for it."""
@@ -174,8 +168,9 @@ class EngineLoop:
         now = self._clock()
         self._places = self._room.places(self._others, now)
         self._give_way(now)
-        self._fill(self._waiting, self._room.most)
-        self._resume(now)
+        due = self._find_due(now)
+        self._fill(self._waiting, self._room.most - (due is not None))
+        self._resume(now, due)
 
     def _give_way(self, now: float) -> None:
         """Pauses those that are too many: who began last goes first."""
@@ -191,46 +186,49 @@ class EngineLoop:
         """Of those that run."""
         return [run for run in self._running if run.yields]
 
-    def _resume(self, now: float) -> None:
-        """Those that give way; not while a prompt of others is computed, as somebody waits for its first token."""
-        if not self._patient or any(not (run.flows or run.yields) for run in self._running):
+    def _resume(self, now: float, due: EngineRun | None) -> None:
+        """Those that give way: `due`, if there is one, else those that may begin."""
+        left = self._places - len(self._giving_way())
+        if due is not None:
+            left = 1
+            due.due = len(self._running) < self._room.most
+        elif self._must_wait(now):
             return
-        runs = self._giving_way()
-        left = self._places - len(runs)
-        if left <= 0 and not any(run.due for run in runs):
-            left = self._find_due(now)
-        elif self._others and now < self._prompts_at:
-            return
-        if self._places < self._room.most:
+        elif self._places < self._room.most:
             left = min(left, 1)  # one prompt in a step: others may come, and wait for its end
         if left > 0:
             self._fill(self._patient, min(self._room.most, len(self._running) + left))
 
-    def _find_due(self, now: float) -> int:
-        """1: the next one has waited for too long, and is not paused again."""
-        while self._patient and self._patient[0][1].stream not in self._runs:
-            heapq.heappop(self._patient)
-        if not self._patient or not self._room.is_due(self._patient[0][1].since, now):
-            return 0
-        self._patient[0][1].due = True
-        return 1
+    def _must_wait(self, now: float) -> bool:
+        """Whether none that gives way may begin: somebody waits for the first token of a prompt that is computed, or
+        their own had the share of the time."""
+        if self._others and now < self._prompts_at:
+            return True
+        return any(not (run.flows or run.yields) for run in self._running)
 
-    def _fill(self, heap: list[tuple[Any, EngineRun]], most: int) -> None:
-        """From the heap to the engine in its order, until `most` run."""
+    def _find_due(self, now: float) -> EngineRun | None:
+        """Who gives way, has waited for too long and could not begin now: it gets the next place, before others, and is
+        not paused again. One after the other."""
+        first = self._patient.first()
+        if first is None or self._places >= self._room.most or not self._room.is_due(first.since, now):
+            return None
+        if any(run.due for run in self._giving_way()) or not self._may_follow(first):
+            return None
+        held_up = len(self._waiting) > 0 or self._must_wait(now) or not self._may_begin(first)
+        return first if held_up else None
+
+    def _fill(self, waiting: WaitingRuns, most: int) -> None:
+        """From those that wait to the engine in their order, until `most` run."""
         postponed = []
-        while heap and len(self._running) < most:
-            entry = heapq.heappop(heap)
-            run = entry[1]
-            if run.stream not in self._runs:
-                continue  # cancelled
-            untried = not self._known.is_proven(run.stream.request.sampling.guide)
-            if not self._may_begin(run) or (untried and not self._may_try()):
-                postponed.append(entry)
+        while len(self._running) < most and (run := waiting.take()) is not None:
+            if not self._may_begin(run) or not self._may_follow(run):
+                postponed.append(run)
                 continue
+            untried = self._is_untried(run)
             if self._start(run) and untried:
                 self._tried = run
-        for entry in postponed:
-            heapq.heappush(heap, entry)
+        for run in postponed:
+            waiting.add(run)
 
     def _may_begin(self, run: EngineRun) -> bool:
         """One that gives way, and could not be paused: where no others are expected, and some places stay free."""
@@ -242,9 +240,16 @@ class EngineLoop:
         fixed = sum(not continues(one.stream.request.sampling) for one in runs)
         return self._places == self._room.most and fixed < self._room.most_fixed
 
-    def _may_try(self) -> bool:
-        """A guide that may break a step: one at a time, and not before those that the last one set back got further."""
-        return self._tried is None and not any(run.behind for run in self._runs.values())
+    def _is_untried(self, run: EngineRun) -> bool:
+        return not self._known.is_proven(run.stream.request.sampling.guide)
+
+    def _may_follow(self, run: EngineRun) -> bool:
+        """A guide that may break a step: one at a time, and not before those that the last one set back got further.
+        That is not those that are paused: they may be until this one is done, and are in no step of it."""
+        if not self._is_untried(run):
+            return True
+        back = (one for one in self._runs.values() if one.behind and one is not run)
+        return self._tried is None and not any(one.handle is not None or not one.yields for one in back)
 
     def _start(self, run: EngineRun) -> bool:
         request = run.stream.request
@@ -291,7 +296,7 @@ class EngineLoop:
         if flowing:
             self._room.cost.note(flowing, took_s)
         elif self._others and any(run.yields and not run.flows for run in self._running):
-            self._prompts_at = began + self._room.pause_s(took_s)
+            self._prompts_at = max(self._prompts_at, began) + self._room.pause_s(took_s)
         self._cache_usage = self._pipeline.cache_usage()
         for run in list(self._running):
             output = self._pipeline.read(run.handle)

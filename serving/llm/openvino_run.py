@@ -37,17 +37,13 @@ class EngineRun:
     restarts: int = 0
 
     @property
-    def order(self) -> tuple[int, int]:
-        return (self.stream.request.priority, self.number)
+    def order(self) -> tuple[bool, int, int]:
+        """Of those that give way, what was begun is finished before anything else begins."""
+        return (self.yields and not self.told, self.stream.request.priority, self.number)
 
     @property
     def yields(self) -> bool:
         return self.stream.request.yields
-
-    @property
-    def patient_order(self) -> tuple[bool, int, int]:
-        """Of those that give way: what was begun is finished before anything else begins."""
-        return (not self.told, *self.order)
 
     @property
     def can_continue(self) -> bool:

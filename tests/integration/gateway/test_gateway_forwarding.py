@@ -16,6 +16,7 @@ import pytest
 from serving.local.etcd import EtcdCluster
 from tests.integration.gateway.raw_replica import Answer, RawReplica, raw_replica, reset, wait_heard, whole
 from tests.support.llm_serving import GatewayProcess
+from tests.support.waiting import aeventually
 
 GOOD = whole("200 OK", b'{"good": true}')
 FULL = whole("429 Too Many Requests", b'{"error": {}}', b"retry-after: 1\r\n")
@@ -27,6 +28,7 @@ class Edge:
 
     def __init__(self, gateway: GatewayProcess, etcd: EtcdCluster, stack: AsyncExitStack, model: str) -> None:
         self.model = model
+        self.url = gateway.url
         self._gateway = gateway
         self._etcd = etcd
         self._stack = stack
@@ -153,6 +155,39 @@ async def test_a_silent_replica_is_given_up(edge: Edge) -> None:
     await edge.replicas(silent=never, good=GOOD)
     answers = [await edge.ask() for _ in range(6)]
     assert [answer.status_code for answer in answers] == [200] * 6
+
+
+async def number(edge: Edge, name: str) -> float:
+    async with httpx.AsyncClient(timeout=30) as client:
+        page = (await client.get(f"{edge.url}/metrics")).text
+    return next(float(line.split()[1]) for line in page.splitlines() if line.startswith(f"{name} "))
+
+
+async def test_a_replica_that_lets_a_batch_wait_is_not_lost(edge: Edge) -> None:
+    async def for_batches(replica: RawReplica, body: bytes, writer: asyncio.StreamWriter) -> None:
+        if b"x-mesh-class: batch" in replica.requests[-1].lower():
+            await asyncio.sleep(60)
+        await GOOD(replica, body, writer)
+
+    async def none_ejected() -> bool:
+        return await number(edge, "mesh_gateway_ejected") == 0.0
+
+    replicas = await edge.replicas(one=for_batches, two=for_batches)
+    await aeventually(none_ejected, what="replicas of other tests are gone")
+    answer = await edge.ask(headers={"x-mesh-class": "batch"})
+    assert answer.status_code == 503
+    assert sum(len(replica.requests) for replica in replicas) == 2
+    assert await none_ejected()
+
+
+async def test_what_a_batch_waits_for_is_no_time_of_a_replica(edge: Edge) -> None:
+    name = "mesh_gateway_first_byte_seconds_count"
+    await edge.replicas(only=GOOD)
+    before = await number(edge, name)
+    assert (await edge.ask(headers={"x-mesh-class": "batch"})).status_code == 200
+    assert await number(edge, name) == before
+    assert (await edge.ask()).status_code == 200
+    assert await number(edge, name) == before + 1
 
 
 async def test_a_model_without_a_replica_is_waited_for(edge: Edge) -> None:

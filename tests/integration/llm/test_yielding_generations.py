@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import threading
-import time
 from collections.abc import AsyncIterator, Iterator, Sequence
-from itertools import pairwise
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain, pairwise
 from typing import Any
 
 import httpx
@@ -19,44 +18,14 @@ from serving.errors import Unavailable
 from serving.llm.engine import Engine, Generation, Sampling
 from serving.llm.engines import make_engine
 from serving.llm.openvino_pipeline import Pipeline
+from serving.llm.step_cost import StepCost
 from tests.support.generations import PROMPT, all_of, answer, started_tokens, submit
 from tests.support.llm_server import LlmServer
+from tests.support.step_gate import StepGate
 from tests.support.waiting import eventually, eventually_async
 
 LONG = 1500  # tokens: seconds
 NEVER = {"batch_share": 0.0}  # whatever a step costs, none is computed beside others
-
-
-class StepGate:
-    """Holds the engine between two steps, so that a test knows how far it is."""
-
-    def __init__(self) -> None:
-        self._free = True
-        self._left = 0
-        self._changed = threading.Condition()
-        self.each_s = 0.0  # how much longer each step takes, so that an answer is not over before anybody acts
-
-    def let(self, steps: int) -> None:
-        with self._changed:
-            self._left += steps
-            self._changed.notify()
-
-    @contextlib.contextmanager
-    def held(self) -> Iterator[None]:
-        """Within, only those steps are made that are let."""
-        self._free, self._left = False, 0
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._free = True
-                self._changed.notify()
-
-    def wait(self) -> None:
-        with self._changed:
-            assert self._changed.wait_for(lambda: self._free or self._left > 0, 60)
-            self._left -= 1
-        time.sleep(self.each_s)
 
 
 @pytest.fixture
@@ -122,15 +91,19 @@ async def test_all_of_a_batch_are_paused_and_all_go_on(gate: StepGate) -> None:
             assert (await all_of(one))[1] == "length"
 
 
-async def test_paused_often_an_answer_is_the_same() -> None:
+async def test_paused_often_an_answer_is_the_same(gate: StepGate) -> None:
     async with started(**NEVER) as engine:
         wanted = await answer(engine, max_tokens=200)
-        generation = submit(engine, yields=True, max_tokens=200)
         tokens: list[int] = []
-        while len(tokens) < 150:
-            tokens += await started_tokens(generation, 20)
-            assert len((await all_of(submit(engine, tuple(range(60, 80)), max_tokens=5)))[0]) == 5
-        assert engine.load().pauses > 2
+        with gate.held():
+            generation = submit(engine, yields=True, max_tokens=200)
+            for _ in range(4):  # of at most 42 tokens
+                gate.let(30)
+                tokens += await started_tokens(generation, 20)
+                other = submit(engine, tuple(range(60, 80)), max_tokens=5)
+                gate.let(12)
+                assert len((await all_of(other))[0]) == 5
+            assert engine.load().pauses == 4
         assert tokens + (await all_of(generation))[0] == wanted
 
 
@@ -256,13 +229,19 @@ async def test_a_long_prompt_is_computed_in_pieces_where_others_are_expected(mon
         assert all(longer - shorter <= 32 for shorter, longer in pairwise(lengths))
 
 
-async def test_beside_others_run_as_many_as_their_steps_allow() -> None:
-    async with started(batch_share=50.0, max_running=4) as engine:
-        for count in (1, 3):  # so that the engine knows what a generation more costs
-            await asyncio.gather(*(answer(engine, (*PROMPT, number), max_tokens=40) for number in range(count)))
-        async with others_running(engine):
-            assert len((await all_of(submit(engine, yields=True, max_tokens=20)))[0]) == 20
-            assert engine.load().running == 1
+async def test_beside_others_run_as_many_as_their_steps_allow(gate: StepGate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StepCost, "beside", lambda *_: 2)
+    async with started(batch_share=1e6, max_running=8) as engine:
+        with gate.held():
+            gate.let(3)
+            async with others_running(engine):
+                rows = [submit(engine, (*PROMPT, number), yields=True, max_tokens=LONG) for number in range(4)]
+                gate.let(40)
+                for row in rows[:2]:
+                    await started_tokens(row, 1)
+                gate.let(20)
+                await started_tokens(rows[1], 15)
+                assert engine.load().running == 3
 
 
 async def test_cancelled_ones_do_not_pile_up_behind_others() -> None:
@@ -320,16 +299,33 @@ def online_stream(client: httpx.Client, tokens: int = LONG) -> Iterator[Iterator
         yield lines
 
 
-@pytest.mark.usefixtures("slow")
-def test_a_stream_of_the_class_batch_stands_still_and_goes_on(server: LlmServer, client: httpx.Client) -> None:
+@contextlib.contextmanager
+def paused_for(
+    server: LlmServer, client: httpx.Client, gate: StepGate, tokens: int = LONG
+) -> Iterator[tuple[Iterator[str], Iterator[str]]]:
+    """Lines of a batch's stream of 200 tokens that is paused for another, and of that one. Steps are held."""
+    with gate.held(), contextlib.ExitStack() as stack, ThreadPoolExecutor(1) as pool:
+        gate.let(5)
+        asked = body("A long tale", 200, stream=True)
+        batch = stack.enter_context(client.stream("POST", "/completions", json=asked, headers=BATCH)).iter_lines()
+        first = next(batch)
+        entering = pool.submit(stack.enter_context, online_stream(client, tokens))
+        try:
+            eventually(lambda: server.engine.load().waiting == 1, timeout_s=60, what="the other one is there")
+        finally:
+            gate.let(5)
+        others = entering.result(60)
+        eventually(lambda: server.engine.load().paused == 1, timeout_s=60, what="it is paused")
+        yield chain([first], batch), others
+
+
+def test_a_stream_of_the_class_batch_stands_still_and_goes_on(
+    server: LlmServer, client: httpx.Client, gate: StepGate
+) -> None:
     wanted = client.post("/completions", json=body("A long tale", 200)).json()["choices"][0]["text"]
-    with client.stream("POST", "/completions", json=body("A long tale", 200, stream=True), headers=BATCH) as answer:
-        lines = (line for line in answer.iter_lines() if line.startswith("data: {"))
-        told = [text_in(next(lines))]
-        with online_stream(client):
-            eventually(lambda: server.engine.load().paused == 1, timeout_s=20, what="it is paused")
-        told += [text_in(line) for line in lines]
-    assert "".join(told) == wanted
+    with paused_for(server, client, gate, 20) as (batch, _):
+        gate.free()
+        assert "".join(text_in(line) for line in batch if line.startswith("data: {")) == wanted
 
 
 def text_in(line: str) -> str:
@@ -346,20 +342,16 @@ def test_a_deadline_ends_what_is_paused(server: LlmServer, client: httpx.Client)
     eventually(lambda: server.engine.load().waiting == 0, timeout_s=20, what="it is forgotten")
 
 
-@pytest.mark.usefixtures("slow")
-def test_a_replica_that_drains_finishes_what_is_paused(server: LlmServer, client: httpx.Client) -> None:
-    with client.stream("POST", "/completions", json=body("Mine", 200, stream=True), headers=BATCH) as answer:
-        lines = answer.iter_lines()
-        next(lines)
-        try:
-            with online_stream(client, 200) as others:
-                eventually(lambda: server.engine.load().paused == 1, timeout_s=20, what="it is paused")
-                server.draining = True
-                assert client.post("/completions", json=body("New", 5)).status_code == 503
-                assert list(others)[-2:] == ["data: [DONE]", ""]
-            assert list(lines)[-2:] == ["data: [DONE]", ""]
-        finally:
-            server.draining = False
+def test_a_replica_that_drains_finishes_what_is_paused(server: LlmServer, client: httpx.Client, gate: StepGate) -> None:
+    try:
+        with paused_for(server, client, gate, 200) as (batch, others):
+            server.draining = True
+            assert client.post("/completions", json=body("New", 5)).status_code == 503
+            gate.free()
+            assert list(others)[-2:] == ["data: [DONE]", ""]
+            assert list(batch)[-2:] == ["data: [DONE]", ""]
+    finally:
+        server.draining = False
 
 
 def test_times_are_those_of_requests_that_do_not_give_way(server: LlmServer, client: httpx.Client) -> None:

@@ -157,7 +157,23 @@ def test_a_pace_follows_what_happens_now() -> None:
     slow = pace.wait_s(1000, now + 30)  # nothing begins any more
     assert slow is not None
     assert slow > 20
-    assert pace.wait_s(1000, now + 3600) is None  # nothing that is known is of this hour
+    stands = pace.wait_s(1000, now + 3600)  # after an hour of that
+    assert stands is not None
+    assert stands > slow
+
+
+def test_a_pace_of_which_nothing_was_seen_lately_is_not_known() -> None:
+    pace = Pace(0.0)
+    pace.waits(1000, 0.0)
+    pace.begins(1000, 5.0)
+    assert pace.wait_s(1000, 5.0) is not None
+    assert pace.wait_s(1000, 3600.0) is None
+    pace.waits(1000, 3600.0)
+    assert pace.wait_s(1000, 3605.0) is None  # the first one after a rest may be a slow one
+    assert pace.wait_s(1000, 3620.0) is not None
+    pace.leaves(1000, 3621.0)
+    pace.waits(1000, 3622.0)
+    assert pace.wait_s(1000, 3625.0) is None
 
 
 def test_what_nobody_waits_for_any_more_says_nothing_of_the_pace() -> None:
@@ -223,6 +239,21 @@ def test_a_batch_that_others_keep_waiting_is_sent_away() -> None:
         batch.begun(100)
         with pytest.raises(Full, match=r"above 2 s .max_wait_s, for `service_tier` batch"):
             admission.enter(1, ServiceTier.BATCH).__enter__()
+
+
+def test_a_standstill_lets_no_batch_in_and_asks_to_come_back_in_a_minute() -> None:
+    clock = _Clock()
+    admission = Admission(Limits(), clock)
+    with admission.enter(1, ServiceTier.BATCH) as batch:
+        batch.wait_for(1000)
+        clock.now += 10
+        batch.begun(900)
+        clock.now += 60
+        for _ in range(60):
+            clock.now += 10
+            with pytest.raises(Full) as caught:
+                admission.enter(1, ServiceTier.BATCH).__enter__()
+        assert retry_after_s(caught.value) == 60
 
 
 def test_the_class_batch_comes_last_and_is_asked_for_by_its_header() -> None:
