@@ -25,6 +25,7 @@ from serving.types import ENDPOINT_READY, PROTOCOL_KSERVE_GRPC, ROLE_DIRECT
 
 _LOG: Final = logging.getLogger(__name__)
 _MOST_AWAITED: Final = 1024
+_MOST_LANES: Final = 256  # models at fixed addresses that are kept apart: rows may name anything
 LaneKey: TypeAlias = Hashable  # rows of one lane may go to the same endpoints
 
 
@@ -67,7 +68,8 @@ Target: TypeAlias = "Discovered | Fixed"
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """An endpoint that rows may be sent to. `key` names it, also when it comes again elsewhere."""
+    """An endpoint that rows may be sent to. `key` names it, also when it comes again elsewhere. Rows of one key share
+    a window, and rest together when one of them is refused."""
 
     key: str
     url: str
@@ -96,21 +98,33 @@ class Places(Protocol):
 
 
 class FixedPlaces:
+    """Behind one address there may be many models, each with room of its own: so each is a lane, with windows of its
+    own. What refuses one model says nothing of another."""
+
     def __init__(self, target: Fixed) -> None:
-        self._spots = tuple(Spot(url.rstrip("/"), url.rstrip("/")) for url in target.urls)
+        self._urls = tuple(url.rstrip("/") for url in target.urls)
         self._model = target.model
+        self._spots: dict[str, tuple[Spot, ...]] = {}  # by lane
 
     async def start(self, on_change: Callable[[], None]) -> None:
         on_change()
 
     async def lane(self, request: RowRequest) -> tuple[LaneKey, RowRequest]:
-        return None, with_model(request, request.model or self._model)
+        model = request.model or self._model
+        lane = model if model in self._spots or len(self._spots) < _MOST_LANES else ""
+        if lane not in self._spots:
+            self._spots[lane] = self._spots_of(lane)
+        return lane, with_model(request, model)
 
-    def spots(self, _lane: LaneKey) -> Sequence[Spot]:
-        return self._spots
+    def spots(self, lane: LaneKey) -> Sequence[Spot]:
+        assert isinstance(lane, str)
+        return self._spots.get(lane) or self._spots_of(lane)
 
     def everywhere(self) -> Sequence[Spot]:
-        return self._spots
+        return [spot for spots in self._spots.values() for spot in spots]
+
+    def _spots_of(self, lane: str) -> tuple[Spot, ...]:
+        return tuple(Spot(f"{url} {lane}" if lane else url, url) for url in self._urls)
 
     def refused(self, spot: Spot) -> None:
         """It may come back: nobody else can say where it is."""
