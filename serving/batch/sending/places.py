@@ -14,7 +14,7 @@ from serving._proto import records_pb2 as pb
 from serving.batch.rows.request import RowRequest
 from serving.config import EtcdConfig, TlsConfig
 from serving.errors import InvalidArgument, NotFound
-from serving.gateway.catalog import Catalog, ModelKey, Offer, speaks_openai
+from serving.gateway.catalog import Catalog, ModelKey, speaks_openai
 from serving.gateway.follower import CatalogFollower
 from serving.gateway.splits import Splits, no_value
 from serving.routing import NO_SIDES, Place, Sides
@@ -143,7 +143,8 @@ class DiscoveredPlaces:
     """`protocol` says which replicas."""
 
     def __init__(self, target: Discovered, protocol: str, *, unknown_s: float) -> None:
-        """A model that nobody offers is waited for `unknown_s`: its replicas may be about to come."""
+        """A model that nobody has offered is waited for `unknown_s`: its replicas may be about to come. One that was
+        offered has a lane, whether or not anybody offers it now."""
         self._target = target
         self._unknown_s = unknown_s
         self._usable = speaks_openai if protocol != PROTOCOL_KSERVE_GRPC else speaks_kserve_grpc
@@ -153,6 +154,7 @@ class DiscoveredPlaces:
         self._splits = Splits(self._client, self._changed)
         self._catalog = Catalog()
         self._awaited: dict[str, float] = {}  # models that nobody offers, and until when each may come
+        self._offered: dict[str, ModelKey] = {}  # by the names that rows have for them
         self._on_change: Callable[[], None] = lambda: None
 
     async def start(self, on_change: Callable[[], None]) -> None:
@@ -163,15 +165,18 @@ class DiscoveredPlaces:
         name = request.model or self._target.model
         if not name:
             raise InvalidArgument("model: a row must name its model, or the job one for all rows")
-        offer = await self._offer(name)
-        chosen = await self._splits.choose(offer.key, no_value, "", None)
-        return _Lane(offer.key, chosen.sides), with_model(request, offer.key.model)
+        key = await self._key(name)
+        chosen = await self._splits.choose(key, no_value, "", None)
+        return _Lane(key, chosen.sides), with_model(request, key.model)
 
-    async def _offer(self, name: str) -> Offer:
+    async def _key(self, name: str) -> ModelKey:
         while True:
             try:
-                found = self._catalog.find(name)
+                found = self._catalog.find(name).key
             except NotFound:
+                before = self._offered.get(name)
+                if before is not None:
+                    return before
                 until = self._awaited.get(name)
                 if until is None:
                     if len(self._awaited) >= _MOST_AWAITED:
@@ -186,6 +191,7 @@ class DiscoveredPlaces:
                     continue
             else:
                 self._awaited.pop(name, None)
+                self._offered[name] = found
                 return found
 
     def spots(self, lane: LaneKey) -> Sequence[Spot]:
@@ -229,7 +235,8 @@ class DiscoveredPlaces:
         self._catalog = Catalog(wanted, target.namespaces, self._usable)
 
     def _on_catalog(self, _all: Catalog) -> None:
-        apps = {AppKey(offer.key.namespace, offer.key.application) for offer in self._catalog.offers()}
+        keys = (*(offer.key for offer in self._catalog.offers()), *self._offered.values())
+        apps = {AppKey(key.namespace, key.application) for key in keys}
         self._splits.retain(apps)
         self._splits.follow(apps)
         self._changed()

@@ -268,7 +268,7 @@ class Sender:
 
     async def _ask(self, channel: Channel, pending: Pending) -> Reply:
         try:
-            return await self._transport.ask(channel.spot, pending.request)
+            return self._lanes.judged(pending, await self._transport.ask(channel.spot, pending.request))
         except Exception as error:  # noqa: BLE001 - of one row: the others go on
             number = secrets.token_hex(4)
             _LOG.exception("a row could not be sent", extra={"endpoint": channel.spot.key, "error_id": number})

@@ -18,8 +18,9 @@ class SenderConfig:
 
     `max_waiting` rows wait in the sender; who sends more waits. Of each `tranche` that came together the longest goes
     first: a small one brings the answers more in the order of the rows. When no endpoint of a model has answered
-    anything for `patience_s`, because there is none or all are full, the rows that wait for it fail. A model that
-    nobody has offered yet is waited for `unknown_model_s`. `memo_bytes` of answers are kept for rows that are the same.
+    anything for `patience_s`, because there is none or all are full, the rows that wait for it fail: also those of a
+    model that was there and has gone. One that nobody has offered yet is waited for `unknown_model_s`. `memo_bytes` of
+    answers are kept for rows that are the same.
     """
 
     window: WindowConfig = field(default_factory=WindowConfig)

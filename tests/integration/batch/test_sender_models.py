@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
+
+from serving._proto import records_pb2 as pb
 from serving.batch.rows.request import COMPLETIONS, RowAnswer, RowRequest, openai_request
 from serving.batch.sending import places as places_module
 from serving.batch.sending.make import make_sender
-from serving.batch.sending.places import Fixed
+from serving.batch.sending.places import Discovered, Fixed
 from serving.batch.sending.sender import Sender
 from serving.batch.sending.settings import SenderConfig
 from serving.batch.sending.window import WindowConfig
+from serving.local.etcd import EtcdCluster
+from serving.store import AppKey, EtcdClient, keys
+from serving.store.records import encode
+from serving.types import ENDPOINT_READY, PROTOCOL_OPENAI_HTTP, ROLE_DIRECT
 from tests.support.row_server import RowServer, Said, completion, row_server
+from tests.support.waiting import eventually_async
 
 
 def row(prompt: str, model: str) -> RowRequest:
@@ -55,3 +64,79 @@ async def test_more_models_than_are_kept_apart_are_answered_too(monkeypatch: Any
         assert [one.fault for one in found] == [None] * 70
         assert {body["model"] for body in server.bodies} == {f"m{number}" for number in range(7)}
         assert len(sender.limits) == 4
+
+
+async def test_a_model_that_has_answered_and_is_away_comes_back() -> None:
+    away = True
+
+    async def loses_it(server: RowServer, body: dict[str, Any]) -> Said:
+        if body["model"] == "never" or (len(server.bodies) > 1 and away):
+            return Said(404, {"error": {"message": "no such model", "code": "model_not_found"}})
+        return completion(body)
+
+    async with row_server(loses_it) as server, sender_to(server) as sender:
+        unknown = await sender.send(row("p", "never"))
+        assert unknown.fault is not None
+        assert (unknown.status, unknown.fault.code) == (404, "model_not_found")
+        server.bodies.clear()
+        assert (await sender.send(row("first", "m"))).fault is None
+        sending = asyncio.create_task(all_of(sender, [row(f"p{number}", "m") for number in range(20)]))
+        await eventually_async(lambda: sender.stats.refusals > 2 or sending.done(), what="the model is away")
+        away = False
+        assert [one.fault for one in await sending] == [None] * 20
+
+
+@pytest.fixture
+async def store(etcd: EtcdCluster) -> AsyncIterator[EtcdClient]:
+    client = EtcdClient(etcd.config())
+    yield client
+    await client.close()
+
+
+APP = AppKey("default", "batches")
+
+
+class Replica:
+    """In discovery or not, wherever it listens."""
+
+    def __init__(self, store: EtcdClient, server: RowServer) -> None:
+        self._store = store
+        self._record = pb.Endpoint(
+            id="it-r1-0",
+            namespace=APP.namespace,
+            application=APP.name,
+            deployment="it",
+            role=ROLE_DIRECT,
+            protocol=PROTOCOL_OPENAI_HTTP,
+            state=ENDPOINT_READY,
+            address=server.url.removeprefix("http://"),
+            models=[pb.ModelRecord(name="m")],
+        )
+        self._key = keys.endpoint(APP, ROLE_DIRECT, "it", self._record.id)
+
+    async def come(self) -> None:
+        await self._store.put(self._key, encode(self._record))
+
+    async def go(self) -> None:
+        await self._store.delete(self._key)
+
+
+async def test_rows_of_a_model_whose_replicas_have_gone_wait_for_the_next_one(
+    etcd: EtcdCluster, store: EtcdClient
+) -> None:
+    config = SenderConfig(unknown_model_s=0.0, patience_s=120, timeout_s=20)
+    async with row_server(full_model) as server:
+        replica = Replica(store, server)
+        await replica.come()
+        async with make_sender(Discovered(etcd.config()), config) as sender:
+            assert (await sender.send(row("p", "m"))).fault is None
+            await replica.go()
+            await eventually_async(lambda: not sender.limits, what="nobody offers the model")
+            sending = asyncio.create_task(all_of(sender, [row(f"p{number}", "m") for number in range(20)]))
+            await eventually_async(lambda: sender.stats.rows == 21 or sending.done(), what="all rows are there")
+            assert sender.stats.faults == 0
+            unknown = await sender.send(row("p", "another"))
+            assert unknown.fault is not None
+            assert unknown.fault.code == "not_found"
+            await replica.come()
+            assert [one.fault for one in await sending] == [None] * 20
