@@ -5,7 +5,7 @@
 
 from serving.http_client.answer import Answer
 from serving.http_client.client import HttpClient
-from serving.http_client.errors import Broke, NotConnected, RequestFailed
+from serving.http_client.errors import Broke, NotConnected, RequestFailed, Silent
 from serving.http_client.headers import Headers
 
-__all__ = ("Answer", "Broke", "Headers", "HttpClient", "NotConnected", "RequestFailed")
+__all__ = ("Answer", "Broke", "Headers", "HttpClient", "NotConnected", "RequestFailed", "Silent")

@@ -8,7 +8,7 @@ from typing import Final, Protocol
 import httptools
 
 from serving.http_client.answer import Answer
-from serving.http_client.errors import Broke
+from serving.http_client.errors import Broke, Silent
 from serving.http_client.headers import Headers
 from serving.sockets import watch_peer
 
@@ -95,16 +95,19 @@ class Connection(asyncio.Protocol):
         now = self._loop.time()
         since = self._heard if self._answer is None else max(self._heard, self._answer.waits_since or now)
         if now - since >= self._silence_s:
-            self._break(f"nothing came for {self._silence_s:g} s")
+            self._fail(Silent(f"{self._owner.text}: nothing came for {self._silence_s:g} s"))
         else:
             self._timer = self._loop.call_at(since + self._silence_s, self._look)
 
     def _break(self, why: str, cause: BaseException | None = None) -> None:
+        error = Broke(f"{self._owner.text}: {why}")
+        error.__cause__ = cause
+        self._fail(error)
+
+    def _fail(self, error: Broke) -> None:
         self._transport.abort()
         if not self._asked:
             return
-        error = Broke(f"{self._owner.text}: {why}")
-        error.__cause__ = cause
         waiter = self._waiter
         self._done()
         if self._answer is not None:

@@ -17,3 +17,7 @@ class NotConnected(RequestFailed):
 
 class Broke(RequestFailed):
     """The request was sent, at least in part: the connection ended, was silent for too long, or carried no HTTP."""
+
+
+class Silent(Broke):
+    """Nothing came for too long on a connection that was whole as far as anybody knew."""

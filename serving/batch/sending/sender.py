@@ -261,7 +261,7 @@ class Sender:
             channel.window.answered(now, sent_at=sent_at, work=reply.work, in_flight=channel.in_flight)
             self._budget.request()
             self._finish(pending, answer_of(reply, pending.attempts + 1))
-        elif reply.next is Next.LATER:
+        elif reply.next is Next.LATER and not pending.hangs(reply, now - sent_at, self._config):
             self._refused(channel, pending, reply, sent_at, now)
         else:
             self._failed(channel, pending, reply, now)
@@ -322,7 +322,11 @@ class Sender:
         others = self._channels.of(pending.lane)
         if all(other.spot.key in row.tried for other in others):
             row.tried.clear()
-        self._fill(self._lanes.again(pending))
+        lane = self._lanes.again(pending)
+        if self._is_silent(lane):
+            self._give_up(lane)  # at once: it may never be seen to wait
+        else:
+            self._fill(lane)
 
     def _finish(self, pending: Pending, answer: RowAnswer) -> None:
         self._forget(pending)

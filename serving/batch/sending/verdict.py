@@ -20,7 +20,7 @@ _SHOWN: Final = 500  # characters of what an endpoint says
 
 class Next(Enum):
     ANSWER = "answer"  # also where it says what is wrong with the request
-    LATER = "later"  # it has no room: the row was not begun
+    LATER = "later"  # it has no room: the row was not begun, or not gone on with
     ELSEWHERE = "elsewhere"  # its fault, and the row may have been begun
 
 
@@ -37,6 +37,7 @@ class Reply:
     work: float = 1.0
     rest_s: float = 0.0
     unreachable: bool = False  # nobody listens there
+    silent: bool = False  # it took the request, and said nothing for as long as anybody waits
 
 
 def of_status(status: int) -> Next:
