@@ -85,6 +85,9 @@ class Places(Protocol):
     async def lane(self, request: RowRequest) -> tuple[LaneKey, RowRequest]:
         """Where the row waits, and the row as endpoints there want it. Raises `NotFound`, `InvalidArgument`."""
 
+    def knows(self, request: RowRequest) -> bool:
+        """False: `lane` may wait for its model."""
+
     def spots(self, lane: LaneKey) -> Sequence[Spot]:
         """Those that take new rows of it."""
 
@@ -115,6 +118,9 @@ class FixedPlaces:
         if lane not in self._spots:
             self._spots[lane] = self._spots_of(lane)
         return lane, with_model(request, model)
+
+    def knows(self, _request: RowRequest) -> bool:
+        return True
 
     def spots(self, lane: LaneKey) -> Sequence[Spot]:
         assert isinstance(lane, str)
@@ -168,6 +174,10 @@ class DiscoveredPlaces:
         key = await self._key(name)
         chosen = await self._splits.choose(key, no_value, "", None)
         return _Lane(key, chosen.sides), with_model(request, key.model)
+
+    def knows(self, request: RowRequest) -> bool:
+        name = request.model or self._target.model
+        return not name or name in self._offered or self._catalog.has(name)
 
     async def _key(self, name: str) -> ModelKey:
         while True:

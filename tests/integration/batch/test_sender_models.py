@@ -140,3 +140,34 @@ async def test_rows_of_a_model_whose_replicas_have_gone_wait_for_the_next_one(
             assert unknown.fault.code == "not_found"
             await replica.come()
             assert [one.fault for one in await sending] == [None] * 20
+
+
+async def test_rows_of_models_that_nobody_offers_hold_up_no_others(etcd: EtcdCluster, store: EtcdClient) -> None:
+    config = SenderConfig(unknown_model_s=600, timeout_s=20)
+    async with row_server(full_model) as server:
+        await Replica(store, server).come()
+        sender = make_sender(Discovered(etcd.config()), config)
+        await sender.start()
+        rows = [row(f"p{number}", "m" if number % 2 else f"unknown{number}") for number in range(40)]
+        sending = asyncio.create_task(all_of(sender, rows))
+        await eventually_async(lambda: sender.stats.answers == 20, what="the others are answered")
+        one = asyncio.create_task(sender.send(row("p", "unknown")))
+        await eventually_async(lambda: sender.stats.rows == 41, what="it waits, too")
+        one.cancel()
+        await asyncio.wait([one])
+        await sender.close()
+        found = await asyncio.wait_for(sending, 60)
+        assert [answer.fault for answer in found[1::2]] == [None] * 20
+        assert {answer.fault.code for answer in found[::2] if answer.fault} == {"cancelled"}
+        assert (sender.stats.answers, sender.stats.faults) == (20, 20)
+
+
+async def test_a_row_that_waits_for_its_model_is_answered_when_it_comes(etcd: EtcdCluster, store: EtcdClient) -> None:
+    async with row_server(full_model) as server:
+        replica = Replica(store, server)
+        await replica.go()
+        async with make_sender(Discovered(etcd.config()), SenderConfig(unknown_model_s=600)) as sender:
+            sending = asyncio.create_task(all_of(sender, [row(f"p{number}", "m") for number in range(300)]))
+            await eventually_async(lambda: sender.stats.rows > 256, what="all that wait aside, and one in the line")
+            await replica.come()
+            assert [answer.fault for answer in await sending] == [None] * 300
