@@ -98,6 +98,16 @@ class Puller:
         return len(self.held) + self.starting
 
     @property
+    def room(self) -> int:
+        return self.used + max(0, self.credits)
+
+    @property
+    def places(self) -> int:
+        """Those of its room in which items run at once. The first one, too, where `ahead` is as much as all of it: of a
+        replica that shares its room among several brokers, each is told of all places ahead."""
+        return max(self.room - self.ahead, min(1, self.room))
+
+    @property
     def next_waits(self) -> bool:
         """The next item would wait behind another one."""
         return self.credits <= self.ahead and self.used > 0
@@ -212,8 +222,8 @@ class Pulls:
 
     def _hand_out_of(self, deployment: str) -> None:
         allowed = self._allowed(deployment)
-        ahead = sum(puller.ahead for puller in allowed)
-        places = max(sum(puller.used + max(0, puller.credits) for puller in allowed) - ahead, 0)
+        places = sum(puller.places for puller in allowed)
+        ahead = sum(puller.room for puller in allowed) - places
         able = [puller for puller in allowed if puller.takes]
         batches: dict[str, list[Running]] = {}
         takers: dict[Running, Puller] = {}

@@ -121,6 +121,10 @@ class Catalog:
         listed = f" (there are: {', '.join(known[:_SHOWN])}{', ...' if len(known) > _SHOWN else ''})" if known else ""
         raise NotFound(f"the model `{name}` does not exist{hint}{listed}")
 
+    def has(self, name: str) -> bool:
+        """Whether anybody serves a model of that name, one application or several."""
+        return bool(self._keys(name))
+
     def get(self, key: ModelKey) -> Offer | None:
         return self._offers.get(key)
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+import secrets
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
-from serving.batch.rows.request import RowRequest
+from serving.batch.rows.request import RowFault, RowRequest
 from serving.batch.sending.places import LaneKey, Places, Spot
-from serving.batch.sending.verdict import Reply
+from serving.batch.sending.verdict import Next, Reply
 from serving.batch.sending.window import Window, WindowConfig
+
+_LOG: Final = logging.getLogger(__name__)
 
 
 class Transport(Protocol):
@@ -20,6 +24,17 @@ class Transport(Protocol):
         """The endpoint has gone, and nothing is on its way there."""
 
     async def close(self) -> None: ...
+
+
+async def ask(transport: Transport, spot: Spot, request: RowRequest) -> Reply:
+    """Whatever it raises is told as a fault of that row: the others go on."""
+    try:
+        return await transport.ask(spot, request)
+    except Exception as error:  # noqa: BLE001 - as said
+        number = secrets.token_hex(4)
+        _LOG.exception("a row could not be sent", extra={"endpoint": spot.key, "error_id": number})
+        fault = RowFault("internal", f"the row could not be sent: {type(error).__name__}; see the log: {number}")
+        return Reply(Next.ANSWER, fault=fault)
 
 
 class Channel:

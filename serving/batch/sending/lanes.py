@@ -1,17 +1,20 @@
-"""Rows that may go to the same endpoints: which wait, which have no answer yet, and since when nobody answers any."""
+"""Rows that may go to the same endpoints: which wait, which have no answer yet, since when nobody answers any."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final
 
 from serving.batch.rows.waiting import Waiting
 from serving.batch.sending.places import LaneKey
+from serving.batch.sending.verdict import Next, Reply, says_unknown_model
 
 if TYPE_CHECKING:
     from serving.batch.sending.pending import Pending
+
+_MOST_MODELS: Final = 1024  # that are known to have answered
 
 
 @dataclass(slots=True, eq=False)
@@ -33,6 +36,7 @@ class Lanes:
         self._tranche = tranche
         self._monotonic = monotonic
         self._lanes: dict[LaneKey, Lane] = {}
+        self._models: set[str] = set()  # that have answered
 
     def __iter__(self) -> Iterator[Lane]:
         """May change meanwhile."""
@@ -58,6 +62,17 @@ class Lanes:
         lane = self._lanes[pending.lane]
         lane.waiting.again(pending.row)
         return lane
+
+    def judged(self, pending: Pending, reply: Reply) -> Reply:
+        """A model that has answered rows and is not known any more is away: its rows wait for it."""
+        model = pending.request.model
+        if reply.next is not Next.ANSWER:
+            return reply
+        if says_unknown_model(reply):
+            return replace(reply, next=Next.LATER) if model in self._models else reply
+        if reply.fault is None and len(self._models) < _MOST_MODELS:
+            self._models.add(model)
+        return reply
 
     def answered(self, pending: Pending) -> None:
         self._lanes[pending.lane].heard = self._monotonic()

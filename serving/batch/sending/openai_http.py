@@ -13,7 +13,7 @@ from serving.batch.sending.places import Spot
 from serving.batch.sending.verdict import Next, Reply, fault_of, of_status, rest_s
 from serving.config import TlsConfig
 from serving.errors import FailedPrecondition, InvalidArgument
-from serving.http_client import Broke, HttpClient, NotConnected
+from serving.http_client import Broke, HttpClient, NotConnected, Silent
 from serving.openai.service_tier import BATCH_CLASS, CLASS_HEADER
 from serving.openai.sse import to_json
 from serving.timeouts import wait_for
@@ -48,6 +48,8 @@ class OpenAiHttp:
             answer = await self._client.request("POST", spot.url, request.path, self._headers, data)
         except NotConnected as error:
             return Reply(Next.LATER, fault=RowFault("unavailable", str(error)), unreachable=_is_refused(error))
+        except Silent as error:  # it may wait there, or be paused for others: no fault of the endpoint's
+            return Reply(Next.LATER, fault=RowFault("unavailable", str(error)), silent=True)
         except Broke as error:
             return Reply(Next.ELSEWHERE, fault=RowFault("unavailable", str(error)))
         except (InvalidArgument, TypeError, ValueError, RecursionError) as error:

@@ -14,7 +14,7 @@ from serving._proto import records_pb2 as pb
 from serving.batch.rows.request import RowRequest
 from serving.config import EtcdConfig, TlsConfig
 from serving.errors import InvalidArgument, NotFound
-from serving.gateway.catalog import Catalog, ModelKey, Offer, speaks_openai
+from serving.gateway.catalog import Catalog, ModelKey, speaks_openai
 from serving.gateway.follower import CatalogFollower
 from serving.gateway.splits import Splits, no_value
 from serving.routing import NO_SIDES, Place, Sides
@@ -25,6 +25,7 @@ from serving.types import ENDPOINT_READY, PROTOCOL_KSERVE_GRPC, ROLE_DIRECT
 
 _LOG: Final = logging.getLogger(__name__)
 _MOST_AWAITED: Final = 1024
+_MOST_LANES: Final = 256  # models at fixed addresses that are kept apart: rows may name anything
 LaneKey: TypeAlias = Hashable  # rows of one lane may go to the same endpoints
 
 
@@ -67,7 +68,8 @@ Target: TypeAlias = "Discovered | Fixed"
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """An endpoint that rows may be sent to. `key` names it, also when it comes again elsewhere."""
+    """An endpoint that rows may be sent to. `key` names it, also when it comes again elsewhere. Rows of one key share
+    a window, and rest together when one of them is refused."""
 
     key: str
     url: str
@@ -83,6 +85,9 @@ class Places(Protocol):
     async def lane(self, request: RowRequest) -> tuple[LaneKey, RowRequest]:
         """Where the row waits, and the row as endpoints there want it. Raises `NotFound`, `InvalidArgument`."""
 
+    def knows(self, request: RowRequest) -> bool:
+        """False: `lane` may wait for its model."""
+
     def spots(self, lane: LaneKey) -> Sequence[Spot]:
         """Those that take new rows of it."""
 
@@ -96,21 +101,36 @@ class Places(Protocol):
 
 
 class FixedPlaces:
+    """Behind one address there may be many models, each with room of its own: so each is a lane, with windows of its
+    own. What refuses one model says nothing of another."""
+
     def __init__(self, target: Fixed) -> None:
-        self._spots = tuple(Spot(url.rstrip("/"), url.rstrip("/")) for url in target.urls)
+        self._urls = tuple(url.rstrip("/") for url in target.urls)
         self._model = target.model
+        self._spots: dict[str, tuple[Spot, ...]] = {}  # by lane
 
     async def start(self, on_change: Callable[[], None]) -> None:
         on_change()
 
     async def lane(self, request: RowRequest) -> tuple[LaneKey, RowRequest]:
-        return None, with_model(request, request.model or self._model)
+        model = request.model or self._model
+        lane = model if model in self._spots or len(self._spots) < _MOST_LANES else ""
+        if lane not in self._spots:
+            self._spots[lane] = self._spots_of(lane)
+        return lane, with_model(request, model)
 
-    def spots(self, _lane: LaneKey) -> Sequence[Spot]:
-        return self._spots
+    def knows(self, _request: RowRequest) -> bool:
+        return True
+
+    def spots(self, lane: LaneKey) -> Sequence[Spot]:
+        assert isinstance(lane, str)
+        return self._spots.get(lane) or self._spots_of(lane)
 
     def everywhere(self) -> Sequence[Spot]:
-        return self._spots
+        return [spot for spots in self._spots.values() for spot in spots]
+
+    def _spots_of(self, lane: str) -> tuple[Spot, ...]:
+        return tuple(Spot(f"{url} {lane}" if lane else url, url) for url in self._urls)
 
     def refused(self, spot: Spot) -> None:
         """It may come back: nobody else can say where it is."""
@@ -129,7 +149,8 @@ class DiscoveredPlaces:
     """`protocol` says which replicas."""
 
     def __init__(self, target: Discovered, protocol: str, *, unknown_s: float) -> None:
-        """A model that nobody offers is waited for `unknown_s`: its replicas may be about to come."""
+        """A model that nobody has offered is waited for `unknown_s`: its replicas may be about to come. One that was
+        offered has a lane, whether or not anybody offers it now."""
         self._target = target
         self._unknown_s = unknown_s
         self._usable = speaks_openai if protocol != PROTOCOL_KSERVE_GRPC else speaks_kserve_grpc
@@ -139,6 +160,7 @@ class DiscoveredPlaces:
         self._splits = Splits(self._client, self._changed)
         self._catalog = Catalog()
         self._awaited: dict[str, float] = {}  # models that nobody offers, and until when each may come
+        self._offered: dict[str, ModelKey] = {}  # by the names that rows have for them
         self._on_change: Callable[[], None] = lambda: None
 
     async def start(self, on_change: Callable[[], None]) -> None:
@@ -149,15 +171,22 @@ class DiscoveredPlaces:
         name = request.model or self._target.model
         if not name:
             raise InvalidArgument("model: a row must name its model, or the job one for all rows")
-        offer = await self._offer(name)
-        chosen = await self._splits.choose(offer.key, no_value, "", None)
-        return _Lane(offer.key, chosen.sides), with_model(request, offer.key.model)
+        key = await self._key(name)
+        chosen = await self._splits.choose(key, no_value, "", None)
+        return _Lane(key, chosen.sides), with_model(request, key.model)
 
-    async def _offer(self, name: str) -> Offer:
+    def knows(self, request: RowRequest) -> bool:
+        name = request.model or self._target.model
+        return not name or name in self._offered or self._catalog.has(name)
+
+    async def _key(self, name: str) -> ModelKey:
         while True:
             try:
-                found = self._catalog.find(name)
+                found = self._catalog.find(name).key
             except NotFound:
+                before = self._offered.get(name)
+                if before is not None:
+                    return before
                 until = self._awaited.get(name)
                 if until is None:
                     if len(self._awaited) >= _MOST_AWAITED:
@@ -172,6 +201,7 @@ class DiscoveredPlaces:
                     continue
             else:
                 self._awaited.pop(name, None)
+                self._offered[name] = found
                 return found
 
     def spots(self, lane: LaneKey) -> Sequence[Spot]:
@@ -215,7 +245,8 @@ class DiscoveredPlaces:
         self._catalog = Catalog(wanted, target.namespaces, self._usable)
 
     def _on_catalog(self, _all: Catalog) -> None:
-        apps = {AppKey(offer.key.namespace, offer.key.application) for offer in self._catalog.offers()}
+        keys = (*(offer.key for offer in self._catalog.offers()), *self._offered.values())
+        apps = {AppKey(key.namespace, key.application) for key in keys}
         self._splits.retain(apps)
         self._splits.follow(apps)
         self._changed()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import time
 from collections.abc import AsyncGenerator, Iterable
 from contextlib import aclosing
@@ -15,7 +14,8 @@ from typing import Final, TypeVar
 from serving.batch.rows.memo import Memo
 from serving.batch.rows.request import RowAnswer, RowFault, RowRequest
 from serving.batch.rows.waiting import Waiting
-from serving.batch.sending.channels import Channel, Channels, Transport, load_of
+from serving.batch.sending.aside import Aside
+from serving.batch.sending.channels import Channel, Channels, Transport, ask, load_of
 from serving.batch.sending.lanes import Lane, Lanes
 from serving.batch.sending.pending import Pending, answer_of
 from serving.batch.sending.places import Places
@@ -54,6 +54,7 @@ class Sender:
         self._running: dict[bytes, Pending] = {}  # rows that others may be the same as
         self._lanes = Lanes(self._config.tranche)
         self._channels = Channels(places, transport, self._config.window)
+        self._aside = Aside(self._enter, lambda done, fault: self._tell(done, RowAnswer(attempts=0, fault=fault)))
         self._slots: set[asyncio.Task[None]] = set()
         self._queued = 0  # rows that were never begun
         self._room = asyncio.Event()
@@ -72,6 +73,7 @@ class Sender:
         self._closed = True
         tasks = [task for task in (self._watching, *self._slots) if task is not None]
         await cancel_and_wait(*tasks)
+        await self._aside.close(_CLOSED)
         for lane in self._lanes:
             for pending in tuple(lane.open):
                 self._finish(pending, RowAnswer(attempts=pending.attempts, fault=_CLOSED))
@@ -129,6 +131,11 @@ class Sender:
         shared = self._shares(request, done)
         if shared is not None:
             return shared
+        if self._closed or self._places.knows(request) or self._aside.full:
+            return await self._enter(request, done)
+        return self._aside.put(request, done)
+
+    async def _enter(self, request: RowRequest, done: Done) -> Withdraw:
         try:
             lane, request = await self._places.lane(request)
             await self._wait_room()
@@ -252,7 +259,7 @@ class Sender:
     async def _attempt(self, channel: Channel, pending: Pending) -> None:
         self.stats.attempts += 1
         sent_at = time.monotonic()
-        reply = await self._ask(channel, pending)
+        reply = self._lanes.judged(pending, await ask(self._transport, channel.spot, pending.request))
         now = time.monotonic()
         if reply.next is Next.ANSWER:
             self._lanes.answered(pending)
@@ -261,19 +268,10 @@ class Sender:
             channel.window.answered(now, sent_at=sent_at, work=reply.work, in_flight=channel.in_flight)
             self._budget.request()
             self._finish(pending, answer_of(reply, pending.attempts + 1))
-        elif reply.next is Next.LATER:
+        elif reply.next is Next.LATER and not pending.hangs(reply, now - sent_at, self._config):
             self._refused(channel, pending, reply, sent_at, now)
         else:
             self._failed(channel, pending, reply, now)
-
-    async def _ask(self, channel: Channel, pending: Pending) -> Reply:
-        try:
-            return await self._transport.ask(channel.spot, pending.request)
-        except Exception as error:  # noqa: BLE001 - of one row: the others go on
-            number = secrets.token_hex(4)
-            _LOG.exception("a row could not be sent", extra={"endpoint": channel.spot.key, "error_id": number})
-            fault = RowFault("internal", f"the row could not be sent: {type(error).__name__}; see the log: {number}")
-            return Reply(Next.ANSWER, fault=fault)
 
     def _refused(self, channel: Channel, pending: Pending, reply: Reply, sent_at: float, now: float) -> None:
         """It was not begun: it waits again, and counts no attempt."""
@@ -322,7 +320,11 @@ class Sender:
         others = self._channels.of(pending.lane)
         if all(other.spot.key in row.tried for other in others):
             row.tried.clear()
-        self._fill(self._lanes.again(pending))
+        lane = self._lanes.again(pending)
+        if self._is_silent(lane):
+            self._give_up(lane)  # at once: it may never be seen to wait
+        else:
+            self._fill(lane)
 
     def _finish(self, pending: Pending, answer: RowAnswer) -> None:
         self._forget(pending)

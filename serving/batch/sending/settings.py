@@ -14,12 +14,15 @@ from serving.routing import RetryBudgetConfig
 @dataclass(frozen=True, slots=True)
 class SenderConfig:
     """`max_attempts` of a row that fails by an endpoint's fault, as far as the budget of all rows allows. An endpoint
-    that says nothing for `timeout_s`, or whose answer has more than `max_answer_bytes`, has failed.
+    whose answer has more than `max_answer_bytes`, or is not whole `timeout_s` after its head, has failed. One that has
+    said nothing for `timeout_s` may have paused the row: it is sent again, at another one where there is any, and that
+    counts as an attempt only when the row has met silence for longer than `patience_s` and `timeout_s` together.
 
     `max_waiting` rows wait in the sender; who sends more waits. Of each `tranche` that came together the longest goes
     first: a small one brings the answers more in the order of the rows. When no endpoint of a model has answered
-    anything for `patience_s`, because there is none or all are full, the rows that wait for it fail. A model that
-    nobody has offered yet is waited for `unknown_model_s`. `memo_bytes` of answers are kept for rows that are the same.
+    anything for `patience_s`, because there is none or all are full, the rows that wait for it fail: also those of a
+    model that was there and has gone. One that nobody has offered yet is waited for `unknown_model_s`. `memo_bytes` of
+    answers are kept for rows that are the same.
     """
 
     window: WindowConfig = field(default_factory=WindowConfig)

@@ -13,13 +13,14 @@ from serving.errors import SERVER_FAULTS, Code
 _FULL: Final = frozenset({429, 503})
 _AGAIN: Final = frozenset({408, 500, 502, 504})
 _ERRORS: Final = 400
+_NOT_FOUND: Final = 404
 _LONGEST_REST_S: Final = 30.0
 _SHOWN: Final = 500  # characters of what an endpoint says
 
 
 class Next(Enum):
     ANSWER = "answer"  # also where it says what is wrong with the request
-    LATER = "later"  # it has no room: the row was not begun
+    LATER = "later"  # it has no room: the row was not begun, or not gone on with
     ELSEWHERE = "elsewhere"  # its fault, and the row may have been begun
 
 
@@ -36,6 +37,7 @@ class Reply:
     work: float = 1.0
     rest_s: float = 0.0
     unreachable: bool = False  # nobody listens there
+    silent: bool = False  # it took the request, and said nothing for as long as anybody waits
 
 
 def of_status(status: int) -> Next:
@@ -50,6 +52,11 @@ def of_code(code: Code) -> Next:
     if code in (Code.RESOURCE_EXHAUSTED, Code.UNAVAILABLE):
         return Next.LATER
     return Next.ELSEWHERE if code in SERVER_FAULTS or code in (Code.CANCELLED, Code.ABORTED) else Next.ANSWER
+
+
+def says_unknown_model(reply: Reply) -> bool:
+    """In the words of OpenAI, which gateways use, too."""
+    return reply.status == _NOT_FOUND and reply.fault is not None and reply.fault.code == "model_not_found"
 
 
 def fault_of(status: int, value: Any, raw: bytes) -> RowFault | None:

@@ -154,7 +154,7 @@ class Credits:
             return 0
         if self._ahead is None:
             return self._covering()
-        return 0 if self._ahead.closed else max(self._covering(), self._ahead.places(self._tried, min(self._gaps)))
+        return int(min(max(self._covering(), self._ahead.places(self._tried, min(self._gaps))), self._ahead.most))
 
     def _covering(self) -> int:
         covered = min(self._gaps) / self._cost_s

@@ -81,7 +81,8 @@ class Puller:
         """Asks for nothing any more, for good. Work that is on its way, or waits here, goes back."""
         self._draining = True
         self.set_open(False)
-        self._give_back(_DRAINING)
+        while self._waiting:
+            self._give_back(self._waiting[0], _DRAINING)
 
     async def wait_idle(self) -> None:
         """Returns when nothing runs and every outcome is stored."""
@@ -271,16 +272,17 @@ class Puller:
         held.task.add_done_callback(lambda task: self._ended(held, task, time.monotonic() - now))
 
     def _waited(self, held: HeldItem) -> None:
-        """For its time. What runs takes longer than usual, and others may have room."""
+        """For its time. What runs takes longer than usual, and others may have room. Those that have just come stay:
+        what runs may end before their time is over."""
         if held in self._waiting:
             self._ahead.gave_back()
-            self._give_back(_LATE)
+            self._give_back(held, _LATE)
 
-    def _give_back(self, reason: str) -> None:
-        """What waits here."""
-        while self._waiting:
-            self._credits.went()
-            self._finish(self._waiting.popleft(), Returned(bpb.Failure(code=Code.UNAVAILABLE, message=reason)))
+    def _give_back(self, held: HeldItem, reason: str) -> None:
+        """One that waits here."""
+        self._waiting.remove(held)
+        self._credits.went()
+        self._finish(held, Returned(bpb.Failure(code=Code.UNAVAILABLE, message=reason)))
 
     async def _run(self, held: HeldItem, limit_bytes: int) -> bpb.Result | Returned:
         """A replica that others have filled gets room again; only then, or after a while, the item goes back."""

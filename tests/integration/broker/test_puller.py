@@ -304,6 +304,23 @@ async def test_what_waits_too_long_goes_back_untouched(puller: Puller, runs: Run
     assert len(runs.jobs) == 1
 
 
+async def test_what_has_just_come_stays_when_an_earlier_one_goes_back(
+    puller: Puller, runs: Runs, broker: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ahead, "_LEAST_PATIENCE_S", 2.0)
+    one = await connected(broker("b", "j", lease_s=0.3), puller)
+    await one_behind(runs, one)
+    await until(lambda: {said.item for said in one.progress()} == {"j.1", "j.2"}, "both are held")
+    monkeypatch.setattr(ahead, "_LEAST_PATIENCE_S", 60.0)
+    one.work("j.3")
+    await until(one.done, "the earlier one goes back")
+    before = len(one.progress())
+    await until(lambda: "j.3" in {said.item for said in one.progress()[before:]}, "the later one is held")
+    assert {done.item for done in one.done()} == {"j.2"}
+    runs.gate.set()
+    await until(lambda: {done.item for done in one.done() if done.HasField("result")} == {"j.1", "j.3"}, "results")
+
+
 async def test_what_waits_is_stopped_and_given_back(
     puller: Puller, runs: Runs, broker: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,10 +36,40 @@ def test_a_few_that_take_long_do_not_change_what_is_usual() -> None:
 def test_after_one_went_back_none_is_asked_for_until_something_ends() -> None:
     ahead = after(*[0.02] * 10)
     ahead.gave_back()
-    assert ahead.closed
+    assert ahead.most == 0
     assert ahead.places(1, 0.005) == 0
     ahead.ended(2.0)
     assert ahead.places(1, 0.005) == 1
+
+
+def test_after_one_went_back_each_end_opens_one_more() -> None:
+    """What begins next may take long, too: all of them would go back again."""
+    ahead = after(*[0.02] * 10)
+    assert ahead.places(8, 0.01) == 4
+    ahead.gave_back()
+    opened = []
+    for _ in range(6):
+        ahead.ended(0.02)
+        opened.append(ahead.places(8, 0.01))
+    assert opened == [1, 2, 3, 4, 4, 4]
+
+
+def test_what_is_on_its_way_is_no_more_than_what_is_open() -> None:
+    """Items that are as short as a fifth of their way."""
+    now, ahead = 0.0, Ahead()
+    found = Credits(most=100, ahead=ahead)
+
+    def end_one() -> int:
+        nonlocal now
+        found.started(now + 0.005)
+        now += 0.006
+        found.ended(now, 0.001)
+        return found.wanted - found.at_once
+
+    assert [end_one() for _ in range(20)][-1] == 5
+    ahead.gave_back()
+    assert found.wanted == found.at_once
+    assert [end_one() for _ in range(6)] == [1, 2, 3, 4, 5, 5]
 
 
 def test_credits_ask_for_what_is_ahead_and_let_so_many_run_as_before() -> None:

@@ -249,6 +249,30 @@ async def test_the_end_of_a_long_item_opens_the_place_behind_it(handed: Handed, 
     assert sent(one)[1:] == [first, second]
 
 
+async def test_the_first_place_is_one_where_an_item_runs(handed: Handed, known: Known) -> None:
+    """Each of two brokers gets one credit of a serial replica, and hears of its one place ahead. A short item came a
+    moment ago: no place is kept for more of them where the replica has nothing to do."""
+    one = handed.replica("one", 0)
+    one.ahead = 1
+    await known.submit("short")
+    handed.pulls.add_credits(one, 1)
+    await handed.hand_out(0)
+    ((item, attempt),) = one.held
+    await handed.end(one, item, attempt)
+    long = await known.submit("long")
+    handed.pulls.add_credits(one, 1)
+    await handed.hand_out(0)
+    assert sent(one)[1:] == [long]
+
+
+@pytest.mark.parametrize(
+    ("more", "ahead", "places"),
+    [(2, 1, 1), (1, 1, 1), (1, 3, 1), (0, 1, 0), (-2, 1, 0), (6, 2, 4), (1, 0, 1)],
+)
+def test_places_are_those_in_which_items_run(more: int, ahead: int, places: int) -> None:
+    assert Puller("r", "p", "it", 1, more, ahead).places == places
+
+
 async def test_a_replica_that_says_nothing_of_it_takes_what_comes(handed: Handed, known: Known) -> None:
     """One without `ahead`: it may run several at once."""
     one = handed.replica("one", 2)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.errors import InvalidArgument
-from serving.http_client import Broke, HttpClient, NotConnected
+from serving.http_client import Broke, HttpClient, NotConnected, Silent
 from serving.timeouts import wait_for
 from tests.support.certificates import Authority
 from tests.support.moments import Moment, at_each, cut, turn_of
@@ -206,7 +206,7 @@ async def test_what_came_before_it_broke_is_given_first() -> None:
 @pytest.mark.parametrize("data", [b"", HELLO[:-2]], ids=["before the head", "in the body"])
 async def test_a_server_that_falls_silent_is_given_up(data: bytes) -> None:
     async with serving(data) as server, client_of(silence_s=0.1) as client:
-        with pytest.raises(Broke, match=r"nothing came for 0\.1 s"):
+        with pytest.raises(Silent, match=r"nothing came for 0\.1 s"):
             await get(client, server)
         await wait_for(server.gone.wait(), LONG_S)
 
