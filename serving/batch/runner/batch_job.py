@@ -31,7 +31,7 @@ from serving.batch.sinks import JsonlSink, Publication
 from serving.batch.stages.settings import RAW_TASK, ProcessorConfig
 from serving.batch.store.content import Content, ContentStore, Writing, told
 from serving.batch.store.files import OUTPUT, file_record, new_file_id
-from serving.errors import FailedPrecondition
+from serving.errors import DataLoss, FailedPrecondition, Unavailable
 from serving.gateway.catalog import ModelKey
 from serving.observe import get_logger
 from serving.routing import RetryBudgetConfig
@@ -84,9 +84,13 @@ class BatchJob:
                 code="input_file_not_found", message=f"the file {order.input_file} is not there", param="input_file_id"
             )
             return Checked(0, errors=[fault], error_count=1)
+        path = self._store.path(record.uri)
+        with told(str(path)):
+            if not path.parent.parent.is_dir():  # then nothing can be said of the file
+                raise Unavailable(f"the file store {self._store.folder} is not there: is it mounted on this node?")
         with self._store.open(record.uri, record.bytes) as file, told(record.uri):
             report = check_input(file, order.endpoint)
-        self._input, self._total = self._store.path(record.uri), report.total
+        self._input, self._total = path, report.total
         return Checked(report.total, report.models, report.faults, report.fault_count)
 
     # ------------------------------------------------------------------------------------------------ its lines
@@ -185,6 +189,8 @@ class BatchJob:
                     (errors if failed else output).add(line)
                 elif halt is Halt.EXPIRED:
                     errors.add(expired_line(self._order.id, position, custom_id))
+                elif halt is None:
+                    raise DataLoss(f"the line at byte {position} of the input has no answer, and the job had ended")
             return self._published(answered, output, errors)
         except BaseException:
             output.discard()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -28,13 +29,21 @@ class Stop:
         self.event = threading.Event()
         self._lock = threading.Lock()
         self._why: Halt | None = None
+        self._asked_at: float | None = None
 
     @property
     def why(self) -> Halt | None:
         return self._why
 
+    @property
+    def asked_at(self) -> float | None:
+        """When the first word came (of `time.monotonic`); None: none did."""
+        return self._asked_at
+
     def ask(self, why: Halt) -> None:
         with self._lock:
+            if self._asked_at is None:
+                self._asked_at = time.monotonic()
             if self._why is None or why is Halt.LOST:
                 self._why = why
         self.event.set()
@@ -76,7 +85,7 @@ class Job(Protocol):
     """One batch under one claim. Each method blocks, and raises `MeshError` for what another attempt may mend."""
 
     def check(self) -> Checked:
-        """Reads the input line by line."""
+        """Reads the input line by line. Raises `DataLoss` where it is gone or damaged for ever."""
 
     def run(self, models: dict[str, ModelKey], tell: Callable[[Counts], None], stop: threading.Event) -> None:
         """Sends what has no answer yet until all have one, or `stop` is set; what is done then stays done."""

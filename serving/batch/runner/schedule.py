@@ -6,12 +6,14 @@ deadline is first. All runners see the same records, so that they choose alike; 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import heapq
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 HALF_LIFE_S: Final = 3600.0  # what a tenant was given counts half after so long
 SLICE_S: Final = 30.0  # a batch that runs is left alone for so long
+PRESSES_S: Final = 5.0  # a batch waits so long before another one makes room: some runner may have room
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,27 +55,41 @@ def used(given: Iterable[Given], now: float) -> dict[str, float]:
     return sums
 
 
-def in_turn(candidates: Collection[Candidate], used_by: Mapping[str, float]) -> list[Candidate]:
+def in_turn(candidates: Collection[Candidate], used_by: Mapping[str, float]) -> Iterator[Candidate]:
     """Those that wait, who is next first; each is placed as if those before it were running."""
     running = _running(candidates)
-    queues: dict[str, list[Candidate]] = {}
-    for one in sorted((one for one in candidates if one.running_since is None), key=lambda one: one.urgency):
-        queues.setdefault(one.namespace, []).append(one)
-    found: list[Candidate] = []
-    while queues:
-        tenant = min(queues, key=lambda name: (running.get(name, 0), used_by.get(name, 0.0), queues[name][0].urgency))
-        found.append(queues[tenant].pop(0))
+    queues: dict[str, list[tuple[tuple[float, float, str], Candidate]]] = {}
+    for one in candidates:
+        if one.running_since is None:
+            queues.setdefault(one.namespace, []).append((one.urgency, one))
+    for queue in queues.values():
+        heapq.heapify(queue)
+
+    def place(tenant: str) -> tuple[int, float, tuple[float, float, str], str]:
+        return running.get(tenant, 0), used_by.get(tenant, 0.0), queues[tenant][0][0], tenant
+
+    tenants = [place(tenant) for tenant in queues]
+    heapq.heapify(tenants)
+    while tenants:
+        tenant = heapq.heappop(tenants)[-1]
+        yield heapq.heappop(queues[tenant])[1]
         running[tenant] = running.get(tenant, 0) + 1
-        if not queues[tenant]:
-            del queues[tenant]
-    return found
+        if queues[tenant]:
+            heapq.heappush(tenants, place(tenant))
 
 
-def displaced(candidates: Collection[Candidate], used_by: Mapping[str, float], now: float) -> Candidate | None:
+def displaced(
+    candidates: Collection[Candidate],
+    used_by: Mapping[str, float],
+    now: float,
+    *,
+    kept: Collection[tuple[str, str]] = (),
+) -> Candidate | None:
     """The batch of this runner, which is full, that is put back so that a tenant with nothing running gets its turn.
 
     It is of the tenant with most running, the one with the latest deadline, and has had its slice. A tenant with one
-    batch running gives way only to one that was given less. None: nobody needs to.
+    batch running gives way only to one that was given less. None: nobody needs to. `candidates` that wait are those
+    which would be begun here at once; the running ones named in `kept` stay.
     """
     running = _running(candidates)
     starved = next((one for one in in_turn(candidates, used_by) if not running.get(one.namespace)), None)
@@ -84,7 +100,7 @@ def displaced(candidates: Collection[Candidate], used_by: Mapping[str, float], n
         return running[one.namespace], used_by.get(one.namespace, 0.0), one.urgency
 
     least = used_by.get(starved.namespace, 0.0)
-    settled = (one for one in candidates if one.here and one.running_since is not None)
+    settled = (one for one in candidates if one.here and one.running_since is not None and one.key not in kept)
     sliced = (one for one in settled if now - (one.running_since or 0.0) >= SLICE_S)
     fair = [one for one in sliced if rank(one)[0] > 1 or rank(one)[1] > least]
     return max(fair, key=rank, default=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from serving.batch.orders.claims import claim
 from serving.batch.runner.board import Board, Name
 from serving.batch.runner.instruments import DONE, FAILED, RunnerInstruments
 from serving.batch.runner.job import Halt, MakeJob
-from serving.batch.runner.schedule import displaced, in_turn
+from serving.batch.runner.schedule import PRESSES_S, Candidate, displaced, in_turn
 from serving.batch.runner.work import FindModels, Work
 from serving.control import Backoff
 from serving.errors import Conflict, FailedPrecondition, MeshError
@@ -22,6 +23,7 @@ from serving.store.lease import Lease
 from serving.timeouts import cancel_and_wait, wait_for
 
 _LOG: Final = get_logger(__name__)
+_LOOK_EVERY_S: Final = 0.2
 _LOOK_S: Final = 1.0  # deadlines and slices pass without anybody writing
 _LEASE_BACKOFF: Final = Backoff(first_s=0.2, limit_s=2.0, jitter=0.5)
 _JOB_BACKOFF: Final = Backoff(first_s=2.0, limit_s=120.0, jitter=0.3)
@@ -62,7 +64,7 @@ class Runner:
         self._tasks: set[asyncio.Task[None]] = set()
         self._failures: dict[Name, int] = {}
         self._pauses: dict[Name, float] = {}  # of batches that this runner leaves alone until then, in unix seconds
-        self._asked_at: dict[Name, float] = {}  # of works that are to stop
+        self._waiting_since: dict[Name, float] = {}  # as seen here, in unix seconds
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -96,8 +98,11 @@ class Runner:
 
     def failure(self) -> str:
         """Why it needs to be replaced; empty: it is well."""
+        for loop in self._loops:
+            if loop.done() and not loop.cancelled():
+                return f"{loop.get_name()} has ended: {loop.exception()!r}"
         now = time.monotonic()
-        stuck = [name for name, at in self._asked_at.items() if name in self._works and now - at > _STUCK_S]
+        stuck = [name for name, work in self._works.items() if work.unheard_s(now) > _STUCK_S]
         return f"the job of batch {stuck[0][1]} does not stop" if stuck else ""
 
     async def close(self) -> None:
@@ -143,10 +148,7 @@ class Runner:
         """Of the board."""
         work = self._works.get(name)
         if work is not None:
-            before = work.stop.why
             work.see(self._board.get(name))
-            if work.stop.why is not before:
-                self._asked_at.setdefault(name, time.monotonic())
         else:
             self._wake.set()
 
@@ -157,30 +159,43 @@ class Runner:
                 await self._look()
             except MeshError as error:
                 _LOG.warning("no batch was taken", reason=error.message)
-            try:
+            await asyncio.sleep(_LOOK_EVERY_S)  # many changes are one look
+            with contextlib.suppress(asyncio.TimeoutError):
                 await wait_for(self._wake.wait(), _LOOK_S)
-            except asyncio.TimeoutError:
-                continue
             self._wake.clear()
 
     async def _look(self) -> None:
         now = time.time()
         candidates = self._board.candidates({name: work.begun_at for name, work in self._works.items()}, now)
         used = self._board.used(now)
-        waiting = in_turn(candidates, used)
+        waiting = {one.key for one in candidates if one.running_since is None}
         self._instruments.waiting.set(len(waiting))
+        self._waiting_since = {name: self._waiting_since.get(name, now) for name in waiting}
         if self._refuses or not self._holds() or not self._board.fresh:
             return
-        for one in waiting:
+        if len(self._works) < self._identity.concurrency:
+            await self._fill(candidates, used, now)
+        elif all(work.stop.why is None for work in self._works.values()):  # else there will be room
+            self._make_room(candidates, used, now)
+
+    async def _fill(self, candidates: list[Candidate], used: dict[str, float], now: float) -> None:
+        for one in in_turn(candidates, used):
             if len(self._works) >= self._identity.concurrency:
-                break
+                return
             if self._pauses.get(one.key, 0.0) <= now and one.key not in self._works:
                 await self._begin(one.key, now)
-        if len(self._works) >= self._identity.concurrency and not self._asked_at:
-            leaves = displaced(candidates, used, now)
-            if leaves is not None and leaves.key in self._works:
-                _LOG.info("batch makes room", batch=leaves.id, tenant=leaves.namespace)
-                self._ask(leaves.key, Halt.PUT_BACK)
+
+    def _make_room(self, candidates: list[Candidate], used: dict[str, float], now: float) -> None:
+        pressing = [one for one in candidates if one.running_since is not None or self._presses(one.key, now)]
+        kept = {name for name, work in self._works.items() if work.finalizes}
+        leaves = displaced(pressing, used, now, kept=kept)
+        if leaves is not None and leaves.key in self._works:
+            _LOG.info("batch makes room", batch=leaves.id, tenant=leaves.namespace)
+            self._ask(leaves.key, Halt.PUT_BACK)
+
+    def _presses(self, name: Name, now: float) -> bool:
+        """It waits for room, and for nothing else."""
+        return now - self._waiting_since.get(name, now) >= PRESSES_S and self._pauses.get(name, 0.0) <= now
 
     async def _begin(self, name: Name, now: float) -> None:
         batch, lease = self._board.get(name), self._lease
@@ -207,6 +222,7 @@ class Runner:
             holds=self._holds,
         )
         self._works[name] = work
+        work.see(self._board.get(name))  # what came since the claim found no work to tell
         self._idle.clear()
         task = asyncio.create_task(self._run(name, work), name=f"batch {batch.id}")
         self._tasks.add(task)
@@ -235,11 +251,9 @@ class Runner:
 
     def _ask(self, name: Name, why: Halt) -> None:
         self._works[name].stop.ask(why)
-        self._asked_at.setdefault(name, time.monotonic())
 
     def _gone(self, name: Name) -> None:
         del self._works[name]
-        self._asked_at.pop(name, None)
         for paused in [one for one in self._pauses if self._board.get(one) is None]:
             del self._pauses[paused]
             self._failures.pop(paused, None)

@@ -14,7 +14,15 @@ from serving.batch.orders.claims import Claimed, ClaimLost
 from serving.batch.runner.instruments import RunnerInstruments
 from serving.batch.runner.job import Checked, Counts, Halt, Job, Stop
 from serving.control import Backoff
-from serving.errors import InvalidArgument, MeshError, NotFound, PermissionDenied, StoreUnavailable, Unavailable
+from serving.errors import (
+    DataLoss,
+    InvalidArgument,
+    MeshError,
+    NotFound,
+    PermissionDenied,
+    StoreUnavailable,
+    Unavailable,
+)
 from serving.gateway.catalog import ModelKey
 from serving.observe import get_logger
 from serving.stamps import stamp
@@ -35,8 +43,8 @@ class FindModels(Protocol):
     """Which models the names of a batch's lines mean."""
 
     async def __call__(self, order: pb.BatchOrder, names: tuple[str, ...]) -> dict[str, ModelKey]:
-        """Raises `NotFound` for a name that nobody serves, `InvalidArgument` for one that means several models,
-        `PermissionDenied` for one that the key may not ask."""
+        """Raises `NotFound` for a name that nobody serves or is to serve, `InvalidArgument` for one that means several
+        models, `PermissionDenied` for one that the key may not ask; `Unavailable` for a model that is away."""
 
 
 class Work:
@@ -61,6 +69,7 @@ class Work:
         self._instruments = instruments
         self._threads = threads
         self._holds = holds
+        self._job_runs = False  # in its thread
         self._writing = asyncio.Lock()
         self._counts = self._told = _counts_of(claimed.status)  # the former is set by the job's thread
         order = claimed.batch.order
@@ -69,6 +78,19 @@ class Work:
         self._status.CopyFrom(claimed.status)
 
     # ------------------------------------------------------------------------------------------------ from outside
+
+    def unheard_s(self, now: float) -> float:
+        """How long its job runs on although it was asked to stop; `now` is of `time.monotonic`.
+
+        What comes after the job takes its time: the making of the output, and writes while etcd is away.
+        """
+        asked_at = self.stop.asked_at
+        return now - asked_at if self._job_runs and asked_at is not None else 0.0
+
+    @property
+    def finalizes(self) -> bool:
+        """Its output is being made: to put it back now saves no time."""
+        return self._status.state == pb.FINALIZING
 
     def see(self, batch: Batch | None) -> None:
         """What the store shows now. None: it has ended, or is gone."""
@@ -114,7 +136,7 @@ class Work:
             _LOG.warning("the claim runs out with its lease", **self._log, reason=error.message)
 
     async def _run(self) -> None:
-        checked = await self._blocking(self._job.check)
+        checked = await self._check()
         if self._leaves:
             return
         if checked.errors:
@@ -124,6 +146,8 @@ class Work:
         if self.stop.why is None:
             try:
                 models = await self._find(checked)
+                if self._leaves:  # nothing was found out: it is not begun, and may still be refused
+                    return
             except (NotFound, InvalidArgument, PermissionDenied) as error:
                 if self._status.HasField("in_progress_at"):  # it was there: what is done is not thrown away
                     raise Unavailable(f"a model of the batch is away: {error.message}") from error
@@ -132,9 +156,25 @@ class Work:
                 return
         await self._begin(checked)
         if self.stop.why is None:
-            await self._blocking(lambda: self._job.run(models, self._note, self.stop.event))
+            await self._run_job(models)
         if not self._leaves:
             await self._publish()
+
+    async def _check(self) -> Checked:
+        try:
+            return await self._blocking(self._job.check)
+        except DataLoss as error:  # no attempt, here or elsewhere, brings it back
+            _LOG.error("the input of a batch is lost", **self._log, reason=error.message)
+            told = f"the content of {self.claimed.batch.order.input_file} is gone or damaged: send the file again"
+            fault = pb.BatchLineError(code="input_file_damaged", message=told, param="input_file_id")
+            return Checked(0, errors=[fault], error_count=1)
+
+    async def _run_job(self, models: dict[str, ModelKey]) -> None:
+        self._job_runs = True
+        try:
+            await self._blocking(lambda: self._job.run(models, self._note, self.stop.event))
+        finally:
+            self._job_runs = False
 
     @property
     def _leaves(self) -> bool:
@@ -216,6 +256,8 @@ class Work:
         status.state = pb.FINALIZING
         status.finalizing_at.CopyFrom(stamp(time.time()))
         await self._surely(status)
+        if self._leaves:  # asked while that was written: whoever goes on publishes
+            return
         why = self.stop.why
         published = await self._blocking(lambda: self._job.publish(why))
         self._counts = published.counts

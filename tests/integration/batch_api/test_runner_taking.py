@@ -3,137 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
-import threading
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
-from typing import Any
-
-import pytest
-from prometheus_client import CollectorRegistry
 
 from serving._proto import batch_pb2 as pb
-from serving.batch.orders.batch import STATUS, Batch
-from serving.batch.orders.book import OrderBook
-from serving.batch.orders.claims import claim, read_batch
+from serving.batch.orders.batch import STATUS
+from serving.batch.orders.claims import claim
 from serving.batch.orders.view import word_of
-from serving.batch.runner.instruments import RunnerInstruments
-from serving.batch.runner.job import Checked, Counts, Halt, Published
-from serving.batch.runner.taking import Identity, Runner
-from serving.errors import NotFound, Unavailable
-from serving.gateway.catalog import ModelKey
+from serving.batch.runner.job import Halt
 from serving.local.etcd import EtcdCluster
-from serving.store import EtcdClient, keys
+from serving.store import keys
 from serving.store.lease import Lease
 from serving.store.records import encode
-from tests.support.batches import order_of
+from tests.support.runner_taking import Script, Taking, begun
 from tests.support.waiting import aeventually
-
-
-@dataclass
-class Script:
-    """What the jobs of a runner do: they run until `go` or until they are stopped."""
-
-    go: threading.Event = field(default_factory=threading.Event)
-    fail: str = ""
-    done: int = 4  # lines, of 10, when it is stopped
-    models: dict[str, ModelKey] | None = field(default_factory=dict)
-    began: list[str] = field(default_factory=list)
-    stopped: list[str] = field(default_factory=list)
-    published: list[tuple[str, Halt | None]] = field(default_factory=list)
-
-
-class ScriptedJob:
-    def __init__(self, order: pb.BatchOrder, script: Script) -> None:
-        self._id = order.id
-        self._script = script
-
-    def check(self) -> Checked:
-        return Checked(10, ("m",))
-
-    def run(self, models: dict[str, ModelKey], tell: Callable[[Counts], None], stop: threading.Event) -> None:  # noqa: ARG002
-        self._script.began.append(self._id)
-        if self._script.fail:
-            raise Unavailable(self._script.fail)
-        tell(Counts(10, self._script.done, 0, 40, 20, 0))
-        while not self._script.go.wait(0.02):
-            if stop.is_set():
-                self._script.stopped.append(self._id)
-                return
-        tell(Counts(10, 10, 0, 100, 50, 0))
-
-    def publish(self, halt: Halt | None) -> Published:
-        self._script.published.append((self._id, halt))
-        return Published(Counts(10, self._script.done if halt else 10, 0))
-
-    def unpublish(self, published: Published) -> None:
-        """It made no files."""
-
-    def discard(self) -> None:
-        """It kept nothing."""
-
-
-class Taking:
-    """Runners of a namespace of their own."""
-
-    def __init__(self, store: EtcdClient, stack: AsyncExitStack) -> None:
-        self.store = store
-        self.namespace = f"n{secrets.token_hex(4)}"
-        self.book = OrderBook(store, max_unfinished=99)
-        self._stack = stack
-
-    async def runner(self, name: str, script: Script, *, concurrency: int = 1) -> Runner:
-        async def find(order: pb.BatchOrder, names: tuple[str, ...]) -> dict[str, ModelKey]:  # noqa: ARG001
-            if script.models is None:
-                raise NotFound("the model `m` does not exist")
-            return script.models
-
-        made = Runner(
-            self.store,
-            Identity(name, "east", frozenset({self.namespace}), concurrency, lease_ttl_s=30),
-            lambda order: ScriptedJob(order, script),
-            find,
-            RunnerInstruments(CollectorRegistry()),
-        )
-        self._stack.push_async_callback(made.close)
-        await made.start()
-        return made
-
-    async def order(self, **fields: Any) -> Batch:
-        order = order_of(f"batch_{secrets.token_hex(8)}", created=time.time(), namespace=self.namespace, **fields)
-        return (await self.book.create(order, time.time()))[0]
-
-    async def now(self, batch: Batch) -> Batch:
-        return await read_batch(self.store, batch.namespace, batch.id)
-
-    async def becomes(self, batch: Batch, word: str) -> Batch:
-        async def look() -> Batch | None:
-            now = await self.now(batch)
-            return now if word_of(now, time.time()) == word else None
-
-        found = await aeventually(look, what=f"{batch.id} is {word}")
-        assert found is not None
-        return found
-
-
-@pytest.fixture
-async def taking(store: EtcdClient) -> AsyncIterator[Taking]:
-    async with AsyncExitStack() as stack:
-        yield Taking(store, stack)
-
-
-async def begun(taking: Taking, batch: Batch) -> Batch:
-    """With the counts that its job has told."""
-
-    async def look() -> Batch | None:
-        now = await taking.now(batch)
-        return now if now.status is not None and now.status.completed else None
-
-    found = await aeventually(look, what="counts are told")
-    assert found is not None
-    return found
 
 
 async def test_a_batch_runs_to_its_end(taking: Taking) -> None:

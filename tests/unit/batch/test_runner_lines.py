@@ -25,6 +25,7 @@ from serving.batch.stages.settings import ProcessorConfig
 from serving.batch.store.content import ContentStore, kept
 from serving.batch.store.files import INPUT, file_record
 from serving.config import EtcdConfig
+from serving.errors import DataLoss, Unavailable
 from tests.support.batches import T0, order_of
 
 URL = "/v1/chat/completions"
@@ -184,6 +185,25 @@ def test_who_was_overtaken_has_lost_the_batch(stored: Stored) -> None:
     )
     with pytest.raises(ClaimLost, match="another driver"), fenced():
         older.commit()
+
+
+def test_a_finished_job_without_an_answer_of_a_line_publishes_nothing(stored: Stored) -> None:
+    stored.job.check()
+    rows = stored.rows()
+    stored.commit(answers_of(rows.slice(0, 4), [answered()] * 4))
+    with pytest.raises(DataLoss, match=f"at byte {rows.to_pylist()[4]['position']} "):
+        stored.job.publish(None)
+    assert len(list(stored.store.found())) == 1, "the input only"
+
+
+def test_an_input_is_lost_only_where_its_store_is_there(stored: Stored) -> None:
+    stored.input.unlink()
+    with pytest.raises(DataLoss, match="is not there"):
+        stored.job.check()
+    content = stored.input.parent.parent
+    content.rename(content.with_name("elsewhere"))
+    with pytest.raises(Unavailable, match="is it mounted"):
+        stored.job.check()
 
 
 def test_an_input_that_is_gone_is_told(stored: Stored) -> None:
