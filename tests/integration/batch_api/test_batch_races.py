@@ -150,7 +150,7 @@ async def test_an_input_that_is_ordered_meanwhile_stays(
         assert await store.get(keys.file(namespace, record.id)) is not None
     await OrderBook(store, max_unfinished=9).cancel(namespace, order.id, expired)
     sweeper = Sweeper(store, content, keep_ended_s=1e9, max_ended=99)
-    assert (await sweeper.sweep(expired)).files == 1
+    assert (await sweeper.sweep(expired + 1)).files == 1
     assert not content.path(record.uri).exists()
 
 
