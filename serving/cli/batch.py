@@ -136,7 +136,7 @@ def resume(
     """Order what an expired, cancelled or completed batch has left without an answer, as a new batch.
 
     One that has not ended needs no word: it goes on by itself as soon as there is a runner. The same command again
-    gives the same new batch.
+    gives the same new batch; with another window it is refused.
     """
     from serving.cli.batch_resuming import Rest, resumed
 

@@ -63,6 +63,8 @@ async def resumed(gateway: Gateway, batch_id: str, wanted: Rest, told: Callable[
         told(f"ordering {left.lines:,} lines")
         made = await _order(gateway, batch, folder / _REST, wanted)
         why = f"{left.lines:,} of {left.total:,} lines had no answer{refused}; they are batch {made['id']}"
+        if _OF not in (made["metadata"] or {}):
+            why += f", which does not say `{_OF}`: there are {_MOST_METADATA} metadata already"
         return Resumed(batch, why, left.lines, made)
 
 

@@ -90,6 +90,7 @@ class CompareKind(Enum):
     MOD_REVISION = "mod_revision"
     MOD_BEFORE = "mod_before"
     PREFIX_MOD_BEFORE = "prefix_mod_before"
+    PREFIX_CREATED_BEFORE = "prefix_created_before"
     VALUE = "value"
 
 
@@ -124,6 +125,11 @@ class Compare:
     def prefix_mod_before(prefix: str, revision: int) -> Compare:
         """Every key of the prefix was last written before this revision."""
         return Compare(CompareKind.PREFIX_MOD_BEFORE, prefix, revision=revision)
+
+    @staticmethod
+    def prefix_created_before(prefix: str, revision: int) -> Compare:
+        """No key of the prefix was created at this revision or later; those that are there may have been written."""
+        return Compare(CompareKind.PREFIX_CREATED_BEFORE, prefix, revision=revision)
 
     @staticmethod
     def value(key: str, value: bytes) -> Compare:

@@ -73,6 +73,9 @@ def compare_message(compare: Compare) -> pb.Compare:
     revision = compare.revision
     if kind is CompareKind.MOD_REVISION:
         return pb.Compare(key=key, result=equal, target=pb.Compare.MOD, mod_revision=revision)
+    if kind is CompareKind.PREFIX_CREATED_BEFORE:
+        end = prefix_end(key)
+        return pb.Compare(key=key, range_end=end, result=less, target=pb.Compare.CREATE, create_revision=revision)
     end = prefix_end(key) if kind is CompareKind.PREFIX_MOD_BEFORE else b""
     return pb.Compare(key=key, range_end=end, result=less, target=pb.Compare.MOD, mod_revision=revision)
 

@@ -19,6 +19,7 @@ import ray
 from openai.types import Batch
 
 from serving._proto import records_pb2 as pb
+from serving.batch.orders.batch import ends_at
 from serving.batch.orders.book import EndedBatch, OrderBook
 from serving.batch.orders.claims import read_batch
 from serving.batch.orders.view import word_of
@@ -33,6 +34,7 @@ from tests.support.llm_serving import GatewayProcess, LlmProcess, config_of, llm
 from tests.support.waiting import eventually
 
 CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
 T = TypeVar("T")
 ENDED = ("completed", "failed", "expired", "cancelled")
 
@@ -51,8 +53,8 @@ class BatchWorld:
         gateway = GatewayProcess(folder, self.etcd, leave_s=0.0, batch_store=str(self.store))
         stack.callback(gateway.end)
         self.url = gateway.url
-        ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
         stack.callback(ray.shutdown)
+        begin_ray()
         self.chat.wait_state("ready", registered=True)
         self.client = stack.enter_context(openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0))
 
@@ -66,12 +68,12 @@ class BatchWorld:
         made.wait_ready()
         return made
 
-    def order(self, lines: bytes, *, window: str = "24h") -> str:
+    def order(self, lines: bytes, *, window: str = "24h", endpoint: str = CHAT) -> str:
         """The id of a batch of this input."""
         file = self.client.files.create(file=("in.jsonl", lines), purpose="batch")
         made = self.client.batches.create(
             input_file_id=file.id,
-            endpoint=CHAT,
+            endpoint=endpoint,  # type: ignore[arg-type]
             completion_window=window,  # type: ignore[arg-type]  # the mesh takes others, too
         )
         return made.id
@@ -133,9 +135,29 @@ class BatchWorld:
 
         return asyncio.run(run())
 
+    def ended_at(self, tenant: str, batch_id: str) -> float:
+        """In unix seconds; 0 where it has not ended."""
+
+        async def read(etcd: EtcdClient) -> float:
+            return ends_at(await read_batch(etcd, tenant, batch_id), time.time()) or 0.0
+
+        return self._ask(read)
+
     def left_behind(self) -> list[Path]:
         """Folders of jobs."""
         return list((self.store / "jobs").glob("*/*"))
+
+
+def begin_ray(attempts: int = 4) -> None:
+    """Ray gives a cluster 30 s to start, and says an `Exception` of no kind; a loaded machine needs longer."""
+    for left in reversed(range(attempts)):
+        try:
+            ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
+            return
+        except Exception:
+            ray.shutdown()
+            if not left:
+                raise
 
 
 class RunnerHandle:
@@ -158,7 +180,7 @@ class RunnerHandle:
             assert report.state != "failed", report.reason
             return report if report.state == "ready" else None
 
-        return cast(pb.ReplicaReport, eventually(look, timeout_s=90.0, what="the runner is ready"))
+        return cast(pb.ReplicaReport, eventually(look, timeout_s=300.0, what="the runner is ready"))
 
     def kill(self) -> None:
         """As the system kills it; Ray starts it again."""
@@ -170,6 +192,16 @@ class RunnerHandle:
     def end(self) -> None:
         ray.get(self.actor.Stop.remote())
         ray.kill(self.actor)
+
+
+def completion_lines(prompts: Sequence[str]) -> bytes:
+    """Each asked greedily; `custom_id` is its number."""
+    bodies = [{"model": "tiny-chat", "prompt": prompt, "temperature": 0, "max_tokens": 8} for prompt in prompts]
+    made = [
+        {"custom_id": str(number), "method": "POST", "url": COMPLETIONS, "body": body}
+        for number, body in enumerate(bodies)
+    ]
+    return "".join(f"{json.dumps(one)}\n" for one in made).encode()
 
 
 def chat_lines(questions: Sequence[str], **body: Any) -> bytes:

@@ -63,13 +63,13 @@ class OrderBook:
                 raise ResourceExhausted(
                     f"{unfinished} batches have not ended, as many as there may be; wait for one, or cancel one"
                 )
-            conditions = [Compare.absent(key), _as_read(found, keys.batches(order.namespace))]
+            conditions = [Compare.absent(key), nothing_new(order.namespace, found)]
             if check is not None:
                 conditions.append(await check())
             if (await self._store.txn(conditions, [Op.put(key, encode(order))])).succeeded:
                 _LOG.info("batch ordered", batch=order.id, namespace=order.namespace, endpoint=order.endpoint)
                 return Batch(order), False
-        raise Conflict("too many batches are created or written at the same time; create it again")
+        raise Conflict("too many batches are created or claimed at the same time; create it again")
 
     async def get(self, namespace: str, batch_id: str) -> Batch:
         """Raises `NotFound`."""
@@ -95,8 +95,12 @@ class OrderBook:
         return await self.get(namespace, batch_id)
 
 
-def _as_read(found: Snapshot, prefix: str) -> Compare:
-    return Compare.prefix_mod_before(prefix, found.revision + 1)
+def nothing_new(namespace: str, found: Snapshot) -> Compare:
+    """Nothing was ordered, claimed or cancelled in the namespace since `found` was read.
+
+    So no more batches are unfinished than there. Statuses may have been written: running batches do so all the time.
+    """
+    return Compare.prefix_created_before(keys.batches(namespace), found.revision + 1)
 
 
 def _same(there: Batch, order: pb.BatchOrder) -> Batch:

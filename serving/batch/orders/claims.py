@@ -89,7 +89,7 @@ class Claimed:
 
         With a state of `ENDED_STATES` the claim is given back in the same step: that was the last write. Epoch,
         `updated_at` and, with such a state, `ended_at` are set here. Raises `ClaimLost`; `StoreUnavailable` while etcd
-        does not answer: write again when it is back.
+        does not answer: write the same again when it is back. Where it was written the first time, that one stands.
         """
         written = pb.BatchStatus()
         written.CopyFrom(status)
@@ -124,7 +124,8 @@ class Claimed:
                 self._status_revision = done.revision
                 return True
         now = await self._read()
-        if now.status == written:
+        if now.status is not None and _is_written(now.status, written):
+            written.CopyFrom(now.status)
             return True
         if now.claim != self._mine:
             raise self._lost("its lease has ended, or somebody else has taken it")
@@ -176,3 +177,14 @@ class Claimed:
 
     def _lost(self, why: str) -> ClaimLost:
         return ClaimLost(f"the claim of batch {self.batch.id} is lost: {why}")
+
+
+def _is_written(there: pb.BatchStatus, written: pb.BatchStatus) -> bool:
+    """Also by an earlier call whose answer was lost, at another time, if it was the last write: the claim is gone."""
+    if there.state not in ENDED_STATES:
+        return there == written
+    earlier = pb.BatchStatus()
+    earlier.CopyFrom(written)
+    earlier.updated_at.CopyFrom(there.updated_at)
+    earlier.ended_at.CopyFrom(there.ended_at)
+    return there == earlier

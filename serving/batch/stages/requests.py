@@ -100,7 +100,7 @@ def _tensors(config: ProcessorConfig, row: Row) -> RowRequest:
             raise InvalidArgument(f"{name}: the row has no such tensor (columns: {', '.join(sorted(row))})")
         try:
             made = _array(value, datatype)
-        except (TypeError, ValueError, OverflowError) as error:
+        except (TypeError, ValueError, ArithmeticError) as error:
             raise InvalidArgument(f"{name}: is no tensor of {datatype}: {error}") from error
         inputs[name] = made[np.newaxis] if config.batched else made
     parameters = {_PRIORITY: config.priority} if config.priority else None
@@ -113,7 +113,8 @@ def _array(value: Any, datatype: str) -> np.ndarray[Any, Any]:
     if datatype in ("bytes", "str"):
         return np.asarray(value, dtype=object)
     if np.dtype(datatype).kind not in "iu":
-        return np.asarray(value, dtype=datatype)
+        with np.errstate(over="raise"):  # it would be infinite
+            return np.asarray(value, dtype=datatype)
     given = np.asarray(value)
     if given.size and given.dtype.kind not in "iufb":
         raise TypeError(f"numbers are wanted, found {given.dtype}")

@@ -11,6 +11,7 @@ from typing import Final
 
 from serving._proto import batch_pb2 as pb
 from serving.batch.orders.batch import ends_at, read_batches, seconds
+from serving.batch.orders.book import nothing_new
 from serving.batch.store.content import Content, ContentStore
 from serving.batch.store.reading import read_apart
 from serving.errors import AlreadyExists, Conflict, DataLoss, NotFound, ResourceExhausted
@@ -19,7 +20,7 @@ from serving.stamps import stamp
 from serving.store import keys
 from serving.store.client import EtcdClient
 from serving.store.records import decode, encode
-from serving.store.types import Compare, KeyValue, Op
+from serving.store.types import Compare, KeyValue, Op, Snapshot
 
 INPUT: Final = "batch"  # purposes
 OUTPUT: Final = "batch_output"
@@ -94,26 +95,33 @@ class FileBook:
     async def create(self, record: pb.FileRecord, now: float) -> tuple[pb.FileRecord, bool]:
         """Writes the record of content that is there, once; True where it was there already.
 
-        Raises `ResourceExhausted` at a limit, `AlreadyExists` for its id with another file. After any error but a
-        `StoreUnavailable` there is no such record.
+        One that has expired, and was not swept yet, begins anew, with the content that it has: a batch may read it.
+        Raises `ResourceExhausted` at a limit, `AlreadyExists` for its id with another file. After any error but an
+        `OutcomeUnknown` nothing names the content.
         """
         prefix, key = keys.files(record.namespace), keys.file(record.namespace, record.id)
         for _ in range(_ATTEMPTS):
             found = await self._store.get_prefix(prefix)
             records = await read_apart(read_files, found.kvs)
-            if key in records:
-                return _same(records[key], record), True
+            there = records.get(key)
+            if there is not None and not has_expired(there, now):
+                return _same(there, record), True
             self._check(records.values(), record.bytes, now)
-            conditions = [Compare.absent(key), Compare.prefix_mod_before(prefix, found.revision + 1)]
-            if (await self._store.txn(conditions, [Op.put(key, encode(record))])).succeeded:
+            new = record if there is None else _renewed(there, record)
+            as_read = Compare.mod_revision(key, _revision_of(key, found) if there is not None else 0)
+            conditions = [as_read, Compare.prefix_mod_before(prefix, found.revision + 1)]
+            if (await self._store.txn(conditions, [Op.put(key, encode(new))])).succeeded:
                 _LOG.info("file kept", file=record.id, namespace=record.namespace, bytes=record.bytes)
-                return record, False
+                return new, there is not None
         raise Conflict("too many files are created at the same time; send it again")
 
-    async def check_room(self, namespace: str, more_bytes: int, now: float) -> None:
-        """Whether a file of this size could be created. Raises `ResourceExhausted`."""
+    async def check_room(self, namespace: str, file_id: str, now: float) -> None:
+        """Whether a file of this id could be created, or is there already. Raises `ResourceExhausted`."""
         found = await self._store.get_prefix(keys.files(namespace))
-        self._check((await read_apart(read_files, found.kvs)).values(), more_bytes, now)
+        records = await read_apart(read_files, found.kvs)
+        there = records.get(keys.file(namespace, file_id))
+        if there is None or has_expired(there, now):
+            self._check(records.values(), 0, now)
 
     def _check(self, records: Iterable[pb.FileRecord], more_bytes: int, now: float) -> None:
         sizes = [one.bytes for one in records if not has_expired(one, now)]
@@ -126,11 +134,15 @@ class FileBook:
 
     async def get(self, namespace: str, file_id: str, now: float) -> pb.FileRecord:
         """Raises `NotFound`, also for one that has expired."""
+        return (await self._get(namespace, file_id, now))[0]
+
+    async def _get(self, namespace: str, file_id: str, now: float) -> tuple[pb.FileRecord, int]:
+        """And the revision at which it was written."""
         kv = await self._store.get(keys.file(namespace, file_id))
         record = read_files([kv]).get(kv.key) if kv is not None else None
-        if record is None or has_expired(record, now):
+        if kv is None or record is None or has_expired(record, now):
             raise NotFound(f"there is no file {file_id}")
-        return record
+        return record, kv.mod_revision
 
     async def of_namespace(self, namespace: str, now: float) -> list[pb.FileRecord]:
         """Those that have not expired, the newest first."""
@@ -141,20 +153,32 @@ class FileBook:
 
     async def delete(self, namespace: str, file_id: str, now: float) -> None:
         """The record, then the content. Raises `NotFound`, `FileInUse`, `Conflict`."""
-        prefix, key = keys.batches(namespace), keys.file(namespace, file_id)
         for _ in range(_ATTEMPTS):
-            record = await self.get(namespace, file_id, now)
-            orders = await self._store.get_prefix(prefix)
+            record, revision = await self._get(namespace, file_id, now)
+            orders = await self._store.get_prefix(keys.batches(namespace))
             for batch in (await read_apart(read_batches, orders.kvs)).values():
                 if batch.order.input_file == file_id and ends_at(batch, now) is None:
                     raise FileInUse(f"{file_id} is read by {batch.id}, which has not ended: cancel it first")
-            # Since then nobody has ordered a batch that reads it; orders compare that their input is there.
-            conditions = [Compare.exists(key), Compare.prefix_mod_before(prefix, orders.revision + 1)]
-            if (await self._store.txn(conditions, [Op.delete(key)])).succeeded:
-                await asyncio.to_thread(remove_content, self._content, record)
+            if await remove_unread(self._store, self._content, record, revision, orders):
                 _LOG.info("file deleted", file=file_id, namespace=namespace)
                 return
-        raise Conflict("too many batches are written at the same time; delete it again")
+        raise Conflict("too many batches are created or claimed at the same time; delete it again")
+
+
+async def remove_unread(
+    store: EtcdClient, content: ContentStore, record: pb.FileRecord, revision: int, orders: Snapshot
+) -> bool:
+    """The record, then the content, of a file that no batch of `orders` reads, where it was not written since.
+
+    False: not removed, as it was, or as something may have been ordered since `orders` were read. An order compares
+    that its input is there: so one of the two happens, never both.
+    """
+    key = keys.file(record.namespace, record.id)
+    conditions = [Compare.mod_revision(key, revision), nothing_new(record.namespace, orders)]
+    if not (await store.txn(conditions, [Op.delete(key)])).succeeded:
+        return False
+    await asyncio.to_thread(remove_content, content, record)
+    return True
 
 
 def remove_content(content: ContentStore, record: pb.FileRecord) -> None:
@@ -170,3 +194,14 @@ def _same(there: pb.FileRecord, record: pb.FileRecord) -> pb.FileRecord:
         if getattr(there, name) != getattr(record, name):
             raise AlreadyExists(f"this idempotency key was used for a file with another `{name}`: use a new key")
     return there
+
+
+def _renewed(expired: pb.FileRecord, record: pb.FileRecord) -> pb.FileRecord:
+    made = pb.FileRecord()
+    made.CopyFrom(record)
+    made.uri = _same(expired, record).uri
+    return made
+
+
+def _revision_of(key: str, found: Snapshot) -> int:
+    return next(kv.mod_revision for kv in found.kvs if kv.key == key)

@@ -14,9 +14,9 @@ from typing import Final
 from serving._proto import batch_pb2 as pb
 from serving.batch.orders.batch import Batch, ends_at, read_batches
 from serving.batch.store.content import ContentStore, Found, told
-from serving.batch.store.files import has_expired, read_files, remove_content
+from serving.batch.store.files import has_expired, read_files, remove_unread
 from serving.batch.store.reading import read_apart
-from serving.errors import Conflict, MeshError
+from serving.errors import MeshError
 from serving.observe import get_logger
 from serving.store import keys
 from serving.store.client import EtcdClient
@@ -70,7 +70,7 @@ class Sweeper:
         orders = await self._store.get_prefix(keys.BATCHES)
         records = await read_apart(read_files, files.kvs)
         read = (await read_apart(read_batches, orders.kvs)).values()
-        removed_files = await self._expired_files(files, records, read, now)
+        removed_files = await self._expired_files(files, records, orders, read, now)
         batches = await self._ended_batches(read, orders.revision, now)
         orphans = _unnamed(contents, files, records)
         for uri in orphans:
@@ -104,7 +104,12 @@ class Sweeper:
             return self._content.sweep_uploads(now - LEFTOVER_S)
 
     async def _expired_files(
-        self, files: Snapshot, records: Mapping[str, pb.FileRecord], batches: Iterable[Batch], now: float
+        self,
+        files: Snapshot,
+        records: Mapping[str, pb.FileRecord],
+        orders: Snapshot,
+        batches: Iterable[Batch],
+        now: float,
     ) -> int:
         read = {(one.namespace, one.order.input_file) for one in batches if ends_at(one, now) is None}
         removed = 0
@@ -112,16 +117,8 @@ class Sweeper:
             record = records.get(kv.key)
             if record is None or not has_expired(record, now) or (record.namespace, record.id) in read:
                 continue
-            removed += await self._remove_file(record, kv.mod_revision)
+            removed += await remove_unread(self._store, self._content, record, kv.mod_revision, orders)
         return removed
-
-    async def _remove_file(self, record: pb.FileRecord, revision: int) -> bool:
-        try:
-            await self._store.delete_if(keys.file(record.namespace, record.id), mod_revision=revision)
-        except Conflict:  # somebody else has removed it
-            return False
-        await asyncio.to_thread(remove_content, self._content, record)
-        return True
 
     async def _ended_batches(self, batches: Iterable[Batch], revision: int, now: float) -> int:
         """`revision`: as of which they were read."""

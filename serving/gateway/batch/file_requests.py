@@ -11,7 +11,7 @@ from typing import BinaryIO, Final
 from serving._proto import batch_pb2 as pb
 from serving.batch.store.content import StorageFull
 from serving.batch.store.files import INPUT, file_record, new_file_id
-from serving.errors import MeshError, StoreUnavailable
+from serving.errors import MeshError
 from serving.gateway.batch.asking import idempotency_key, namespace_of
 from serving.gateway.batch.forms import Form, read_form
 from serving.gateway.batch.objects import file_object, page_limit, page_of
@@ -19,6 +19,7 @@ from serving.gateway.batch.parts import BatchParts
 from serving.gateway.queued.asker import Asker
 from serving.gateway.queued.query import fields
 from serving.openai.errors import BodyTooLarge, InvalidRequest
+from serving.store.types import OutcomeUnknown
 from serving.timeouts import unbroken
 
 _PAGE: Final = 10_000
@@ -41,13 +42,13 @@ class FileRequests:
     async def create(self, asker: Asker) -> None:
         fields(asker.scope, ())
         namespace, key = namespace_of(asker), idempotency_key(asker)
+        file_id = _id_of(namespace, key) if key else new_file_id()
         parts = self._parts
         with parts.uploading(namespace):
             async with asker.admitted(0):
                 try:
-                    if not key:  # which may name a file that is there
-                        await parts.files.check_room(namespace, 0, time.time())  # before all of it is sent
-                    record, repeated = await self._received(asker, namespace, key)
+                    await parts.files.check_room(namespace, file_id, time.time())  # before all of it is sent
+                    record, repeated = await self._received(asker, namespace, file_id)
                 except StorageFull:
                     asker.wire.add_header("x-should-retry", "false")  # OpenAI's clients would send it again
                     parts.instruments.files.labels("full").inc()
@@ -59,7 +60,7 @@ class FileRequests:
         parts.instruments.bytes.inc(0 if repeated else record.bytes)
         await asker.wire.answer(200, file_object(record))
 
-    async def _received(self, asker: Asker, namespace: str, key: str) -> tuple[pb.FileRecord, bool]:
+    async def _received(self, asker: Asker, namespace: str, file_id: str) -> tuple[pb.FileRecord, bool]:
         form = await read_form(asker.wire, self._parts.content, self._parts.limits.max_file_bytes)
         try:
             purpose, expires_after_s = form.purpose(), form.expires_after_s(self._parts.limits.input_expires_after_s)
@@ -68,7 +69,6 @@ class FileRequests:
         except BaseException:
             await unbroken(asyncio.to_thread(form.writing.discard))
             raise
-        file_id = _id_of(namespace, key) if key else new_file_id()
         return await unbroken(self._kept(form, namespace, file_id, expires_after_s))
 
     async def _kept(self, form: Form, namespace: str, file_id: str, expires_after_s: int) -> tuple[pb.FileRecord, bool]:
@@ -86,7 +86,7 @@ class FileRequests:
                 expires_after_s=expires_after_s,
             )
             made, repeated = await self._parts.files.create(record, now)
-        except StoreUnavailable:  # it may be there: without a record, the content is swept
+        except (OutcomeUnknown, asyncio.CancelledError):  # a record may name it: without one, the content is swept
             raise
         except BaseException:
             await asyncio.to_thread(writing.discard)

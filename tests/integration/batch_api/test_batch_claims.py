@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
@@ -14,11 +14,19 @@ from serving.batch.orders.batch import Batch
 from serving.batch.orders.book import EndedBatch, OrderBook
 from serving.batch.orders.claims import Claimed, ClaimLost, claim, read_batch
 from serving.batch.orders.view import word_of
-from serving.errors import AlreadyExists, Conflict, FailedPrecondition, NotFound, ResourceExhausted
+from serving.errors import (
+    AlreadyExists,
+    Conflict,
+    FailedPrecondition,
+    NotFound,
+    ResourceExhausted,
+    StoreUnavailable,
+)
 from serving.local.etcd import EtcdCluster
 from serving.store import EtcdClient, keys
 from serving.store.lease import Lease
 from serving.store.records import decode
+from serving.store.types import Compare, Op, OutcomeUnknown, TxnResult
 from tests.support.batches import order_of
 
 
@@ -68,6 +76,44 @@ async def test_a_batch_from_its_order_to_its_end(store: EtcdClient, book: OrderB
         await mine.write(pb.BatchStatus(state=pb.IN_PROGRESS))
     with pytest.raises(FailedPrecondition):
         await claimed(store, batch, lease)
+
+
+class Deaf(EtcdClient):
+    """Whose next transaction is applied, while etcd goes away with the answer."""
+
+    deaf = False
+
+    async def txn(self, compares: Sequence[Compare], then: Sequence[Op], otherwise: Sequence[Op] = ()) -> TxnResult:
+        done = await super().txn(compares, then, otherwise)
+        if self.deaf:
+            self.deaf = False
+            raise OutcomeUnknown("the answer was lost", store_answers=False)
+        return done
+
+
+@pytest.mark.parametrize("state", [pb.IN_PROGRESS, pb.COMPLETED])
+async def test_a_write_whose_answer_was_lost_is_written_once(
+    etcd: EtcdCluster, book: OrderBook, lease: Lease, state: pb.BatchState
+) -> None:
+    batch, store = await ordered(book), Deaf(etcd.config())
+    try:
+        mine = await claimed(store, batch, lease)
+        file = pb.FileRecord(id=f"file-{batch.id}", namespace=batch.namespace, purpose="batch_output", bytes=3)
+        status = pb.BatchStatus(state=state, total=2, completed=2, output_file=file.id)
+        store.deaf = True
+        with pytest.raises(StoreUnavailable):
+            await mine.write(status, [file])
+        first = (await book.get(batch.namespace, batch.id)).status
+        await mine.write(status, [file])
+        now = await book.get(batch.namespace, batch.id)
+        assert now.status == mine.status
+        assert (now.status == first, now.claim is None) == (state == pb.COMPLETED, state == pb.COMPLETED)
+        if state == pb.COMPLETED:
+            status.output_file = "file-another"
+            with pytest.raises(ClaimLost):
+                await mine.write(status)
+    finally:
+        await store.close()
 
 
 async def test_one_of_many_runners_gets_it(store: EtcdClient, book: OrderBook, lease: Lease) -> None:

@@ -240,11 +240,23 @@ def test_what_has_no_answer_is_ordered_again(run: Mesh, seam: SeamRunner, tmp_pa
     assert told["lines"] == 3
     assert rest["metadata"] == {"a": "b", "resumes": made["id"]}
     assert found(run("resume", made["id"], "--json"))["resumed"]["id"] == rest["id"]
+    another = run("resume", made["id"], "--window", "7h")
+    assert (another.exit_code != 0, "completion_window" in another.stderr) == (True, True)
     other = found(run("resume", made["id"], "--also-refused", "--json"))
     assert (other["lines"], other["resumed"]["id"] != rest["id"]) == (4, True)
     asyncio.run(seam.end(rest["id"], pb.COMPLETED, total=3, output=[outcome(f"c{n}") for n in (0, 3, 5)]))
     done = run("resume", rest["id"])
     assert (done.exit_code, done.stdout) == (0, f"batch {rest['id']} has an answer for each of its 3 lines\n")
+
+
+def test_a_batch_without_room_for_a_name_is_resumed_and_says_so(run: Mesh, seam: SeamRunner, tmp_path: Path) -> None:
+    given = {f"k{n}": "v" for n in range(16)}
+    words = [word for name in given for word in ("--metadata", f"{name}=v")]
+    made = found(run("submit", input_file(tmp_path / "in.jsonl", 2), *words, "--json"))
+    asyncio.run(seam.end(made["id"], pb.EXPIRED_WINDOW, total=2, output=[outcome("c0")]))
+    told = found(run("resume", made["id"], "--json"))
+    assert told["resumed"]["metadata"] == given
+    assert "does not say `resumes`" in told["why"]
 
 
 def test_a_batch_that_failed_is_not_resumed(run: Mesh, seam: SeamRunner, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from serving.batch.store.files import FileBook, FileLimits, file_record, new_fil
 from serving.batch.store.sweeping import LEFTOVER_S, Sweeper
 from serving.local.etcd import EtcdCluster
 from serving.store import EtcdClient, keys
+from tests.support.etcd_server import StartEtcd
 from tests.support.llm_serving import GatewayProcess
 from tests.support.stored import stored_keys
 from tests.support.waiting import eventually
@@ -128,12 +129,13 @@ def test_fields_behind_the_file_count(gateway: GatewayProcess) -> None:
     assert answer.json()["expires_at"] == answer.json()["created_at"] + 30 * 24 * 3600
 
 
-def begun(gateway: GatewayProcess, data: bytes, declared: int) -> socket.socket:
+def begun(gateway: GatewayProcess, data: bytes, declared: int, *, key: str = "") -> socket.socket:
     """An upload that has sent its head and some of its body."""
     address = urlsplit(gateway.url)
     assert address.hostname is not None
     made = socket.create_connection((address.hostname, address.port or 0), 30)
     headers = f"host: x\r\ncontent-type: {FORM['content-type']}\r\ncontent-length: {declared}"
+    headers += f"\r\nidempotency-key: {key}" if key else ""
     made.sendall(f"POST /v1/files HTTP/1.1\r\n{headers}\r\n\r\n".encode() + data)
     return made
 
@@ -237,6 +239,41 @@ def test_a_gateway_that_is_killed_in_an_upload(tmp_path: Path, etcd: EtcdCluster
     swept(etcd, folder, time.time() + LEFTOVER_S + 60)
     assert not uploads(folder)
     assert len(contents(folder)) == 1  # what has a record
+
+
+def test_an_upload_whose_record_cannot_be_written_leaves_nothing(tmp_path: Path, own_etcd: StartEtcd) -> None:
+    """etcd goes away while it is sent."""
+    folder, etcd = tmp_path / "store", own_etcd()
+    gateway = GatewayProcess(tmp_path, etcd.config(), batch_store=str(folder), leave_s=0.0)
+    try:
+        with closing(begun(gateway, BODY[:2_500_000], len(BODY))) as upload:
+            eventually(lambda: any(path.stat().st_size for path in uploads(folder)), timeout_s=60, what="some of it")
+            etcd.kill()
+            upload.settimeout(150)
+            upload.sendall(BODY[2_500_000:])
+            answer = http.client.HTTPResponse(upload)
+            answer.begin()
+            assert answer.status == 503
+        assert not contents(folder)
+    finally:
+        gateway.end()
+
+
+def test_at_a_limit_nothing_more_is_taken_but_what_is_there(tmp_path: Path, etcd: EtcdCluster) -> None:
+    there = len(stored_keys(etcd.config(), keys.files("default")))
+    limits = {"max_files": there + 1}
+    gateway = GatewayProcess(tmp_path, etcd.config(), batch_store=str(tmp_path / "s"), batch_limits=limits, leave_s=0.0)
+    try:
+        made = sent(gateway, PURPOSE + FILE + END, **{"idempotency-key": "one"}).json()
+        assert sent(gateway, PURPOSE + FILE + END, **{"idempotency-key": "one"}).json() == made
+        for key in ("two", ""):  # refused before it is sent
+            with closing(begun(gateway, PURPOSE, len(BODY), key=key)) as upload:
+                answer = http.client.HTTPResponse(upload)
+                answer.begin()
+                assert answer.status == 429
+        httpx.delete(f"{gateway.url}/v1/files/{made['id']}")
+    finally:
+        gateway.end()
 
 
 def swept(etcd: EtcdCluster, folder: Path, now: float) -> None:

@@ -9,10 +9,12 @@ from contextlib import ExitStack
 import pytest
 from openai.types import Batch
 
-from tests.support.batch_world import BatchWorld, RunnerHandle, chat_lines
+from tests.support.batch_world import COMPLETIONS, BatchWorld, RunnerHandle, chat_lines, completion_lines
 from tests.support.waiting import eventually
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
+_SOME = 2500  # lines: a worker has about 1,000 on the way, which may end together
+_TOO_MANY = 40_000  # lines, for 40 s; a machine that stands still has half a minute to begin with them
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -26,7 +28,7 @@ def sums(count: int) -> list[str]:
 
 
 def many_lines(count: int) -> bytes:
-    """So many that they are done in several waves, however many a replica has at once."""
+    """Each of about thirty tokens."""
     return chat_lines(sums(count), max_tokens=30, ignore_eos=True)
 
 
@@ -35,7 +37,8 @@ def under_way(world: BatchWorld, batch_id: str) -> Batch:
 
     def look() -> Batch | None:
         now = world.batch(batch_id)
-        assert now.status in ("validating", "in_progress"), now
+        if now.status not in ("validating", "in_progress"):
+            pytest.fail(f"it has ended: {now}")
         return now if now.request_counts and now.request_counts.completed else None
 
     found = eventually(look, timeout_s=240, what="some lines are done")
@@ -47,6 +50,12 @@ def counts(batch: Batch) -> tuple[int, int, int]:
     found = batch.request_counts
     assert found is not None
     return found.total, found.completed, found.failed
+
+
+def computed(runner: RunnerHandle, batch_id: str) -> list[int]:
+    """Lines of each of its runs that ended."""
+    told = (one for one in runner.log() if one["msg"] == "a batch's lines were run")
+    return [one["computed"] for one in told if one["batch"] == batch_id]
 
 
 def test_each_line_has_its_answer_in_the_order_of_the_input(world: BatchWorld) -> None:
@@ -67,7 +76,20 @@ def test_each_line_has_its_answer_in_the_order_of_the_input(world: BatchWorld) -
     assert (fault["custom_id"], fault["response"]["status_code"], fault["error"]) == ("é wrong", 400, None)
     assert "temperature" in fault["response"]["body"]["error"]["message"]
     assert (batch.model, batch.endpoint) == ("tiny-chat", "/v1/chat/completions")
-    eventually(lambda: not world.left_behind(), timeout_s=30, what="nothing is left of the job")
+    eventually(lambda: not world.left_behind(), timeout_s=300, what="nothing is left of the job")
+
+
+def test_completions_are_answered_and_equal_ones_counted_each_time(world: BatchWorld) -> None:
+    prompts = ["One and one", "Two and two", "One and one"]
+    batch = world.ended(world.order(completion_lines(prompts), endpoint=COMPLETIONS))
+    assert (batch.status, batch.endpoint, counts(batch)) == ("completed", COMPLETIONS, (3, 3, 0))
+    answers = world.lines(batch.output_file_id)
+    assert [one["custom_id"] for one in answers] == ["0", "1", "2"]
+    bodies = [one["response"]["body"] for one in answers]
+    assert [one["object"] for one in bodies] == ["text_completion"] * 3
+    assert bodies[0]["choices"] == bodies[2]["choices"]
+    assert batch.usage is not None
+    assert batch.usage.output_tokens == sum(one["usage"]["completion_tokens"] for one in bodies)
 
 
 def test_an_input_that_is_wrong_is_not_run(world: BatchWorld) -> None:
@@ -79,73 +101,76 @@ def test_an_input_that_is_wrong_is_not_run(world: BatchWorld) -> None:
 
 
 def test_a_killed_runner_goes_on_from_what_was_committed(world: BatchWorld, runner: RunnerHandle) -> None:
-    batch_id = world.order(many_lines(1000))
+    batch_id = world.order(many_lines(_SOME))
     before = counts(under_way(world, batch_id))[1]
+    earlier = len(computed(runner, batch_id))
     runner.kill()
     batch = world.ended(batch_id)
-    assert (batch.status, counts(batch)) == ("completed", (1000, 1000, 0))
+    assert (batch.status, counts(batch)) == ("completed", (_SOME, _SOME, 0))
     answers = world.lines(batch.output_file_id)
-    assert [one["custom_id"] for one in answers] == [str(number) for number in range(1000)]
-    (told,) = (one for one in runner.log() if one["msg"] == "a batch's lines were run" and one["batch"] == batch_id)
-    assert 0 < told["computed"] <= 1000 - before
+    assert [one["custom_id"] for one in answers] == [str(number) for number in range(_SOME)]
+    runs = computed(runner, batch_id)[earlier:]
+    assert runs  # more than one where it was tried again
+    assert all(one <= _SOME - before for one in runs)
 
 
 def test_a_cancelled_batch_keeps_what_is_done(world: BatchWorld) -> None:
-    batch_id = world.order(many_lines(2000))
+    batch_id = world.order(many_lines(4000))
     under_way(world, batch_id)
     world.client.batches.cancel(batch_id)
-    began = time.monotonic()
-    batch = world.ended(batch_id)
-    took_s = time.monotonic() - began
+    batch = world.ended(batch_id, timeout_s=300)
     assert (batch.status, batch.error_file_id) == ("cancelled", None)
     total, completed, failed = counts(batch)
-    assert (total, failed) == (2000, 0)
-    assert 0 < completed < 2000
+    assert (total, failed) == (4000, 0)
+    assert 0 < completed < 4000
     numbers = [int(one["custom_id"]) for one in world.lines(batch.output_file_id)]
     assert len(numbers) == completed
     assert numbers == sorted(set(numbers))
-    assert took_s < 60  # some seconds, on a machine that does nothing else
 
 
 def test_what_is_not_done_in_its_window_has_expired(world: BatchWorld) -> None:
-    batch = world.ended(world.order(many_lines(4000), window="12s"))
+    batch = world.ended(world.order(many_lines(_TOO_MANY), window="40s"))
     assert batch.status == "expired"
     total, completed, failed = counts(batch)
-    assert (total, failed) == (4000, 0)
+    assert (total, failed) == (_TOO_MANY, 0)
     done = [one["custom_id"] for one in world.lines(batch.output_file_id)] if batch.output_file_id else []
     expired = world.lines(batch.error_file_id)
     assert len(done) == completed
-    assert sorted(done + [one["custom_id"] for one in expired], key=int) == [str(number) for number in range(4000)]
+    assert sorted(done + [one["custom_id"] for one in expired], key=int) == [str(number) for number in range(_TOO_MANY)]
     assert {(one["response"], one["error"]["code"]) for one in expired} == {(None, "batch_expired")}
 
 
 def test_a_tenant_with_many_batches_does_not_starve_another(world: BatchWorld) -> None:
     many = [world.order_as("crowd", many_lines(40)) for _ in range(10)]
     eventually(
-        lambda: any(world.word("crowd", one) == "in_progress" for one in many), timeout_s=60, what="one is begun"
+        lambda: any(world.word("crowd", one) == "in_progress" for one in many), timeout_s=300, what="one is begun"
     )
     few = world.order_as("lonely", many_lines(40))
-    eventually(lambda: world.word("lonely", few) == "completed", timeout_s=120, what="the other tenant's is done")
-    assert sum(world.word("crowd", one) == "completed" for one in many) <= 3
+    ordered_at = time.time()
+    ended_at = eventually(lambda: world.ended_at("lonely", few), timeout_s=300, what="the other tenant's is done")
+    assert world.word("lonely", few) == "completed"
+    ends = [world.ended_at("crowd", one) for one in many]
+    assert sum(ordered_at < end < ended_at for end in ends if end) <= 3
     for one in many:
         world.cancel_as("crowd", one)
     eventually(
         lambda: all(world.word("crowd", one) in ("completed", "cancelled") for one in many),
-        timeout_s=120,
+        timeout_s=300,
         what="all have ended",
     )
 
 
 def test_a_runner_that_leaves_hands_its_batch_over(world: BatchWorld, runner: RunnerHandle) -> None:
     with ExitStack() as stack:
-        batch_id = world.order(many_lines(1000))
+        batch_id = world.order(many_lines(_SOME))
         before = counts(under_way(world, batch_id))[1]
         runner.drain()
         other = world.runner("runner-2", stack, concurrency=1)
         batch = world.ended(batch_id)
-        assert (batch.status, counts(batch)) == ("completed", (1000, 1000, 0))
+        assert (batch.status, counts(batch)) == ("completed", (_SOME, _SOME, 0))
         numbers = [one["custom_id"] for one in world.lines(batch.output_file_id)]
-        assert numbers == [str(number) for number in range(1000)]
-        (told,) = (one for one in other.log() if one["msg"] == "a batch's lines were run" and one["batch"] == batch_id)
-        assert 0 < told["computed"] <= 1000 - before
-        eventually(lambda: runner.report().state == "drained", timeout_s=60, what="the first one has left")
+        assert numbers == [str(number) for number in range(_SOME)]
+        runs = computed(other, batch_id)
+        assert runs
+        assert all(one <= _SOME - before for one in runs)
+        eventually(lambda: runner.report().state == "drained", timeout_s=300, what="the first one has left")

@@ -147,6 +147,8 @@ def test_a_row_of_tensors_gets_the_models_first_dimension_and_its_priority() -> 
     assert head.parameters["priority"].int64_param == 2
     assert [one.name for one in head.outputs] == ["y"]
     assert made.model == "m"
+    with pytest.raises(InvalidArgument, match="x: is no tensor of float32: overflow"):
+        request_of(ProcessorConfig(MESH, task="kserve", inputs={"x": "float32"}), {"x": [3.5e38]})
     for wrong in ([300], [-1.5], [float("nan")], ["5"]):
         with pytest.raises(InvalidArgument, match="x: is no tensor of int8"):
             request_of(ProcessorConfig(MESH, task="kserve", inputs={"x": "int8"}), {"x": wrong})
