@@ -115,7 +115,7 @@ class Taking:
             now = await self.now(batch)
             return now if word_of(now, time.time()) == word else None
 
-        found = await aeventually(look, what=f"{batch.id} is {word}")
+        found = await aeventually(look, timeout_s=300, what=f"{batch.id} is {word}")
         assert found is not None
         return found
 
@@ -127,6 +127,6 @@ async def begun(taking: Taking, batch: Batch) -> Batch:
         now = await taking.now(batch)
         return now if now.status is not None and now.status.completed else None
 
-    found = await aeventually(look, what="counts are told")
+    found = await aeventually(look, timeout_s=300, what="counts are told")
     assert found is not None
     return found
