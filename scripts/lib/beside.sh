@@ -33,7 +33,7 @@ beside_ended() {  # returns when one or more have ended: `wait -n` forgets those
       status=0 piece=${pieces[$pid]}
       wait "$pid" || status=$?
       unset "pieces[$pid]"
-      printf '\n  %s: status %d after %d s\n' "${piece%% --*}" "$status" $((SECONDS - started[pid]))
+      printf '\n  %s: status %d after %d s\n' "${piece%% --*}" "$status" $((SECONDS - ${started[$pid]}))
       cat "$(beside_log)"
       [ "$status" -le "$worst" ] || worst=$status
     done
