@@ -24,7 +24,7 @@ from serving.gateway.call import Call
 from serving.gateway.catalog import Catalog, ModelKey, Offer, is_ready
 from serving.gateway.demand import Demand
 from serving.gateway.follower import CatalogFollower
-from serving.gateway.forwarding import Forwarder, Request
+from serving.gateway.forwarding import PASSED, Forwarder, Request
 from serving.gateway.instruments import Instruments
 from serving.gateway.keys.gate import Gate
 from serving.gateway.keys.usage import REQUEST_HEADERS
@@ -46,7 +46,6 @@ from serving.openai.errors import InvalidRequest
 from serving.openai.json_body import PARSED_APART, read_object_apart
 from serving.openai.openapi import document
 from serving.openai.operations import GATEWAY
-from serving.openai.service_tier import CLASS_HEADER
 from serving.openai.sse import to_json
 from serving.python_deployment.failure import at_edge
 from serving.routing.llm_routing import SESSION_HEADER
@@ -61,10 +60,6 @@ _CACHE: Final = "/v1/cache"
 _PROTECTED: Final = "/v1/"  # who is asked for a key, where keys are needed
 _WRITE_TIMEOUT_S: Final = 60.0  # of a client that takes nothing of its answer
 _CLIENT_GONE: Final = 499
-# Of the client's headers replicas see these: nothing that authenticates it, or belongs to its connection.
-_PASSED: Final = frozenset(
-    {b"content-type", b"accept", b"traceparent", b"tracestate", b"user-agent", CLASS_HEADER.encode()}
-)
 _RESUME_STREAM: Final = b"x-mesh-resume-stream"
 _LEAST_S: Final = 0.001  # what a replica is told of a deadline
 
@@ -246,7 +241,7 @@ class GatewayApp:
         first = found.keys[0]
         demand = await self._demand(first, call.path, body, session, len(data))
         call.model = str(first)
-        headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"] if key in _PASSED}
+        headers = {key.decode("latin-1"): value.decode("latin-1") for key, value in scope["headers"] if key in PASSED}
         headers["x-request-id"] = wire.request_id
         left_s = wire.time_left_s()
         if left_s is not None:

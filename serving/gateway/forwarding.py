@@ -35,6 +35,10 @@ from serving.wire import Wire
 
 _LOG: Final = logging.getLogger(__name__)
 ANSWERED_BY: Final = "x-mesh-model"  # the full name of the model that answered
+# Of the client's headers replicas see these: nothing that authenticates it, or belongs to its connection.
+PASSED: Final = frozenset(
+    {b"content-type", b"accept", b"traceparent", b"tracestate", b"user-agent", CLASS_HEADER.encode()}
+)
 _FULL: Final = 429
 _AWAY: Final = 503  # the replica leaves, or its engine has failed
 _SERVER_FAULTS: Final = 500
