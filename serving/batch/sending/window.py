@@ -9,7 +9,7 @@ from serving.errors import InvalidArgument
 
 _PROBED: Final = 1.25  # a window that has grown so far must have brought something
 _GAIN: Final = 1.05  # at least so much more is something
-_DOUBLED_GAIN: Final = 1.2  # of a window that was doubled
+_DOUBLED_GAIN: Final = 1.1  # of a window that was doubled
 _LESS: Final = 0.1  # of a window that grew for nothing, and twice as much each further time
 _LEAST_LEFT: Final = 0.5
 _LEAST_ANSWERS: Final = 8  # of which a rate is taken
