@@ -52,15 +52,16 @@ def known_answers(gateway: str) -> dict[str, str]:
 def _answer(gateway: str, prompt: str) -> str:
     headers = {"content-type": "application/json"}
     request = urllib.request.Request(f"{gateway}/v1/chat/completions", json.dumps(body_of(prompt)).encode(), headers)
-    for attempt in range(1, _ATTEMPTS + 1):
+    attempt = 0
+    while True:
+        attempt += 1
         try:
             with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
                 return text_of(json.load(answer))
         except urllib.error.HTTPError as error:
             if error.code not in _FULL or attempt == _ATTEMPTS:
                 raise
-        time.sleep(0.2 * 2**attempt)
-    raise AssertionError("unreachable")
+        time.sleep(0.2 * 2**attempt)  # the replica said that it is full
 
 
 def text_of(completion: Mapping[str, Any]) -> str:
