@@ -141,6 +141,8 @@ class Deployer:
         async with aclosing(self._keepers.watch(namespace, name)) as events:
             async for event in events:
                 if event is None:  # the next keeper begins with a full picture
+                    if syncing:  # the last one was gone before its own was whole
+                        known = {**known, **fresh}
                     fresh, syncing = {}, True
                     continue
                 if event.synced:
