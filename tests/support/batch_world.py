@@ -148,11 +148,11 @@ class BatchWorld:
         return list((self.store / "jobs").glob("*/*"))
 
 
-def begin_ray(attempts: int = 4) -> None:
+def begin_ray(*, num_cpus: int = 1, attempts: int = 4) -> None:
     """Ray gives a cluster 30 s to start, and says an `Exception` of no kind; a loaded machine needs longer."""
     for left in reversed(range(attempts)):
         try:
-            ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="error")
+            ray.init(num_cpus=num_cpus, include_dashboard=False, log_to_driver=False, logging_level="error")
             return
         except Exception:
             ray.shutdown()
