@@ -22,6 +22,7 @@ from serving.batch.sending.settings import SenderConfig
 from serving.batch.stages.settings import ProcessorConfig
 from serving.batch.stages.worker import RowWorker
 from serving.local.etcd import EtcdOptions, start_etcd
+from tests.support.batch_world import begin_ray
 from tests.support.llm_serving import (
     EmbeddingProcess,
     GatewayProcess,
@@ -29,6 +30,7 @@ from tests.support.llm_serving import (
     embedding_config,
     llm_config,
 )
+from tests.support.waiting import eventually
 
 pytestmark = pytest.mark.ray
 SENDER = SenderConfig(unknown_model_s=0.3)
@@ -48,8 +50,8 @@ class World:
         gateway = GatewayProcess(folder, self.etcd)
         stack.callback(gateway.end)
         self.gateway = gateway.url
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
         stack.callback(ray.shutdown)
+        begin_ray(num_cpus=2)
         ray.data.DataContext.get_current().enable_progress_bars = False
 
     def config(self, task: str, model: str = "tiny-chat", **more: Any) -> ProcessorConfig:
@@ -179,9 +181,10 @@ def test_a_reader_that_is_faster_is_held_back(world: World) -> None:
     dataset = ray.data.range(1_000_000, override_num_blocks=10_000)
     config = world.config("completion", sampling={"temperature": 0, "max_tokens": 1}, batch_size=50)
     processor = LLMProcessor(config, preprocess=lambda row: {"prompt": f"One day {row['id']}"})
-    taken = [row["id"] for _, row in zip(range(300), processor(dataset).iter_rows(), strict=False)]
-    assert len(set(taken)) == 300
-    assert 300 <= processor.report().rows < 100_000
+    reading = iter(processor(dataset).iter_rows())
+    assert len({next(reading)["id"] for _ in range(300)}) == 300
+    told = lambda: report if (report := processor.report()).rows >= 300 else None  # noqa: E731
+    assert eventually(told, timeout_s=60.0, what="its workers tell of the rows").rows < 100_000
 
 
 async def test_a_worker_is_a_class_for_map_batches_that_can_be_closed(world: World) -> None:

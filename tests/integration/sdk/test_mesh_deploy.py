@@ -186,10 +186,9 @@ async def test_watch_shows_each_change(mesh: Mesh) -> None:
 
         following = asyncio.create_task(follow())
         await client.deploy(app, wait=True, timeout_s=60)
+        await until(lambda: "READY" in {event.status.phase for event in events}, what="the watch has begun")
         await client.delete(app, wait=True, timeout_s=60)
         await asyncio.wait_for(following, 60)
-    phases = [event.status.phase for event in events]
-    assert "READY" in phases
     assert events[-1].deleted
     assert {event.status.name for event in events} == {"digits"}
 
