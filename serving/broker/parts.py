@@ -14,10 +14,10 @@ from serving.broker.departures import Departures
 from serving.broker.puller.run import PullEntry
 from serving.broker.server import BrokerServer
 from serving.errors import FailedPrecondition
-from serving.observe import MetricsServer, new_registry
+from serving.observe import new_registry
 from serving.python_deployment import settings as common
-from serving.python_deployment.health_server import HealthServer
 from serving.python_deployment.registration import Registration
+from serving.python_deployment.side_servers import SideServers
 from serving.store.client import EtcdClient
 from serving.store.keys import AppKey
 from serving.timeouts import cancel_and_wait, wait_for
@@ -33,11 +33,9 @@ class BrokerParts:
     def __init__(self, config: pb.ReplicaConfig, node_address: str) -> None:
         """Raises `InvalidArgument` for a configuration that cannot be."""
         self._config = config
-        self._node_address = node_address
         self._registry = new_registry()
         self._broker = BrokerServer(told.broker_settings(config), self._registry)
-        self._health = HealthServer()
-        self._metrics: MetricsServer | None = None
+        self._sides = SideServers(config, node_address, self._registry)
         self._registration = Registration(config, self._registry)
         self._store: EtcdClient | None = None
         self._departures: Departures | None = None
@@ -56,19 +54,8 @@ class BrokerParts:
 
     async def listen(self) -> pb.ReplicaReport:
         """Serves; the part of the report that says where. Raises `FailedPrecondition`."""
-        config = self._config
-        host = common.listen_host(config)
-        advertised = common.advertised_host(config, self._node_address)
-        tls = common.serving_tls(config)
-        port = await self._broker.start(host, config.listen_port, tls)
-        health_port = await self._health.start(host, tls)
-        self._metrics = MetricsServer(self._registry, host=host)
-        metrics_port = int((await self._metrics.start()).rpartition(":")[2])
-        return pb.ReplicaReport(
-            address=common.joined(advertised, port),
-            health_address=common.joined(advertised, health_port),
-            metrics_address=common.joined(advertised, metrics_port),
-        )
+        port = await self._broker.start(self._sides.host, self._config.listen_port, self._sides.tls)
+        return await self._sides.start(port)
 
     async def register(self, report: pb.ReplicaReport) -> None:
         """The first time begins to register and to follow the replicas; then the record changes with the report."""
@@ -119,7 +106,7 @@ class BrokerParts:
     def refuse(self) -> None:
         """From now on requests are answered that the broker drains."""
         self._broker.refuse()
-        self._health.health.drain()
+        self._sides.health.drain()
 
     async def wait_idle(self, limit_s: float) -> bool:
         """True when nothing is being answered, False when something still is after `limit_s`."""
@@ -145,9 +132,7 @@ class BrokerParts:
             await self._departures.close()
         await self._broker.close()
         await self._forget_drain()
-        await self._health.stop()
+        await self._sides.stop()
         await self._registration.close()
         if self._store is not None:
             await self._store.close()
-        if self._metrics is not None:
-            await self._metrics.close()

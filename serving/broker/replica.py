@@ -6,11 +6,10 @@ States as those of a Python replica; "loading" is reading what its journals hold
 from __future__ import annotations
 
 import sys
-import time
 from typing import Final
 
 from serving.broker.parts import BrokerParts
-from serving.python_deployment.replica import Replica
+from serving.python_deployment.replica import Parts, Replica
 
 # Python's default of 5 ms is what the thread that commits may wait for the event loop after each statement, and the
 # loop for it: as long as an item takes to get through the whole broker.
@@ -20,11 +19,7 @@ SWITCH_S: Final = 0.0005
 class BrokerReplica(Replica):
     """All methods may be called from any thread and answer at once, but for `stop`. Nothing raises."""
 
-    async def _become_ready(self) -> None:
-        self._begin_log()
-        began = time.monotonic()
+    async def _load(self) -> Parts:
         sys.setswitchinterval(SWITCH_S)
         self._step("loading", "reads its journals")
-        parts = BrokerParts(self._config, self._node_address)
-        self._stack = parts  # what it holds is released when the replica leaves, also when it does not come up
-        await self._announce(parts, began)
+        return self._hold(BrokerParts(self._config, self._node_address))

@@ -5,20 +5,15 @@ States as those of a Python replica; "loading" is the embedding model, and what 
 
 from __future__ import annotations
 
-import time
-
 from serving.cache.parts import CacheParts
-from serving.python_deployment.replica import Replica
+from serving.python_deployment.replica import Parts, Replica
 
 
 class CacheReplica(Replica):
     """All methods may be called from any thread and answer at once, but for `stop`. Nothing raises."""
 
-    async def _become_ready(self) -> None:
-        self._begin_log()
-        began = time.monotonic()
+    async def _load(self) -> Parts:
         self._step("loading")
-        parts = CacheParts(self._config, self._node_address)
-        self._stack = parts  # what it holds is released when the replica leaves, also when it does not come up
+        parts = self._hold(CacheParts(self._config, self._node_address))
         await parts.load(lambda what: self._step("loading", what))
-        await self._announce(parts, began)
+        return parts

@@ -6,7 +6,6 @@ States as those of a Python replica; "preparing" fetches the weights, "loading" 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,23 +15,20 @@ from serving.llm import hub, settings
 from serving.llm.generation_stream import call_on
 from serving.llm.parts import LlmParts
 from serving.python_deployment.environment import fetch_artifact
-from serving.python_deployment.replica import Replica
+from serving.python_deployment.replica import Parts, Replica
 
 
 class LlmReplica(Replica):
     """All methods may be called from any thread and answer at once, but for `stop`. Nothing raises."""
 
-    async def _become_ready(self) -> None:
+    async def _load(self) -> Parts:
         config = self._config
-        self._begin_log()
-        began = time.monotonic()
         loop = asyncio.get_running_loop()
         folder = await asyncio.to_thread(_fetch, config, lambda what: call_on(loop, self._step, "preparing", what))
         self._step("loading")
-        parts = LlmParts(config, folder, self._node_address)
-        self._stack = parts  # what it holds is released when the replica leaves, also when it does not come up
+        parts = self._hold(LlmParts(config, folder, self._node_address))
         await parts.load(lambda what: self._step("loading", what))
-        await self._announce(parts, began)
+        return parts
 
 
 def _fetch(config: pb.ReplicaConfig, tell: Callable[[str], None]) -> Path:

@@ -15,12 +15,11 @@ from serving._proto import records_pb2 as pb
 from serving.asgi import HttpServer
 from serving.broker.puller.run import PullEntry
 from serving.errors import FailedPrecondition
-from serving.observe import MetricsServer, new_registry
+from serving.observe import new_registry
 from serving.openai_http.counting import COUNTED, Counted
-from serving.python_deployment import settings as common
-from serving.python_deployment.health_server import HealthServer
 from serving.python_deployment.instruments import Statistics
 from serving.python_deployment.registration import Registration
+from serving.python_deployment.side_servers import SideServers
 from serving.timeouts import wait_for
 
 _LOG: Final = logging.getLogger(__name__)
@@ -33,13 +32,11 @@ class HttpParts(ABC):
 
     def __init__(self, config: pb.ReplicaConfig, node_address: str) -> None:
         self._config = config
-        self._node_address = node_address
         self._draining = False
         self._registry = new_registry()
         self._counted: Counted | None = None
         self._server: HttpServer | None = None
-        self._health = HealthServer()
-        self._metrics: MetricsServer | None = None
+        self._sides = SideServers(config, node_address, self._registry)
         self._registration = Registration(config, self._registry)
 
     # ------------------------------------------------------------------------------------------------ a subclass's
@@ -75,21 +72,10 @@ class HttpParts(ABC):
 
         Raises `FailedPrecondition`.
         """
-        config = self._config
-        host = common.listen_host(config)
-        advertised = common.advertised_host(config, self._node_address)
-        tls = common.serving_tls(config)
         self._counted = Counted(application, counted)
         self._server = HttpServer(self._counted)
-        port = await self._server.start(host, config.listen_port, tls)
-        health_port = await self._health.start(host, tls)
-        self._metrics = MetricsServer(self._registry, host=host)
-        metrics_port = int((await self._metrics.start()).rpartition(":")[2])
-        return pb.ReplicaReport(
-            address=common.joined(advertised, port),
-            health_address=common.joined(advertised, health_port),
-            metrics_address=common.joined(advertised, metrics_port),
-        )
+        port = await self._server.start(self._sides.host, self._config.listen_port, self._sides.tls)
+        return await self._sides.start(port)
 
     async def register(self, report: pb.ReplicaReport) -> None:
         """The first time begins to register, then the record changes with the report."""
@@ -115,7 +101,7 @@ class HttpParts(ABC):
             if reason and reason != told:
                 _LOG.error("the replica is not well", extra={"reason": reason})
             told = reason
-            self._health.health.set_serving(not reason)
+            self._sides.health.set_serving(not reason)
             tell(reason)
 
     # ------------------------------------------------------------------------------------------------ going down
@@ -127,7 +113,7 @@ class HttpParts(ABC):
     def refuse(self) -> None:
         """From now on requests are answered that the replica drains."""
         self._draining = True
-        self._health.health.drain()
+        self._sides.health.drain()
 
     async def wait_idle(self, limit_s: float) -> bool:
         """True when nothing runs, False when something still does after `limit_s`."""
@@ -146,7 +132,5 @@ class HttpParts(ABC):
         await self._release()
         if self._server is not None:
             await self._server.stop(max(_STOP_S, left_s()))
-        await self._health.stop()
+        await self._sides.stop()
         await self._registration.close()
-        if self._metrics is not None:
-            await self._metrics.close()

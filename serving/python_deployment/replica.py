@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final, Protocol, TypeVar
 
 from serving._proto import records_pb2 as pb
 from serving.broker.puller.pulling import Pulling
@@ -54,6 +54,9 @@ class Parts(Protocol):
     async def wait_idle(self, limit_s: float) -> bool: ...
 
     async def close(self, left_s: Callable[[], float]) -> None: ...
+
+
+P = TypeVar("P", bound=Parts)
 
 
 class Replica:
@@ -183,23 +186,31 @@ class Replica:
             self._wake.clear()
 
     async def _become_ready(self) -> None:
-        config = self._config
         self._begin_log()
         began = time.monotonic()
+        await self._announce(await self._load(), began)
+
+    async def _load(self) -> Parts:
+        """Makes and loads what the replica is made of: what differs from kind to kind. Gives it to `_hold` at once."""
+        config = self._config
         folders = await asyncio.to_thread(environment.prepare, config)
         environment.enter(folders)
         if config.python.HasField("code"):
             os.chdir(folders[0])
         self._step("loading")
-        stack = Stack(config, self._node_address)
-        self._stack = stack  # what it holds is released when the replica leaves, also when it does not come up
+        stack = self._hold(Stack(config, self._node_address))
         await stack.load()
         update = self._take_update()  # of a process that was started again: it should not serve what is out of date
         await stack.reconfigure(update.config if update is not None else config.python.config)
         if update is not None:
             self._note_update(update, "")
         await stack.wait_healthy()
-        await self._announce(stack, began)
+        return stack
+
+    def _hold(self, parts: P) -> P:
+        """What they hold is released when the replica leaves, also when it does not come up."""
+        self._stack = parts
+        return parts
 
     async def _announce(self, parts: Parts, began: float) -> None:
         """The last steps to readiness: listens, then says so in discovery."""

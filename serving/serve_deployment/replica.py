@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar
 
 from serving._proto import records_pb2 as pb
-from serving.python_deployment.replica import Replica
+from serving.python_deployment.replica import Parts, Replica
 from serving.serve_deployment import workspace
 from serving.serve_deployment.parts import ServeParts
 from serving.serve_deployment.settings import environment_of, order_of
@@ -39,10 +38,8 @@ class ServeReplica(Replica):
         self._ray_address = ray_address
         self._ray_namespace = ray_namespace
 
-    async def _become_ready(self) -> None:
+    async def _load(self) -> Parts:
         config = self._config
-        self._begin_log()
-        began = time.monotonic()
         order = order_of(
             config,
             actor=self._actor,
@@ -52,8 +49,7 @@ class ServeReplica(Replica):
         )
         folder = await asyncio.to_thread(workspace.prepare, environment_of(config))
         self._step("loading")
-        parts = ServeParts(config, replace(order, folder=str(folder or "")), folder)
-        self._stack = parts  # what it holds is released when the replica leaves, also when it does not come up
+        parts = self._hold(ServeParts(config, replace(order, folder=str(folder or "")), folder))
         await parts.start()
         await parts.wait_ready(lambda what: self._step("loading", what))
-        await self._announce(parts, began)
+        return parts

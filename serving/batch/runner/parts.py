@@ -16,10 +16,10 @@ from serving.batch.runner.models import Models
 from serving.batch.runner.taking import Identity, Runner
 from serving.broker.puller.run import PullEntry
 from serving.errors import FailedPrecondition
-from serving.observe import MetricsServer, new_registry
+from serving.observe import new_registry
 from serving.python_deployment import settings as common
-from serving.python_deployment.health_server import HealthServer
 from serving.python_deployment.registration import Registration
+from serving.python_deployment.side_servers import SideServers
 from serving.store.client import EtcdClient
 from serving.timeouts import wait_for
 
@@ -35,10 +35,8 @@ class RunnerParts:
         if not config.etcd.endpoints:
             raise FailedPrecondition("no etcd endpoint is configured: a runner finds its batches there")
         self._config = config
-        self._node_address = node_address
         self._registry = new_registry()
-        self._health = HealthServer()
-        self._metrics: MetricsServer | None = None
+        self._sides = SideServers(config, node_address, self._registry)
         self._registration = Registration(config, self._registry)
         self._store = EtcdClient(common.etcd_config(config.etcd))
         self._models = Models(self._store)
@@ -69,17 +67,7 @@ class RunnerParts:
 
     async def listen(self) -> pb.ReplicaReport:
         """Health and metrics; the part of the report that says where. Raises `FailedPrecondition`."""
-        config = self._config
-        host = common.listen_host(config)
-        advertised = common.advertised_host(config, self._node_address)
-        health_port = await self._health.start(host, common.serving_tls(config))
-        self._metrics = MetricsServer(self._registry, host=host)
-        metrics_port = int((await self._metrics.start()).rpartition(":")[2])
-        return pb.ReplicaReport(
-            address=common.joined(advertised, health_port),
-            health_address=common.joined(advertised, health_port),
-            metrics_address=common.joined(advertised, metrics_port),
-        )
+        return await self._sides.start()
 
     async def register(self, report: pb.ReplicaReport) -> None:
         """The first time begins to register and to take batches; then the record changes with the report."""
@@ -103,7 +91,7 @@ class RunnerParts:
             if reason and reason != told:
                 _LOG.error("the runner is not well", extra={"reason": reason})
             told = reason
-            self._health.health.set_serving(not reason)
+            self._sides.health.set_serving(not reason)
             tell(reason)
 
     # ------------------------------------------------------------------------------------------------ going down
@@ -116,7 +104,7 @@ class RunnerParts:
     def refuse(self) -> None:
         """From now on batches are put back, for other runners to go on with."""
         self._runner.refuse()
-        self._health.health.drain()
+        self._sides.health.drain()
 
     async def wait_idle(self, limit_s: float) -> bool:
         """True when no batch is worked on, False when one still is after `limit_s`."""
@@ -130,8 +118,6 @@ class RunnerParts:
         """Cuts off what still runs, and releases everything."""
         await self._runner.close()
         await self._models.close()
-        await self._health.stop()
+        await self._sides.stop()
         await self._registration.close()
         await self._store.close()
-        if self._metrics is not None:
-            await self._metrics.close()
