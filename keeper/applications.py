@@ -9,6 +9,7 @@ from keeper import views
 from keeper.changes import Change
 from keeper.commit import commit
 from keeper.mirror import Mirror
+from keeper.own_apps import is_kept_name
 from keeper.picture import AppState, Picture
 from keeper.placement import Current, NoFit
 from keeper.plan import choose, decision_of
@@ -54,6 +55,8 @@ class Applications:
         spec.CopyFrom(request.spec)
         spec.namespace = spec.namespace or DEFAULT_NAMESPACE
         validate_spec(spec)
+        if is_kept_name(spec.name):
+            raise InvalidArgument(f"name: {spec.name} is kept for the application of a single batch: take another name")
         wish = Request(
             spec,
             uid=uuid.uuid4().hex,

@@ -7,8 +7,9 @@ from typing import Any
 
 from keeper.picture import Versioned
 from serving._proto import records_pb2 as pb
+from serving._proto.batch_pb2 import BatchApplication
 
-Record = pb.StoredSpec | pb.Decision | pb.Placement | pb.ApplicationStatus
+Record = pb.StoredSpec | pb.Decision | pb.Placement | pb.ApplicationStatus | BatchApplication
 
 
 @dataclass(slots=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from keeper.own_apps import OwnBatches, check
 from keeper.quota import Quotas
 from serving.config import EtcdConfig, TlsConfig
 from serving.settings import build_settings, read_settings
@@ -36,6 +37,7 @@ class KeeperConfig:
     stop_grace_s: float = 5.0
     max_watchers: int = 1000
     quotas: Quotas = field(default_factory=Quotas)
+    batch_own: OwnBatches = field(default_factory=OwnBatches)
 
 
 def load(path: Path) -> KeeperConfig:
@@ -45,4 +47,6 @@ def load(path: Path) -> KeeperConfig:
 
 def from_mapping(values: Any, source: str) -> KeeperConfig:
     """The configuration from plain values, as a file or flags give them. Raises `InvalidArgument`."""
-    return build_settings(KeeperConfig, values, source)
+    config = build_settings(KeeperConfig, values, source)
+    check(config.batch_own)
+    return config

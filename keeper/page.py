@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -22,11 +22,20 @@ REQUEST_LIMIT_S = 5.0
 class KeeperCollector(Collector):
     """The figures of this keeper, read when they are asked for."""
 
-    def __init__(self, mirror: Mirror, events: Events, leads: Callable[[], bool], now_s: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        mirror: Mirror,
+        events: Events,
+        leads: Callable[[], bool],
+        now_s: Callable[[], float],
+        own_batches: Callable[[], Mapping[str, int]],
+    ) -> None:
+        """`own_batches`: batches of mode `own` by state."""
         self._mirror = mirror
         self._events = events
         self._leads = leads
         self._now_s = now_s
+        self._own_batches = own_batches
 
     def collect(self) -> Iterable[Metric]:
         yield GaugeMetricFamily("mesh_keeper_leads", "1 while this keeper leads", float(self._leads()))
@@ -38,6 +47,10 @@ class KeeperCollector(Collector):
         )
         yield self._applications()
         yield self._clusters()
+        own = GaugeMetricFamily("mesh_keeper_own_batches", "unfinished batches of mode own", labels=["state"])
+        for state, count in self._own_batches().items():
+            own.add_metric([state], count)
+        yield own
         counts = CounterMetricFamily("mesh_keeper_events", "events by kind", labels=["kind"])
         restored = CounterMetricFamily("mesh_keeper_restored", "records written back, by kind", labels=["kind"])
         for kind, count in sorted(self._events.counts.items()):

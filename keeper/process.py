@@ -14,6 +14,7 @@ from keeper.changes import Note
 from keeper.config import KeeperConfig
 from keeper.events import Events
 from keeper.mirror import Mirror
+from keeper.own_reconciler import OwnBatchReconciler
 from keeper.page import KeeperCollector, Page
 from keeper.reconciler import Reconciler
 from keeper.restorer import Restorer
@@ -25,7 +26,7 @@ from keeper.watchers import Watchers
 from serving._proto import records_pb2 as pb
 from serving.control import Clock, SystemClock
 from serving.errors import StoreUnavailable
-from serving.store import Election, EtcdClient, keys
+from serving.store import Election, EtcdClient, Leadership, keys
 from serving.store.records import encode
 from serving.timeouts import cancel_and_wait, wait_for
 from serving.version import VERSION
@@ -47,6 +48,7 @@ class Keeper:
         self._client = EtcdClient(config.etcd)
         self.mirror = Mirror(self._client, config, clock, self.events)
         self._reconciler = Reconciler(self._client, self.mirror, config, clock, self.events)
+        self._own = OwnBatchReconciler(self._client, self.mirror, self._reconciler.world, config, clock, self.events)
         self._restorer = Restorer(self._client, self.mirror, clock, self.events, self.id)
         applications = Applications(self._client, self.mirror, self._reconciler.world, clock)
         watchers = Watchers(self.mirror, lambda: self._reconciler.world().liveness_by_name(), config.max_watchers)
@@ -72,7 +74,7 @@ class Keeper:
         """Listens. Raises what a wrong configuration or a taken port is worth."""
         await self._server.start()
         if self._config.metrics_listen:
-            collector = KeeperCollector(self.mirror, self.events, lambda: self.leads, self._clock.now)
+            collector = KeeperCollector(self.mirror, self.events, lambda: self.leads, self._clock.now, self._own.counts)
             page = Page(self._config.metrics_listen, collector, self.events)
             await page.start()
             self._page = page
@@ -128,11 +130,23 @@ class Keeper:
             self.leads = True
             self.events.add(Note("leads", f"keeper {self.id} leads"))
             try:
-                await self._reconciler.lead(leadership)
+                await self._lead(leadership)
             finally:
                 self.leads = False
                 self.events.add(Note("follows", f"keeper {self.id} no longer leads"))
             await self._resign()
+
+    async def _lead(self, leadership: Leadership) -> None:
+        parts = [
+            asyncio.create_task(self._reconciler.lead(leadership), name="lead"),
+            asyncio.create_task(self._own.lead(leadership), name="lead-own-batches"),
+        ]
+        try:
+            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            await cancel_and_wait(*parts)
 
     async def _resign(self) -> None:
         """Gives the key in the election back; where the store is away, the lease's end does it."""

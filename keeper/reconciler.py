@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 from keeper.changes import Change, Note
 from keeper.commit import commit
@@ -44,19 +45,11 @@ class Reconciler:
         self._fence = (leadership.fence,)
         self._known_since.clear()
         unlisten = self._mirror.listen(self._on_change)
-        loop = asyncio.create_task(self._controller.run())
-        lost = asyncio.create_task(leadership.lost.wait())
         try:
             self._wake_all()
-            await asyncio.wait([lost, loop], return_when=asyncio.FIRST_COMPLETED)
+            await while_leading(leadership, self._controller)
         finally:
             unlisten()
-            for task in (lost, loop):
-                task.cancel()
-            results = await asyncio.gather(lost, loop, return_exceptions=True)
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
 
     def world(self) -> World:
         """Everything a plan needs, at this moment."""
@@ -83,7 +76,7 @@ class Reconciler:
             self._wake_unsettled()
 
     async def _reconcile(self, key: AppKey) -> Outcome:
-        waiting = self._not_yet()
+        waiting = not_yet(self._mirror, self._config, self._clock)
         if waiting is not None:
             return waiting
         self._known_since.setdefault(key, self._clock.now())
@@ -116,15 +109,6 @@ class Reconciler:
             await self._prune_tombstones()
         return Done() if again_after_s is None else LookAgain(again_after_s)
 
-    def _not_yet(self) -> Outcome | None:
-        """While the view is stale, or what the store lost is being written back, nothing is decided."""
-        if not self._mirror.synced.is_set() or self._mirror.stale_for_s > 0:
-            return LookAgain(STALE_RETRY_S)
-        since_s = self._clock.now() - self._mirror.replaced_at_s
-        if self._mirror.remembered and since_s < self._config.store_loss_grace_s:
-            return LookAgain(STALE_RETRY_S)
-        return None
-
     def _wake_all(self) -> None:
         for key in tuple(self._mirror.picture.apps):
             self._controller.wake(key)
@@ -146,6 +130,31 @@ class Reconciler:
             revision = await commit(self._client, change, fence=self._fence)
             if revision is not None:
                 self._mirror.committed(change, revision)
+
+
+def not_yet(mirror: Mirror, config: KeeperConfig, clock: Clock) -> Outcome | None:
+    """While the view is stale, or what the store lost is being written back, nothing is decided."""
+    if not mirror.synced.is_set() or mirror.stale_for_s > 0:
+        return LookAgain(STALE_RETRY_S)
+    since_s = clock.now() - mirror.replaced_at_s
+    if mirror.remembered and since_s < config.store_loss_grace_s:
+        return LookAgain(STALE_RETRY_S)
+    return None
+
+
+async def while_leading(leadership: Leadership, controller: Controller[Any]) -> None:
+    """Runs the controller until the leadership is lost or the task is cancelled. Raises what the controller raises."""
+    loop = asyncio.create_task(controller.run())
+    lost = asyncio.create_task(leadership.lost.wait())
+    try:
+        await asyncio.wait([lost, loop], return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in (lost, loop):
+            task.cancel()
+        results = await asyncio.gather(lost, loop, return_exceptions=True)
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
 
 
 def unsettled(app: AppState) -> bool:

@@ -25,6 +25,13 @@ _ID: Final = click.argument("batch_id", metavar="ID")
 _TIMEOUT: Final = click.option("--timeout", type=click.FloatRange(0.1), help="Seconds to follow it at most.")
 _WATCH: Final = click.option("-w", "--watch", "--wait", is_flag=True, help="Follow it until it has ended.")
 _IN_ORDER: Final = click.option("--in-order", is_flag=True, help="Answers in the order of the requests.")
+_MODE: Final = click.option(
+    "--mode",
+    default="shared",
+    show_default=True,
+    type=click.Choice(("shared", "own")),
+    help="own: in an application made for this batch alone.",
+)
 _FORCE: Final = click.option("--force", is_flag=True, help="Replace files that are there.")
 
 
@@ -39,6 +46,7 @@ def batch() -> None:
 @click.option("--window", default="24h", show_default=True, help="Until when it has to end: 45s, 90m, 24h, 7d.")
 @click.option("--metadata", multiple=True, metavar="NAME=VALUE", help="Kept with the batch. May be repeated.")
 @_IN_ORDER
+@_MODE
 @_WATCH
 @_TIMEOUT
 def submit(
@@ -49,6 +57,7 @@ def submit(
     window: str,
     metadata: tuple[str, ...],
     in_order: bool,
+    mode: str,
     watch: bool,
     timeout: float | None,
 ) -> None:
@@ -63,6 +72,7 @@ def submit(
     with Waiting(f"checking {file}", quiet=asked.as_json) as waiting:
         found, _ = checked_input(file, endpoint)
         wish = {"endpoint": found, "completion_window": window, "metadata": pairs or None, "in_order": in_order}
+        wish["mode"] = mode
 
         async def work(gateway: Gateway) -> dict[str, Any]:
             sent = await gateway.send_file(file, file.name, told=_bytes_told(waiting, "sending"))
@@ -121,6 +131,7 @@ def cancel(asked: Asked, *, batch_id: str) -> None:
 @click.option("--window", default="", help="Until when the rest has to end.  [default: as long as the batch's]")
 @click.option("--also-refused", is_flag=True, help="Also lines that a model refused (status 4xx).")
 @_IN_ORDER
+@_MODE
 @_WATCH
 @_TIMEOUT
 def resume(
@@ -130,6 +141,7 @@ def resume(
     window: str,
     also_refused: bool,
     in_order: bool,
+    mode: str,
     watch: bool,
     timeout: float | None,
 ) -> None:
@@ -141,7 +153,7 @@ def resume(
     from serving.cli.batch_resuming import Rest, resumed
 
     with Waiting(f"reading {batch_id}", quiet=asked.as_json) as waiting:
-        rest = Rest(window, also_refused=also_refused, in_order=in_order)
+        rest = Rest(window, also_refused=also_refused, in_order=in_order, mode=mode)
         found = asked.run(lambda gateway: resumed(gateway, batch_id, rest, waiting))
     if found.made is None:
         print_json(found.shape()) if asked.as_json else click.echo(found.why)

@@ -99,5 +99,5 @@ async def follow(
             told(batch, error.message)
             continue
         answered = time.monotonic()
-        told(batch, "")
+        told(batch, batch.get("message") or "")
     return batch

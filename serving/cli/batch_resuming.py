@@ -28,6 +28,7 @@ class Rest:
     window: str = ""
     also_refused: bool = False
     in_order: bool = False
+    mode: str = "shared"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +100,7 @@ async def _order(gateway: Gateway, batch: dict[str, Any], rest: Path, wanted: Re
         "completion_window": wanted.window or batch["completion_window"],
         "metadata": metadata,
         "in_order": wanted.in_order,
+        "mode": wanted.mode,
     }
     return await gateway.create_batch(wish, key=key)
 

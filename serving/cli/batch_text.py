@@ -39,6 +39,9 @@ def one_batch(batch: dict[str, Any], now_s: float) -> str:
         ("input", batch["input_file_id"]),
         ("output", batch["output_file_id"] or ""),
         ("errors", batch["error_file_id"] or ""),
+        ("mode", batch.get("mode", "")),
+        ("runs in", batch.get("application") or ""),
+        ("waits", batch.get("message") or ""),
         ("metadata", _pairs(batch["metadata"]) if batch["metadata"] else ""),
     )
     lines = [f"{batch['id']}  {batch['status']}", *(f"  {name:<10}{value}" for name, value in facts if value)]

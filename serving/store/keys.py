@@ -101,7 +101,7 @@ def batches(namespace: str) -> str:
 
 
 def batch(namespace: str, batch_id: str, part: str) -> str:
-    """`part`: "order", "status", "cancel" or "claim"."""
+    """`part`: "order", "status", "cancel", "claim" or "application"."""
     return f"{batches(namespace)}{batch_id}/{part}"
 
 

@@ -22,5 +22,7 @@ def batch_problems(path: str, deployment: pb.DeploymentSpec) -> Iterator[Problem
     ):
         yield from check_whole(f"{here}.{field}", getattr(batch, field), 0, high, f"; 0 is the default of {usual}")
     yield from check_names(f"{here}.namespaces", batch.namespaces)
+    if batch.batch_id:
+        yield Problem(f"{here}.batch_id", "is set by keepers only; order the batch with `mode: own`")
     if deployment.rollout.HasField("canary"):
         yield Problem(f"{path}.rollout.canary", "is not supported with `batch`: runners take their work themselves")

@@ -23,12 +23,18 @@ ORDER: Final = "order"
 CANCEL: Final = "cancel"
 CLAIM: Final = "claim"
 STATUS: Final = "status"
+APPLICATION: Final = "application"
+MODE_SHARED: Final = "shared"
+MODE_OWN: Final = "own"
 _LOG: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """`*_revision`: when that record was last written, 0 where there is none. Records are not to be changed."""
+    """`*_revision`: when that record was last written, 0 where there is none. Records are not to be changed.
+
+    `application` is of mode `own`: what its keeper says.
+    """
 
     order: pb.BatchOrder
     status: pb.BatchStatus | None = None
@@ -37,6 +43,9 @@ class Batch:
     status_revision: int = 0
     cancel_revision: int = 0
     claim_revision: int = 0
+    application: pb.BatchApplication | None = None
+    application_revision: int = 0
+    order_revision: int = 0
 
     @property
     def id(self) -> str:
@@ -45,6 +54,16 @@ class Batch:
     @property
     def namespace(self) -> str:
         return self.order.namespace
+
+    @property
+    def name(self) -> tuple[str, str]:
+        """Namespace and id."""
+        return self.order.namespace, self.order.id
+
+    @property
+    def own(self) -> bool:
+        """A runner of its own works on it, and no other."""
+        return self.order.mode == MODE_OWN
 
     def key(self, part: str) -> str:
         return keys.batch(self.order.namespace, self.order.id, part)
@@ -117,7 +136,12 @@ def _batch(parts: dict[str, KeyValue]) -> Batch | None:
             _record(pb.BatchStatus, parts.get(STATUS)),
             _record(pb.BatchCancel, parts.get(CANCEL)),
             _record(pb.BatchClaim, parts.get(CLAIM)),
-            *(_revision(parts.get(part)) for part in (STATUS, CANCEL, CLAIM)),
+            status_revision=_revision(parts.get(STATUS)),
+            cancel_revision=_revision(parts.get(CANCEL)),
+            claim_revision=_revision(parts.get(CLAIM)),
+            application=_record(pb.BatchApplication, parts.get(APPLICATION)),
+            application_revision=_revision(parts.get(APPLICATION)),
+            order_revision=kv.mod_revision,
         )
         if kv.key != batch.key(ORDER):
             raise DataLoss(f"it says that it is {batch.namespace[:80]!r}, {batch.id[:80]!r}")

@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from typing_extensions import TypedDict
 
 from serving._proto import batch_pb2 as pb
-from serving.batch.orders.batch import Batch, ends_at, seconds
+from serving.batch.orders.batch import MODE_OWN, MODE_SHARED, Batch, ends_at, seconds
 
 BatchStatusWord = Literal[
     "validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"
@@ -27,6 +27,7 @@ _WORDS: Final[dict[int, BatchStatusWord]] = {
     pb.CANCELLED_BATCH: "cancelled",
 }
 _NONE: Final = pb.BatchStatus()
+_NO_APPLICATION: Final = pb.BatchApplication()
 
 
 class LineFault(TypedDict):
@@ -76,7 +77,10 @@ class BatchUsage(TypedDict):
 
 
 class BatchObject(TypedDict):
-    """A batch. Times are unix seconds, None where that has not happened."""
+    """A batch. Times are unix seconds, None where that has not happened.
+
+    The last three are extensions: `application` is its own one, in mode `own`, and `message` what it waits for.
+    """
 
     id: str
     object: Literal["batch"]
@@ -100,6 +104,9 @@ class BatchObject(TypedDict):
     request_counts: RequestCounts
     usage: BatchUsage
     metadata: dict[str, str] | None
+    mode: Literal["shared", "own"]
+    application: str | None
+    message: str | None
 
 
 def word_of(batch: Batch, now: float) -> BatchStatusWord:
@@ -120,6 +127,7 @@ def view(batch: Batch, now: float) -> BatchObject:
     """`now`: unix seconds."""
     order, status = batch.order, batch.status or _NONE
     word, ended = word_of(batch, now), ends_at(batch, now)
+    own = batch.application or _NO_APPLICATION
     end = None if ended is None else int(ended)
     return {
         "id": order.id,
@@ -144,6 +152,9 @@ def view(batch: Batch, now: float) -> BatchObject:
         "request_counts": {"total": status.total, "completed": status.completed, "failed": status.failed},
         "usage": _usage(status),
         "metadata": dict(order.metadata) or None,
+        "mode": MODE_OWN if batch.own else MODE_SHARED,
+        "application": own.name or None,
+        "message": (own.message or None) if ended is None else None,
     }
 
 

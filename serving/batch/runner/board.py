@@ -29,12 +29,22 @@ class Board:
     """From `start` to `close`, the last picture while etcd is away. Belongs to one event loop."""
 
     def __init__(
-        self, client: EtcdClient, runner: str, namespaces: Collection[str], on_change: Callable[[Name], None]
+        self,
+        client: EtcdClient,
+        runner: str,
+        namespaces: Collection[str],
+        on_change: Callable[[Name], None],
+        *,
+        batch_id: str = "",
     ) -> None:
-        """`namespaces` empty: all. `on_change` hears of each batch that has changed, and must be quick."""
+        """`namespaces` empty: all. `batch_id`: the only batch that counts; empty: all but those of mode `own`.
+
+        `on_change` hears of each batch that has changed, and must be quick.
+        """
         self._runner = runner
         self._cache = PrefixCache(client, keys.BATCHES)
         self._namespaces = namespaces
+        self._batch_id = batch_id
         self._on_change = on_change
         self._open: dict[Name, Batch] = {}
         self._given: dict[Name, Given] = {}
@@ -85,10 +95,12 @@ class Board:
     def _take(self, update: CacheUpdate) -> None:
         parsed = (keys.parse_batch(key) for key in update.keys)
         for name in {one[:2] for one in parsed if one is not None}:
-            if self._namespaces and name[0] not in self._namespaces:
+            if (self._namespaces and name[0] not in self._namespaces) or self._batch_id not in ("", name[1]):
                 continue
             found = (self._cache.get(keys.batch(*name, part)) for part in (ORDER, STATUS, CANCEL, CLAIM))
             batch = read_batches(kv for kv in found if kv is not None).get(name)
+            if batch is not None and batch.own and not self._batch_id:
+                continue
             self._note(name, batch)
             self._on_change(name)
 

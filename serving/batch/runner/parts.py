@@ -48,6 +48,7 @@ class RunnerParts:
                 settings.namespaces(config),
                 settings.concurrency(config),
                 config.lease_ttl_s or common.DEFAULT_LEASE_S,
+                config.batch.batch_id,
             ),
             JobMaker(config, self._store).make,
             self._models.find,

@@ -39,6 +39,7 @@ class Identity:
     namespaces: frozenset[str]
     concurrency: int
     lease_ttl_s: int
+    batch_id: str = ""  # the only batch that it takes; empty: all but those of mode `own`
 
 
 class Runner:
@@ -57,7 +58,7 @@ class Runner:
         self._make_job = make_job
         self._find_models = find_models
         self._instruments = instruments
-        self._board = Board(store, identity.runner, identity.namespaces, self._changed)
+        self._board = Board(store, identity.runner, identity.namespaces, self._changed, batch_id=identity.batch_id)
         self._threads = ThreadPoolExecutor(identity.concurrency + 1, thread_name_prefix="batch")
         self._lease: Lease | None = None
         self._works: dict[Name, Work] = {}

@@ -8,7 +8,7 @@ import time
 from typing import Final
 
 from serving._proto import batch_pb2 as pb
-from serving.batch.orders.batch import Batch
+from serving.batch.orders.batch import MODE_OWN, Batch
 from serving.batch.orders.view import view
 from serving.batch.store.files import INPUT
 from serving.errors import NotFound
@@ -102,6 +102,7 @@ def _order(request: BatchRequest, asker: Asker, key: str, store: str, limits: Ba
         metadata=request.metadata or {},
         store=store,
         in_order=bool(request.in_order),
+        mode=MODE_OWN if request.mode == MODE_OWN else "",
         output_expires_after_s=kept_s,
     )
     if holder is not None:

@@ -20,7 +20,6 @@ from serving.openai.errors import InvalidRequest
 
 MOST_WINDOW_S: Final = 14 * 24 * 3600
 LEAST_WINDOW_S: Final = 10
-UNDONE: Final[Mapping[str, Sequence[Any]]] = {"mode": ("shared",)}  # a batch with an application of its own
 _WINDOW: Final = r"[1-9][0-9]{0,6}[smhd]"
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 24 * 3600}
 T = TypeVar("T")
@@ -36,7 +35,8 @@ class OutputExpiresAfter(RequestModel):
 class BatchRequest(RequestModel):
     """`completion_window`: `24h`, or another number of seconds, minutes, hours or days (`90m`).
 
-    `in_order` is an extension: lines of the output stand in the order of the input.
+    `in_order` and `mode` are extensions: lines of the output stand in the order of the input; `own` has an application
+    of its own made for the batch, where `shared` (also where nothing is said) leaves it to a runner of many.
     """
 
     input_file_id: Annotated[str, Field(min_length=1, max_length=200)]
@@ -47,6 +47,7 @@ class BatchRequest(RequestModel):
     ] = None
     output_expires_after: OutputExpiresAfter | None = None
     in_order: bool | None = None
+    mode: Literal["shared", "own"] | None = None
 
     @property
     def window_s(self) -> int:
@@ -115,7 +116,7 @@ class BatchList(TypedDict):
 
 def read_batch_request(body: Mapping[str, Any]) -> BatchRequest:
     """Raises `InvalidRequest` that names the field."""
-    return checked(BatchRequest, body, UNDONE)
+    return checked(BatchRequest, body, {})
 
 
 def file_object(record: pb.FileRecord) -> FileObject:

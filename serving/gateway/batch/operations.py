@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from serving.batch.orders.view import BatchObject
-from serving.gateway.batch.objects import UNDONE, BatchList, BatchRequest, FileDeleted, FileForm, FileList, FileObject
+from serving.gateway.batch.objects import BatchList, BatchRequest, FileDeleted, FileForm, FileList, FileObject
 from serving.gateway.queued.options import KEY
 from serving.openai.openapi import Operation, Parameter
 
@@ -69,7 +69,6 @@ FILES_AND_BATCHES: Final = (
         BatchRequest,
         BatchObject,
         errors=_ERRORS,
-        undone=UNDONE,
         headers=(_KEY,),
     ),
     Operation(

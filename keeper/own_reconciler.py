@@ -1,0 +1,120 @@
+"""The leading keeper's second loop: batches of mode `own` get applications, ended ones lose them.
+
+Level-triggered: each look compares all such batches with all such applications, so that whoever leads next goes on.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from keeper.changes import Change
+from keeper.commit import commit
+from keeper.config import KeeperConfig
+from keeper.events import Events
+from keeper.mirror import Mirror
+from keeper.own_apps import Sight, census, is_kept_name, removals, wishes
+from keeper.own_orders import OwnOrders
+from keeper.picture import Touched
+from keeper.reconciler import not_yet, while_leading
+from keeper.world import World
+from serving.control import Clock, Controller, Done, LookAgain, Outcome, Retry
+from serving.errors import StoreUnavailable
+from serving.store import Compare, EtcdClient, Leadership
+
+_KEY: Final = "own"
+_PACE_S: Final = 0.2  # between two looks: applications write their statuses all the time
+_LOOK_S: Final = 2.0  # windows end and room is made without anybody telling
+
+
+class OwnBatchReconciler:
+    """Decides while this keeper leads."""
+
+    def __init__(
+        self,
+        client: EtcdClient,
+        mirror: Mirror,
+        world: Callable[[], World],
+        config: KeeperConfig,
+        clock: Clock,
+        events: Events,
+    ) -> None:
+        self._client = client
+        self._mirror = mirror
+        self._world = world
+        self._config = config
+        self._clock = clock
+        self._events = events
+        self._fence: tuple[Compare, ...] = ()
+        self._orders: OwnOrders | None = None
+        self._looked_s = 0.0
+        self._counts: dict[str, int] = {}
+        self._controller: Controller[str] = Controller("own-batches", self._reconcile, clock=clock)
+
+    def counts(self) -> Mapping[str, int]:
+        """Unfinished batches of mode `own`, by whether they have an application; empty while another keeper leads."""
+        return self._counts
+
+    async def lead(self, leadership: Leadership) -> None:
+        """Reconciles until the leadership is lost or the task is cancelled."""
+        self._fence = (leadership.fence,)
+        self._orders = OwnOrders(self._client, self._wake)
+        unlisten = self._mirror.listen(self._on_change)
+        try:
+            await self._orders.start()
+            await while_leading(leadership, self._controller)
+        finally:
+            unlisten()
+            orders, self._orders, self._counts = self._orders, None, {}
+            await orders.close()
+
+    def _wake(self) -> None:
+        self._controller.wake(_KEY)
+
+    def _on_change(self, touched: Touched) -> None:
+        if any(is_kept_name(key.name) for key in touched.apps):
+            self._wake()
+
+    async def _reconcile(self, _key: str) -> Outcome:
+        orders = self._orders
+        if orders is None or not orders.fresh:
+            return Done()  # it tells when it is
+        due_s = self._looked_s + _PACE_S - self._clock.monotonic()
+        if due_s > 0:
+            return LookAgain(due_s)
+        later = not_yet(self._mirror, self._config, self._clock)
+        if later is not None:
+            return later
+        self._looked_s = self._clock.monotonic()
+        sight = self._sight(orders)
+        try:
+            changes = [*removals(sight), *wishes(sight, self._config.batch_own)]
+            applied = [await self._apply(change) for change in changes]
+        except StoreUnavailable as error:
+            return Retry(f"the store does not answer: {error.message}")
+        self._counts = census(sight)
+        if not all(applied):
+            return Retry("the store changed since it was read, or the leadership is lost")
+        return LookAgain(_LOOK_S) if any(self._counts.values()) else Done()
+
+    def _sight(self, orders: OwnOrders) -> Sight:
+        apps = {key: app for key, app in self._mirror.picture.apps.items() if is_kept_name(key.name)}
+        return Sight(
+            orders.unfinished,
+            apps,
+            self._world(),
+            uuid.uuid4().hex,
+            remembered=self._mirror.remembered,
+            unreadable=orders.unreadable,
+        )
+
+    async def _apply(self, change: Change) -> bool:
+        """False where somebody else has changed something in between: it is decided anew."""
+        revision = await commit(self._client, change, fence=self._fence)
+        if revision is None:
+            return False
+        for note in change.notes:
+            self._events.add(note)
+        self._mirror.committed(change, revision)
+        return True
