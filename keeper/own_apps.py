@@ -186,10 +186,10 @@ class _Crowd:
     def refusal(self, spec: records_pb2.ApplicationSpec, world: World) -> str:
         """Why no application of this spec is made now; "" if one may be."""
         most, here = self.settings.most, self.settings.most_per_namespace
-        if self._total >= most:
-            return f"waits for an application of its own: {most} batches have one, the most at once"
         if self._by_namespace.get(spec.namespace, 0) >= here:
             return f"waits for an application of its own: {here} batches of {spec.namespace} have one, the most at once"
+        if self._total >= most:
+            return f"waits for an application of its own: {most} batches have one, the most at once"
         reason = exceeded(spec, self.specs, world.quotas)
         return f"waits for an application of its own: {reason}" if reason else ""
 

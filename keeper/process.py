@@ -141,12 +141,12 @@ class Keeper:
             asyncio.create_task(self._reconciler.lead(leadership), name="lead"),
             asyncio.create_task(self._own.lead(leadership), name="lead-own-batches"),
         ]
-        try:
-            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+        try:  # when the leadership is lost, each ends by itself
+            await asyncio.wait(parts, return_when=asyncio.FIRST_EXCEPTION)
         finally:
             await cancel_and_wait(*parts)
+        for part in parts:
+            part.result()
 
     async def _resign(self) -> None:
         """Gives the key in the election back; where the store is away, the lease's end does it."""

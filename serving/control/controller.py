@@ -89,8 +89,10 @@ class Controller(Generic[K]):
         finally:
             self._stopping = True
             self._changed.set()
-            await self._end(tasks)
-            self._active = False
+            try:
+                await self._end(tasks)
+            finally:
+                self._active = False  # also after a second cancellation: else it could never run again
         for task in tasks:
             task.result()  # a fault of this class: runs never raise
 

@@ -82,7 +82,9 @@ class Taking:
         self.book = OrderBook(store, max_unfinished=99)
         self._stack = stack
 
-    async def runner(self, name: str, script: Script, *, concurrency: int = 1) -> Runner:
+    async def runner(self, name: str, script: Script, *, concurrency: int = 1, batch_id: str = "") -> Runner:
+        """`batch_id`: the only batch that it takes."""
+
         async def find(order: pb.BatchOrder, names: tuple[str, ...]) -> dict[str, ModelKey]:  # noqa: ARG001
             if script.away:
                 await asyncio.Event().wait()
@@ -92,7 +94,14 @@ class Taking:
 
         made = Runner(
             self.store,
-            Identity(name, "east", frozenset({self.namespace, f"{self.namespace}b"}), concurrency, lease_ttl_s=30),
+            Identity(
+                name,
+                "east",
+                frozenset({self.namespace, f"{self.namespace}b"}),
+                concurrency,
+                lease_ttl_s=30,
+                batch_id=batch_id,
+            ),
             lambda order: ScriptedJob(order, script),
             find,
             RunnerInstruments(CollectorRegistry()),

@@ -239,7 +239,7 @@ def test_ranges(gateways: list[GatewayProcess], client: openai.OpenAI) -> None:
         ({"metadata": {str(n): "" for n in range(17)}}, "metadata"),
         ({"metadata": {"a": 1}}, "metadata.a"),
         ({"output_expires_after": {"anchor": "created_at", "seconds": 1}}, "output_expires_after.seconds"),
-        ({"extra_body": {"mode": "own"}}, "mode"),
+        ({"extra_body": {"mode": "alone"}}, "mode"),
     ],
 )
 def test_a_wrong_batch_is_named(client: openai.OpenAI, changes: dict[str, Any], param: str) -> None:

@@ -41,6 +41,27 @@ async def test_a_batch_runs_to_its_end(taking: Taking) -> None:
     await runner.wait_idle()
 
 
+async def test_a_batch_of_mode_own_is_taken_by_its_own_runner_alone(taking: Taking) -> None:
+    ours, theirs, shared = await taking.order(mode="own"), await taking.order(mode="own"), await taking.order()
+    of_many, of_one = Script(), Script()
+    await taking.runner("many", of_many, concurrency=3)
+    runner = await taking.runner("one", of_one, concurrency=3, batch_id=ours.id)
+    now = await begun(taking, ours)
+    assert now.claim is not None
+    assert now.claim.runner == "one"
+    await begun(taking, shared)
+    for script in (of_many, of_one):
+        script.go.set()
+    for batch in (ours, shared):
+        await taking.becomes(batch, "completed")
+    await runner.wait_idle()
+    last = await taking.order()  # both have looked by the time that it is taken
+    await taking.becomes(last, "completed")
+    assert (of_many.began, of_one.began) == ([shared.id, last.id], [ours.id])
+    untouched = await taking.now(theirs)
+    assert (untouched.claim, untouched.status) == (None, None)
+
+
 async def test_a_runner_that_was_started_again_goes_on_at_once(taking: Taking, etcd: EtcdCluster) -> None:
     batch = await taking.order()
     lease = Lease(etcd.config(), ttl_s=120)  # of its former process, which was killed

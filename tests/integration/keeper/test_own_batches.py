@@ -1,0 +1,330 @@
+"""Batches of mode `own` at real keepers and a real etcd; clusters, masters and runners are played by the test."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import secrets
+import time
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import pytest
+from keeper_harness import Bench, KeeperProcess, eventually, name_of, spec
+
+from keeper.config import KeeperConfig
+from keeper.own_apps import app_key
+from keeper.own_orders import OwnOrders
+from keeper.process import Keeper
+from serving._proto import batch_pb2, keeper_pb2, records_pb2
+from serving.batch.orders.batch import APPLICATION, ORDER, STATUS, Batch
+from serving.batch.orders.book import OrderBook
+from serving.batch.orders.claims import Claimed, claim, read_batch
+from serving.batch.orders.view import view
+from serving.local.etcd import EtcdCluster
+from serving.store import Changes, EtcdClient, Lease, Resync, keys
+from serving.store.keys import AppKey
+from serving.store.records import decode, encode
+from tests.support.batches import order_of
+from tests.support.moments import Moment, at_each, cut, moments
+
+pytestmark = pytest.mark.timeout(600)
+
+
+async def ordered(client: EtcdClient, *, mode: str = "own", window_s: int = 3600, batch_id: str = "") -> Batch:
+    now = time.time()
+    order = order_of(batch_id or f"batch_{secrets.token_hex(16)}", created=now, window_s=window_s, mode=mode)
+    return (await OrderBook(client, max_unfinished=999).create(order, now))[0]
+
+
+async def stored(client: EtcdClient, batch: Batch) -> records_pb2.StoredSpec | None:
+    kv = await client.get(keys.spec(app_key(batch.name)))
+    return None if kv is None else decode(records_pb2.StoredSpec, kv.value)
+
+
+async def made(client: EtcdClient, batch: Batch, *, other_than: str = "") -> records_pb2.StoredSpec:
+    """The spec of the batch's application, as soon as it is there and not being deleted."""
+
+    async def look() -> records_pb2.StoredSpec | None:
+        found = await stored(client, batch)
+        return found if found is not None and not found.deleting and found.uid != other_than else None
+
+    found = await eventually(look, what=f"an application of {batch.id}")
+    assert found is not None
+    return found
+
+
+async def gone(client: EtcdClient, batch: Batch) -> None:
+    async def look() -> bool:
+        return await stored(client, batch) is None
+
+    await eventually(look, what=f"the application of {batch.id} is gone")
+
+
+async def says(client: EtcdClient, batch: Batch, text: str) -> None:
+    async def look() -> bool:
+        told = view(await read_batch(client, *batch.name), time.time())["message"]
+        assert text in (told or ""), told
+        return True
+
+    await eventually(look, what=f"{batch.id} says {text!r}")
+
+
+async def begin(bench: Bench, batch: Batch, name: str = "runner-1") -> tuple[Claimed, Lease]:
+    """As the runner of its application does it."""
+    lease = Lease(bench.etcd, ttl_s=60)
+    await lease.start()
+    now = await read_batch(bench.client, *batch.name)
+    held = await claim(bench.client, now, runner=name, cluster="east", lease=lease.id, now=time.time())
+    return held, lease
+
+
+async def end(claimed: Claimed) -> None:
+    status = batch_pb2.BatchStatus()
+    status.CopyFrom(claimed.status)
+    status.state = batch_pb2.COMPLETED
+    await claimed.write(status)
+
+
+async def test_an_application_from_the_order_to_the_end_of_the_batch(bench: Bench) -> None:
+    keeper = await bench.keeper()
+    await bench.cluster("east")
+    batch, shared = await ordered(bench.client), await ordered(bench.client, mode="")
+    key = app_key(batch.name)
+    spec_made = await made(bench.client, batch)
+    (runner,) = spec_made.spec.deployments
+    assert (runner.batch.batch_id, list(runner.batch.namespaces), runner.batch.concurrency) == (
+        batch.id,
+        ["default"],
+        1,
+    )
+    await bench.placed("east", generation=1, key=key)
+    await says(bench.client, batch, "placed on cluster east")
+    assert view(await read_batch(bench.client, *batch.name), time.time())["application"] == key.name
+    claimed, lease = await begin(bench, batch)
+
+    async def silent() -> bool:
+        return view(await read_batch(bench.client, *batch.name), time.time())["message"] is None
+
+    await eventually(silent, what="a batch with a runner waits for nothing")
+    assert 'mesh_keeper_own_batches{state="placed"} 1.0' in await keeper.page("/metrics")
+    await end(claimed)
+    await gone(bench.client, batch)
+    await lease.revoke()
+    assert await stored(bench.client, shared) is None
+    assert [one["kind"] for one in await keeper.events() if one["kind"].startswith("batch-app")] == [
+        "batch-app-made",
+        "batch-app-deleted",
+    ]
+
+
+async def test_one_that_is_cancelled_or_over_before_it_began_leaves_nothing(bench: Bench) -> None:
+    await bench.keeper()
+    cancelled, short = await ordered(bench.client), await ordered(bench.client, window_s=1)
+    for batch in (cancelled, short):
+        await made(bench.client, batch)
+    await OrderBook(bench.client, max_unfinished=9).cancel(*cancelled.name, time.time())
+    for batch in (cancelled, short):
+        await gone(bench.client, batch)
+
+
+async def test_one_deleted_by_hand_is_made_again(bench: Bench) -> None:
+    stub = (await bench.keeper()).stub
+    batch = await ordered(bench.client)
+    first = await made(bench.client, batch)
+    await stub.DeleteApplication(name_of(app_key(batch.name)), timeout=20)
+    second = await made(bench.client, batch, other_than=first.uid)
+    assert second.spec == first.spec
+
+
+async def test_users_applications_and_names_are_kept_apart(bench: Bench) -> None:
+    stub = (await bench.keeper()).stub
+    batch_id = f"batch_{secrets.token_hex(16)}"
+    key = app_key(("default", batch_id))
+
+    async def refused(wish: Any, text: str) -> None:
+        with pytest.raises(grpc.aio.AioRpcError, match=text) as error:
+            await stub.Deploy(keeper_pb2.DeployRequest(spec=wish), timeout=20)
+        assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+    await refused(spec(key.name), "kept for the application of a single batch")
+    forged = spec()
+    del forged.deployments[:]
+    forged.deployments.add(name="r", replicas=records_pb2.Replicas(min=1, max=1)).batch.batch_id = batch_id
+    await refused(forged, "batch_id")
+    theirs = records_pb2.StoredSpec(spec=spec(key.name), revision=1, uid="theirs")  # of before the name was kept
+    await bench.client.put(keys.spec(key), encode(theirs))
+    batch = await ordered(bench.client, batch_id=batch_id)
+    await says(bench.client, batch, "somebody's")
+    assert await stored(bench.client, batch) == theirs
+    await OrderBook(bench.client, max_unfinished=9).cancel(*batch.name, time.time())
+    other = await ordered(bench.client)  # the keeper has looked once more by the time that this one is made
+    await made(bench.client, other)
+    assert await stored(bench.client, batch) == theirs
+    await stub.DeleteApplication(name_of(key), timeout=20)
+    await gone(bench.client, batch)
+
+
+async def test_what_a_quota_or_the_bound_refuses_waits_and_says_why(bench: Bench) -> None:
+    await bench.keeper(quotas={"default": {"applications": 3}}, batch_own={"most_per_namespace": 2, "cpus": 0.25})
+    stub = bench.keepers[0].stub
+    for name in ("shop", "other"):
+        await stub.Deploy(keeper_pb2.DeployRequest(spec=spec(name)), timeout=20)
+    batches = [await ordered(bench.client)]
+    await made(bench.client, batches[0])
+    batches += [await ordered(bench.client), await ordered(bench.client)]
+    for batch in batches[1:]:
+        await says(bench.client, batch, "the quota of namespace default is exceeded: 3 applications allowed")
+    for name in ("shop", "other"):
+        await stub.DeleteApplication(name_of(AppKey("default", name)), timeout=20)
+
+    async def counted() -> bool:
+        found = [await stored(bench.client, batch) for batch in batches]
+        assert sum(one is not None for one in found) == 2
+        return True
+
+    await eventually(counted)
+    (waits,) = [batch for batch in batches if await stored(bench.client, batch) is None]
+    await says(bench.client, waits, "2 batches of default have one, the most at once")
+
+
+@pytest.mark.parametrize("away_s", [0.5, 4.0])
+async def test_etcd_away_takes_nothing_and_is_made_up_for(bench: Bench, etcd: EtcdCluster, away_s: float) -> None:
+    keeper = await bench.keeper()
+    ends, stays = await ordered(bench.client), await ordered(bench.client)
+    for batch in (ends, stays):
+        await made(bench.client, batch)
+    claimed, _lease = await begin(bench, ends)
+    before = await stored(bench.client, stays)
+    await asyncio.to_thread(etcd.kill)
+    await asyncio.sleep(away_s)  # from a moment without etcd to a lost leadership
+    await asyncio.to_thread(etcd.start)
+    await end(claimed)
+    later = await ordered(bench.client)
+    await made(bench.client, later)
+    await gone(bench.client, ends)
+    assert await stored(bench.client, stays) == before
+    assert keeper.process.running()
+
+
+class Watching:
+    """Every creation of an application of a batch that etcd ever saw."""
+
+    def __init__(self, client: EtcdClient) -> None:
+        self.uids: dict[str, set[str]] = {}
+        self._client = client
+
+    async def follow(self) -> None:
+        async for event in self._client.watch(keys.APPS):
+            kvs = event.snapshot.kvs if isinstance(event, Resync) else event.puts if isinstance(event, Changes) else ()
+            for kv in kvs:
+                parsed = keys.parse_app(kv.key)
+                if parsed is not None and parsed[1] == "spec":
+                    self.uids.setdefault(parsed[0].name, set()).add(decode(records_pb2.StoredSpec, kv.value).uid)
+
+
+async def test_two_keepers_that_are_killed_at_any_moment_make_each_application_once(bench: Bench) -> None:
+    for name in ("k0", "k1"):
+        await bench.keeper(name)
+    watching = Watching(bench.client)
+    following = asyncio.create_task(watching.follow())
+    chance, batches, ended = random.Random(7), [], []
+    for round_ in range(2):
+        leader = await bench.leader()
+        new = [await ordered(bench.client) for _ in range(3)]
+        if batches:
+            ended.append(batches.pop(0))
+            await OrderBook(bench.client, max_unfinished=9).cancel(*ended[-1].name, time.time())
+        batches += new
+        await asyncio.sleep(chance.random() * 0.1)  # somewhere between the first order and the last note
+        leader.process.kill()
+        await killed_is_replaced(bench, leader, f"k{round_ + 2}")
+        for batch in batches[:4]:
+            await made(bench.client, batch)
+    for batch in ended:
+        await gone(bench.client, batch)
+    following.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await following
+    assert {name: len(uids) for name, uids in watching.uids.items() if len(uids) > 1} == {}
+
+
+async def killed_is_replaced(bench: Bench, dead: KeeperProcess, name: str) -> None:
+    bench.keepers.remove(dead)
+    await dead.end()
+    await bench.keeper(name)
+
+
+async def test_a_keeper_that_ends_at_any_moment_leaves_spec_and_note_together(etcd: EtcdCluster) -> None:
+    config = KeeperConfig(etcd.config(), stop_grace_s=0.05, adopt_grace_s=0.0)
+    client = EtcdClient(etcd.config())
+
+    async def consistent(batch: Batch) -> bool:
+        """Whether it is made; the note never without it, nor it without the note."""
+        note = (await read_batch(client, *batch.name)).application
+        found = await stored(client, batch)
+        assert (note is not None and bool(note.name)) == (found is not None)
+        return found is not None
+
+    async def scenario(moment: Moment) -> None:
+        batch = await ordered(client)
+        keeper = Keeper(config)
+        await keeper.start()
+        await cut(keeper.run(), moment)
+        await keeper.stop()
+        await consistent(batch)
+        await client.delete_prefix(keys.BATCHES)
+
+    await at_each(scenario, moments(turns=4, seconds=(0.02, 0.05, 0.1, 0.2)))
+    batch = await ordered(client)
+    keeper = Keeper(config)
+    await keeper.start()
+    running = asyncio.create_task(keeper.run())
+    await made(client, batch)
+    assert await consistent(batch)
+    running.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
+    await keeper.stop()
+    await client.close()
+
+
+async def test_counts_of_running_batches_wake_nobody(bench: Bench) -> None:
+    woken: list[float] = []
+    orders = OwnOrders(bench.client, lambda: woken.append(time.monotonic()))
+    shared, own = await ordered(bench.client, mode="shared"), await ordered(bench.client)
+    claims = {batch.id: (await begin(bench, batch))[0] for batch in (shared, own)}
+    await orders.start()
+
+    async def known(look: Callable[[], bool]) -> None:
+        async def looked() -> bool:
+            return look()
+
+        await eventually(looked)
+
+    await known(lambda: orders.fresh)
+    assert set(orders.unfinished) == {own.name}
+    before = len(woken)
+    status = batch_pb2.BatchStatus()
+    for count in range(1, 51):
+        for claimed in claims.values():
+            status.CopyFrom(claimed.status)
+            status.state, status.completed = batch_pb2.VALIDATING, count
+            await claimed.write(status)
+    await known(lambda: orders.unfinished[own.name].status.completed == 50)  # type: ignore[union-attr]
+    assert len(woken) == before
+    await end(claims[own.id])
+    await known(lambda: not orders.unfinished)
+    assert len(woken) == before + 1
+    damaged = await ordered(bench.client)
+    await known(lambda: damaged.name in orders.unfinished)
+    await bench.client.put(damaged.key(STATUS), b"rubbish")
+    await known(lambda: orders.unreadable == {damaged.name})
+    await bench.client.delete(damaged.key(STATUS))
+    await known(lambda: damaged.name in orders.unfinished and not orders.unreadable)
+    for part in (ORDER, APPLICATION):
+        await bench.client.delete(damaged.key(part))
+    await known(lambda: not orders.unfinished)
+    await orders.close()
