@@ -12,6 +12,7 @@ import pytest
 from openai.types import Batch
 
 from serving import Application, BatchDeployment, LlmDeployment, MeshClient, Resources
+from serving.errors import NotFound
 from serving.local.state import load_state
 from serving.types import ROLE_RUNNER
 from tests.support.batch_world import CHAT, ENDED, chat_lines
@@ -73,3 +74,38 @@ def test_a_batch_outlives_its_runner(gateway: openai.OpenAI, deployed: MeshClien
     used = [one["response"]["body"]["usage"] for one in answers]
     assert batch.usage is not None
     assert batch.usage.output_tokens == sum(one["completion_tokens"] for one in used)
+
+
+def test_a_batch_of_its_own_application_outlives_its_keeper(
+    gateway: openai.OpenAI, deployed: MeshClient, mesh: RunningMesh
+) -> None:
+    """The keeper is killed as the order is taken: between the two the application is made, or not yet."""
+    questions = [f"What is {number} plus {number % 7}?" for number in range(100)]
+    file = gateway.files.create(file=("own.jsonl", chat_lines(questions)), purpose="batch")
+    wish = {"input_file_id": file.id, "endpoint": CHAT, "completion_window": "1h", "extra_body": {"mode": "own"}}
+    order = gateway.batches.create(**wish)  # type: ignore[call-overload]
+    killed = mesh.kill("keeper-0")
+    mesh.wait_replaced(killed)
+    seen: set[str] = set()
+
+    def ended() -> Batch | None:
+        now = gateway.batches.retrieve(order.id)
+        name = getattr(now, "application", None)
+        if name:
+            seen.update(one.id for one in deployed.endpoints(name, role=ROLE_RUNNER))
+        return now if now.status in ENDED else None
+
+    batch = eventually(ended, timeout_s=400, what="the batch ends")
+    assert batch is not None
+    assert (batch.status, batch.request_counts and batch.request_counts.completed) == ("completed", len(questions))
+    assert len(seen) == 1  # a runner that was made for it
+    name = batch.application  # type: ignore[attr-defined]
+
+    def gone() -> bool:
+        try:
+            deployed.status(name)
+        except NotFound:
+            return True
+        return False
+
+    eventually(gone, timeout_s=200, what="its application is gone")

@@ -47,7 +47,8 @@ def batches(draw: st.DrawFn) -> Batch:
             claim = CLAIM
     if draw(st.booleans()):
         cancel = cancelled_at(draw(MOMENTS))
-    return Batch(order_of(), status, cancel, claim)
+    note = pb.BatchApplication(message="waits") if draw(st.booleans()) else None
+    return Batch(order_of(mode="own" if note else ""), status, cancel, claim, application=note)
 
 
 @given(batches(), MOMENTS, MOMENTS)
@@ -147,7 +148,20 @@ def test_all_fields_are_told() -> None:
             "total_tokens": 12,
         },
         "metadata": {"a": "b"},
+        "mode": "shared",
+        "application": None,
+        "message": None,
     }
+
+
+def test_what_an_application_of_its_own_says_is_told_until_the_batch_ends() -> None:
+    note = pb.BatchApplication(name="batch-1", message="waits")
+    batch = Batch(order_of(mode="own"), application=note)
+    before, after = view(batch, T0), view(batch, T0 + WINDOW_S)
+    assert [(one["mode"], one["application"], one["message"]) for one in (before, after)] == [
+        ("own", "batch-1", "waits"),
+        ("own", "batch-1", None),
+    ]
 
 
 @pytest.mark.parametrize(("window_s", "text"), [(86400, "24h"), (5400, "90m"), (45, "45s"), (3600, "1h")])
@@ -172,7 +186,20 @@ def test_records_are_read_in_any_order_and_damaged_ones_left_out() -> None:
         kv_of("order", encode(order_of("batch_5")), 8, "batch_5"),
         kv_of("status", b"rubbish", 8, "batch_5"),
     ]
-    whole = Batch(order, status, cancelled_at(T0), CLAIM, status_revision=5, cancel_revision=4, claim_revision=5)
+    note = pb.BatchApplication(name="a")
+    kvs.append(kv_of("application", encode(note), 9))
+    whole = Batch(
+        order,
+        status,
+        cancelled_at(T0),
+        CLAIM,
+        status_revision=5,
+        cancel_revision=4,
+        claim_revision=5,
+        application=note,
+        application_revision=9,
+        order_revision=3,
+    )
     for some in itertools.islice(itertools.permutations(kvs), 0, None, 40_000):
         assert read_batches(some) == {("default", "batch_1"): whole}
 

@@ -102,6 +102,8 @@ def test_a_batch_for_people() -> None:
         "  input     file-1",
         "  metadata  a=1, b=2",
     ]
+    waits = one_batch(batch(mode="own", application="batch-1", message="no room"), NOW_S).splitlines()
+    assert waits[-3:] == ["  mode      own", "  runs in   batch-1", "  waits     no room"]
     assert row(batch(), NOW_S) == ("batch_1", "in_progress", "10/40", 2, "/v1/completions", "5m ago", "-")
     faults = {"data": [{"code": "c", "message": f"wrong {n}", "param": None, "line": n or None} for n in range(22)]}
     shown = one_batch(batch(status="failed", failed_at=int(NOW_S) - 10, errors=faults), NOW_S).splitlines()

@@ -196,6 +196,29 @@ async def test_what_does_not_end_in_time_is_cancelled_and_runs_again_next_time()
         await until(lambda: starts == 2)
 
 
+async def test_one_that_is_cancelled_twice_can_run_again() -> None:
+    starts, holds = 0, asyncio.Event()
+
+    async def reconcile(_key: str) -> Outcome:
+        nonlocal starts
+        starts += 1
+        if starts == 1:
+            await holds.wait()
+        return Done()
+
+    controller: Controller[str] = Controller("test", reconcile)
+    controller.wake("a")
+    task = asyncio.create_task(controller.run())
+    await until(lambda: starts == 1)
+    task.cancel()
+    await asyncio.sleep(0)  # it waits for the run to end
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    async with running(controller):
+        await until(lambda: starts == 2)
+
+
 async def test_faults_are_logged_with_their_key(caplog: pytest.LogCaptureFixture) -> None:
     async def reconcile(_key: str) -> Outcome:
         logging.getLogger("inside").warning("in %s", running_key.get())
