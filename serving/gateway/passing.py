@@ -62,13 +62,17 @@ async def pass_on(
             if not events:
                 if usage is not None:
                     usage.body(part)
-                await wire.send(part)
-                continue
-            rest += part
-            end = rest.rfind(EVENT_END) + len(EVENT_END)
-            if end >= len(EVENT_END):
-                await wire.send(rest[:end] if usage is None else usage.events(rest[:end]))
-                rest = rest[end:]
+                whole = part
+            else:
+                rest += part
+                end = rest.rfind(EVENT_END) + len(EVENT_END)
+                if end < len(EVENT_END):
+                    continue
+                whole, rest = (rest[:end] if usage is None else usage.events(rest[:end])), rest[end:]
+            if response.ended:  # no other part comes: this one goes with the end
+                rest = whole + rest
+                break
+            await wire.send(whole)
     except Broke as error:
         broken = Broken(told=events)
         if events:

@@ -66,7 +66,7 @@ class Connection(asyncio.Protocol):
         self._asked, self._bodiless = True, bodiless
         self._answer, self._fields, self._head_bytes, self._until_close = None, [], 0, False
         self._heard, self._silence_s = self._loop.time(), silence_s
-        self._timer = self._loop.call_later(silence_s, self._look)
+        self._look_at(self._heard + silence_s)
         waiter: asyncio.Future[Answer] = self._loop.create_future()
         self._waiter = waiter
         for piece in data:
@@ -90,14 +90,25 @@ class Connection(asyncio.Protocol):
     def abort(self, why: str = "the answer was not wanted any more") -> None:
         self._break(why)
 
+    def _look_at(self, when: float) -> None:
+        """Then, or sooner: the timer of an earlier request stays, as one for each would cost more than all the rest."""
+        if self._timer is not None:
+            if self._timer.when() <= when:
+                return
+            self._timer.cancel()
+        self._timer = self._loop.call_at(when, self._look)
+
     def _look(self) -> None:
         """Whether it is silent. Time in which nobody wants more does not count."""
+        self._timer = None
+        if not self._asked:
+            return
         now = self._loop.time()
         since = self._heard if self._answer is None else max(self._heard, self._answer.waits_since or now)
         if now - since >= self._silence_s:
             self._break(f"nothing came for {self._silence_s:g} s", kind=Silent)
         else:
-            self._timer = self._loop.call_at(since + self._silence_s, self._look)
+            self._look_at(since + self._silence_s)
 
     def _break(self, why: str, cause: BaseException | None = None, kind: type[Broke] = Broke) -> None:
         self._transport.abort()
@@ -114,9 +125,6 @@ class Connection(asyncio.Protocol):
 
     def _done(self) -> None:
         self._asked, self._waiter = False, None
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
     # ------------------------------------------------------------------------------------------------ of the transport
 
@@ -151,6 +159,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._owner.lost(self)
+        if self._timer is not None:
+            self._timer.cancel()
         if not self._asked:
             return
         if exc is None and self._until_close and self._answer is not None:
