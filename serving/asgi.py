@@ -48,6 +48,7 @@ class HttpServer:
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # nobody asks who the client is
             timeout_keep_alive=int(self._keep_alive_s),
             http=_Protocol,
             ws="none",  # whoever asks for WebSockets is answered over HTTP
@@ -178,6 +179,11 @@ class Connection:
         """Whether `send` returns without waiting for the client."""
         return not self._protocol.flow.write_paused
 
+    @property
+    def has_body(self) -> bool:
+        """Whether `receive` returns without waiting for the client."""
+        return self._protocol.cycle.message_event.is_set()
+
     def watch(self, gone: Callable[[], None]) -> None:
         """Calls it when the client goes away, until `unwatch`; at once where it has gone. As a wait for
         `http.disconnect`, without a task."""
@@ -200,47 +206,83 @@ class Connection:
 
 
 class _Protocol(HttpToolsProtocol):
-    """Bounds what comes before a request: the bytes of its head, and how long that takes. Tells of its connection."""
+    """Bounds what comes before a request: the bytes of its head, and how long that takes. Tells of its connection.
+
+    Timers are made where somebody is slow, not for each request.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.transport = _Gathered(transport, self.loop)  # type: ignore[assignment] # all that is used of one
         self._connection = Connection(self)
-        self._head_timer: asyncio.TimerHandle | None = None  # set while a head is awaited
-        self._await_head()
+        self._in_head, self._head_bytes = True, 0  # a head is awaited, or comes
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._idle_since: float | None = None
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._time_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_head()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
         super().connection_lost(exc)
         self._connection.end()
 
     def data_received(self, data: bytes) -> None:
-        if self._head_timer is not None:
+        if self._in_head:
             if self._head_bytes > _HEAD_BYTES:  # of what came before, so that a body in the same piece does not count
                 self.transport.write(_HEAD_TOO_LARGE)
                 self.transport.close()
                 return
             self._head_bytes += len(data)
         super().data_received(data)
+        if self._in_head and self._head_timer is None:
+            self._time_head()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["extensions"] = {CONNECTION: {"connection": self._connection}}
-        if self._head_timer is None:  # not the first one of its connection
-            self._await_head()
+        if not self._in_head:  # not the first one of its connection
+            self._in_head, self._head_bytes = True, 0
 
     def on_headers_complete(self) -> None:
         self._end_head()
         super().on_headers_complete()
 
-    def _await_head(self) -> None:
-        self._head_bytes = 0
+    def _time_head(self) -> None:
         self._head_timer = self.loop.call_later(_HEAD_S, self.transport.close)
 
     def _end_head(self) -> None:
+        self._in_head = False
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
+
+    def on_response_complete(self) -> None:
+        """Goes on with the next request, or waits for one: as uvicorn's own, without a timer for each wait."""
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            return
+        self._idle_since = self.loop.time()
+        if self._idle_timer is None:
+            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._end_idle)
+
+    def _unset_keepalive_if_required(self) -> None:
+        self._idle_since = None
+
+    def _end_idle(self) -> None:
+        self._idle_timer = None
+        if self._idle_since is None:
+            return  # the next wait has a timer of its own
+        ends = self._idle_since + self.timeout_keep_alive
+        if ends <= self.loop.time():
+            self.transport.close()
+        else:
+            self._idle_timer = self.loop.call_at(ends, self._end_idle)
 
 
 class _Server(uvicorn.Server):

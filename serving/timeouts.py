@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from types import TracebackType
 from typing import Any, TypeVar
 
 if sys.version_info >= (3, 11):
@@ -28,47 +29,54 @@ async def wait_for(awaitable: Awaitable[T], timeout_s: float | None) -> T:
         return await awaitable
 
 
-@contextmanager
-def interruptible() -> Iterator[Callable[[Exception], None]]:
+class interruptible:  # noqa: N801 - read as the verb that `with` makes of it
     """Gives what ends the block from elsewhere on the loop: its task is cancelled, and the block raises that error.
 
     The first one counts, and none after the block. A task for the block's work, cancelled from its own one, would do
     the same for three more turns of the loop. Whoever cancels the task itself at that moment is heard (on Python 3.10
     the error is raised then).
     """
-    task = asyncio.current_task()
-    if task is None:
-        raise RuntimeError("only a task can be interrupted")
-    before = _cancellations(task)
-    reason: Exception | None = None
-    done = False
 
-    def interrupt(error: Exception) -> None:
-        nonlocal reason
-        if reason is not None or done:
+    __slots__ = ("_before", "_done", "_reason", "_task")
+
+    def __init__(self) -> None:
+        task = asyncio.current_task()
+        if task is None:
+            raise RuntimeError("only a task can be interrupted")
+        self._task = task
+        self._before = _cancellations(task)
+        self._reason: Exception | None = None
+        self._done = False
+
+    def __enter__(self) -> Callable[[Exception], None]:
+        return self._interrupt
+
+    def _interrupt(self, error: Exception) -> None:
+        if self._reason is not None or self._done:
             return
-        reason = error
-        if asyncio.current_task() is task:  # it would not hear of it before it waits, which may be after the block
-            asyncio.get_running_loop().call_soon(cancel)
+        self._reason = error
+        if asyncio.current_task() is self._task:  # it would not hear of it before it waits: maybe after the block
+            asyncio.get_running_loop().call_soon(self._cancel)
         else:
-            task.cancel()
+            self._task.cancel()
 
-    def cancel() -> None:
-        if not done:
-            task.cancel()
+    def _cancel(self) -> None:
+        if not self._done:
+            self._task.cancel()
 
-    try:
-        yield interrupt
-    except BaseException as error:
-        if reason is None or _take_back(task) > before:
-            raise
-        raise reason from error
-    finally:
-        done = True
-    if reason is not None:  # the work ended all the same
-        if _cancellations(task) > before:
-            _take_back(task)
-        raise reason
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        self._done = True
+        if self._reason is None:
+            return
+        if error is not None:
+            if _take_back(self._task) > self._before:
+                return  # the task's own end comes first
+            raise self._reason from error
+        if _cancellations(self._task) > self._before:  # the work ended all the same
+            _take_back(self._task)
+        raise self._reason
 
 
 def _cancellations(task: asyncio.Task[Any]) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 import secrets
 import time
@@ -52,6 +51,8 @@ class Wire:
         self._connection: Connection | None = scope.get("extensions", {}).get(CONNECTION, {}).get("connection")
         self.request_id = self._usable_id() or f"req_{secrets.token_hex(16)}"
         self._arrived = time.monotonic()
+        self._until: float | None = None  # the client's deadline, once it was read
+        self._until_read = False
         self.status = 0  # of the answer, once its head is on its way
         self._events = False  # the answer is a stream of events
         self._extra = [(b"x-request-id", self.request_id.encode())]
@@ -79,6 +80,11 @@ class Wire:
 
         The nearer one of `x-request-timeout` (seconds) and Envoy's `x-envoy-expected-rq-timeout-ms`, where 0 is none.
         """
+        if not self._until_read:
+            self._until, self._until_read = self._deadline(), True
+        return max(0.0, self._until - time.monotonic()) if self._until is not None else None
+
+    def _deadline(self) -> float | None:
         given: list[float] = []
         text = self.header(TIMEOUT)
         if text:
@@ -89,9 +95,9 @@ class Wire:
                 )
             given.append(float(text))
         expected = self.header(_ENVOY_TIMEOUT)
-        if _ENVOY_MS.fullmatch(expected) and int(expected):
+        if expected and _ENVOY_MS.fullmatch(expected) and int(expected):
             given.append(int(expected) / 1000)
-        return max(0.0, self._arrived + min(given) - time.monotonic()) if given else None
+        return self._arrived + min(given) if given else None
 
     async def read_object(self, limit_bytes: int) -> dict[str, Any]:
         """The JSON object of the body. Raises `InvalidRequest`, or `ClientGone` for one that is cut off."""
@@ -99,33 +105,52 @@ class Wire:
 
     async def read_body(self, limit_bytes: int) -> bytes:
         """Raises as `pieces` does."""
-        return b"".join([piece async for piece in self.pieces(limit_bytes)])
+        self._check_body(limit_bytes)
+        data, more = await self._piece(limit_bytes)
+        if more:
+            pieces, size = [data], len(data)
+            while more:
+                data, more = await self._piece(limit_bytes, size)
+                pieces.append(data)
+                size += len(data)
+            data = b"".join(pieces)
+        return data
 
     async def pieces(self, limit_bytes: int) -> AsyncIterator[bytes]:
         """The body as it comes; the client is not read while nobody takes the next one.
 
         Raises `BodyTooLarge`, `BodyTooSlow`, `InvalidRequest` for a compressed one, `ClientGone` for half of one.
         """
+        self._check_body(limit_bytes)
+        size, more = 0, True
+        while more:
+            piece, more = await self._piece(limit_bytes, size)
+            size += len(piece)
+            yield piece
+
+    def _check_body(self, limit_bytes: int) -> None:
+        """As far as its head says what it is."""
         declared = self.header(b"content-length")
         if declared.isdigit() and int(declared[:20]) > limit_bytes:
             raise BodyTooLarge(limit_bytes)
         if self.header(b"content-encoding") not in ("", "identity"):
             raise InvalidRequest("compressed bodies are not taken; send it as it is", error_code="invalid_encoding")
-        size = 0
-        while True:
+
+    async def _piece(self, limit_bytes: int, size: int = 0) -> tuple[bytes, bool]:
+        """The next piece behind `size` bytes, and whether more follows."""
+        if self._connection is not None and self._connection.has_body:  # a timer costs as much as the reading
+            message = await self._receive()
+        else:
             try:
                 message = await wait_for(self._receive(), _PAUSE_S)
             except asyncio.TimeoutError:
                 raise BodyTooSlow(_PAUSE_S) from None
-            if message["type"] == "http.disconnect":
-                raise ClientGone("the client went away while it sent its request")
-            piece = message.get("body", b"")
-            size += len(piece)
-            if size > limit_bytes:
-                raise BodyTooLarge(limit_bytes)
-            yield piece
-            if not message.get("more_body", False):
-                return
+        if message["type"] == "http.disconnect":
+            raise ClientGone("the client went away while it sent its request")
+        piece: bytes = message.get("body", b"")
+        if size + len(piece) > limit_bytes:
+            raise BodyTooLarge(limit_bytes)
+        return piece, message.get("more_body", False)
 
     async def unless_gone(self, work: Awaitable[None], cut: asyncio.Future[MeshError] | None = None) -> None:
         """Runs it to its end, in the caller's own task. When the client goes away first, or its time is over, cancels
@@ -134,44 +159,58 @@ class Wire:
 
         Only after the body was read.
         """
-        with interruptible() as interrupt, contextlib.ExitStack() as stack:
-            self._watch_limits(interrupt, cut, stack)
-            self._watch_client(lambda: interrupt(ClientGone("the client closed its connection")), stack)
-            await work
+        with interruptible() as interrupt:
+            end_client = self._watch_client(lambda: interrupt(ClientGone("the client closed its connection")))
+            try:
+                end_limits = self._watch_limits(interrupt, cut)
+                try:
+                    await work
+                finally:
+                    end_limits()
+            finally:
+                end_client()
 
     async def within_limits(self, work: Awaitable[None], cut: asyncio.Future[MeshError] | None = None) -> None:
         """As `unless_gone`, for work that reads the body, which says itself that the client has gone."""
-        with interruptible() as interrupt, contextlib.ExitStack() as stack:
-            self._watch_limits(interrupt, cut, stack)
-            await work
+        with interruptible() as interrupt:
+            end_limits = self._watch_limits(interrupt, cut)
+            try:
+                await work
+            finally:
+                end_limits()
 
     def _watch_limits(
-        self,
-        interrupt: Callable[[Exception], None],
-        cut: asyncio.Future[MeshError] | None,
-        stack: contextlib.ExitStack,
-    ) -> None:
-        """Of the client's deadline, and of the server's own end, until the stack is closed."""
+        self, interrupt: Callable[[Exception], None], cut: asyncio.Future[MeshError] | None
+    ) -> Callable[[], None]:
+        """Of the client's deadline, and of the server's own end, until what it gives is called."""
+        timer: asyncio.TimerHandle | None = None
         left_s = self.time_left_s()
         if left_s is not None:
             text = "the time that the client has set for the request is over"
             timer = asyncio.get_running_loop().call_later(left_s, interrupt, DeadlineExceeded(text))
-            stack.callback(timer.cancel)
-        if cut is not None:
-            told = lambda ended: interrupt(ended.result())  # noqa: E731
-            cut.add_done_callback(told)
-            stack.callback(cut.remove_done_callback, told)
 
-    def _watch_client(self, gone: Callable[[], None], stack: contextlib.ExitStack) -> None:
-        """Calls `gone` when the client goes away, until the stack is closed."""
+        def told(ended: asyncio.Future[MeshError]) -> None:
+            interrupt(ended.result())
+
+        def end() -> None:
+            if timer is not None:
+                timer.cancel()
+            if cut is not None:
+                cut.remove_done_callback(told)
+
+        if cut is not None:
+            cut.add_done_callback(told)
+        return end
+
+    def _watch_client(self, gone: Callable[[], None]) -> Callable[[], object]:
+        """Calls `gone` when the client goes away, until what it gives is called."""
         connection = self._connection
         if connection is None:
             task = asyncio.ensure_future(self._gone())
             task.add_done_callback(lambda ended: None if ended.cancelled() else gone())
-            stack.callback(task.cancel)
-            return
+            return task.cancel
         connection.watch(gone)
-        stack.callback(connection.unwatch, gone)
+        return lambda: connection.unwatch(gone)
 
     async def _gone(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
