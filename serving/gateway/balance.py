@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 EMBEDDINGS: Final = "/v1/embeddings"
 DEFAULT_INDEX_BYTES: Final = 64 << 20
 NO_DEMAND: Final = Demand()
+WHYS: Final = ("session", "prefix", "load")  # why a request goes where it does
 
 
 def size_of(path: str, body: Mapping[str, Any]) -> Demand:
@@ -62,9 +62,11 @@ class Balance:
         """What a request asks of a replica. May be called from any thread: of a long prompt it takes its time."""
         text = prompt_text(path, body)
         keeps = offer.routing.choice == PREFIX and path != EMBEDDINGS
-        return replace(
-            size_of(path, body),
-            prompt_bytes=len(text),
+        size = size_of(path, body)
+        return Demand(
+            len(text),
+            size.answer_tokens,
+            size.choices,
             session=session_of(body, session_header, offer.routing.session_keys),
             chain=self._prefixes.chain(offer.key, text) if keeps else None,
         )
@@ -81,9 +83,9 @@ class Balance:
         known = {number: sizes.prompt_tokens(size) for number, size in self._prefixes.known_bytes(demand.chain).items()}
         return Wanted(tokens, known, self._prefixes.held, session)
 
-    def work(self, upstream: Upstream, offer: Offer, demand: Demand) -> Work:
-        """To be entered as long as the request runs there."""
-        wanted = self.wanted(offer, demand)
+    def work(self, upstream: Upstream, offer: Offer, demand: Demand, wanted: Wanted | None = None) -> Work:
+        """To be entered as long as the request runs there. `wanted`, where it is known already."""
+        wanted = wanted or self.wanted(offer, demand)
         known = wanted.known.get(upstream.number, 0.0)
         if offer.routing.choice in (PREFIX, LEAST_TOKENS):
             stays = bool(wanted.session) and self._sessions.replica(wanted.session) == upstream.number

@@ -30,6 +30,7 @@ from serving.wire import Wire
 _CHAT: Final = "/v1/chat/completions"
 _BODY_BYTES: Final = 256 << 10  # larger ones are not worth to be sent twice
 _ROOM_BYTES: Final = 256 << 20  # of answers on their way to caches
+_NO_CONTROL: Final = CacheControl()
 _SETTLING: Final = 256  # answers that are being put; more are not kept
 
 
@@ -42,7 +43,7 @@ class NotStored(NotFound):
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """A request, as far as caches are concerned. `worth`: what it asks for may be cached."""
+    """A request, as far as caches are concerned. `worth`: there is a cache, and what it asks for may be cached."""
 
     offer: Offer | None
     tenant: str
@@ -71,8 +72,10 @@ class Caching:
     def asking(offer: Offer | None, body: Mapping[str, Any], tenant: str, wire: Wire) -> Asking:
         """Raises `InvalidArgument` for tags that are not taken."""
         tags, control = wire.header(headers.TAGS.encode()), wire.header(b"cache-control")
-        headers.read_tags(tags)
-        return Asking(offer, tenant, not cannot_be_cached(body), read_control(control), control, tags)
+        if tags:
+            headers.read_tags(tags)
+        worth = offer is not None and offer.cache is not None and not cannot_be_cached(body)
+        return Asking(offer, tenant, worth, read_control(control) if control else _NO_CONTROL, control, tags)
 
     async def answer(
         self, request: Request, asking: Asking, wire: Wire, generate: Callable[[], Awaitable[None]]

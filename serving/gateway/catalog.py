@@ -93,6 +93,7 @@ class Catalog:
         for key in sorted(members):
             for name in _names(key):
                 self._by_name.setdefault(name, []).append(key)
+        self._by_name = {name: _meant(name, keys) for name, keys in self._by_name.items()}
         self.caches = tuple(caches)
         self._offers = {
             key: Offer(key, self._shortest(key), tuple(found), _routing(found), _cache_before(found, caches))
@@ -129,13 +130,16 @@ class Catalog:
         return self._offers.get(key)
 
     def _keys(self, name: str) -> list[ModelKey]:
-        """A full name is nobody else's; then a model's own name, slashes and all, wins over an application's."""
-        keys = self._by_name.get(name, [])
-        full = [key for key in keys if str(key) == name]
-        return full or [key for key in keys if key.model == name] or keys
+        return self._by_name.get(name, [])
 
     def _shortest(self, key: ModelKey) -> str:
         return next(name for name in _names(key) if self._keys(name) == [key])
+
+
+def _meant(name: str, keys: list[ModelKey]) -> list[ModelKey]:
+    """A full name is nobody else's; then a model's own name, slashes and all, wins over an application's."""
+    full = [key for key in keys if str(key) == name]
+    return full or [key for key in keys if key.model == name] or keys
 
 
 def is_ready(offer: Offer) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,6 +19,11 @@ _ANSWER_LIMITS: Final[Mapping[str, Sequence[str]]] = {  # by path: what replicas
     _CHAT: ("max_completion_tokens", "max_tokens"),
     _COMPLETIONS: ("max_tokens",),
     _RESPONSES: ("max_output_tokens",),
+}
+_SHOWN: Final[Mapping[str, Sequence[str]]] = {  # by path: what a model is shown; templates put tools first
+    _CHAT: ("tools", "messages"),
+    _COMPLETIONS: ("prompt",),
+    _RESPONSES: ("tools", "instructions", "input"),
 }
 _MOST_CHOICES: Final = 128
 _MOST_ANSWER: Final = 1 << 20
@@ -45,41 +50,28 @@ def prompt_text(path: str, body: Mapping[str, Any]) -> bytes:
 
     Prompts that begin alike have texts that do. Anything that is no valid request has some text, too.
     """
-    return b"".join(_pieces(path, body))
-
-
-def _pieces(path: str, body: Mapping[str, Any]) -> Iterator[bytes]:
-    if path == _CHAT:
-        yield from _each(body.get("tools"))  # templates put them before the messages
-        yield from _each(body.get("messages"))
-    elif path == _RESPONSES:
-        yield from _each(body.get("tools"))
-        yield from _each(body.get("instructions"))
-        yield from _each(body.get("input"))
-    else:
-        yield from _each(body.get("prompt" if path == _COMPLETIONS else "input"))
-
-
-def _each(values: object) -> Iterator[bytes]:
-    if values is None:
-        return
-    items: Sequence[object] = values if isinstance(values, list) else (values,)
-    if items and isinstance(items[0], int):  # token ids
-        yield to_json(items) + _END
-        return
-    for item in items:
-        yield _item(item) + _END
+    pieces: list[bytes] = []
+    for name in _SHOWN.get(path, ("input",)):
+        values = body.get(name)
+        if values is None:
+            continue
+        items: Sequence[object] = values if isinstance(values, list) else (values,)
+        if items and isinstance(items[0], int):  # token ids
+            pieces.append(to_json(items))
+        else:
+            pieces += [_item(item) for item in items]
+    return b"".join([piece + _END for piece in pieces])
 
 
 def _item(item: object) -> bytes:
     """The role first and then the content: of a message that goes on, what is there is a beginning."""
     if isinstance(item, str):
         return item.encode("utf-8", "replace")
-    if isinstance(item, Mapping) and isinstance(item.get("content"), str):
+    if isinstance(item, dict) and isinstance(item.get("content"), str):
         rest = {name: item[name] for name in sorted(item) if name not in ("role", "content")}
         text: bytes = item["content"].encode("utf-8", "replace")
         return to_json(item.get("role")) + _END + text + (to_json(rest) if rest else b"")
-    if isinstance(item, Mapping):
+    if isinstance(item, dict):
         return to_json({name: item[name] for name in ("role", *sorted(item)) if name in item})
     return to_json(item)
 

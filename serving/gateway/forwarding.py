@@ -200,11 +200,14 @@ class Forwarder:
             offer = self._follower.catalog.get(request.key)
             if offer is not None:
                 chosen = await self.choose_sides(request)
-                found = self._upstreams.pick(offer, _barred(request, offer), request.demand, chosen)
+                balance, demand = self._upstreams.balance, request.demand
+                wanted = balance.wanted(offer, demand)
+                found = self._upstreams.pick(offer, _barred(request, offer), demand, chosen, wanted=wanted)
                 if found is not None:
-                    spared = chosen.place(found.endpoint) is Place.SPARE
-                    self._instruments.on_side(str(chosen.app), chosen.sides, spared=spared)
-                    return self._upstreams.balance.work(found, offer, request.demand)
+                    if chosen.sides:
+                        spared = chosen.place(found.endpoint) is Place.SPARE
+                        self._instruments.on_side(str(chosen.app), chosen.sides, spared=spared)
+                    return balance.work(found, offer, demand, wanted)
             left = request.until - time.monotonic()
             if left <= 0:
                 raise _nobody(request)

@@ -21,6 +21,7 @@ class Instruments:
         self._monotonic = monotonic
         self._last_seen: dict[str, float] = {}  # models with numbers, and when they were known for the last time
         self._splitting: dict[str, float] = {}  # applications with numbers of sides, and when they had the last request
+        self._counted: dict[tuple[str, str, str], Counter] = {}  # its children: looking one up takes longer than a step
         self._requests = Counter(
             "mesh_gateway_requests",
             "Requests by path, model and status.",
@@ -82,7 +83,11 @@ class Instruments:
 
     def count(self, path: str, model: str, status: str) -> None:
         """A request that has ended. `model` is empty, or the full name of one."""
-        self._requests.labels(path, model, status).inc()
+        labels = path, model, status
+        child = self._counted.get(labels)
+        if child is None:
+            child = self._counted[labels] = self._requests.labels(*labels)
+        child.inc()
         if model:
             self._last_seen[model] = self._monotonic()
 
@@ -95,6 +100,7 @@ class Instruments:
             elif now - seen > _KEPT_S:
                 del self._last_seen[model]
                 self._requests.remove_by_labels({"model": model})
+                self._counted.clear()
         for app, seen in list(self._splitting.items()):
             if now - seen > _KEPT_S and not any(model.startswith(f"{app}/") for model in models):
                 del self._splitting[app]

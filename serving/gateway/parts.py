@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from serving.errors import FailedPrecondition, Unavailable
 from serving.gateway.app import GatewayApp
-from serving.gateway.balance import Balance
+from serving.gateway.balance import WHYS, Balance
 from serving.gateway.batch.parts import BatchParts
 from serving.gateway.batch.service import FilesAndBatches
 from serving.gateway.cache_client import CacheClient
@@ -102,7 +102,8 @@ class GatewayParts:
 
     def _balance(self) -> Balance:
         balance = Balance(self._config.prefix_index_bytes)
-        balance.routed = lambda why: self._instruments.routed.labels(why).inc()
+        counters = {why: self._instruments.routed.labels(why) for why in WHYS}
+        balance.routed = lambda why: counters[why].inc()
         self._instruments.index_bytes.set_function(lambda: balance.index_bytes)
         return balance
 

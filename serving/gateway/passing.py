@@ -36,9 +36,8 @@ class Broken(Internal):
 def forwarded_headers(raw: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """Those that clients may see, in lower case."""
     fields = [(name.lower(), value) for name, value in raw]
-    barred = _NOT_FORWARDED.union(
-        word.strip().lower() for name, value in fields if name == b"connection" for word in value.split(b",")
-    )
+    named = [word.strip().lower() for name, value in fields if name == b"connection" for word in value.split(b",")]
+    barred = _NOT_FORWARDED.union(named) if named else _NOT_FORWARDED
     return [field for field in fields if field[0] not in barred]
 
 

@@ -89,6 +89,8 @@ class _TokenPool:
         among = self._replicas if allowed is None else [one for one in self._replicas if allowed(one)]
         if not among:
             return None
+        if len(among) == 1:
+            return among[0]
         fit = not_overloaded(among, self._overload_tokens)
         if wanted.session:
             found = self._of_session(wanted.session, fit)

@@ -107,7 +107,9 @@ class Splits:
     async def choose(self, key: ModelKey, lookup: Lookup, session: str, before: Chosen | None) -> Chosen:
         """`before` is what was chosen for an earlier attempt, or another model. `session` is what keeps a conversation
         on its side where the split has no other key. Raises as `of` does."""
-        traffic = await self.of(AppKey(key.namespace, key.application))
+        app = AppKey(key.namespace, key.application)
+        found = self._followed.get(app)
+        traffic = found.traffic if found is not None and found.cache.synced else await self.of(app)
         if before is not None and before.key != key:
             before = None
         if before is not None and before.traffic is traffic:
@@ -115,8 +117,8 @@ class Splits:
         if not traffic:
             return Chosen(key, traffic)
         known = dict(before.sides) if before is not None else {}
-        found = traffic.sides("", key.model, lookup, random.random, sequence=session)
-        return Chosen(key, traffic, tuple((split, known.get(split, side)) for split, side in found))
+        sides = traffic.sides("", key.model, lookup, random.random, sequence=session)
+        return Chosen(key, traffic, tuple((split, known.get(split, side)) for split, side in sides))
 
     async def wait_synced(self, app: AppKey) -> None:
         """Returns when the record of an application that is followed was read, however long etcd is away."""

@@ -12,7 +12,7 @@ from serving._proto import records_pb2 as pb
 from serving.gateway.balance import NO_DEMAND, Balance
 from serving.gateway.catalog import Catalog, ModelKey, Offer
 from serving.gateway.demand import Demand
-from serving.gateway.pools import Pool
+from serving.gateway.pools import Pool, Wanted
 from serving.gateway.splits import NO_TRAFFIC, Chosen
 from serving.routing import (
     NO_SIDES,
@@ -146,15 +146,17 @@ class Upstreams:
         chosen: Chosen | None = None,
         *,
         spare: bool = True,
+        wanted: Wanted | None = None,
     ) -> Upstream | None:
         """The replica for the next request, none of `tried`; one that is ejected only when there is no other.
 
         `chosen` are the request's sides, where its application splits: replicas of others are asked when none of its
-        own works. Without `spare` None then, also where an ejected one of its own side would be left.
+        own works. Without `spare` None then, also where an ejected one of its own side would be left. `wanted` is what
+        `balance` makes of the demand, where it is known already.
         """
         now = self._monotonic()
         route = self._route(offer, chosen)
-        wanted = self.balance.wanted(offer, demand)
+        wanted = wanted or self.balance.wanted(offer, demand)
         found = route.own[0].pick(wanted, now)
         if found is not None and found.rests_until <= now and found.key not in tried:
             return found
