@@ -245,9 +245,10 @@ class Wire:
         """The head of an answer that somebody else has made; `send` and `end` follow."""
         self.status = status
         own = {name for name, _ in self._extra}
-        passed = [(name, value) for name, value in headers if name not in own]
-        self._events = any(name == b"content-type" and value.startswith(_EVENTS) for name, value in passed)
-        await self._put({"type": "http.response.start", "status": status, "headers": [*passed, *self._extra]})
+        said = [field for field in headers if field[0] not in own]
+        self._events = any(name == b"content-type" and value.startswith(_EVENTS) for name, value in said)
+        said += self._extra
+        await self._put({"type": "http.response.start", "status": status, "headers": said})
 
     async def begin_events(self, headers: Mapping[str, str] | None = None) -> None:
         self._events = True

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from functools import cache
 from typing import Any, Final
 from urllib.parse import parse_qsl
@@ -22,6 +22,7 @@ from serving.gateway.balance import Balance, size_of
 from serving.gateway.caching import Asking, Caching
 from serving.gateway.call import Call
 from serving.gateway.catalog import Catalog, ModelKey, Offer, is_ready
+from serving.gateway.cuts import Cuts
 from serving.gateway.demand import Demand
 from serving.gateway.follower import CatalogFollower
 from serving.gateway.forwarding import PASSED, Forwarder, Request
@@ -95,7 +96,7 @@ class GatewayApp:
         self._called = called
         self._ended = ended
         self._resume_streams = resume_streams
-        self._cuts: set[asyncio.Future[MeshError]] = set()  # one for each request that runs
+        self._cuts = Cuts()
         self.draining = False  # /health says so
         self.refusing = False  # takes no requests
         self._follower = follower
@@ -111,6 +112,7 @@ class GatewayApp:
         self._max_body_bytes = max_body_bytes
         self._max_requests = max_requests
         self._running = 0
+        instruments.in_flight.set_function(lambda: self._running)
         self._created = created
         self._gate = gate
         self._plain: dict[str, Callable[[Call, Wire], Awaitable[None]]] = {
@@ -123,13 +125,9 @@ class GatewayApp:
 
     def cut_off(self) -> None:
         """Ends what runs: streams with an error event, other answers with an error, or broken off."""
-        if self._cuts:
+        if len(self._cuts):
             _LOG.warning("requests are cut off, as the drain timeout is over", running=len(self._cuts))
-        for cut in self._cuts:
-            if not cut.done():
-                cut.set_result(
-                    Unavailable(f"this {self._called} ends, its drain timeout is over; send the request again")
-                )
+        self._cuts.all(f"this {self._called} ends, its drain timeout is over; send the request again", Unavailable)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -137,7 +135,6 @@ class GatewayApp:
         wire = Wire(scope, receive, send, replica="", write_timeout_s=_WRITE_TIMEOUT_S)
         call, began = Call(scope["path"], scope["method"]), time.monotonic()
         self._running += 1
-        self._instruments.in_flight.inc()
         try:
             with log_fields(request=wire.request_id, trace_id=wire.trace_id):
                 await self._answered(call, wire, scope)
@@ -145,7 +142,6 @@ class GatewayApp:
             self._instruments.cancelled.inc()
         finally:
             self._running -= 1
-            self._instruments.in_flight.dec()
             known = call.path in FORWARDED or call.path in self._plain or call.path in (KSERVE, _CACHE, *PATHS)
             path, status = call.path if known else "other", wire.status or _CLIENT_GONE
             self._instruments.count(path, call.model, str(status))
@@ -188,7 +184,7 @@ class GatewayApp:
 
     async def _answer_kserve(self, call: Call, wire: Wire, scope: Scope) -> None:
         path, call.path = call.path, KSERVE  # for metrics: names of models are in it
-        with self._until_cut() as cut:
+        with self._cuts.one() as cut:
             await self._kserve.answer(path, wire, scope, lambda: self._terms(path, call, wire, scope, cut))
 
     def _terms(self, path: str, call: Call, wire: Wire, scope: Scope, cut: asyncio.Future[MeshError]) -> Terms:
@@ -202,7 +198,7 @@ class GatewayApp:
     async def _answer_later(self, call: Call, wire: Wire, scope: Scope) -> None:
         if (refusal := self._refusal(wire, leaving=self.refusing)) is not None:
             raise refusal
-        with self._until_cut() as cut:
+        with self._cuts.one() as cut:
             await self._later.answer(Asker(call, wire, scope, self._gate, self._allowed(call), cut))
 
     def _refusal(self, wire: Wire, *, leaving: bool) -> Unavailable | None:
@@ -214,16 +210,6 @@ class GatewayApp:
             return None
         return Unavailable(f"this {self._called} is full: {self._max_requests} requests run (max_requests)")
 
-    @contextmanager
-    def _until_cut(self) -> Iterator[asyncio.Future[MeshError]]:
-        """What is told to a request when it is cut off."""
-        cut: asyncio.Future[MeshError] = asyncio.get_running_loop().create_future()
-        self._cuts.add(cut)
-        try:
-            yield cut
-        finally:
-            self._cuts.discard(cut)
-
     async def _forward(self, call: Call, wire: Wire, scope: Scope) -> None:
         if (refusal := self._refusal(wire, leaving=self.refusing)) is not None:
             raise refusal
@@ -232,12 +218,13 @@ class GatewayApp:
         data = await wire.read_body(self._max_body_bytes)
         body = await read_object_apart(data, limit_bytes=self._max_body_bytes)
         if call.path == RESPONSES and body.get("background") not in (None, False):
-            with self._until_cut() as cut:
+            with self._cuts.one() as cut:
                 asker = Asker(call, wire, scope, self._gate, self._allowed(call), cut)
                 await wire.unless_gone(self._later.background.create(body, asker), cut)
             return
         session = wire.header(SESSION_HEADER.encode())
-        found, data = self._named(data, body, session, call)
+        belongs = session_of(session, body)
+        found, data = self._named(data, body, belongs, call)
         first = found.keys[0]
         demand = await self._demand(first, call.path, body, session, len(data))
         call.model = str(first)
@@ -247,18 +234,20 @@ class GatewayApp:
         if left_s is not None:
             headers[TIMEOUT.decode()] = f"{max(left_s, _LEAST_S):.3f}"
         request = Request(first, call.path, data, headers, demand, resumable=resumable, named=first.model)
-        request.lookup, request.session = lookup_of(scope["headers"], body), session_of(session, body)
+        request.lookup, request.session = lookup_of(scope["headers"], body), belongs
         offer = self._follower.catalog.get(first)
         if offer is not None:  # a stored answer must be one that its side would give
             offer = (await self._forwarder.choose_sides(request)).narrowed(offer)
         asking = self._caching.asking(offer, body, call.tenant, wire)
         del body, data  # whoever sends it lets go of it when the answer begins
-        async with self._admitted(call, wire, request):
-            with self._until_cut() as cut:
-                try:
-                    await wire.unless_gone(self._sent(found, request, asking, session, wire), cut)
-                finally:
-                    call.model = str(request.key)
+        try:
+            if call.key is None:
+                await self._run(found, request, asking, session, wire)
+                return
+            async with self._admitted(call, wire, request):
+                await self._run(found, request, asking, session, wire)
+        finally:
+            call.model = str(request.key)
 
     @asynccontextmanager
     async def _admitted(self, call: Call, wire: Wire, request: Request) -> AsyncIterator[None]:
@@ -276,9 +265,11 @@ class GatewayApp:
             request.headers.update(REQUEST_HEADERS)
             yield
 
-    async def _sent(self, found: Asked, request: Request, asking: Asking, session: str, wire: Wire) -> None:
+    async def _run(self, found: Asked, request: Request, asking: Asking, session: str, wire: Wire) -> None:
         """A semantic cache is asked as the first model's."""
-        await self._caching.answer(request, asking, wire, lambda: self._generated(found, request, session, wire))
+        generate = lambda: self._generated(found, request, session, wire)  # noqa: E731
+        with self._cuts.one() as cut:
+            await wire.unless_gone(self._caching.answer(request, asking, wire, generate), cut)
 
     async def _generated(self, found: Asked, request: Request, session: str, wire: Wire) -> None:
         if not found.route:
@@ -322,7 +313,7 @@ class GatewayApp:
         name = body.get("model")
         if not isinstance(name, str) or not name:
             raise InvalidRequest("`model` is missing: the name of a model of /v1/models", param="model")
-        found = asked(name, self._known(), self._routes.routes, session_of(session, body), may_ask=self._allowed(call))
+        found = asked(name, self._known(), self._routes.routes, session, may_ask=self._allowed(call))
         own = found.keys[0].model
         if own != name:
             data = to_json({**body, "model": own})

@@ -10,11 +10,10 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Mapping, MutableMapping
 from contextvars import ContextVar
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, TextIO
 from weakref import WeakSet
 
@@ -36,14 +35,21 @@ _installed: Final[WeakSet[logging.Handler]] = WeakSet()
 _fields: ContextVar[Mapping[str, object]] = ContextVar("log_fields", default=MappingProxyType({}))
 
 
-@contextmanager
-def log_fields(**fields: object) -> Iterator[None]:
+class log_fields:  # noqa: N801 - read as the verb that `with` makes of it
     """Adds keys to every record written in this context, and in tasks that are started in it."""
-    token = _fields.set({**_fields.get(), **fields})
-    try:
-        yield
-    finally:
-        _fields.reset(token)
+
+    __slots__ = ("_added", "_token")
+
+    def __init__(self, **fields: object) -> None:
+        self._added = fields
+
+    def __enter__(self) -> None:
+        self._token = _fields.set({**_fields.get(), **self._added})
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        _fields.reset(self._token)
 
 
 if TYPE_CHECKING:

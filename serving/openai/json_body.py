@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import re
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
@@ -34,14 +35,10 @@ def read_object(data: bytes, *, limit_bytes: int, max_depth: int = MAX_DEPTH) ->
     text = _decoded(data)
     if not text.strip():
         raise _invalid("the body is empty; a JSON object is wanted")
+    if text.startswith("\ufeff"):
+        raise _invalid("the body is not JSON: it begins with a byte order mark (BOM)")
     try:
-        value = json.loads(
-            text,
-            object_pairs_hook=_without_duplicates,
-            parse_constant=_refuse_constant,
-            parse_float=_finite,
-            parse_int=_integer if len(data) > PARSED_APART else None,
-        )
+        value = (_DECODER if len(data) <= PARSED_APART else _DECODER_APART).decode(text)
     except InvalidRequest:
         raise
     except json.JSONDecodeError as error:
@@ -136,6 +133,20 @@ def _finite(text: str) -> float:
     if math.isinf(value):
         raise _invalid(f"the number {text[:40]} is too large")
     return value
+
+
+def _decoder(parse_int: Callable[[str], int]) -> json.JSONDecoder:
+    """Made once: `json.loads` makes one for each call that says how."""
+    return json.JSONDecoder(
+        object_pairs_hook=_without_duplicates,
+        parse_constant=_refuse_constant,
+        parse_float=_finite,
+        parse_int=parse_int,
+    )
+
+
+_DECODER: Final = _decoder(int)
+_DECODER_APART: Final = _decoder(_integer)
 
 
 def _check_depth(value: Any, max_depth: int) -> None:
