@@ -118,7 +118,7 @@ def _bind(host: str, port: int) -> socket.socket:
 
 class _Gathered:
     """A transport that sends what is written up to `flush`, or to the next turn of the loop, at once: an answer's head
-    goes with its body.
+    goes with its body. While `held` the turn is not waited for: whoever has set it flushes.
 
     Each piece on its own costs a system call here, and wakes the client once more.
     """
@@ -129,6 +129,7 @@ class _Gathered:
         self._pieces: list[bytes] = []
         self._bytes = 0
         self._soon: asyncio.Handle | None = None
+        self.held = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -138,7 +139,7 @@ class _Gathered:
             self.flush()
             self._transport.write(data)
             return
-        if self._soon is None:
+        if self._soon is None and not self.held:
             self._soon = self._loop.call_soon(self.flush)
         self._pieces.append(data)
         self._bytes += len(data)
@@ -146,6 +147,7 @@ class _Gathered:
             self.flush()
 
     def flush(self) -> None:
+        self.held = False
         if self._soon is not None:
             self._soon.cancel()
             self._soon = None
@@ -169,6 +171,10 @@ class Connection:
     def abort(self) -> None:
         """Ends it at once, for a client that takes nothing: a plain close waits until all is sent."""
         self._protocol.transport.abort()
+
+    def hold(self) -> None:
+        """What is written is sent by `flush`, which must follow in the same turn of the loop."""
+        self._protocol.transport.held = True  # type: ignore[attr-defined] # of `_Gathered`
 
     def flush(self) -> None:
         """Sends now what was written, not in the next turn of the loop."""

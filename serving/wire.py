@@ -225,7 +225,7 @@ class Wire:
     ) -> None:
         length = (b"content-length", str(len(data)).encode())
         await self._start(status, media_type, [length, *_encoded(headers)])
-        await self._write(data, more=False)
+        await self.end(data)
 
     async def refuse(self, error: MeshError) -> None:
         """As the answer; or, where a stream has begun, as its last event, and then without `[DONE]`.
@@ -234,7 +234,7 @@ class Wire:
         """
         if self.status:
             if self._events:
-                await self._write(sse.event(error_object(error)), more=False)
+                await self.end(sse.event(error_object(error)))
             else:
                 self.abort()
             return
@@ -258,27 +258,29 @@ class Wire:
     async def send(self, data: bytes) -> None:
         """Waits while the client does not read. Raises `ClientGone` after `write_timeout_s` of that."""
         if data:
-            await self._write(data, more=True)
+            await self._put({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end(self, data: bytes = b"") -> None:
-        await self._write(data, more=False)
+        await self._put({"type": "http.response.body", "body": data, "more_body": False})
 
     async def _start(self, status: int, media_type: str, headers: list[tuple[bytes, bytes]]) -> None:
         self.status = status
         own = [(b"content-type", media_type.encode()), *headers, *self._extra]
         await self._put({"type": "http.response.start", "status": status, "headers": own})
 
-    async def _write(self, data: bytes, *, more: bool) -> None:
-        await self._put({"type": "http.response.body", "body": data, "more_body": more})
-
     async def _put(self, message: Message) -> None:
         try:
-            if self._connection is not None and self._connection.takes_more:  # a timer costs as much as the sending
-                await self._send(message)
-                if message["type"] == "http.response.body":
-                    self._connection.flush()
-            else:
+            connection = self._connection
+            if connection is None or not connection.takes_more:
                 await wait_for(self._send(message), self._write_timeout_s)
+            elif message["type"] != "http.response.body":  # a timer costs as much as the sending
+                await self._send(message)
+            else:
+                connection.hold()
+                try:
+                    await self._send(message)
+                finally:
+                    connection.flush()
         except asyncio.TimeoutError as error:
             self.abort()
             raise ClientGone(f"the client took nothing of its answer for {self._write_timeout_s:g} s") from error

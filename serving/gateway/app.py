@@ -236,7 +236,7 @@ class GatewayApp:
         request = Request(first, call.path, data, headers, demand, resumable=resumable, named=first.model)
         request.lookup, request.session = lookup_of(scope["headers"], body), belongs
         offer = self._follower.catalog.get(first)
-        if offer is not None:  # a stored answer must be one that its side would give
+        if offer is not None and offer.cache is not None:  # a stored answer must be one that its side would give
             offer = (await self._forwarder.choose_sides(request)).narrowed(offer)
         asking = self._caching.asking(offer, body, call.tenant, wire)
         del body, data  # whoever sends it lets go of it when the answer begins

@@ -46,7 +46,12 @@ class Answer:
                 raise StopAsyncIteration
             if self._error is not None:
                 raise self._error
-            await self._more()
+            loop = asyncio.get_running_loop()
+            self._waiter, self.waits_since = loop.create_future(), loop.time()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = self.waits_since = None
         pieces, self._pieces, self.held_bytes = self._pieces, [], 0
         if not self.ended:  # else it may carry another answer now
             self._source.resume()
@@ -66,14 +71,6 @@ class Answer:
         """To be called in every case: the connection of an answer that is not whole ends."""
         if not self.ended:
             self._source.abort()
-
-    async def _more(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._waiter, self.waits_since = loop.create_future(), loop.time()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = self.waits_since = None
 
     # ------------------------------------------------------------------------------------------------ of the source
 
