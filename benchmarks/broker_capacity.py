@@ -1,8 +1,9 @@
 """What one broker does on one core: full cycles a second with the journal on disk, and a million items that wait.
 
 A cycle is an item that is submitted, pulled, completed and fetched. The broker has CPU 0, clients and replicas CPU 1.
-`one by one`: each item has a Submit and a Get of its own; `in hundreds`: SubmitMany and GetMany. The journal
-waits for the disk at each commit (`synchronous=FULL`).
+`one by one`: each item has a Submit and a Get of its own; `over a stream`: the same, as the SDK sends them, all 64
+clients over one Exchange; `in hundreds`: SubmitMany and GetMany. The journal waits for the disk at each commit
+(`synchronous=FULL`).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from benchmarks.results import keep_results, median_cell
 from serving._proto import broker_pb2 as bpb
 from serving._proto.broker_pb2_grpc import BrokerStub
 from serving.errors import FailedPrecondition
+from serving.sdk.exchange import Exchange
 
 Say = Callable[[str], None]
 _ROOT: Final = Path(__file__).resolve().parent.parent
@@ -113,6 +115,18 @@ async def _one_by_one(stub: Any, count: int) -> None:
     await asyncio.gather(*(client(count // _CLIENTS) for _ in range(_CLIENTS)))
 
 
+async def _over_a_stream(stub: Any, count: int) -> None:
+    exchange = Exchange(stub)
+
+    async def client(share: int) -> None:
+        for _ in range(share):
+            ticket = (await exchange.call("Submit", _request(), _WAIT_S)).ticket
+            _check(await exchange.call("Get", bpb.GetRequest(ticket=ticket, wait_s=60), _WAIT_S))
+
+    await asyncio.gather(*(client(count // _CLIENTS) for _ in range(_CLIENTS)))
+    await exchange.close()
+
+
 async def _in_hundreds(stub: Any, count: int) -> None:
     many = bpb.SubmitManyRequest(requests=[_request()] * 100)
 
@@ -128,7 +142,7 @@ async def _in_hundreds(stub: Any, count: int) -> None:
     await asyncio.gather(*(client(count // 400) for _ in range(4)))
 
 
-WAYS: Final = {"one by one": _one_by_one, "in hundreds": _in_hundreds}
+WAYS: Final = {"one by one": _one_by_one, "over a stream": _over_a_stream, "in hundreds": _in_hundreds}
 
 
 async def _cycles(broker: BrokerProcess, way: str, count: int) -> Cycles:

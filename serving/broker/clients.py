@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final, TypeAlias
 
+from serving._proto import broker_pb2 as pb
 from serving.broker import queries, tickets
 from serving.broker.items import Item
 from serving.broker.journal import Found
@@ -28,6 +29,16 @@ class Submitted:
 Answer: TypeAlias = Submitted | MeshError
 GONE: Final = "whoever waited for it has gone"  # why an attended item was cancelled
 _Name: TypeAlias = tuple[str, str]  # tenant and idempotency key
+
+
+def ticket_of(shard: Shard, number: int) -> str:
+    return f"{shard.id_of(number)}.{tickets.secret(shard.journal.key, number)}"
+
+
+def reply_of(shard: Shard, answer: Answer) -> pb.SubmitReply | MeshError:
+    if not isinstance(answer, Submitted):
+        return answer
+    return pb.SubmitReply(ticket=ticket_of(shard, answer.number), repeated=answer.repeated)
 
 
 class Clients:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -30,7 +31,11 @@ _ITEM_RESULT: Final = b"\x7a"  # field 15 of Item, length-delimited
 _WORK: Final = b"\x12"  # field 2 of PullReply
 _WORK_REQUEST: Final = b"\x1a"  # field 3 of Work
 _ENDED: Final = b"\x12"  # field 2 of FollowReply
-_MORE: Final = b"\x7a"  # field 15 of PullReply
+_MORE: Final = b"\x7a"  # field 15 of PullReply and ExchangeReply
+_SUBMITTED: Final = b"\x12"  # field 2 of ExchangeReply
+_ITEM: Final = b"\x1a"  # field 3
+_LARGE: Final = b"\x2a"  # field 5
+_TOGETHER: Final = 256 << 10  # bytes of several messages in one: each costs both sides a turn of gRPC
 _OUTCOME: Final = b"\x0a"  # field 1 of GetManyReply
 _FOUND: Final = b"\x0a"  # field 1 of GetOutcome
 
@@ -212,9 +217,29 @@ def wait_of(given: float, left_s: float | None) -> float:
 
 
 def joined(replies: Sequence[bytes]) -> bytes:
-    """One `PullReply` of several; at least one."""
+    """One `PullReply` or `ExchangeReply` of several; at least one."""
     first, *others = replies
     return b"".join((first, *(piece for other in others for piece in (_MORE, varint(len(other)), other))))
+
+
+def together(outbox: deque[bytes]) -> list[bytes]:
+    """Out of the outbox, at least one, as many as go together; for `joined`."""
+    found = [outbox.popleft()]
+    size = len(found[0])
+    while outbox and size + len(outbox[0]) <= _TOGETHER:
+        found.append(outbox.popleft())
+        size += len(found[-1])
+    return found
+
+
+def exchanged_bytes(number: int, *, submitted: bytes | None = None, item: bytes | None = None) -> bytes:
+    """An `ExchangeReply` with a `SubmitReply` or an `Item`; without both the item is `large`."""
+    head = pb.ExchangeReply(id=number).SerializeToString()
+    if submitted is not None:
+        return b"".join((head, _SUBMITTED, varint(len(submitted)), submitted))
+    if item is not None:
+        return b"".join((head, _ITEM, varint(len(item)), item))
+    return b"".join((head, _LARGE, varint(0)))
 
 
 def found_bytes(item: bytes) -> bytes:

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Final
 
 from serving._proto import broker_pb2 as pb
-from serving.broker.messages import work_bytes
+from serving.broker.messages import together, work_bytes
 from serving.broker.running import Running
 from serving.broker.shard import Shard
 
@@ -23,7 +23,6 @@ _LOG: Final = logging.getLogger(__name__)
 MOST_CREDITS: Final = 10_000
 _MOST_UNSENT: Final = 64 << 20  # bytes that wait for a replica to read them
 _MESSAGE_BYTES: Final = 100  # of memory, for a message besides its text
-_TOGETHER: Final = 256 << 10  # bytes of several messages in one: each costs both sides a turn of gRPC
 _BATCH: Final = 256  # items that are started together
 
 
@@ -68,15 +67,10 @@ class Puller:
 
     def next_messages(self) -> list[bytes]:
         """Out of the outbox, as many as go together; to be given to `sent` then."""
-        together = [self.outbox.popleft()]
-        size = len(together[0])
-        while self.outbox and size + len(self.outbox[0]) <= _TOGETHER:
-            together.append(self.outbox.popleft())
-            size += len(together[-1])
-        return together
+        return together(self.outbox)
 
-    def sent(self, together: Sequence[bytes]) -> None:
-        self.unsent -= sum(map(len, together)) + _MESSAGE_BYTES * len(together)
+    def sent(self, replies: Sequence[bytes]) -> None:
+        self.unsent -= sum(map(len, replies)) + _MESSAGE_BYTES * len(replies)
 
     def close(self) -> None:
         """Its stream is to end."""

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import grpc
@@ -18,8 +19,9 @@ from serving._proto import broker_pb2 as pb
 from serving.broker import messages, tickets
 from serving.broker.attending import Attending
 from serving.broker.callbacks.deliveries import Deliveries
-from serving.broker.clients import Answer, Clients, Submitted
+from serving.broker.clients import Clients, reply_of, ticket_of
 from serving.broker.draining import DRAINED
+from serving.broker.exchange import Exchange
 from serving.broker.home import Home
 from serving.broker.instruments import BrokerInstruments
 from serving.broker.items import Item
@@ -83,6 +85,7 @@ class BrokerService:
         }
         methods["Call"] = grpc.stream_stream_rpc_method_handler(self._streaming("Call", self._call))
         methods["Follow"] = grpc.unary_stream_rpc_method_handler(self._streaming("Follow", self._follow))
+        methods["Exchange"] = grpc.stream_stream_rpc_method_handler(self._streaming("Exchange", self._exchange))
         methods["Pull"] = grpc.stream_stream_rpc_method_handler(self._streaming("Pull", self._pull))
         return grpc.method_handlers_generic_handler(SERVICE, methods)
 
@@ -92,7 +95,7 @@ class BrokerService:
                 await self._abort(context, Unavailable(DRAINING))
             started = time.perf_counter()
             code = Code.CANCELLED
-            self._enter()
+            self.enter()
             try:
                 made = await handler(data, context)
                 code = Code.OK
@@ -104,7 +107,7 @@ class BrokerService:
                 failure = at_edge(error, name, _LOG)
                 code = failure.code
             finally:
-                self._leave()
+                self.leave()
                 self._instruments.called(name, code, time.perf_counter() - started)
             await self._abort(context, failure)
             return b""
@@ -133,14 +136,18 @@ class BrokerService:
 
         return answer
 
-    def _enter(self) -> None:
+    def enter(self) -> None:
         self.in_flight += 1
         self.idle.clear()
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
         self.in_flight -= 1
         if self.in_flight == 0:
             self.idle.set()
+
+    def note(self, name: str, code: Code, seconds: float) -> None:
+        """See `Answering`."""
+        self._instruments.called(name, code, seconds)
 
     @staticmethod
     async def _abort(context: Context, failure: MeshError) -> None:
@@ -158,7 +165,7 @@ class BrokerService:
             raise answer
         return answer.SerializeToString()
 
-    def _read(self, message: pb.SubmitRequest, now: float, trace: dict[str, str]) -> tuple[Item, bytes]:
+    def _read(self, message: pb.SubmitRequest, now: float, trace: Mapping[str, str]) -> tuple[Item, bytes]:
         item, body = messages.read_submit(message, self._settings, now, trace)
         if item.callback is not None:
             self._deliveries.admit(item.callback)
@@ -168,25 +175,28 @@ class BrokerService:
         message = parse(data, pb.SubmitManyRequest)
         if len(message.requests) > messages.MAX_SUBMITS:
             raise InvalidArgument(f"requests: {len(message.requests)} are more than {messages.MAX_SUBMITS}")
-        trace, now = _trace_of(context), time.time()
-        outcomes: list[pb.SubmitReply | MeshError | None] = [None] * len(message.requests)
-        good: list[tuple[Item, bytes]] = []
-        places: list[int] = []
-        for index, request in enumerate(message.requests):
-            try:
-                good.append(self._read(request, now, trace))
-                places.append(index)
-            except MeshError as error:
-                outcomes[index] = error
-        for index, answer in zip(places, await self._keep(good), strict=True):
-            outcomes[index] = answer
         reply = pb.SubmitManyReply()
-        for outcome in outcomes:
-            if isinstance(outcome, pb.SubmitReply):
-                reply.outcomes.add(reply=outcome)
-            elif outcome is not None:
+        for outcome in await self.submitted(message.requests, _trace_of(context)):
+            if isinstance(outcome, MeshError):
                 reply.outcomes.add(refused=pb.Failure(code=int(outcome.code), message=outcome.message))
+            else:
+                reply.outcomes.add(reply=outcome)
         return reply.SerializeToString()
+
+    async def submitted(
+        self, requests: Sequence[pb.SubmitRequest], trace: Mapping[str, str]
+    ) -> list[pb.SubmitReply | MeshError]:
+        """See `Answering`."""
+        now = time.time()
+        answers: dict[int, pb.SubmitReply | MeshError] = {}
+        good: dict[int, tuple[Item, bytes]] = {}
+        for index, request in enumerate(requests):
+            try:
+                good[index] = self._read(request, now, trace)
+            except MeshError as error:
+                answers[index] = error
+        answers.update(zip(good, await self._keep(list(good.values())), strict=True))
+        return [answers[index] for index in range(len(requests))]
 
     async def _keep(self, wanted: Sequence[tuple[Item, bytes]]) -> list[pb.SubmitReply | MeshError]:
         """In the broker's own journal; in one that it adopted where that knows the idempotency key."""
@@ -200,7 +210,7 @@ class BrokerService:
         for item, _ in wanted:
             ticket = elsewhere.get((item.tenant, item.key))
             replies.append(
-                _reply(shard, next(answers)) if ticket is None else pb.SubmitReply(ticket=ticket, repeated=True)
+                reply_of(shard, next(answers)) if ticket is None else pb.SubmitReply(ticket=ticket, repeated=True)
             )
         return replies
 
@@ -253,10 +263,15 @@ class BrokerService:
         return messages.item_bytes(made, result)
 
     async def _get(self, data: bytes, context: Context) -> bytes:
-        message = parse(data, pb.GetRequest)
-        shard, clients, number = self._find(message.ticket)
-        wait_s = messages.wait_of(message.wait_s, left_s(context))
-        return await self._item(shard, clients, message.ticket, await clients.get(number, wait_s))
+        return await self.got(parse(data, pb.GetRequest), left_s(context)) or b""
+
+    async def got(self, request: pb.GetRequest, within_s: float | None, most: float = math.inf) -> bytes | None:
+        """See `Answering`."""
+        shard, clients, number = self._find(request.ticket)
+        found = await clients.get(number, messages.wait_of(request.wait_s, within_s))
+        if found[1] is not None and len(found[1]) > most:
+            return None
+        return await self._item(shard, clients, request.ticket, found)
 
     async def _get_many(self, data: bytes, context: Context) -> bytes:
         message = parse(data, pb.GetManyRequest)
@@ -296,8 +311,8 @@ class BrokerService:
     async def _call(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """Read as a stream of one: gRPC would hold a single request until its answer has ended."""
         keeping = asyncio.ensure_future(self._keep([await self._called(requests, context)]))
-        self._enter()  # whoever drains waits until it is known to be kept
-        keeping.add_done_callback(lambda _: self._leave())
+        self.enter()  # whoever drains waits until it is known to be kept
+        keeping.add_done_callback(lambda _: self.leave())
         try:
             (answer,) = await asyncio.shield(keeping)
         except asyncio.CancelledError:
@@ -361,18 +376,11 @@ class BrokerService:
 
     # ------------------------------------------------------------------------------------------------ replicas
 
+    async def _exchange(self, _: object, context: Context) -> None:
+        await Exchange(self, self.refusing, context).run()
+
     async def _pull(self, _: object, context: Context) -> None:
         await PullStream(self._home, self._settings, context).run()
-
-
-def ticket_of(shard: Shard, number: int) -> str:
-    return f"{shard.id_of(number)}.{tickets.secret(shard.journal.key, number)}"
-
-
-def _reply(shard: Shard, answer: Answer) -> pb.SubmitReply | MeshError:
-    if not isinstance(answer, Submitted):
-        return answer
-    return pb.SubmitReply(ticket=ticket_of(shard, answer.number), repeated=answer.repeated)
 
 
 def _trace_of(context: Context) -> dict[str, str]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-import grpc
 import grpc.aio
 
+from serving._proto import broker_pb2 as bpb
 from serving._proto import records_pb2 as pb
 from serving.broker.draining import DRAINED
 from serving.discovery.client_verdict import was_never_sent
-from serving.errors import MeshError, ResourceExhausted, Unavailable, error_for_code
+from serving.errors import Code, MeshError, ResourceExhausted, Unavailable, error_for_code
 
 _RETRY_AFTER: Final = "retry-after-ms"
 _REFUSED: Final = "takes no new requests"  # of a broker that leaves, to what it has not begun
@@ -41,14 +41,23 @@ class NoHome(Unavailable):
 
 def broker_error(error: grpc.aio.AioRpcError, endpoint: pb.Endpoint) -> MeshError:
     """What the end of a call of a broker means: `Away`, `QueueFull`, or what it says."""
-    details = error.details() or ""
-    code = int(error.code().value[0])
-    if error.code() is grpc.StatusCode.UNAVAILABLE:
+    return _meaning(
+        int(error.code().value[0]), error.details() or "", _retry_after_s(error.trailing_metadata() or ()), endpoint
+    )
+
+
+def refusal(refused: bpb.Refusal, endpoint: pb.Endpoint) -> MeshError:
+    """The same of what a broker says over a stream."""
+    return _meaning(refused.code, refused.message, refused.retry_after_ms / 1000, endpoint)
+
+
+def _meaning(code: int, details: str, retry_after_s: float, endpoint: pb.Endpoint) -> MeshError:
+    if code == Code.UNAVAILABLE:
         text = f"the broker {endpoint.id} at {endpoint.address} does not answer: {details}"
         begun = not (was_never_sent(details, connected=False) or _REFUSED in details)
         return Away(text, begun=begun, drained=details == DRAINED)
-    if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        return QueueFull(details, _retry_after_s(error.trailing_metadata() or ()))
+    if code == Code.RESOURCE_EXHAUSTED:
+        return QueueFull(details, retry_after_s)
     return error_for_code(code, details)
 
 

@@ -30,7 +30,8 @@ from serving.errors import (
 )
 from serving.routing.rendezvous import RendezvousMember, rendezvous_order
 from serving.sdk.broker_choice import Choice, check_any_takes, uncertain
-from serving.sdk.broker_errors import Away, NoHome, broker_error
+from serving.sdk.broker_errors import Away, NoHome, broker_error, refusal
+from serving.sdk.exchange import Exchange, Refused
 from serving.store.client import EtcdClient
 from serving.store.keys import AppKey
 from serving.timeouts import wait_for
@@ -50,10 +51,21 @@ _OPTIONS: Final = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class _Connection:
+    channel: grpc.aio.Channel
+    stub: BrokerStub
+    exchange: Exchange
+
+    async def close(self) -> None:
+        await self.exchange.close()
+        await self.channel.close(None)
+
+
 @dataclass(slots=True)
 class _Application:
     resolver: Resolver
-    channels: dict[str, tuple[grpc.aio.Channel, BrokerStub]] = field(default_factory=dict)  # by address
+    connections: dict[str, _Connection] = field(default_factory=dict)  # by address
     used_at: float = field(default_factory=time.monotonic)
     users: int = 0
 
@@ -61,7 +73,7 @@ class _Application:
         return [one for one in self.resolver.view.ready if one.protocol == PROTOCOL_BROKER_GRPC]
 
     async def close(self) -> None:
-        await asyncio.gather(*(channel.close(None) for channel, _ in self.channels.values()))
+        await asyncio.gather(*(one.close() for one in self.connections.values()))
         await self.resolver.close()
 
 
@@ -122,7 +134,7 @@ class Brokers:
         async with self._application(app, until) as opened:
 
             async def once(endpoint: pb.Endpoint) -> _Begun:
-                call = self._stub(opened, endpoint).Call(request, timeout=timeout_s)
+                call = self._connected(opened, endpoint).stub.Call(request, timeout=timeout_s)
                 try:
                     first = await wait_for(call.read(), max(0.0, until - time.monotonic()))
                 except asyncio.TimeoutError:
@@ -211,7 +223,7 @@ class Brokers:
         until = time.monotonic() + (home_s if timeout_s is None else min(home_s, timeout_s))
         async with self._application(app, until) as opened:
             endpoint = await self._home(opened, app, journal, until, "")
-            call = self._stub(opened, endpoint).Follow(request, timeout=timeout_s)
+            call = self._connected(opened, endpoint).stub.Follow(request, timeout=timeout_s)
             try:
                 async for reply in call:
                     yield reply
@@ -297,19 +309,20 @@ class Brokers:
         left_s = min(until - time.monotonic(), wait_s + _STEP_S)
         if left_s <= 0:
             raise DeadlineExceeded(f"{method} was not answered in time")
-        call: Callable[..., Awaitable[Any]] = getattr(self._stub(opened, endpoint), method)
         try:
-            return await call(request, timeout=left_s)
+            return await self._connected(opened, endpoint).exchange.call(method, request, left_s)
         except grpc.aio.AioRpcError as error:
             raise broker_error(error, endpoint) from error
+        except Refused as error:
+            raise refusal(error.refusal, endpoint) from error
         except asyncio.CancelledError:
             if self._closed:
                 raise FailedPrecondition("the mesh client was closed meanwhile") from None
             raise
 
-    def _stub(self, opened: _Application, endpoint: pb.Endpoint) -> BrokerStub:
+    def _connected(self, opened: _Application, endpoint: pb.Endpoint) -> _Connection:
         address = endpoint.address
-        found = opened.channels.get(address)
+        found = opened.connections.get(address)
         if found is None:
             if endpoint.tls:
                 credentials = self._credentials or grpc.ssl_channel_credentials()
@@ -317,8 +330,8 @@ class Brokers:
             else:
                 channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
             stub = BrokerStub(channel)  # type: ignore[no-untyped-call]
-            found = opened.channels[address] = (channel, stub)
-        return found[1]
+            found = opened.connections[address] = _Connection(channel, stub, Exchange(stub))
+        return found
 
     # ------------------------------------------------------------------------------------------------ applications
 
@@ -359,9 +372,8 @@ class Brokers:
         if opened.users > 1:
             return
         there = {one.address for one in opened.brokers()}
-        for address in [address for address in opened.channels if address not in there]:
-            channel, _ = opened.channels.pop(address)
-            await channel.close(None)
+        for address in [address for address in opened.connections if address not in there]:
+            await opened.connections.pop(address).close()
 
 
 async def _awaited(resolver: Resolver, look: Callable[[], T | None], until: float) -> T | None:

@@ -1,0 +1,137 @@
+"""Submits and Gets of a client at one broker, over one stream (`Exchange` of proto/broker.proto)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import grpc
+import grpc.aio
+
+from serving._proto import broker_pb2 as bpb
+from serving.errors import DeadlineExceeded
+from serving.timeouts import cancel_and_wait, wait_for
+
+_MOST_ASKED: Final = 1000  # a broker takes 4,096 that are not answered; what is above has a call of its own
+_LARGE_BYTES: Final = 64 << 10  # the same: it would hold up the others
+_TOGETHER: Final = 256 << 10  # bytes of one message
+_KINDS: Final = {"Submit": "submit", "Get": "get"}
+
+
+class Exchange:
+    """Of one connection; opened with the first question, and again after it has ended. Belongs to one event loop.
+
+    A broker that does not know it (UNIMPLEMENTED) is asked by calls.
+    """
+
+    def __init__(self, stub: Any) -> None:
+        """`stub`: a `BrokerStub`."""
+        self._stub = stub
+        self._known = True
+        self._next = 1
+        self._asked: dict[int, asyncio.Future[bpb.ExchangeReply]] = {}
+        self._said: list[bpb.ExchangeRequest] = []
+        self._wake = asyncio.Event()
+        self._running: asyncio.Task[None] | None = None
+
+    async def call(self, method: str, request: Any, timeout_s: float) -> Any:
+        """The answer of Submit or Get by the stream, of whatever else by a call.
+
+        Raises `grpc.aio.AioRpcError` as calls do, `Refused` and `DeadlineExceeded`.
+        """
+        kind = _KINDS.get(method)
+        if kind is not None and self._known and len(self._asked) < _MOST_ASKED and request.ByteSize() <= _LARGE_BYTES:
+            try:
+                reply = await self._ask(method, bpb.ExchangeRequest(**{kind: request}), timeout_s)
+            except grpc.aio.AioRpcError as error:
+                if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
+                    raise
+                self._known = False
+            else:
+                if reply.HasField("refused"):
+                    raise Refused(reply.refused)
+                if not reply.HasField("large"):
+                    return reply.submitted if kind == "submit" else reply.item
+        return await getattr(self._stub, method)(request, timeout=timeout_s)
+
+    async def close(self) -> None:
+        """May be repeated."""
+        if self._running is not None:
+            await cancel_and_wait(self._running)
+
+    async def _ask(self, method: str, message: bpb.ExchangeRequest, timeout_s: float) -> bpb.ExchangeReply:
+        if self._running is None:
+            self._running = asyncio.create_task(self._run(), name="exchange")
+        message.id, self._next = self._next, self._next + 1
+        answer: asyncio.Future[bpb.ExchangeReply] = asyncio.get_running_loop().create_future()
+        self._asked[message.id] = answer
+        self._say(message)
+        try:
+            return await wait_for(answer, timeout_s)
+        except asyncio.TimeoutError:
+            raise DeadlineExceeded(f"{method} was not answered within {timeout_s:.3g} s") from None
+        finally:
+            if self._asked.pop(message.id, None) is not None and not answer.done():
+                self._say(bpb.ExchangeRequest(id=message.id, withdraw=bpb.Withdraw()))
+
+    # ------------------------------------------------------------------------------------------------ the stream
+
+    async def _run(self) -> None:
+        """Until it ends; then nobody knows what became of what is not answered."""
+        call = self._stub.Exchange()
+        writing = asyncio.create_task(self._write(call))
+        failure: Exception | None = None
+        try:
+            while isinstance(first := await call.read(), bpb.ExchangeReply):
+                for reply in (first, *first.more):
+                    answer = self._asked.get(reply.id)
+                    if answer is not None and not answer.done():
+                        answer.set_result(reply)
+            failure = _ended()
+        except grpc.aio.AioRpcError as error:
+            failure = error
+        finally:
+            self._running = None
+            asked, self._asked, self._said = list(self._asked.values()), {}, []
+            for answer in asked:
+                if not answer.done():
+                    answer.set_exception(failure) if failure is not None else answer.cancel()
+            call.cancel()
+            await cancel_and_wait(writing)
+
+    def _say(self, message: bpb.ExchangeRequest) -> None:
+        self._said.append(message)
+        self._wake.set()
+
+    async def _write(self, call: Any) -> None:
+        while True:
+            self._wake.clear()
+            while self._said:
+                await call.write(self._together())
+            await self._wake.wait()
+
+    def _together(self) -> bpb.ExchangeRequest:
+        """Of what is to be said, as much as goes into one message; at least one."""
+        size = count = 0
+        for message in self._said:
+            size += message.ByteSize()
+            if count and size > _TOGETHER:
+                break
+            count += 1
+        first, *others = self._said[:count]
+        del self._said[:count]
+        first.more.extend(others)
+        return first
+
+
+class Refused(Exception):
+    """What a broker refuses over a stream."""
+
+    def __init__(self, refusal: bpb.Refusal) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+
+
+def _ended() -> grpc.aio.AioRpcError:
+    none = grpc.aio.Metadata()
+    return grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, none, none, "the broker has ended the stream", "")
