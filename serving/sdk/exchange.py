@@ -71,7 +71,7 @@ class Exchange:
         except asyncio.TimeoutError:
             raise DeadlineExceeded(f"{method} was not answered within {timeout_s:.3g} s") from None
         finally:
-            if self._asked.pop(message.id, None) is not None and not answer.done():
+            if self._asked.pop(message.id, None) is not None and (answer.cancelled() or not answer.done()):
                 self._say(bpb.ExchangeRequest(id=message.id, withdraw=bpb.Withdraw()))
 
     # ------------------------------------------------------------------------------------------------ the stream

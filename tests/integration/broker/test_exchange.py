@@ -192,10 +192,11 @@ async def test_refusals_late_answers_and_callers_that_leave(served: Served) -> N
     question = bpb.GetRequest(ticket=await served.submit(), wait_s=60)
     with pytest.raises(DeadlineExceeded, match="Get was not answered within 0.2 s"):
         await made.call("Get", question, 0.2)
+    await eventually_async(lambda: waited_for(served) == 0, timeout_s=30, what="the late one is withdrawn")
     waiting = asyncio.create_task(made.call("Get", question, 90))
-    await eventually_async(lambda: waited_for(served) == 1, what="the late one is withdrawn, the other one waits")
+    await eventually_async(lambda: waited_for(served) == 1, what="the next one waits")
     waiting.cancel()
-    await eventually_async(lambda: waited_for(served) == 0, what="its caller has left")
+    await eventually_async(lambda: waited_for(served) == 0, timeout_s=30, what="its caller has left")
     await made.close()
 
 
