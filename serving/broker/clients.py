@@ -12,7 +12,6 @@ from serving._proto import broker_pb2 as pb
 from serving.broker import queries, tickets
 from serving.broker.items import Item
 from serving.broker.journal import Found
-from serving.broker.journal_changes import Change
 from serving.broker.keeping import Keeping
 from serving.broker.partial_results import Part, PartialResult
 from serving.broker.shard import Shard
@@ -101,14 +100,14 @@ class Clients:
 
     def _write(self, wanted: Sequence[tuple[Item, bytes, asyncio.Future[Answer]]]) -> None:
         taken: list[tuple[Item, bytes, asyncio.Future[Answer]]] = []
-        changes: list[Change] = []
         for item, body, answer in wanted:
             try:
-                changes.append(self._keeping.add(item, body))
+                self._keeping.add(item)
                 taken.append((item, body, answer))
             except MeshError as error:
                 answer.set_result(error)
-        if changes:
+        if taken:
+            changes = self._keeping.changes([(item, body) for item, body, _ in taken])
             self._shard.journal.write(changes, partial(self._written, taken))
 
     def _written(

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Final
 
 from serving._proto import broker_pb2 as pb
+from serving.broker.items import Item
 from serving.broker.messages import together, work_bytes
 from serving.broker.running import Running
 from serving.broker.shard import Shard
@@ -118,6 +119,26 @@ class Puller:
         return self.used / (self.used + self.credits)
 
 
+@dataclass(slots=True)
+class _Room:
+    """Of a deployment: the replicas that take items, and what `WaitingQueue.take` asks of all that are allowed to."""
+
+    able: list[Puller]
+    places: int
+    ahead: int
+
+    def next(self) -> Puller:
+        """Who is given the next item."""
+        return min(self.able, key=_order) if len(self.able) > 1 else self.able[0]
+
+    def give(self, puller: Puller, running: Running) -> None:
+        puller.credits -= 1
+        puller.starting += 1
+        puller.starting_long += running.long
+        if not puller.takes:
+            self.able.remove(puller)
+
+
 class Pulls:
     """The replicas of one broker. It is the `Listener` of the broker's shards."""
 
@@ -187,6 +208,27 @@ class Pulls:
             self._planned = True
             asyncio.get_running_loop().call_soon(self._hand_out)
 
+    def begin(self, journal: str, items: Sequence[Item]) -> Mapping[int, Running]:
+        shard = self._shards.get(journal)
+        begun: dict[int, Running] = {}
+        if shard is None or self.refusing:
+            return begun
+        rooms: dict[str, _Room] = {}
+        for item in items:
+            name = item.deployment
+            if any(one.queues.waits(name) for one in self._shards.values()):  # those before it
+                continue
+            room = rooms[name] if name in rooms else rooms.setdefault(name, self._room(name))
+            if not room.able:
+                continue
+            puller = room.next()
+            running = begin_new(shard, item, room.places, puller.replica, puller.process, room.ahead)
+            if running is not None:
+                room.give(puller, running)
+                running.then = partial(self._started, shard, {running: puller})
+                begun[item.number] = running
+        return begun
+
     def stop(self, replica: str, item: str, attempt: int, reason: str) -> None:
         puller = self._pullers.get(replica)
         if puller is not None:
@@ -215,25 +257,18 @@ class Pulls:
             self._hand_out_of(deployment)
 
     def _hand_out_of(self, deployment: str) -> None:
-        allowed = self._allowed(deployment)
-        places = sum(puller.places for puller in allowed)
-        ahead = sum(puller.room for puller in allowed) - places
-        able = [puller for puller in allowed if puller.takes]
+        room = self._room(deployment)
         batches: dict[str, list[Running]] = {}
         takers: dict[Running, Puller] = {}
-        while able and len(takers) < _BATCH:
-            puller = min(able, key=_order) if len(able) > 1 else able[0]
-            found = self._take(deployment, places, ahead, puller)
+        while room.able and len(takers) < _BATCH:
+            puller = room.next()
+            found = self._take(deployment, room, puller)
             if found is None:
                 break
             shard, running = found
-            puller.credits -= 1
-            puller.starting += 1
-            puller.starting_long += running.long
+            room.give(puller, running)
             batches.setdefault(shard.name, []).append(running)
             takers[running] = puller
-            if not puller.takes:
-                able.remove(puller)
         for name, batch in batches.items():
             shard = self._shards[name]
             shard.start(batch, partial(self._started, shard, takers))
@@ -246,12 +281,18 @@ class Pulls:
         newest = max((puller.generation for puller in pullers), default=0)
         return [puller for puller in pullers if puller.generation == newest and not puller.silent]
 
-    def _take(self, deployment: str, places: int, ahead: int, puller: Puller) -> tuple[Shard, Running] | None:
+    def _room(self, deployment: str) -> _Room:
+        allowed = self._allowed(deployment)
+        places = sum(puller.places for puller in allowed)
+        able = [puller for puller in allowed if puller.takes]
+        return _Room(able, places, sum(puller.room for puller in allowed) - places)
+
+    def _take(self, deployment: str, room: _Room, puller: Puller) -> tuple[Shard, Running] | None:
         """From each journal in turn."""
         shards = list(self._shards.values())
         for offset in range(len(shards)):
             shard = shards[(self._turn + offset) % len(shards)]
-            running = shard.take(deployment, places, puller.replica, puller.process, ahead)
+            running = shard.take(deployment, room.places, puller.replica, puller.process, room.ahead)
             if running is not None:
                 self._turn = (self._turn + offset + 1) % len(shards)
                 return shard, running
@@ -269,6 +310,17 @@ class Pulls:
             item, item_id = running.item, shard.id_of(running.item.number)
             puller.hold((item_id, item.attempt), long=running.long)
             puller.send(work_bytes(item, item_id, shard.clock.now(), request))
+
+
+def begin_new(shard: Shard, item: Item, places: int, replica: str, process: str, ahead: int = 0) -> Running | None:
+    """Claims an item that has not waited, where nothing waits. None: it may not start, and is to wait."""
+    shard.queues.add(item)
+    running = shard.take(item.deployment, places, replica, process, ahead)
+    if running is None:
+        shard.queues.remove(item.number)
+    else:
+        running.item = item
+    return running
 
 
 def _order(puller: Puller) -> tuple[bool, float]:

@@ -84,6 +84,11 @@ class Queues:
         waiting = Waiting(number, tenant, priority, until, submitted, expected_s or UNKNOWN_S, size_bytes)
         self._queue(deployment).add(waiting, self._now())
 
+    def waits(self, deployment: str) -> bool:
+        """Something does, or has passed its deadline and is not ended yet."""
+        queue = self._queues.get(deployment)
+        return queue is not None and len(queue) > 0
+
     def take(self, deployment: str, places: int, ahead: int = 0) -> tuple[Waiting, bool] | None:
         """With whether it is long; see `WaitingQueue.take`."""
         queue = self._queues.get(deployment)

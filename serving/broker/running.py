@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias
 
-from serving.broker.items import NEVER, Item
+from serving.broker.items import NEVER, Item, State
 from serving.broker.partial_results import PartialResult
 
 
@@ -24,6 +24,14 @@ class Running:
     progress: float = 0.0
     partial: PartialResult = field(default_factory=lambda: PartialResult(0))
     deferred: list[Callable[[], None]] = field(default_factory=list)
+
+    def started(self, now: float) -> Item:
+        """The item when its next attempt has begun."""
+        before = self.item
+        return replace(
+            before, state=State.RUNNING, attempt=before.attempt + 1, attempts=before.attempts + 1,
+            replica=self.replica, process=self.process, started=now,
+        )  # fmt: skip
 
     def tell(self, request: bytes | None) -> None:
         then, self.then = self.then, None
@@ -46,6 +54,10 @@ class Listener(Protocol):
 
     def waiting(self) -> None:
         """Something can be started that could not before."""
+
+    def begin(self, journal: str, items: Sequence[Item]) -> Mapping[int, Running]:
+        """Those of these, which are to be written for the first time, that replicas have room for: claimed, by number.
+        `Running.tell` is to be called when their start is written, or was not."""
 
     def stop(self, replica: str, item: str, attempt: int, reason: str) -> None:
         """Work at a replica has become useless."""

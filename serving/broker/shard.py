@@ -180,16 +180,13 @@ class Shard:
         changes = []
         starts: list[tuple[Running, Item, bytes]] = []
         for running, body in batch:
-            before = running.item
-            after = replace(
-                before, state=State.RUNNING, attempt=before.attempt + 1, attempts=before.attempts + 1,
-                replica=running.replica, process=running.process, started=now,
-            )  # fmt: skip
+            after = running.started(now)
             starts.append((running, after, body))
-            changes.append(Change.changed(before, after))
-        self.journal.write(changes, partial(self._started, starts))
+            changes.append(Change.changed(running.item, after))
+        self.journal.write(changes, partial(self.started, starts))
 
-    def _started(self, starts: list[tuple[Running, Item, bytes]], errors: list[MeshError | None]) -> None:
+    def started(self, starts: Sequence[tuple[Running, Item, bytes]], errors: Sequence[MeshError | None]) -> None:
+        """Their starts are written, or were not."""
         for (running, after, body), error in zip(starts, errors, strict=True):
             if error is not None:
                 self._not_written(running, error)

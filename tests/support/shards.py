@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import shutil
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from serving.broker.clients import Clients, Submitted
 from serving.broker.items import NEVER, Item, State
 from serving.broker.keeping import Keeping
+from serving.broker.pulls import begin_new
 from serving.broker.running import Running
 from serving.broker.settings import BrokerSettings
 from serving.broker.shard import Shard
@@ -36,6 +38,8 @@ class HeldShard:
         self.settings = BrokerSettings(folder=path.parent, deployments=("it",), **given)
         self.stopped: list[tuple[str, str, int]] = []
         self.unsettled = 0
+        self.takes: tuple[str, str] | None = None  # a replica with its process that has room
+        self.got: list[int] = []  # items whose requests replicas were given
 
     def _shelf(self) -> Shelf:
         return DiskShelf(self.path.parent, self.settings.sync)
@@ -88,6 +92,19 @@ class HeldShard:
 
     def waiting(self) -> None: ...
 
+    def begin(self, journal: str, items: Sequence[Item]) -> dict[int, Running]:
+        """Those that `takes` has room for."""
+        assert journal == self.shard.name
+        begun: dict[int, Running] = {}
+        for item in items:
+            if self.takes is None or self.shard.queues.waits(item.deployment):
+                continue
+            running = begin_new(self.shard, item, 1000, *self.takes)
+            if running is not None:
+                self._expect(running)
+                begun[item.number] = running
+        return begun
+
     def stop(self, replica: str, item: str, attempt: int, reason: str) -> None:
         assert reason
         self.stopped.append((replica, item, attempt))
@@ -124,21 +141,28 @@ class HeldShard:
         assert isinstance(answer, Submitted)
         return answer.number
 
-    async def begin(self, replica: str = "r", process: str = "p") -> Running | None:
+    async def start_next(self, replica: str = "r", process: str = "p") -> Running | None:
         """Takes the next one; `settle` tells whether it has started. The request is checked."""
         running = self.shard.take("it", 1000, replica, process)
         if running is not None:
-            self.unsettled += 1
-
-            def told(_: Running, request: bytes | None) -> None:
-                self.unsettled -= 1
-                assert request is None or len(request) == running.item.size_bytes
-
-            self.shard.start([running], told)
+            self._expect(running)
+            assert running.then is not None
+            self.shard.start([running], running.then)
         return running
 
+    def _expect(self, running: Running) -> None:
+        self.unsettled += 1
+
+        def told(_: Running, request: bytes | None) -> None:
+            self.unsettled -= 1
+            if request is not None:
+                assert len(request) == running.item.size_bytes
+                self.got.append(running.item.number)
+
+        running.then = told
+
     async def start(self, replica: str = "r", process: str = "p") -> Item | None:
-        running = await self.begin(replica, process)
+        running = await self.start_next(replica, process)
         await self.settle()
         return running.item if running is not None else None
 

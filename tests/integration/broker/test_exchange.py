@@ -18,7 +18,7 @@ from serving.sdk import exchange as sdk
 from serving.sdk.exchange import Exchange, Refused
 from tests.integration.broker.scripted_broker import ScriptedBroker
 from tests.support.served_broker import Served, submit
-from tests.support.waiting import eventually_async
+from tests.support.waiting import aeventually, eventually_async
 
 CODE = grpc.StatusCode
 
@@ -190,7 +190,7 @@ async def test_refusals_late_answers_and_callers_that_leave(served: Served) -> N
         await made.call("Submit", submit(deployment="none"), 60)
     assert refused.value.refusal.code == CODE.NOT_FOUND.value[0]
     question = bpb.GetRequest(ticket=await served.submit(), wait_s=60)
-    with pytest.raises(DeadlineExceeded, match="Get was not answered within 0.2 s"):
+    with pytest.raises(DeadlineExceeded, match=r"Get was not answered within 0\.2 s"):
         await made.call("Get", question, 0.2)
     await eventually_async(lambda: waited_for(served) == 0, timeout_s=30, what="the late one is withdrawn")
     waiting = asyncio.create_task(made.call("Get", question, 90))
@@ -215,8 +215,7 @@ async def test_a_stream_that_ends_is_opened_again(served: Served) -> None:
             await made.call("Get", question, 30)
         return "takes no new requests" in (error.value.details() or "")
 
-    while not await refused():  # the old stream may still be ending
-        await asyncio.sleep(0)
+    await aeventually(refused, what="the old stream has ended")
     served.broker._service.refusing.clear()
     assert (await made.call("Get", bpb.GetRequest(ticket=question.ticket), 30)).state == bpb.QUEUED
     waiting = [asyncio.create_task(made.call("Submit", submit(), 30))]

@@ -41,6 +41,29 @@ class ShardMachine(ShardModel):
         assert number not in self.known
         self.known[number] = Known(until, callback=callback)
 
+    def _takes(self, replica: str) -> bool:
+        """The replica has room for what comes next; whether that starts at once."""
+        self.held.takes = (replica, f"p{self.processes[replica]}")
+        return not any(one.state is State.QUEUED for one in self.known.values())
+
+    def _starts(self, number: int, replica: str) -> None:
+        one = self.known[number]
+        one.state, one.attempt, one.attempts = State.RUNNING, one.attempt + 1, one.attempts + 1
+        one.replica, one.process = replica, f"p{self.processes[replica]}"
+        one.lease_until = self.clock.now() + LEASE_S
+
+    @rule(deadline=st.sampled_from([math.inf, 3.0]), replica=REPLICAS, callback=st.booleans())
+    def submit_to_a_replica_with_room(self, deadline: float, replica: str, callback: bool) -> None:
+        starts, until = self._takes(replica), self.clock.now() + deadline
+        number = self.run(self.held.submit(deadline=until, callback=CALLBACK if callback else None))
+        self.run(self.held.settle())
+        self.held.takes = None
+        self.known[number] = Known(until, callback=callback)
+        assert (number in self.held.got) == starts
+        if starts:
+            self._starts(number, replica)
+            self.sent.append((number, 1))
+
     @rule(replica=REPLICAS)
     def start(self, replica: str) -> None:
         process = f"p{self.processes[replica]}"
@@ -51,8 +74,7 @@ class ShardMachine(ShardModel):
             return
         one = self.known[item.number]
         assert one.state is State.QUEUED
-        one.state, one.attempt, one.attempts = State.RUNNING, one.attempt + 1, one.attempts + 1
-        one.replica, one.process, one.lease_until = replica, process, self.clock.now() + LEASE_S
+        self._starts(item.number, replica)
         assert item.attempt == one.attempt
         self.sent.append((item.number, item.attempt))
 
@@ -277,14 +299,33 @@ class ShardMachine(ShardModel):
     @rule(replica=REPLICAS)
     def crash_while_it_starts(self, replica: str) -> None:
         process = f"p{self.processes[replica]}"
-        running = self.run(self.held.begin(replica, process))
+        running = self.run(self.held.start_next(replica, process))
         self._reopen()
         if running is not None:
-            one = self.known[running.item.number]
             item, _ = self.run(self.held.clients.get(running.item.number))
             if item.state is State.RUNNING:
-                one.state, one.attempt, one.attempts = State.RUNNING, one.attempt + 1, one.attempts + 1
-                one.replica, one.process, one.lease_until = replica, process, self.clock.now() + LEASE_S
+                self._starts(running.item.number, replica)
+
+    @rule(replica=REPLICAS, turns=st.integers(1, 3))
+    def crash_while_it_is_submitted(self, replica: str, turns: int) -> None:
+        """Nobody has a ticket: it is kept as it was to start, or not at all. A replica may only have what is kept."""
+        starts, held = self._takes(replica), self.held
+        number = held.clients._keeping._next
+        submitting = self.loop.create_task(held.submit())
+        for _ in range(turns):
+            self.run(asyncio.sleep(0))
+        must_be = submitting.done() or number in held.got
+        self._reopen()
+        self._end_write(submitting)
+        try:
+            item, _ = self.run(self.held.clients.get(number))
+        except NotFound:
+            assert not must_be
+            return
+        assert item.state is (State.RUNNING if starts else State.QUEUED)
+        self.known[number] = Known(math.inf)
+        if starts:
+            self._starts(number, replica)
 
     @rule()
     def moves(self) -> None:

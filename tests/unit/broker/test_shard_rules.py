@@ -197,7 +197,7 @@ async def test_cancelled_while_it_waits_and_while_it_runs(make: Make) -> None:
 async def test_cancelled_while_it_starts(make: Make) -> None:
     held = await make()
     number = await held.submit()
-    assert await held.begin() is not None
+    assert await held.start_next() is not None
     item, _ = await held.clients.cancel(number)
     await held.settle()
     assert item.state is State.CANCELLED
@@ -322,7 +322,7 @@ async def test_what_could_not_start_starts_when_the_disk_takes_it(make: Make) ->
     held = await make()
     number = await held.submit()
     held.shard.journal._writer.execute("PRAGMA query_only=ON")
-    assert await held.begin() is not None
+    assert await held.start_next() is not None
     await held.settle()
     assert held.shard.running == {}
     assert await held.start() is None, "nothing is started for a while"
