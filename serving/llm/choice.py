@@ -74,6 +74,11 @@ class Choice:
         self._calls = calls
         self._single = single and calls is not None
 
+    @property
+    def ends_early(self) -> bool:
+        """Whether it may be done before its engine is: somebody must look at each token then."""
+        return self._stops or self._single
+
     def resume(self, tokens: Sequence[int], finish: Finish | None) -> None:
         """Begins behind what another replica has told; with `finish`, all is told. Before the first `push`."""
         if tokens:
@@ -86,7 +91,7 @@ class Choice:
 
         Where the answer may end by itself it does so with the very token: what came behind it is no part of it.
         """
-        if len(event.tokens) <= 1 or not (self._stops or self._single):
+        if len(event.tokens) <= 1 or not self.ends_early:
             return self._push(event)
         deltas = []
         for one in _one_by_one(event):

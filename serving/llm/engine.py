@@ -56,7 +56,8 @@ class GenerationRequest:
 
     `told` are the first tokens of the answer, which another replica has told already: no event has them again, and
     they count as a part of `max_tokens`. `yields`: it is computed where others leave room, and is paused for them by
-    engines that can do that.
+    engines that can do that. `whole`: nobody reads the answer before its end, so that events between
+    the first and the last may come late, many at once.
     """
 
     id: str
@@ -65,6 +66,7 @@ class GenerationRequest:
     priority: int = 0
     told: Sequence[int] = ()
     yields: bool = False
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from serving.errors import MeshError
 from serving.llm.engine import GenerationRequest, TokenEvent
 
 PACE_S: Final = 0.01  # less than a display needs to show a picture
+_WHOLE_S: Final = 0.5  # where nobody shows it: so that its text is not decoded all at once, and counts follow
 
 
 class Pace:
@@ -35,6 +36,16 @@ class Pace:
         waiting, self._waiting = self._waiting, []
         for news in waiting:
             news.set()
+
+
+class Paces:
+    """One for answers that are streamed, one for those that are sent whole."""
+
+    def __init__(self) -> None:
+        self._streamed, self._whole = Pace(), Pace(_WHOLE_S)
+
+    def of(self, request: GenerationRequest) -> Pace:
+        return self._whole if request.whole else self._streamed
 
 
 class GenerationStream:

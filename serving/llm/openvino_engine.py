@@ -10,7 +10,7 @@ from typing import Any
 
 from serving.errors import FailedPrecondition, Unavailable
 from serving.llm.engine import Capabilities, EngineLoad, Generation, GenerationRequest, Guide, TokenEvent
-from serving.llm.generation_stream import GenerationStream, Pace, call_on
+from serving.llm.generation_stream import GenerationStream, Paces, call_on
 from serving.llm.guides import GuideRefused, KnownGuides, check_size
 from serving.llm.openvino_codec import OpenVinoCodec
 from serving.llm.openvino_config import OpenVinoOptions, find_model
@@ -32,7 +32,7 @@ class OpenVinoEngine:
         self._known = KnownGuides()
         self._thread: threading.Thread | None = None
         self._closed = False
-        self._pace = Pace()
+        self._paces = Paces()
         self._engine_loop: EngineLoop | None = None
         self._capabilities: Capabilities | None = None
         self._codec: OpenVinoCodec | None = None
@@ -78,7 +78,7 @@ class OpenVinoEngine:
         max_tokens = room_for(request, self.capabilities, self._vocabulary)
         if request.sampling.guide is not None:
             self._refuse(request.sampling.guide)
-        stream = GenerationStream(request, engine_loop.cancel, self._pace)
+        stream = GenerationStream(request, engine_loop.cancel, self._paces.of(request))
         engine_loop.submit(stream, max_tokens)
         return stream
 

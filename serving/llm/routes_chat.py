@@ -117,7 +117,8 @@ def chat_run(
         if resuming is not None:
             resuming.begin(choice)
         priority = place.priority(request.priority)
-        made = GenerationRequest(f"{name}-{index}", asked.prompt, sampling, priority, told, place.yields)
+        whole = not (request.stream or choice.ends_early)
+        made = GenerationRequest(f"{name}-{index}", asked.prompt, sampling, priority, told, place.yields, whole)
         parts.append((made, choice))
     return Run(service.engine, service.instruments, place, parts, guide_field=asked.guide_field)
 

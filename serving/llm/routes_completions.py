@@ -116,7 +116,8 @@ def _run(
         choice = Choice(index, service.engine.codec, stops=request.stops)
         resuming.begin(choice)
         prompt, priority = prompts[index // each], place.priority(request.priority)
-        made = GenerationRequest(f"{name}-{index}", prompt, sampling, priority, resuming.told, place.yields)
+        whole = not (request.stream or choice.ends_early)
+        made = GenerationRequest(f"{name}-{index}", prompt, sampling, priority, resuming.told, place.yields, whole)
         parts.append((made, choice))
     guided = text_guide(request, request.response_format, service.capabilities)
     guide_field = guided[1] if guided else ""

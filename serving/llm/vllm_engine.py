@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from serving.errors import FailedPrecondition, Internal, InvalidArgument, MeshError, Unavailable
 from serving.llm.engine import Capabilities, EngineLoad, Generation, GenerationRequest, Guide
 from serving.llm.engine_errors import one_line
-from serving.llm.generation_stream import GenerationStream, Pace, call_on
+from serving.llm.generation_stream import GenerationStream, Paces, call_on
 from serving.llm.requests import room_for
 from serving.llm.vllm_codec import HfCodec
 from serving.llm.vllm_config import VllmOptions, check_folder
@@ -46,7 +46,7 @@ class VllmEngine:
         self._loading: asyncio.Future[None] | None = None
         self._closing = asyncio.Lock()
         self._closed = False
-        self._pace = Pace()
+        self._paces = Paces()
         self._package: VllmPackage | None = None
         self._watch: OrphanWatch | None = None
         self._llm: Any = None
@@ -81,7 +81,7 @@ class VllmEngine:
             raise Unavailable(self.failure or "the engine was closed")
         most = room_for(request, self.capabilities, self.codec.vocabulary)
         params = self._params(request, most)
-        stream = GenerationStream(request, self._cancel, self._pace)
+        stream = GenerationStream(request, self._cancel, self._paces.of(request))
         task = asyncio.get_running_loop().create_task(self._follow(stream, params))
         self._runs[stream] = task
         task.add_done_callback(lambda _: self._runs.pop(stream, None))  # also when it is cancelled before it begins
