@@ -97,6 +97,7 @@ class Capabilities:
     chat: bool = True  # the model has a chat template
     prefix_cache: bool = False
     cache_tokens: int = 0  # whose keys and values it holds for all requests together, at most; 0: not known
+    at_once: int = 0  # generations that it computes together, at most; 0: not known
     resumes: bool = False  # goes on behind `GenerationRequest.told`, or fails where its own answer begins otherwise
 
 

@@ -137,6 +137,7 @@ class OpenVinoEngine:
             chat=self._codec.has_chat_template,
             prefix_cache=self._options.prefix_cache,
             cache_tokens=pipeline.cache_tokens,
+            at_once=self._options.max_running,
             resumes=True,
         )
         tell(f"ready: {context} tokens of context, a cache for {pipeline.cache_tokens}")

@@ -34,6 +34,7 @@ def endpoint(config: pb.ReplicaConfig, report: pb.ReplicaReport, node: str, capa
     record.content = content(config)
     record.load.max_concurrency = config.llm.max_requests or DEFAULT_REQUESTS
     record.load.prefix_cache_tokens = capabilities.cache_tokens if capabilities.prefix_cache else _NO_PREFIXES
+    record.load.computed_at_once = capabilities.at_once
     if config.llm.HasField("routing"):
         record.llm_routing.CopyFrom(config.llm.routing)
     return record

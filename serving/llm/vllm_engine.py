@@ -186,6 +186,7 @@ class VllmEngine:
             chat=codec.has_chat_template,
             prefix_cache=bool(config.cache_config.enable_prefix_caching),
             cache_tokens=config.cache_config.kv_cache_size_tokens or 0,
+            at_once=config.scheduler_config.max_num_seqs,
         )
         self._codec = codec
         tell(f"ready: {self._capabilities.context_tokens} tokens of context")

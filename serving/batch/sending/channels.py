@@ -117,7 +117,7 @@ class Channels:
     def _channel(self, spot: Spot) -> Channel:
         found = self._known.get(spot.key)
         if found is None:
-            found = self._known[spot.key] = Channel(spot, Window(self._config))
+            found = self._known[spot.key] = Channel(spot, Window(self._config.told(spot.at_once)))
         return found
 
 

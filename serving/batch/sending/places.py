@@ -75,6 +75,11 @@ class Spot:
     url: str
     endpoint: pb.Endpoint | None = None
 
+    @property
+    def at_once(self) -> int:
+        """How many requests its engine computes together; 0: it does not say."""
+        return self.endpoint.load.computed_at_once if self.endpoint is not None else 0
+
 
 class Places(Protocol):
     """Follows where rows may go. Belongs to one event loop."""

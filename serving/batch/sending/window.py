@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from serving.errors import InvalidArgument
@@ -13,6 +13,7 @@ _DOUBLED_GAIN: Final = 1.1  # of a window that was doubled
 _LESS: Final = 0.1  # of a window that grew for nothing, and twice as much each further time
 _LEAST_LEFT: Final = 0.5
 _LEAST_ANSWERS: Final = 8  # of which a rate is taken
+_WAITING_THERE: Final = 2  # times as many as an engine computes together keep it full
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,15 @@ class WindowConfig:
     def __post_init__(self) -> None:
         if not (1 <= self.least <= self.first <= self.most and 0.0 < self.fewer < 1.0):
             raise InvalidArgument(f"{self}: wanted are 1 <= least <= first <= most and 0 < fewer < 1")
+
+    def told(self, at_once: int) -> WindowConfig:
+        """Of an endpoint that says how many it computes together (0: it does not): from the beginning these, and as
+        many that wait there, so that whoever ends there has a successor in the very next step. More would only wait.
+        """
+        if at_once < 1:
+            return self
+        most = min(max(_WAITING_THERE * at_once, self.least), self.most)
+        return replace(self, first=most, most=most)
 
 
 class Window:

@@ -18,6 +18,7 @@ from serving.batch.sending.places import Discovered, Fixed
 from serving.batch.sending.sender import Sender
 from serving.batch.sending.settings import SenderConfig
 from serving.config import EtcdConfig
+from serving.llm.openvino_config import OpenVinoOptions
 from serving.local.etcd import EtcdOptions, start_etcd
 from serving.sdk.tensors import decode_response, encode_request
 from serving.types import PROTOCOL_KSERVE_GRPC
@@ -78,6 +79,7 @@ async def test_both_replicas_answer_what_one_alone_does(mesh: Mesh) -> None:
     async with mesh.sender() as sender:
         found = await all_of(sender, rows)
         assert len(sender.limits) == 2
+        assert set(sender.limits.values()) == {2 * OpenVinoOptions().max_running}, "as the replicas say"
     alone = Fixed((mesh.chats[0].url,), model="tiny-chat")
     async with make_sender(alone) as sender:
         assert [said(one) for one in await all_of(sender, rows)] == [said(one) for one in found]

@@ -9,6 +9,7 @@ import time
 from http.client import HTTPConnection
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -164,6 +165,28 @@ def test_unknown_paths_and_methods(server: LlmServer, method: str, path: str, st
     assert answer.status == status
     assert path in json.loads(answer.read())["error"]["message"]
     connection.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "hi"}]}),
+        ("/v1/completions", {"prompt": "hi"}),
+        ("/v1/responses", {"input": "hi"}),
+    ],
+)
+def test_the_engine_hears_whether_anybody_reads_an_answer_before_its_end(
+    server: LlmServer, engine: ScriptedEngine, path: str, asked: dict[str, Any]
+) -> None:
+    """A stop text must be looked for in each token."""
+    told = []
+    asks = [{}, {"stream": True}] + ([] if path == "/v1/responses" else [{"stop": "x"}])
+    for more in asks:
+        with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=30) as client:
+            answer = client.post(path, json={"model": "tiny", **asked, **more})
+        assert answer.status_code == 200, answer.text
+        told.append(engine.generations[-1].request.whole)
+    assert told == [True, False, False][: len(asks)]
 
 
 def test_the_document_holds_the_real_requests_and_answers(server: LlmServer) -> None:

@@ -87,3 +87,23 @@ def test_it_stays_within_its_bounds(events: list[tuple[bool, float, float, int]]
 def test_bounds_that_contradict_each_other_are_refused() -> None:
     with pytest.raises(InvalidArgument, match="least <= first <= most"):
         WindowConfig(first=300)
+
+
+def test_an_engine_that_says_what_it_computes_at_once_is_full_from_the_beginning_and_stays_so() -> None:
+    window = Window(WindowConfig().told(32))
+    assert window.limit == 64, "as many again wait there for the places of those that end"
+    assert set(simulate(window, answers=4000, capacity=32)) == {64}
+
+
+def test_also_there_a_refusal_lowers_the_window_and_answers_raise_it() -> None:
+    window = Window(WindowConfig().told(32))
+    limits = simulate(window, answers=3000, capacity=32, refuse_above=40)
+    assert min(limits) < 40
+    assert max(limits[500:]) <= 41
+    assert sum(limits[500:]) / len(limits[500:]) >= 28
+
+
+@pytest.mark.parametrize(("at_once", "first", "most"), [(0, 16, 256), (1, 2, 2), (1000, 256, 256)])
+def test_what_an_engine_says_stays_within_the_bounds(at_once: int, first: int, most: int) -> None:
+    told = WindowConfig().told(at_once)
+    assert (told.first, told.most) == (first, most)

@@ -170,3 +170,12 @@ def test_held_back_text_still_tells_its_tokens() -> None:
     assert logprobs is not None
     assert [item["token"] for item in logprobs["content"] or []] == ["z"]
     assert chunks[0]["usage"] is None
+
+
+def test_who_may_end_before_its_engine_does_says_so() -> None:
+    codec = ByteCodec()
+    assert not Choice(0, codec).ends_early
+    assert Choice(0, codec, stops=["x"]).ends_early
+    parser = ToolCallParser(frozenset({"f"}), inside=False)
+    assert not Choice(0, codec, calls=parser).ends_early
+    assert Choice(0, codec, calls=parser, single=True).ends_early

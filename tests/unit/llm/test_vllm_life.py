@@ -83,6 +83,7 @@ class Llm:
         self.vllm_config = SimpleNamespace(
             model_config=config,
             cache_config=SimpleNamespace(enable_prefix_caching=True, kv_cache_size_tokens=4096),
+            scheduler_config=SimpleNamespace(max_num_seqs=24),
             speculative_config=None,
             structured_outputs_config=None,
         )
@@ -154,6 +155,7 @@ async def engine() -> AsyncIterator[VllmEngine]:
 async def test_it_says_what_it_can(engine: VllmEngine) -> None:
     can = engine.capabilities
     assert (can.engine, can.context_tokens, can.cache_tokens, can.top_logprobs) == ("vllm 0.0", 100, 4096, 20)
+    assert can.at_once == 24
     assert (can.logit_bias, can.priorities, can.prefix_cache, can.chat, can.resumes) == (True, True, True, True, False)
     with pytest.raises(InvalidArgument, match="cannot continue an answer"):
         engine.submit(GenerationRequest("test", [1], Sampling(max_tokens=5), told=[2]))
