@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from serving.batch.orders.batch import ATTEMPTS_EXHAUSTED
 from serving.cli.batch_following import ENDED
 from serving.cli.batch_lines import Left, write_rest
 from serving.cli.gateway_calls import Gateway
@@ -50,7 +51,7 @@ async def resumed(gateway: Gateway, batch_id: str, wanted: Rest, told: Callable[
     batch = await gateway.batch(batch_id)
     if batch["status"] not in ENDED:
         return Resumed(batch, f"batch {batch_id} is {batch['status']}: it goes on by itself, nothing was ordered")
-    if batch["status"] == "failed":
+    if batch["status"] == "failed" and not _given_up(batch):
         raise FailedPrecondition(
             f"batch {batch_id} has failed: its input is wrong (`mesh batch show {batch_id}`); "
             "correct the file and submit it"
@@ -67,6 +68,11 @@ async def resumed(gateway: Gateway, batch_id: str, wanted: Rest, told: Callable[
         if _OF not in (made["metadata"] or {}):
             why += f", which does not say `{_OF}`: there are {_MOST_METADATA} metadata already"
         return Resumed(batch, why, left.lines, made)
+
+
+def _given_up(batch: dict[str, Any]) -> bool:
+    """Its input was good."""
+    return any(one["code"] == ATTEMPTS_EXHAUSTED for one in (batch["errors"] or {"data": []})["data"])
 
 
 async def _left(

@@ -36,6 +36,7 @@ def one_batch(batch: dict[str, Any], now_s: float) -> str:
         ("tokens", f"{usage['input_tokens']:,} in, {usage['output_tokens']:,} out" if usage["total_tokens"] else ""),
         ("created", ago(batch["created_at"], now_s)),
         ("window", _window(batch, now_s)),
+        ("attempts", _attempts(batch)),
         ("input", batch["input_file_id"]),
         ("output", batch["output_file_id"] or ""),
         ("errors", batch["error_file_id"] or ""),
@@ -52,6 +53,13 @@ def one_batch(batch: dict[str, Any], now_s: float) -> str:
     if len(faults) > _FAULTS:
         lines.append(f"  and {len(faults) - _FAULTS} more")
     return "\n".join(lines)
+
+
+def _attempts(batch: dict[str, Any]) -> str:
+    """Gateways of an earlier version tell nothing of them."""
+    broken = batch.get("attempts") or 0
+    reason = f", the last one: {batch['last_failure']}" if batch.get("last_failure") else ""
+    return f"{broken} broke without progress{reason}" if broken else ""
 
 
 def _window(batch: dict[str, Any], now_s: float) -> str:

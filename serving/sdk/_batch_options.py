@@ -14,6 +14,7 @@ BATCH: Final = Record(
         Field("concurrency", Whole(), "Batches that a runner works on at once; 0 is 2.", default=0),
         Field("namespaces", ListOf(Text()), "Tenants whose batches it takes; empty is all.", default=()),
         Field("workers", Whole(), "Processes that send the requests of a batch; 0 is 1.", default=0),
+        Field("max_attempts", Whole(), "Attempts that break without progress until a batch fails; 0 is 16.", default=0),
     ),
 )
 

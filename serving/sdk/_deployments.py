@@ -238,13 +238,15 @@ class BatchDeployment(DeploymentOptions):
     """Runners that work on the batches of `/v1/batches`, with Ray Data in their cluster.
 
     A runner works on up to `concurrency` batches at once, of the tenants `namespaces`; empty: of all. The requests of
-    one are sent by `workers` processes.
+    one are sent by `workers` processes. A batch whose job broke `max_attempts` times, one after the other and without
+    progress, fails.
     """
 
     name: str
     concurrency: int = 0
     namespaces: tuple[str, ...] | list[str] = ()
     workers: int = 0
+    max_attempts: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,11 +38,18 @@ class SeamRunner:
         await self._write(batch_id, pb.BatchStatus(state=state, total=total, completed=completed), {})
 
     async def end(
-        self, batch_id: str, state: pb.BatchState, *, total: int, output: Outcomes = (), errors: Outcomes = ()
+        self,
+        batch_id: str,
+        state: pb.BatchState,
+        *,
+        total: int,
+        output: Outcomes = (),
+        errors: Outcomes = (),
+        faults: Iterable[pb.BatchLineError] = (),
     ) -> None:
         """Claims and ends it, with those lines in its files."""
         good, bad = list(output), list(errors)
-        status = pb.BatchStatus(state=state, total=total, completed=len(good), failed=len(bad))
+        status = pb.BatchStatus(state=state, total=total, completed=len(good), failed=len(bad), errors=faults)
         await self._write(batch_id, status, {"output_file": good, "error_file": bad})
 
     async def _write(self, batch_id: str, status: pb.BatchStatus, files: Mapping[str, list[Any]]) -> None:

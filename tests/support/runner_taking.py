@@ -18,6 +18,7 @@ from serving.batch.orders.batch import Batch
 from serving.batch.orders.book import OrderBook
 from serving.batch.orders.claims import read_batch
 from serving.batch.orders.view import word_of
+from serving.batch.runner.attempts import ModelAway
 from serving.batch.runner.instruments import RunnerInstruments
 from serving.batch.runner.job import Checked, Counts, Halt, Published
 from serving.batch.runner.taking import Identity, Runner
@@ -33,11 +34,15 @@ class Script:
     """What the jobs of a runner do: they run until `go` or until they are stopped."""
 
     go: threading.Event = field(default_factory=threading.Event)
-    fail: str = ""
+    fail: str = ""  # why they break as soon as they begin
+    stumble: str = ""  # why they break after one line more
+    publish_fails: bool = False  # with what no mesh raises
     deaf: bool = False  # they do not stop when they are asked
     done: int = 4  # lines, of 10, when it is stopped
     models: dict[str, ModelKey] | None = field(default_factory=dict)
     away: bool = False  # the models are looked for, and do not come
+    not_served: bool = False  # they are deployed, and nobody serves them
+    asked: int = 0  # how often they were looked for
     began: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
     published: list[tuple[str, Halt | None]] = field(default_factory=list)
@@ -55,6 +60,10 @@ class ScriptedJob:
         self._script.began.append(self._id)
         if self._script.fail:
             raise Unavailable(self._script.fail)
+        if self._script.stumble:
+            self._script.done += 1
+            tell(Counts(10, self._script.done, 0, 40, 20, 0))
+            raise Unavailable(self._script.stumble)
         tell(Counts(10, self._script.done, 0, 40, 20, 0))
         while not self._script.go.wait(0.02):
             if stop.is_set() and not self._script.deaf:
@@ -64,6 +73,8 @@ class ScriptedJob:
 
     def publish(self, halt: Halt | None) -> Published:
         self._script.published.append((self._id, halt))
+        if self._script.publish_fails:
+            raise RuntimeError("a bug at /var/secret")
         return Published(Counts(10, self._script.done if halt else 10, 0))
 
     def unpublish(self, published: Published) -> None:
@@ -82,10 +93,15 @@ class Taking:
         self.book = OrderBook(store, max_unfinished=99)
         self._stack = stack
 
-    async def runner(self, name: str, script: Script, *, concurrency: int = 1, batch_id: str = "") -> Runner:
+    async def runner(
+        self, name: str, script: Script, *, concurrency: int = 1, batch_id: str = "", max_attempts: int = 16
+    ) -> Runner:
         """`batch_id`: the only batch that it takes."""
 
         async def find(order: pb.BatchOrder, names: tuple[str, ...]) -> dict[str, ModelKey]:  # noqa: ARG001
+            script.asked += 1
+            if script.not_served:
+                raise ModelAway("deployed, and served by nobody: m")
             if script.away:
                 await asyncio.Event().wait()
             if script.models is None:
@@ -101,6 +117,7 @@ class Taking:
                 concurrency,
                 lease_ttl_s=30,
                 batch_id=batch_id,
+                max_attempts=max_attempts,
             ),
             lambda order: ScriptedJob(order, script),
             find,

@@ -26,6 +26,7 @@ STATUS: Final = "status"
 APPLICATION: Final = "application"
 MODE_SHARED: Final = "shared"
 MODE_OWN: Final = "own"
+ATTEMPTS_EXHAUSTED: Final = "attempts_exhausted"  # code of the error of a batch that was given up: its input is good
 _LOG: Final = logging.getLogger(__name__)
 
 

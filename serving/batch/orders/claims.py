@@ -39,7 +39,8 @@ async def read_batch(store: EtcdClient, namespace: str, batch_id: str) -> Batch:
 async def claim(store: EtcdClient, batch: Batch, *, runner: str, cluster: str, lease: int, now: float) -> Claimed:
     """Takes a batch as it was read; `lease` is the id of the runner's lease, `now` unix seconds.
 
-    The status is there from now on: `VALIDATING` for a batch that nobody had begun, else as it was, with the new epoch.
+    The status is there from now on: `VALIDATING` for a batch that nobody had begun, else as it was, with the new epoch
+    and one attempt more.
     Raises `FailedPrecondition` for one that may not be claimed now, `Conflict` where it has changed since it was read.
     """
     if not is_claimable(batch, now, runner):
@@ -48,6 +49,7 @@ async def claim(store: EtcdClient, batch: Batch, *, runner: str, cluster: str, l
     if batch.status is not None:
         status.CopyFrom(batch.status)
     status.epoch += 1
+    status.attempts += 1
     status.updated_at.CopyFrom(stamp(now))
     mine = pb.BatchClaim(runner=runner, cluster=cluster, epoch=status.epoch)
     conditions = [

@@ -79,7 +79,8 @@ class BatchUsage(TypedDict):
 class BatchObject(TypedDict):
     """A batch. Times are unix seconds, None where that has not happened.
 
-    The last three are extensions: `application` is its own one, in mode `own`, and `message` what it waits for.
+    The last five are extensions: `application` is its own one, in mode `own`, and `message` what it waits for;
+    `attempts` at its lines broke one after the other without progress, the last one by `last_failure`.
     """
 
     id: str
@@ -107,6 +108,8 @@ class BatchObject(TypedDict):
     mode: Literal["shared", "own"]
     application: str | None
     message: str | None
+    attempts: int
+    last_failure: str | None
 
 
 def word_of(batch: Batch, now: float) -> BatchStatusWord:
@@ -155,7 +158,14 @@ def view(batch: Batch, now: float) -> BatchObject:
         "mode": MODE_OWN if batch.own else MODE_SHARED,
         "application": own.name or None,
         "message": (own.message or None) if ended is None else None,
+        "attempts": _broken(batch),
+        "last_failure": status.last_failure or None,
     }
+
+
+def _broken(batch: Batch) -> int:
+    """The one under way may still go well."""
+    return max(0, (batch.status or _NONE).attempts - (batch.claim is not None))
 
 
 def window_text(window_s: int) -> str:

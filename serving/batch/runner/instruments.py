@@ -20,7 +20,7 @@ class RunnerInstruments:
         self.waiting = Gauge("mesh_batch_waiting", "Batches that no runner works on yet.", registry=registry)
         self.jobs = Counter(
             "mesh_batch_jobs",
-            "Batches that this runner let go: done, put_back for another time, lost to another runner, failed.",
+            "Batches that this runner let go: done, given_up, put_back for another time, lost to another one, failed.",
             ["end"],
             registry=registry,
         )

@@ -19,6 +19,7 @@ class Halt(Enum):
     CANCELLED = "cancelled"
     EXPIRED = "expired"  # its window is over
     PUT_BACK = "put_back"  # another runner, or a later time, goes on with it
+    GIVEN_UP = "given_up"  # too many attempts broke
     LOST = "lost"  # another runner has it: nothing that this one writes counts
 
 

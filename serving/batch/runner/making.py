@@ -12,7 +12,7 @@ from serving.batch.runner import settings
 from serving.batch.runner.batch_job import BatchJob, Sending
 from serving.batch.sending.places import Discovered
 from serving.batch.store.files import read_files
-from serving.errors import Unavailable
+from serving.errors import StoreUnavailable
 from serving.python_deployment import settings as common
 from serving.store import keys
 from serving.store.client import EtcdClient
@@ -35,11 +35,11 @@ class JobMaker:
 
     def _find_input(self, namespace: str, file: str) -> pb.FileRecord | None:
         """Blocks; not to be called on the loop. Also one that has expired: the order came before. Raises
-        `Unavailable`."""
+        `StoreUnavailable`."""
         found = asyncio.run_coroutine_threadsafe(self._store.get(keys.file(namespace, file)), self._loop)
         try:
             kv = found.result(_FIND_S)
         except NotInTime:
             found.cancel()
-            raise Unavailable(f"the record of {file} was not read within {_FIND_S:.0f} s") from None
+            raise StoreUnavailable(f"the record of {file} was not read within {_FIND_S:.0f} s") from None
         return None if kv is None else read_files([kv]).get(kv.key)

@@ -11,8 +11,9 @@ from typing import Final
 from serving._proto import batch_pb2 as pb
 from serving._proto import records_pb2
 from serving.batch.orders.batch import may_ask
+from serving.batch.runner.attempts import ModelAway
 from serving.batch.store.reading import read_apart
-from serving.errors import DataLoss, MeshError, NotFound, PermissionDenied, Unavailable
+from serving.errors import DataLoss, MeshError, NotFound, PermissionDenied
 from serving.gateway.asked import leads_to
 from serving.gateway.catalog import Catalog, ModelKey
 from serving.gateway.follower import CatalogFollower
@@ -50,7 +51,7 @@ class Models:
         """By name, the model that answers for it. A name that is not known yet is waited for, some time.
 
         Raises `NotFound` for a name that no application declares; at once, `InvalidArgument` for a name that several
-        models have and `PermissionDenied`. Raises `Unavailable` for a model that is declared, and that nobody serves.
+        models have and `PermissionDenied`. Raises `ModelAway` for a model that is declared, and that nobody serves.
         """
         await self._follower.wait_synced()
         until = time.monotonic() + self._grace_s
@@ -67,7 +68,7 @@ class Models:
                     if not self._may_come(name, declared):
                         raise refusals[name]
             if left <= 0:
-                raise Unavailable(f"deployed, and served by nobody: {', '.join(refusals)}")
+                raise ModelAway(f"deployed, and served by nobody: {', '.join(refusals)}")
             with contextlib.suppress(asyncio.TimeoutError):
                 await wait_for(self._follower.wait_change(), min(left, 1.0))
 

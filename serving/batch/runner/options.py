@@ -6,3 +6,4 @@ from typing import Final
 
 DEFAULT_CONCURRENCY: Final = 2
 DEFAULT_WORKERS: Final = 1
+DEFAULT_MAX_ATTEMPTS: Final = 16  # with the rests between them more than an hour

@@ -49,6 +49,7 @@ class RunnerParts:
                 settings.concurrency(config),
                 config.lease_ttl_s or common.DEFAULT_LEASE_S,
                 config.batch.batch_id,
+                settings.max_attempts(config),
             ),
             JobMaker(config, self._store).make,
             self._models.find,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from serving._proto import records_pb2 as pb
-from serving.batch.runner.options import DEFAULT_CONCURRENCY, DEFAULT_WORKERS
+from serving.batch.runner.options import DEFAULT_CONCURRENCY, DEFAULT_MAX_ATTEMPTS, DEFAULT_WORKERS
 from serving.python_deployment import settings as common
 from serving.types import PROTOCOL_BATCH_RUNNER, ROLE_RUNNER
 
@@ -16,6 +16,11 @@ def concurrency(config: pb.ReplicaConfig) -> int:
 def workers(config: pb.ReplicaConfig) -> int:
     """Processes that send the requests of a batch."""
     return config.batch.workers or DEFAULT_WORKERS
+
+
+def max_attempts(config: pb.ReplicaConfig) -> int:
+    """That break one after the other without progress, until a batch fails."""
+    return config.batch.max_attempts or DEFAULT_MAX_ATTEMPTS
 
 
 def namespaces(config: pb.ReplicaConfig) -> frozenset[str]:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from serving.batch.orders.claims import claim
+from serving.batch.runner.attempts import Rests, reason_of
 from serving.batch.runner.board import Board, Name
 from serving.batch.runner.instruments import DONE, FAILED, RunnerInstruments
 from serving.batch.runner.job import Halt, MakeJob
+from serving.batch.runner.options import DEFAULT_MAX_ATTEMPTS
 from serving.batch.runner.schedule import PRESSES_S, Candidate, displaced, in_turn
 from serving.batch.runner.work import FindModels, Work
 from serving.control import Backoff
@@ -26,7 +28,6 @@ _LOG: Final = get_logger(__name__)
 _LOOK_EVERY_S: Final = 0.2
 _LOOK_S: Final = 1.0  # deadlines and slices pass without anybody writing
 _LEASE_BACKOFF: Final = Backoff(first_s=0.2, limit_s=2.0, jitter=0.5)
-_JOB_BACKOFF: Final = Backoff(first_s=2.0, limit_s=120.0, jitter=0.3)
 _STUCK_S: Final = 120.0  # a job that is to stop and does not
 
 
@@ -40,6 +41,7 @@ class Identity:
     concurrency: int
     lease_ttl_s: int
     batch_id: str = ""  # the only batch that it takes; empty: all but those of mode `own`
+    max_attempts: int = DEFAULT_MAX_ATTEMPTS
 
 
 class Runner:
@@ -63,8 +65,7 @@ class Runner:
         self._lease: Lease | None = None
         self._works: dict[Name, Work] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._failures: dict[Name, int] = {}
-        self._pauses: dict[Name, float] = {}  # of batches that this runner leaves alone until then, in unix seconds
+        self._rests = Rests()
         self._waiting_since: dict[Name, float] = {}  # as seen here, in unix seconds
         self._wake = asyncio.Event()
         self._idle = asyncio.Event()
@@ -183,7 +184,7 @@ class Runner:
         for one in in_turn(candidates, used):
             if len(self._works) >= self._identity.concurrency:
                 return
-            if self._pauses.get(one.key, 0.0) <= now and one.key not in self._works:
+            if one.key not in self._works and not self._rests.rests(one.key, self._board.get(one.key), now):
                 await self._begin(one.key, now)
 
     def _make_room(self, candidates: list[Candidate], used: dict[str, float], now: float) -> None:
@@ -196,7 +197,8 @@ class Runner:
 
     def _presses(self, name: Name, now: float) -> bool:
         """It waits for room, and for nothing else."""
-        return now - self._waiting_since.get(name, now) >= PRESSES_S and self._pauses.get(name, 0.0) <= now
+        waited = now - self._waiting_since.get(name, now) >= PRESSES_S
+        return waited and not self._rests.rests(name, self._board.get(name), now)
 
     async def _begin(self, name: Name, now: float) -> None:
         batch, lease = self._board.get(name), self._lease
@@ -206,7 +208,7 @@ class Runner:
         try:
             job = self._make_job(batch.order)
         except MeshError as error:  # another runner may know its file store
-            self._pauses[name] = now + _JOB_BACKOFF.limit_s
+            self._rests.not_here(name, batch, now)
             _LOG.error("a batch cannot be run here", batch=batch.id, tenant=batch.namespace, reason=error.message)
             return
         try:
@@ -221,6 +223,7 @@ class Runner:
             self._instruments,
             self._threads,
             holds=self._holds,
+            max_attempts=who.max_attempts,
         )
         self._works[name] = work
         work.see(self._board.get(name))  # what came since the claim found no work to tell
@@ -234,17 +237,20 @@ class Runner:
     async def _run(self, name: Name, work: Work) -> None:
         try:
             why = await work.run()
-            self._failures.pop(name, None)
+            self._rests.went_well(name)
             self._instruments.jobs.labels(DONE if why is None else why.value).inc()
         except Exception as error:  # noqa: BLE001 - one batch's fault must not end the others
             self._instruments.jobs.labels(FAILED).inc()
-            failures = self._failures[name] = self._failures.get(name, 0) + 1
-            pause_s = _JOB_BACKOFF.delay_s(failures)
-            self._pauses[name] = time.time() + pause_s
-            reason = error.message if isinstance(error, MeshError) else f"{type(error).__name__}: {error}"
-            unknown = not isinstance(error, MeshError | OSError)
+            pause_s = self._rests.broke(name, self._board.get(name), work.broken, time.time())
             _LOG.error(
-                "a batch's job failed", batch=name[1], tenant=name[0], reason=reason, pause_s=pause_s, exc_info=unknown
+                "a batch's job failed",
+                batch=name[1],
+                tenant=name[0],
+                epoch=work.claimed.epoch,
+                reason=reason_of(error),
+                attempts=work.broken,
+                pause_s=round(pause_s, 1),
+                exc_info=not isinstance(error, MeshError | OSError),
             )
             await work.put_back()
         finally:
@@ -255,9 +261,7 @@ class Runner:
 
     def _gone(self, name: Name) -> None:
         del self._works[name]
-        for paused in [one for one in self._pauses if self._board.get(one) is None]:
-            del self._pauses[paused]
-            self._failures.pop(paused, None)
+        self._rests.keep(lambda one: self._board.get(one) is not None)
         if not self._works:
             self._idle.set()
         self._wake.set()

@@ -11,8 +11,9 @@ from typing import Any, Final, Protocol, TypeVar
 from serving._proto import batch_pb2 as pb
 from serving.batch.orders.batch import ENDED_STATES, Batch, seconds
 from serving.batch.orders.claims import Claimed, ClaimLost
+from serving.batch.runner.attempts import ModelAway, fault, is_broken, reason_of, told
 from serving.batch.runner.instruments import RunnerInstruments
-from serving.batch.runner.job import Checked, Counts, Halt, Job, Stop
+from serving.batch.runner.job import Checked, Counts, Halt, Job, Published, Stop
 from serving.control import Backoff
 from serving.errors import (
     DataLoss,
@@ -21,7 +22,6 @@ from serving.errors import (
     NotFound,
     PermissionDenied,
     StoreUnavailable,
-    Unavailable,
 )
 from serving.gateway.catalog import ModelKey
 from serving.observe import get_logger
@@ -44,7 +44,7 @@ class FindModels(Protocol):
 
     async def __call__(self, order: pb.BatchOrder, names: tuple[str, ...]) -> dict[str, ModelKey]:
         """Raises `NotFound` for a name that nobody serves or is to serve, `InvalidArgument` for one that means several
-        models, `PermissionDenied` for one that the key may not ask; `Unavailable` for a model that is away."""
+        models, `PermissionDenied` for one that the key may not ask; `ModelAway`."""
 
 
 class Work:
@@ -59,8 +59,12 @@ class Work:
         threads: ThreadPoolExecutor,
         *,
         holds: Callable[[], bool],
+        max_attempts: int,
     ) -> None:
-        """`holds`: the runner's lease is surely there, so that a claim that is not found was taken."""
+        """`holds`: the runner's lease is surely there, so that a claim that is not found was taken.
+
+        After `max_attempts` that broke one after the other without progress the batch is given up.
+        """
         self.claimed = claimed
         self.stop = Stop()
         self.begun_at = time.time()
@@ -69,6 +73,8 @@ class Work:
         self._instruments = instruments
         self._threads = threads
         self._holds = holds
+        self._max_attempts = max_attempts
+        self._broke = False
         self._job_runs = False  # in its thread
         self._writing = asyncio.Lock()
         self._counts = self._told = _counts_of(claimed.status)  # the former is set by the job's thread
@@ -92,6 +98,11 @@ class Work:
         """Its output is being made: to put it back now saves no time."""
         return self._status.state == pb.FINALIZING
 
+    @property
+    def broken(self) -> int:
+        """Attempts that broke one after the other, where the one of this claim did; else 0."""
+        return int(self._status.attempts) if self._broke else 0
+
     def see(self, batch: Batch | None) -> None:
         """What the store shows now. None: it has ended, or is gone."""
         claim = None if batch is None else batch.claim
@@ -112,15 +123,16 @@ class Work:
     # ------------------------------------------------------------------------------------------------ its life
 
     async def run(self) -> Halt | None:
-        """Until the batch has ended (None), or is let go. Raises `MeshError` for what another attempt may mend."""
+        """Until the batch has ended (None, or `GIVEN_UP`), or is let go. Raises what another attempt may mend."""
         self.see(self.claimed.batch)
+        given_up = False
         try:
-            await self._run()
+            given_up = await self._try()
         except ClaimLost as error:
             self.stop.ask(Halt.LOST)
             _LOG.warning("batch lost", **self._log, reason=error.message)
         if self.claimed.status.state in ENDED_STATES:
-            return None
+            return Halt.GIVEN_UP if given_up else None
         why = self.stop.why
         if why is Halt.PUT_BACK:
             await self.put_back()
@@ -129,11 +141,37 @@ class Work:
     async def put_back(self) -> None:
         """Gives the claim back with the counts so far, for whoever goes on."""
         try:
-            await self._write(self._with_counts())
+            status = self._with_counts()
+            if not self._broke:
+                status.attempts = max(0, status.attempts - 1)
+            await self._write(status)
             async with self._writing:
                 await self.claimed.release()
         except (ClaimLost, StoreUnavailable) as error:
             _LOG.warning("the claim runs out with its lease", **self._log, reason=error.message)
+
+    async def _try(self) -> bool:
+        """Whether it was given up."""
+        if self._status.attempts > self._max_attempts:  # runners died of it
+            self._broke = True
+            await self._give_up(self._status.attempts - 1)
+            return True
+        try:
+            await self._run()
+        except ClaimLost:
+            raise
+        except Exception as error:
+            self._broke = is_broken(error)
+            if not self._broke:
+                raise
+            self._status.last_failure = told(error, self.claimed.epoch)
+            if self._status.attempts < self._max_attempts:
+                raise
+            unknown = not isinstance(error, MeshError | OSError)
+            _LOG.error("the last attempt broke", **self._log, reason=reason_of(error), exc_info=unknown)
+            await self._give_up(self._status.attempts)
+            return True
+        return False
 
     async def _run(self) -> None:
         checked = await self._check()
@@ -150,7 +188,7 @@ class Work:
                     return
             except (NotFound, InvalidArgument, PermissionDenied) as error:
                 if self._status.HasField("in_progress_at"):  # it was there: what is done is not thrown away
-                    raise Unavailable(f"a model of the batch is away: {error.message}") from error
+                    raise ModelAway(f"a model of the batch is away: {error.message}") from error
                 fault = pb.BatchLineError(code="model_not_found", message=error.message, param="body.model")
                 await self._refuse(Checked(checked.total, checked.models, [fault], 1))
                 return
@@ -226,8 +264,11 @@ class Work:
     def _with_counts(self) -> pb.BatchStatus:
         counts = self._counts
         self._instruments.progress(self._told, counts)
-        self._told = counts
         status = self._status
+        if counts.completed + counts.failed > self._told.completed + self._told.failed:
+            status.attempts = 1
+            status.ClearField("last_failure")
+        self._told = counts
         status.total = counts.total or status.total
         for name in ("completed", "failed", "prompt_tokens", "completion_tokens", "cached_tokens"):
             setattr(status, name, max(getattr(counts, name), 0))
@@ -247,6 +288,7 @@ class Work:
         status = self._status
         status.state, status.total, status.error_count = pb.FAILED_VALIDATION, 0, checked.error_count
         status.errors.extend(checked.errors)
+        status.attempts = 0
         status.ended_at.CopyFrom(stamp(time.time()))
         await self._surely(status)
         await self._blocking_quietly(self._job.discard)
@@ -260,9 +302,15 @@ class Work:
             return
         why = self.stop.why
         published = await self._blocking(lambda: self._job.publish(why))
+        await self._end(_end_state(why, published.counts), published)
+
+    async def _end(self, state: pb.BatchState, published: Published, *, broken: int = 0) -> None:
+        """`broken`: attempts, of a batch that is given up."""
         self._counts = published.counts
         status = self._with_counts()
-        status.state = _end_state(why, published.counts)
+        status.state, status.attempts = state, broken
+        if not broken:
+            status.ClearField("last_failure")
         status.output_file, status.error_file = published.output_file, published.error_file
         status.ended_at.CopyFrom(stamp(time.time()))
         try:
@@ -271,6 +319,29 @@ class Work:
             await self._blocking_quietly(lambda: self._job.unpublish(published))
             raise
         await self._blocking_quietly(self._job.discard)
+
+    async def _give_up(self, broken: int) -> None:
+        """After `broken` attempts. What is done is published, where that goes."""
+        status = self._status
+        status.errors.append(fault(status, broken))
+        status.error_count = len(status.errors)
+        _LOG.error("batch given up", **self._log, attempts=broken, reason=status.errors[-1].message)
+        await self._end(pb.FAILED_VALIDATION, await self._what_is_done(), broken=broken)
+
+    async def _what_is_done(self) -> Published:
+        """Nothing where that cannot be published, or runners died of it."""
+        nothing = Published(self._counts)
+        if not self._status.HasField("in_progress_at") or self._status.attempts > self._max_attempts + 1:
+            return nothing
+        try:
+            if (await self._check()).errors:
+                return nothing
+            return await self._blocking(lambda: self._job.publish(Halt.GIVEN_UP))
+        except ClaimLost:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is: the batch ends now
+            _LOG.error("what is done of a batch cannot be published", **self._log, reason=reason_of(error))
+            return nothing
 
     async def _surely(self, status: pb.BatchStatus, files: Sequence[pb.FileRecord] = ()) -> None:
         """Writes it, however long etcd is away. Raises `ClaimLost`."""

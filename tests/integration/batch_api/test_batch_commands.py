@@ -266,6 +266,14 @@ def test_a_batch_that_failed_is_not_resumed(run: Mesh, seam: SeamRunner, tmp_pat
     assert (refused.exit_code, "correct the file" in refused.stderr) == (1, True)
 
 
+def test_a_batch_that_was_given_up_is_resumed(run: Mesh, seam: SeamRunner, tmp_path: Path) -> None:
+    made = found(run("submit", input_file(tmp_path / "in.jsonl", 3), "--json"))
+    fault = pb.BatchLineError(code="attempts_exhausted", message="given up after 16 attempts: the disk is full")
+    asyncio.run(seam.end(made["id"], pb.FAILED_VALIDATION, total=3, output=[outcome("c0")], faults=[fault]))
+    assert "given up after 16 attempts" in run("show", made["id"]).stdout
+    assert found(run("resume", made["id"], "--json"))["lines"] == 2
+
+
 class Cutter:
     """A TCP relay that cuts every connection after `most_bytes` of its answers, and all of them after `in_all`."""
 

@@ -10,7 +10,7 @@ import pytest
 
 from serving.batch.orders.claims import claim
 from serving.batch.orders.view import word_of
-from serving.batch.runner import schedule
+from serving.batch.runner import attempts, schedule
 from serving.batch.runner import taking as runner_taking
 from serving.batch.runner.job import Halt
 from serving.batch.runner.taking import Runner
@@ -61,7 +61,7 @@ async def test_a_batch_makes_room_for_one_that_has_waited(taking: Taking, monkey
 @pytest.mark.usefixtures("no_slices")
 async def test_no_batch_makes_room_for_one_that_fails_here(taking: Taking, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner_taking, "PRESSES_S", 0.0)
-    monkeypatch.setattr(runner_taking, "_JOB_BACKOFF", Backoff(first_s=3600.0, limit_s=3600.0, jitter=0.0))
+    monkeypatch.setattr(attempts, "_REST", Backoff(first_s=3600.0, limit_s=3600.0, jitter=0.0))
     looks, script = Looks(monkeypatch), Script(fail="the disk is away")
     broken = await taking.order(tenant="b")
     runner = await taking.runner("r1", script)

@@ -151,6 +151,8 @@ def test_all_fields_are_told() -> None:
         "mode": "shared",
         "application": None,
         "message": None,
+        "attempts": 0,
+        "last_failure": None,
     }
 
 

@@ -87,7 +87,7 @@ def threads() -> Iterator[ThreadPoolExecutor]:
 
 def work_of(claim: Claim, job: Job, threads: ThreadPoolExecutor, find: Any = find_at_once) -> Work:
     instruments = RunnerInstruments(CollectorRegistry())
-    return Work(cast(Claimed, claim), job, find, instruments, threads, holds=lambda: True)
+    return Work(cast(Claimed, claim), job, find, instruments, threads, holds=lambda: True, max_attempts=3)
 
 
 async def entered(event: threading.Event) -> None:

@@ -110,6 +110,10 @@ def test_a_batch_for_people() -> None:
     assert shown[-1] == "  and 2 more"
     assert ("  wrong 0" in shown, "  line 3: wrong 3" in shown) == (True, True)
     assert "  window    24h, ended 10s ago" in shown
+    broken = one_batch(batch(attempts=3, last_failure="the disk is full"), NOW_S)
+    assert "\n  attempts  3 broke without progress, the last one: the disk is full\n" in broken
+    assert "\n  attempts  1 broke without progress\n" in one_batch(batch(attempts=1, last_failure=None), NOW_S)
+    assert "attempts" not in one_batch(batch(attempts=0, last_failure=None), NOW_S)
 
 
 def test_rates_are_of_what_was_done_since_it_is_followed() -> None:

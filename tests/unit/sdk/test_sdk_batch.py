@@ -12,18 +12,18 @@ FULL = """
 name: app
 deployments:
   - name: batches
-    batch: {concurrency: 3, namespaces: [shop, lab], workers: 2}
+    batch: {concurrency: 3, namespaces: [shop, lab], workers: 2, max_attempts: 5}
 """
 
 
 def test_python_says_what_the_record_holds() -> None:
-    made = BatchDeployment("batches", concurrency=3, namespaces=["shop", "lab"], workers=2)
+    made = BatchDeployment("batches", concurrency=3, namespaces=["shop", "lab"], workers=2, max_attempts=5)
     batch = Application("app", [made]).unchecked_spec().deployments[0].batch
-    assert (batch.concurrency, list(batch.namespaces), batch.workers) == (3, ["shop", "lab"], 2)
+    assert (batch.concurrency, list(batch.namespaces), batch.workers, batch.max_attempts) == (3, ["shop", "lab"], 2, 5)
 
 
 def test_yaml_says_the_same() -> None:
-    made = BatchDeployment("batches", concurrency=3, namespaces=["shop", "lab"], workers=2)
+    made = BatchDeployment("batches", concurrency=3, namespaces=["shop", "lab"], workers=2, max_attempts=5)
     assert parse_spec(FULL).to_spec() == Application("app", [made]).to_spec()
 
 
@@ -32,6 +32,7 @@ def test_yaml_says_the_same() -> None:
     [
         (BatchDeployment("batches", concurrency=101), "concurrency"),
         (BatchDeployment("batches", workers=-1), "workers"),
+        (BatchDeployment("batches", max_attempts=1001), "max_attempts"),
         (BatchDeployment("batches", namespaces=["Shop"]), "namespaces[0]"),
         (BatchDeployment("batches", namespaces=["shop", "shop"]), "namespaces"),
     ],

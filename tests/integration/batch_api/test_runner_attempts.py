@@ -1,0 +1,141 @@
+"""Batches whose jobs break again and again, at runners at a real etcd."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from serving._proto import batch_pb2 as pb
+from serving.batch.orders.batch import Batch
+from serving.batch.orders.claims import claim
+from serving.batch.orders.view import view
+from serving.batch.runner import attempts
+from serving.batch.runner.job import Halt
+from serving.control import Backoff
+from serving.local.etcd import EtcdCluster
+from serving.store.lease import Lease
+from tests.support.runner_taking import Script, Taking
+from tests.support.waiting import aeventually
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(autouse=True)
+def short_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+    short = Backoff(first_s=0.01, limit_s=0.01, jitter=0.0)
+    monkeypatch.setattr(attempts, "_REST", short)
+    monkeypatch.setattr(attempts, "_HERE", short)
+
+
+async def status_of(taking: Taking, batch: Batch) -> pb.BatchStatus:
+    found = (await taking.now(batch)).status
+    assert found is not None
+    return found
+
+
+async def test_attempts_are_counted_over_runners_until_the_batch_fails(taking: Taking) -> None:
+    first, second = Script(fail="10.0.0.1 is away"), Script(fail="10.0.0.1 is away")
+    batch = await taking.order()
+    runner = await taking.runner("r1", first, max_attempts=4)
+
+    async def broke_twice() -> bool:
+        return (await status_of(taking, batch)).attempts >= 2
+
+    await aeventually(broke_twice, what="it was tried twice")
+    await runner.close()
+    tried = len(first.began)
+    await taking.runner("r2", second, max_attempts=4)
+    ended = await taking.becomes(batch, "failed")
+    assert ended.claim is None
+    told = view(ended, time.time())
+    assert (len(second.began), told["attempts"]) == (4 - tried, 4)
+    assert told["errors"] is not None
+    (fault,) = told["errors"]["data"]
+    assert (fault["code"], fault["line"]) == ("attempts_exhausted", None)
+    assert fault["message"].startswith("given up after 4 attempts one after the other without progress: what it needs")
+    assert "10.0.0.1" not in fault["message"]
+    assert second.published == [(batch.id, Halt.GIVEN_UP)]
+
+
+async def test_progress_begins_the_count_anew(taking: Taking) -> None:
+    script = Script(stumble="the cluster is away", done=0)
+    batch = await taking.order()
+    await taking.runner("r1", script, max_attempts=2)
+    await aeventually(lambda: asyncio.sleep(0, len(script.began) >= 6), what="it was tried on")
+    script.stumble = ""
+    script.go.set()
+    ended = await taking.becomes(batch, "completed")
+    told = view(ended, time.time())
+    assert (told["attempts"], told["last_failure"], told["errors"]) == (0, None, None)
+
+
+async def test_what_breaks_is_told_while_the_batch_waits(taking: Taking) -> None:
+    batch = await taking.order()
+    script = Script(fail="gone")
+    runner = await taking.runner("r1", script)
+
+    async def told() -> bool:
+        return view(await taking.now(batch), time.time())["last_failure"] is not None
+
+    await aeventually(told, what="it is told")
+    await runner.close()
+    last = view(await taking.now(batch), time.time())
+    assert last["attempts"] >= 1
+    assert last["status"] == "in_progress"
+    assert "epoch" in (last["last_failure"] or "")
+
+
+async def test_an_output_that_can_never_be_made_ends_the_batch(taking: Taking) -> None:
+    script = Script(publish_fails=True)
+    script.go.set()
+    batch = await taking.order()
+    await taking.runner("r1", script, max_attempts=3)
+    ended = view(await taking.becomes(batch, "failed"), time.time())
+    assert ended["errors"] is not None
+    assert "internal error" in ended["errors"]["data"][0]["message"]
+    assert "/var/secret" not in str(ended)
+    assert (ended["output_file_id"], ended["attempts"]) == (None, 3)
+    assert script.published == [(batch.id, None)] * 3 + [(batch.id, Halt.GIVEN_UP)]
+
+
+async def test_runners_that_die_of_a_batch_count(taking: Taking, etcd: EtcdCluster) -> None:
+    batch = await taking.order()
+    for number in range(3):
+        lease = Lease(etcd.config(), ttl_s=30)
+        await lease.start()
+        at = await taking.now(batch)
+        await claim(taking.store, at, runner=f"dead-{number}", cluster="east", lease=lease.id, now=time.time())
+        await lease.revoke()
+    script = Script()
+    await taking.runner("r1", script, max_attempts=3)
+    ended = view(await taking.becomes(batch, "failed"), time.time())
+    assert script.began == []
+    assert ended["attempts"] == 3
+    assert ended["errors"] is not None
+    assert "the runner ended in the middle" in ended["errors"]["data"][0]["message"]
+
+
+async def test_what_the_batch_waits_for_is_no_attempt(taking: Taking) -> None:
+    script = Script(not_served=True)
+    batch = await taking.order()
+    await taking.runner("r1", script, max_attempts=2)
+    await aeventually(lambda: asyncio.sleep(0, script.asked >= 5), what="its model was looked for")
+    script.not_served = False
+    script.go.set()
+    ended = await taking.becomes(batch, "completed")
+    assert view(ended, time.time())["attempts"] == 0
+
+
+async def test_a_runner_that_leaves_takes_its_attempt_back(taking: Taking) -> None:
+    batch = await taking.order()
+    for number in range(3):
+        script = Script(done=0)
+        runner = await taking.runner(f"r{number}", script, max_attempts=2)
+        await aeventually(lambda script=script: asyncio.sleep(0, script.began), what="it runs")  # type: ignore[misc]
+        runner.refuse()
+        await runner.wait_idle()
+        status = await status_of(taking, batch)
+        assert (status.attempts, status.epoch) == (0, number + 1)
+        await runner.close()
