@@ -63,20 +63,37 @@ class EtcdClient:
 
     async def get_prefix(self, prefix: str) -> Snapshot:
         """Every key of the prefix at one revision, however many pages it takes."""
+        return (await self._listed(prefix))[0]
+
+    async def get_written(self, prefix: str, *, after: int) -> tuple[Snapshot, int]:
+        """The keys of the prefix that were written after that revision; beside them how many there are in all.
+
+        Keys that are gone are not among them: their number tells.
+        """
+        return await self._listed(prefix, min_mod_revision=after + 1)
+
+    async def get_versions(self, prefix: str) -> Snapshot:
+        """As `get_prefix`, without the values."""
+        return (await self._listed(prefix, keys_only=True))[0]
+
+    async def _listed(self, prefix: str, *, min_mod_revision: int = 0, keys_only: bool = False) -> tuple[Snapshot, int]:
+        wanted = pb.RangeRequest(min_mod_revision=min_mod_revision, keys_only=keys_only)
         for attempt in range(_RELIST_ATTEMPTS):
             try:
-                return await self._pages(prefix)
+                return await self._pages(prefix, wanted)
             except RevisionGone as error:  # compacted between two pages
                 if attempt == _RELIST_ATTEMPTS - 1:
                     raise StoreUnavailable(f"list {prefix}: compacted while it was read: {error.message}") from error
         raise FailedPrecondition("unreachable")
 
-    async def _pages(self, prefix: str) -> Snapshot:
+    async def _pages(self, prefix: str, wanted: pb.RangeRequest) -> tuple[Snapshot, int]:
+        """The keys that are wanted, and how many the prefix has."""
         start, end = wire.range_of_prefix(prefix)
         kvs: list[KeyValue] = []
-        revision, cluster_id, limit = 0, 0, PAGE_KEYS
+        revision, cluster_id, count, limit = 0, 0, 0, PAGE_KEYS
         while True:
             request = pb.RangeRequest(key=start, range_end=end, limit=limit, revision=revision)
+            request.MergeFrom(wanted)
             try:
                 page = await self._calls.call(wire.RANGE, request, what=f"list {prefix}", repeat=True)
             except ResourceExhausted:
@@ -86,10 +103,10 @@ class EtcdClient:
                 continue
             self._note(page.header)
             if not revision:
-                revision, cluster_id = page.header.revision, page.header.cluster_id
+                revision, cluster_id, count = page.header.revision, page.header.cluster_id, page.count
             kvs.extend(wire.key_value(kv) for kv in page.kvs)
             if not page.more or not page.kvs:
-                return Snapshot(tuple(kvs), revision, cluster_id)
+                return Snapshot(tuple(kvs), revision, cluster_id), count
             start = page.kvs[-1].key + b"\0"
 
     def watch(self, prefix: str) -> AsyncGenerator[WatchEvent, None]:

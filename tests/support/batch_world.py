@@ -18,7 +18,9 @@ import openai
 import ray
 from openai.types import Batch
 
+from serving._proto import batch_pb2
 from serving._proto import records_pb2 as pb
+from serving.batch.orders.batch import Batch as BatchRecords
 from serving.batch.orders.batch import ends_at
 from serving.batch.orders.book import EndedBatch, OrderBook
 from serving.batch.orders.claims import read_batch
@@ -36,6 +38,7 @@ from tests.support.waiting import eventually
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 T = TypeVar("T")
+_CHAT: dict[str, Any] = {"model": "tiny-chat", "temperature": 0, "max_tokens": 20}
 ENDED = ("completed", "failed", "expired", "cancelled")
 
 
@@ -45,9 +48,9 @@ class BatchWorld:
     def __init__(self, folder: Path, stack: ExitStack) -> None:
         self.folder = folder
         self.store = folder / "store"
-        etcd = start_etcd(folder / "etcd", options=EtcdOptions(die_with_parent=True))
-        stack.callback(etcd.kill)
-        self.etcd = etcd.config()
+        self.etcd_server = start_etcd(folder / "etcd", options=EtcdOptions(die_with_parent=True))
+        stack.callback(self.etcd_server.kill)
+        self.etcd = self.etcd_server.config()
         self.chat = LlmProcess(folder, llm_config(folder, etcd=self.etcd))
         stack.callback(self.chat.end)
         gateway = GatewayProcess(folder, self.etcd, leave_s=0.0, batch_store=str(self.store))
@@ -58,10 +61,11 @@ class BatchWorld:
         self.chat.wait_state("ready", registered=True)
         self.client = stack.enter_context(openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0))
 
-    def runner(self, name: str, stack: ExitStack, **batch: Any) -> RunnerHandle:
-        """A ready runner. `batch` are fields of `BatchDeployment`."""
+    def runner(self, name: str, stack: ExitStack, *, lease_ttl_s: int = 15, **batch: Any) -> RunnerHandle:
+        """A ready runner. `lease_ttl_s`: also a machine that stands still for some seconds keeps one of 15. `batch` are
+        fields of `BatchDeployment`."""
         config = config_of(name, "batches", self.etcd, application="batches", batch=pb.BatchDeployment(**batch))
-        config.lease_ttl_s = 15  # also of a machine that stands still for some seconds
+        config.lease_ttl_s = lease_ttl_s
         config.log_file = str(self.folder / f"{name}.log")
         made = RunnerHandle(config)
         stack.callback(made.end)
@@ -80,6 +84,17 @@ class BatchWorld:
 
     def batch(self, batch_id: str) -> Batch:
         return self.client.batches.retrieve(batch_id)
+
+    def under_way(self, batch_id: str) -> Batch:
+        """Some of it is done."""
+
+        def look() -> Batch | None:
+            now = self.batch(batch_id)
+            if now.status not in ("validating", "in_progress"):
+                raise RuntimeError(f"it has ended: {now}")
+            return now if now.request_counts and now.request_counts.completed else None
+
+        return cast(Batch, eventually(look, timeout_s=240, what="some lines are done"))
 
     def ended(self, batch_id: str, *, timeout_s: float = 500.0) -> Batch:
         def look() -> Batch | None:
@@ -105,7 +120,7 @@ class BatchWorld:
             await etcd.put(keys.file(tenant, file.id), encode(file))
             await OrderBook(etcd, max_unfinished=100).create(order, now)
 
-        self._ask(write)
+        self.ask(write)
         return name
 
     def cancel_as(self, tenant: str, batch_id: str) -> None:
@@ -115,17 +130,27 @@ class BatchWorld:
             with contextlib.suppress(EndedBatch):
                 await OrderBook(etcd, max_unfinished=100).cancel(tenant, batch_id, time.time())
 
-        self._ask(cancel)
+        self.ask(cancel)
 
     def word(self, tenant: str, batch_id: str) -> str:
         """Its status."""
+        return word_of(self.records(tenant, batch_id), time.time())
 
-        async def read(etcd: EtcdClient) -> str:
-            return word_of(await read_batch(etcd, tenant, batch_id), time.time())
+    def records(self, tenant: str, batch_id: str) -> BatchRecords:
+        """As they are in etcd."""
 
-        return self._ask(read)
+        async def read(etcd: EtcdClient) -> BatchRecords:
+            return await read_batch(etcd, tenant, batch_id)
 
-    def _ask(self, step: Callable[[EtcdClient], Awaitable[T]]) -> T:
+        return self.ask(read)
+
+    def status(self, batch_id: str) -> batch_pb2.BatchStatus:
+        """As its runner last wrote it."""
+        found = self.records("default", batch_id).status
+        assert found is not None
+        return found
+
+    def ask(self, step: Callable[[EtcdClient], Awaitable[T]]) -> T:
         async def run() -> T:
             etcd = EtcdClient(self.etcd)
             try:
@@ -137,11 +162,7 @@ class BatchWorld:
 
     def ended_at(self, tenant: str, batch_id: str) -> float:
         """In unix seconds; 0 where it has not ended."""
-
-        async def read(etcd: EtcdClient) -> float:
-            return ends_at(await read_batch(etcd, tenant, batch_id), time.time()) or 0.0
-
-        return self._ask(read)
+        return ends_at(self.records(tenant, batch_id), time.time()) or 0.0
 
     def left_behind(self) -> list[Path]:
         """Folders of jobs."""
@@ -174,6 +195,11 @@ class RunnerHandle:
     def log(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self._log.read_text().splitlines()]
 
+    def computed(self, batch_id: str) -> list[int]:
+        """Lines of each of its runs that ended."""
+        told = (one for one in self.log() if one["msg"] == "a batch's lines were run")
+        return [one["computed"] for one in told if one["batch"] == batch_id]
+
     def wait_ready(self) -> pb.ReplicaReport:
         def look() -> pb.ReplicaReport | None:
             report = self.report()
@@ -194,31 +220,37 @@ class RunnerHandle:
         ray.kill(self.actor)
 
 
-def completion_lines(prompts: Sequence[str]) -> bytes:
-    """Each asked greedily; `custom_id` is its number."""
-    bodies = [{"model": "tiny-chat", "prompt": prompt, "temperature": 0, "max_tokens": 8} for prompt in prompts]
+def sums(count: int) -> list[str]:
+    return [f"What is {number} plus {number % 7}?" for number in range(count)]
+
+
+def many_lines(count: int) -> bytes:
+    """Each of about thirty tokens."""
+    return chat_lines(sums(count), max_tokens=30, ignore_eos=True)
+
+
+def counts(batch: Batch) -> tuple[int, int, int]:
+    """Total, completed, failed."""
+    found = batch.request_counts
+    assert found is not None
+    return found.total, found.completed, found.failed
+
+
+def request_lines(endpoint: str, bodies: Sequence[dict[str, Any]]) -> bytes:
+    """`custom_id` is the number of each."""
     made = [
-        {"custom_id": str(number), "method": "POST", "url": COMPLETIONS, "body": body}
+        {"custom_id": str(number), "method": "POST", "url": endpoint, "body": body}
         for number, body in enumerate(bodies)
     ]
     return "".join(f"{json.dumps(one)}\n" for one in made).encode()
 
 
+def completion_lines(prompts: Sequence[str]) -> bytes:
+    """Each asked greedily."""
+    asked = [{"model": "tiny-chat", "prompt": prompt, "temperature": 0, "max_tokens": 8} for prompt in prompts]
+    return request_lines(COMPLETIONS, asked)
+
+
 def chat_lines(questions: Sequence[str], **body: Any) -> bytes:
-    """Each asked greedily; `custom_id` is its number."""
-    made = [
-        {
-            "custom_id": str(number),
-            "method": "POST",
-            "url": CHAT,
-            "body": {
-                "model": "tiny-chat",
-                "messages": [{"role": "user", "content": question}],
-                "temperature": 0,
-                "max_tokens": 20,
-                **body,
-            },
-        }
-        for number, question in enumerate(questions)
-    ]
-    return "".join(f"{json.dumps(one)}\n" for one in made).encode()
+    """Each asked greedily."""
+    return request_lines(CHAT, [{**_CHAT, "messages": [{"role": "user", "content": one}], **body} for one in questions])

@@ -22,6 +22,7 @@ from serving.batch.runner.attempts import ModelAway
 from serving.batch.runner.instruments import RunnerInstruments
 from serving.batch.runner.job import Checked, Counts, Halt, Published
 from serving.batch.runner.taking import Identity, Runner
+from serving.batch.store.files import new_file_id
 from serving.errors import NotFound, Unavailable
 from serving.gateway.catalog import ModelKey
 from serving.store import EtcdClient
@@ -43,14 +44,17 @@ class Script:
     away: bool = False  # the models are looked for, and do not come
     not_served: bool = False  # they are deployed, and nobody serves them
     asked: int = 0  # how often they were looked for
+    has_output: bool = False  # a record of it; it has no content
     began: list[str] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
     published: list[tuple[str, Halt | None]] = field(default_factory=list)
+    unpublished: list[str] = field(default_factory=list)
 
 
 class ScriptedJob:
     def __init__(self, order: pb.BatchOrder, script: Script) -> None:
         self._id = order.id
+        self._namespace = order.namespace
         self._script = script
 
     def check(self) -> Checked:
@@ -75,10 +79,14 @@ class ScriptedJob:
         self._script.published.append((self._id, halt))
         if self._script.publish_fails:
             raise RuntimeError("a bug at /var/secret")
-        return Published(Counts(10, self._script.done if halt else 10, 0))
+        counts = Counts(10, self._script.done if halt else 10, 0)
+        if not self._script.has_output:
+            return Published(counts)
+        record = pb.FileRecord(id=new_file_id(), namespace=self._namespace)
+        return Published(counts, (record,), record.id)
 
     def unpublish(self, published: Published) -> None:
-        """It made no files."""
+        self._script.unpublished.append(published.output_file)
 
     def discard(self) -> None:
         """It kept nothing."""

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeAlias
 
 from serving._proto import batch_pb2 as pb
-from serving.batch.orders.batch import CANCEL, ORDER, Batch, ends_at, read_batches
+from serving.batch.orders.batch import CANCEL, ORDER, Batch, ends_at
 from serving.batch.orders.claims import read_batch
-from serving.batch.store.reading import read_apart
+from serving.batch.orders.known import KnownBatches
 from serving.errors import AlreadyExists, Conflict, ResourceExhausted
 from serving.observe import get_logger
 from serving.stamps import stamp
 from serving.store import keys
 from serving.store.client import EtcdClient
 from serving.store.records import encode
-from serving.store.types import Compare, Op, Snapshot
+from serving.store.types import Compare, Op
 
 _LOG: Final = get_logger(__name__)
 _ATTEMPTS: Final = 32
@@ -43,6 +43,7 @@ class OrderBook:
     def __init__(self, store: EtcdClient, *, max_unfinished: int) -> None:
         """`max_unfinished`: batches of a namespace that have not ended."""
         self._store = store
+        self.known = KnownBatches(store)
         self._max_unfinished = max_unfinished
 
     async def create(self, order: pb.BatchOrder, now: float, check: CheckInput | None = None) -> tuple[Batch, bool]:
@@ -53,17 +54,16 @@ class OrderBook:
         """
         key = keys.batch(order.namespace, order.id, ORDER)
         for _ in range(_ATTEMPTS):
-            found = await self._store.get_prefix(keys.batches(order.namespace))
-            batches = await read_apart(read_batches, found.kvs)
-            there = batches.get((order.namespace, order.id))
+            found = await self.known.read(order.namespace)
+            there = found.batches.get(order.id)
             if there is not None:
                 return _same(there, order), True
-            unfinished = sum(ends_at(one, now) is None for one in batches.values())
+            unfinished = sum(ends_at(one, now) is None for one in found.batches.values())
             if unfinished >= self._max_unfinished:
                 raise ResourceExhausted(
                     f"{unfinished} batches have not ended, as many as there may be; wait for one, or cancel one"
                 )
-            conditions = [Compare.absent(key), nothing_new(order.namespace, found)]
+            conditions = [Compare.absent(key), nothing_new(order.namespace, found.revision)]
             if check is not None:
                 conditions.append(await check())
             if (await self._store.txn(conditions, [Op.put(key, encode(order))])).succeeded:
@@ -75,11 +75,9 @@ class OrderBook:
         """Raises `NotFound`."""
         return await read_batch(self._store, namespace, batch_id)
 
-    async def of_namespace(self, namespace: str) -> list[Batch]:
+    async def of_namespace(self, namespace: str) -> Sequence[Batch]:
         """The newest first."""
-        found = await self._store.get_prefix(keys.batches(namespace))
-        made = (await read_apart(read_batches, found.kvs)).values()
-        return sorted(made, key=lambda one: (one.order.created_at.ToNanoseconds(), one.id), reverse=True)
+        return (await self.known.read(namespace)).newest_first
 
     async def cancel(self, namespace: str, batch_id: str, now: float) -> Batch:
         """Asks for its end; may be repeated. Raises `NotFound`, `EndedBatch`."""
@@ -95,12 +93,12 @@ class OrderBook:
         return await self.get(namespace, batch_id)
 
 
-def nothing_new(namespace: str, found: Snapshot) -> Compare:
-    """Nothing was ordered, claimed or cancelled in the namespace since `found` was read.
+def nothing_new(namespace: str, revision: int) -> Compare:
+    """Nothing was ordered, claimed or cancelled in the namespace since it was read, as of `revision`.
 
     So no more batches are unfinished than there. Statuses may have been written: running batches do so all the time.
     """
-    return Compare.prefix_created_before(keys.batches(namespace), found.revision + 1)
+    return Compare.prefix_created_before(keys.batches(namespace), revision + 1)
 
 
 def _same(there: Batch, order: pb.BatchOrder) -> Batch:

@@ -27,6 +27,10 @@ class ClaimLost(Conflict):
     """Another runner has the batch, it has ended, or its order is gone: stop at once, and write nothing more."""
 
 
+class ClaimEnded(ClaimLost):
+    """The claim went with its lease, and nobody has taken the batch since: with another lease it may be retaken."""
+
+
 async def read_batch(store: EtcdClient, namespace: str, batch_id: str) -> Batch:
     """As it is now. Raises `NotFound`."""
     found = await store.get_prefix(keys.batch(namespace, batch_id, ""))
@@ -90,8 +94,9 @@ class Claimed:
         """Writes the status, with the records of files that it names, in one transaction that compares the claim.
 
         With a state of `ENDED_STATES` the claim is given back in the same step: that was the last write. Epoch,
-        `updated_at` and, with such a state, `ended_at` are set here. Raises `ClaimLost`; `StoreUnavailable` while etcd
-        does not answer: write the same again when it is back. Where it was written the first time, that one stands.
+        `updated_at` and, with such a state, `ended_at` are set here. Raises `ClaimLost`, of it `ClaimEnded` where the
+        lease was over when etcd came to it; `StoreUnavailable` while etcd does not answer: write the same again when it
+        is back. Where it was written the first time, that one stands.
         """
         written = pb.BatchStatus()
         written.CopyFrom(status)
@@ -129,8 +134,10 @@ class Claimed:
         if now.status is not None and _is_written(now.status, written):
             written.CopyFrom(now.status)
             return True
+        if now.claim is None:
+            raise ClaimEnded(f"the claim of batch {self.batch.id} has ended with its lease")
         if now.claim != self._mine:
-            raise self._lost("its lease has ended, or somebody else has taken it")
+            raise self._lost("somebody else has taken it")
         return False
 
     async def retake(self, lease: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from serving._proto import batch_pb2 as pb
 from serving.batch.orders.batch import ENDED_STATES, Batch, seconds
-from serving.batch.orders.claims import Claimed, ClaimLost
+from serving.batch.orders.claims import Claimed, ClaimEnded, ClaimLost
 from serving.batch.runner.attempts import ModelAway, fault, is_broken, reason_of, told
 from serving.batch.runner.instruments import RunnerInstruments
 from serving.batch.runner.job import Checked, Counts, Halt, Job, Published, Stop
@@ -362,7 +362,12 @@ class Work:
         async with self._writing:
             if not self._holds():
                 raise StoreUnavailable("the runner has no lease now")
-            await self.claimed.write(status, files)
+            try:
+                await self.claimed.write(status, files)
+            except ClaimEnded as error:
+                if self._holds():
+                    raise
+                raise StoreUnavailable(f"while it was written the runner's lease ended: {error.message}") from error
 
     async def _blocking_quietly(self, step: Callable[[], object]) -> None:
         """What is left behind costs room only."""

@@ -159,22 +159,22 @@ class FileBook:
             for batch in (await read_apart(read_batches, orders.kvs)).values():
                 if batch.order.input_file == file_id and ends_at(batch, now) is None:
                     raise FileInUse(f"{file_id} is read by {batch.id}, which has not ended: cancel it first")
-            if await remove_unread(self._store, self._content, record, revision, orders):
+            if await remove_unread(self._store, self._content, record, revision, orders.revision):
                 _LOG.info("file deleted", file=file_id, namespace=namespace)
                 return
         raise Conflict("too many batches are created or claimed at the same time; delete it again")
 
 
 async def remove_unread(
-    store: EtcdClient, content: ContentStore, record: pb.FileRecord, revision: int, orders: Snapshot
+    store: EtcdClient, content: ContentStore, record: pb.FileRecord, revision: int, orders_revision: int
 ) -> bool:
-    """The record, then the content, of a file that no batch of `orders` reads, where it was not written since.
+    """The record, then the content, of a file that no batch reads, where it was not written since.
 
-    False: not removed, as it was, or as something may have been ordered since `orders` were read. An order compares
-    that its input is there: so one of the two happens, never both.
+    False: not removed, as it was, or as something may have been ordered since `orders_revision`, as of which the
+    batches were read. An order compares that its input is there: so one of the two happens, never both.
     """
     key = keys.file(record.namespace, record.id)
-    conditions = [Compare.mod_revision(key, revision), nothing_new(record.namespace, orders)]
+    conditions = [Compare.mod_revision(key, revision), nothing_new(record.namespace, orders_revision)]
     if not (await store.txn(conditions, [Op.delete(key)])).succeeded:
         return False
     await asyncio.to_thread(remove_content, content, record)

@@ -117,7 +117,7 @@ class Sweeper:
             record = records.get(kv.key)
             if record is None or not has_expired(record, now) or (record.namespace, record.id) in read:
                 continue
-            removed += await remove_unread(self._store, self._content, record, kv.mod_revision, orders)
+            removed += await remove_unread(self._store, self._content, record, kv.mod_revision, orders.revision)
         return removed
 
     async def _ended_batches(self, batches: Iterable[Batch], revision: int, now: float) -> int:

@@ -7,9 +7,17 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-from openai.types import Batch
 
-from tests.support.batch_world import COMPLETIONS, BatchWorld, RunnerHandle, chat_lines, completion_lines
+from tests.support.batch_world import (
+    COMPLETIONS,
+    BatchWorld,
+    RunnerHandle,
+    chat_lines,
+    completion_lines,
+    counts,
+    many_lines,
+    sums,
+)
 from tests.support.waiting import eventually
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
@@ -21,41 +29,6 @@ _TOO_MANY = 40_000  # lines, for 40 s; a machine that stands still has half a mi
 def runner(world: BatchWorld) -> Iterator[RunnerHandle]:
     with ExitStack() as stack:
         yield world.runner("runner-1", stack, concurrency=1)
-
-
-def sums(count: int) -> list[str]:
-    return [f"What is {number} plus {number % 7}?" for number in range(count)]
-
-
-def many_lines(count: int) -> bytes:
-    """Each of about thirty tokens."""
-    return chat_lines(sums(count), max_tokens=30, ignore_eos=True)
-
-
-def under_way(world: BatchWorld, batch_id: str) -> Batch:
-    """Some of it is done."""
-
-    def look() -> Batch | None:
-        now = world.batch(batch_id)
-        if now.status not in ("validating", "in_progress"):
-            pytest.fail(f"it has ended: {now}")
-        return now if now.request_counts and now.request_counts.completed else None
-
-    found = eventually(look, timeout_s=240, what="some lines are done")
-    assert found is not None
-    return found
-
-
-def counts(batch: Batch) -> tuple[int, int, int]:
-    found = batch.request_counts
-    assert found is not None
-    return found.total, found.completed, found.failed
-
-
-def computed(runner: RunnerHandle, batch_id: str) -> list[int]:
-    """Lines of each of its runs that ended."""
-    told = (one for one in runner.log() if one["msg"] == "a batch's lines were run")
-    return [one["computed"] for one in told if one["batch"] == batch_id]
 
 
 def test_each_line_has_its_answer_in_the_order_of_the_input(world: BatchWorld) -> None:
@@ -102,21 +75,21 @@ def test_an_input_that_is_wrong_is_not_run(world: BatchWorld) -> None:
 
 def test_a_killed_runner_goes_on_from_what_was_committed(world: BatchWorld, runner: RunnerHandle) -> None:
     batch_id = world.order(many_lines(_SOME))
-    before = counts(under_way(world, batch_id))[1]
-    earlier = len(computed(runner, batch_id))
+    before = counts(world.under_way(batch_id))[1]
+    earlier = len(runner.computed(batch_id))
     runner.kill()
     batch = world.ended(batch_id)
     assert (batch.status, counts(batch)) == ("completed", (_SOME, _SOME, 0))
     answers = world.lines(batch.output_file_id)
     assert [one["custom_id"] for one in answers] == [str(number) for number in range(_SOME)]
-    runs = computed(runner, batch_id)[earlier:]
+    runs = runner.computed(batch_id)[earlier:]
     assert runs  # more than one where it was tried again
     assert all(one <= _SOME - before for one in runs)
 
 
 def test_a_cancelled_batch_keeps_what_is_done(world: BatchWorld) -> None:
     batch_id = world.order(many_lines(4000))
-    under_way(world, batch_id)
+    world.under_way(batch_id)
     world.client.batches.cancel(batch_id)
     batch = world.ended(batch_id, timeout_s=300)
     assert (batch.status, batch.error_file_id) == ("cancelled", None)
@@ -163,14 +136,14 @@ def test_a_tenant_with_many_batches_does_not_starve_another(world: BatchWorld) -
 def test_a_runner_that_leaves_hands_its_batch_over(world: BatchWorld, runner: RunnerHandle) -> None:
     with ExitStack() as stack:
         batch_id = world.order(many_lines(_SOME))
-        before = counts(under_way(world, batch_id))[1]
+        before = counts(world.under_way(batch_id))[1]
         runner.drain()
         other = world.runner("runner-2", stack, concurrency=1)
         batch = world.ended(batch_id)
         assert (batch.status, counts(batch)) == ("completed", (_SOME, _SOME, 0))
         numbers = [one["custom_id"] for one in world.lines(batch.output_file_id)]
         assert numbers == [str(number) for number in range(_SOME)]
-        runs = computed(other, batch_id)
+        runs = other.computed(batch_id)
         assert runs
         assert all(one <= _SOME - before for one in runs)
         eventually(lambda: runner.report().state == "drained", timeout_s=300, what="the first one has left")

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from serving._proto import batch_pb2 as pb
 from serving.batch.orders.batch import Batch
-from serving.batch.orders.claims import Claimed
+from serving.batch.orders.claims import Claimed, ClaimEnded
 from serving.batch.runner.instruments import RunnerInstruments
 from serving.batch.runner.job import Checked, Counts, Halt, Published
 from serving.batch.runner.work import Work
@@ -85,9 +85,15 @@ def threads() -> Iterator[ThreadPoolExecutor]:
         yield made
 
 
-def work_of(claim: Claim, job: Job, threads: ThreadPoolExecutor, find: Any = find_at_once) -> Work:
+def work_of(
+    claim: Claim,
+    job: Job,
+    threads: ThreadPoolExecutor,
+    find: Any = find_at_once,
+    holds: Callable[[], bool] = lambda: True,
+) -> Work:
     instruments = RunnerInstruments(CollectorRegistry())
-    return Work(cast(Claimed, claim), job, find, instruments, threads, holds=lambda: True, max_attempts=3)
+    return Work(cast(Claimed, claim), job, find, instruments, threads, holds=holds, max_attempts=3)
 
 
 async def entered(event: threading.Event) -> None:
@@ -134,6 +140,29 @@ async def test_a_batch_put_back_while_its_output_is_made_has_ended(threads: Thre
     claim.on_write = lambda status: work.stop.ask(Halt.PUT_BACK) if status.state == pb.COMPLETED else None
     assert await work.run() is None
     assert claim.status.state == pb.COMPLETED
+
+
+async def test_a_lease_that_ends_while_a_status_is_written_costs_no_batch(threads: ThreadPoolExecutor) -> None:
+    """The runner takes the claim again with its next lease; only one that it still holds was taken from it."""
+    claim, holds = Claim(), [True]
+
+    def ends(status: pb.BatchStatus) -> None:
+        if status.state == pb.IN_PROGRESS:
+            holds[0] = False
+            claim.on_write = lambda _: None
+            asyncio.get_running_loop().call_later(0.01, lambda: holds.__setitem__(0, True))  # it has another one
+            raise ClaimEnded("the claim has ended with its lease")
+
+    claim.on_write = ends
+    assert await work_of(claim, Job(), threads, holds=lambda: holds[0]).run() is None
+    assert claim.status.state == pb.COMPLETED
+
+    def gone(_: pb.BatchStatus) -> None:
+        raise ClaimEnded("somebody has deleted it")
+
+    claim = Claim()
+    claim.on_write = gone
+    assert await work_of(claim, Job(), threads).run() is Halt.LOST
 
 
 async def test_an_input_that_is_lost_refuses_the_batch(threads: ThreadPoolExecutor) -> None:
