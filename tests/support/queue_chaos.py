@@ -17,8 +17,12 @@ from tests.support.llm_serving import ReplicaProcess
 BROKERS: Final = 2
 REPLICAS: Final = 4
 _MANY: Final = 1_000_000  # attempts: an item may meet any number of kills
+_LEASE_S: Final = 3.0  # of items
+_TTL_S: Final = 5  # in discovery
 _GONE_S: Final = (0.1, 1.5)  # how long a killed process is gone
 _ALL_AT_ONCE: Final = 0.1  # of the kills of a kind
+_TOO_EARLY: Final = 0.2  # of the kills: while what was killed before comes back
+_LOOK_S: Final = 0.05
 
 
 class Victims:
@@ -48,13 +52,20 @@ class Victims:
             self._member(name).launch()
         elif name in self.names["broker"]:
             config = broker_config(
-                self._folder, self._etcd.config(), name=name, application=self._application, max_attempts=_MANY
+                self._folder,
+                self._etcd.config(),
+                name=name,
+                application=self._application,
+                max_attempts=_MANY,
+                lease_s=_LEASE_S,
             )
+            config.lease_ttl_s = _TTL_S
             self._running[name] = BrokerProcess(self._folder, config)
         else:
             config = worker_config(
                 self._folder, self._etcd.config(), name=name, application=self._application, entry="Stamps"
             )
+            config.lease_ttl_s = _TTL_S
             self._running[name] = PythonProcess(self._folder, config)
 
     def kill(self, name: str) -> None:
@@ -63,6 +74,10 @@ class Victims:
             self._member(name).kill()
         else:
             self._running[name].kill()
+
+    def is_back(self, name: str) -> bool:
+        """Whether it answers. Members of etcd are not waited for: two of three go on."""
+        return name in self.names["etcd"] or self._running[name].report.state == "ready"
 
     def address(self, name: str) -> str:
         """Of a broker or replica that was launched; waits until it answers."""
@@ -82,7 +97,8 @@ class Chaos:
     """While the block lasts, processes of all kinds are killed and come back; after it all of them are there again.
 
     The first strikes hit each kind once, then it is left to chance; `each_kind` tells when these were made. From a
-    return to the next kill it takes up to `pause_s`: a process needs a second of CPU to come back.
+    return to the next kill it takes up to `pause_s`. Most kills wait for what was killed before: where a process needs
+    longer to come back than to its next kill, as on a slow machine, nobody would ever be there.
     """
 
     def __init__(self, victims: Victims, seed: int, *, pause_s: float) -> None:
@@ -131,4 +147,11 @@ class Chaos:
         self._ended.wait(self._chance.uniform(*_GONE_S))
         for name in hit:
             self._victims.launch(name)
+        if self._chance.random() >= _TOO_EARLY:
+            self._wait_back(hit)
         self._ended.wait(self._chance.uniform(0.0, self._pause_s))
+
+    def _wait_back(self, names: list[str]) -> None:
+        while not all(self._victims.is_back(name) for name in names):
+            if self._ended.wait(_LOOK_S):
+                return

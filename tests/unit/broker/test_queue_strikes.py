@@ -16,12 +16,16 @@ class Noted:
         self.names = {kind: [f"{kind}-{number}" for number in range(4)] for kind in ("broker", "etcd", "replica")}
         self.killed: list[str] = []
         self.launched: list[str] = []
+        self.back = True
 
     def kill(self, name: str) -> None:
         self.killed.append(name)
 
     def launch(self, name: str) -> None:
         self.launched.append(name)
+
+    def is_back(self, name: str) -> bool:
+        return self.back
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +43,20 @@ def test_the_first_strikes_hit_each_kind_and_all_come_back(seed: int) -> None:
     first = [noted.killed.index(next(name for name in noted.killed if name.startswith(kind))) for kind in kinds]
     assert first[-1] <= 2 * 4, "one strike each, of all of a kind at most"
     assert noted.killed == noted.launched
+
+
+def test_a_strike_waits_for_what_was_killed_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue_chaos, "_TOO_EARLY", 0.0)
+    noted = Noted()
+    noted.back = False
+    with Chaos(cast("Victims", noted), 1, pause_s=0.0) as chaos:
+        eventually(lambda: noted.launched, timeout_s=60, what="the first strike")
+        assert not chaos.each_kind
+        noted.back = True
+        eventually(lambda: chaos.each_kind, timeout_s=60, what="the others")
+    noted.back = False
+    with Chaos(cast("Victims", noted), 1, pause_s=0.0):
+        pass  # the end does not wait for it
 
 
 def test_what_ends_the_strikes_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
