@@ -25,7 +25,7 @@ def broker_config(
     folder: Path, etcd: EtcdConfig, *, name: str = "queue-r1-0", application: str = "app", **changes: Any
 ) -> pb.ReplicaConfig:
     """Of a broker whose journals lie in `folder`. `changes` are fields of `BrokerDeployment`."""
-    broker = pb.BrokerDeployment(**{"before": [WORKER, "chat"], "lease_s": 3.0, **changes})
+    broker = pb.BrokerDeployment(**{"before": [WORKER, "chat"], "lease_s": 30.0, **changes})
     return config_of(name, "queue", etcd, application=application, cache_dir=str(folder / "cache"), broker=broker)
 
 

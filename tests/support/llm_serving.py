@@ -49,7 +49,7 @@ class LineProcess:
     def log(self) -> str:
         return self.log_file.read_text(errors="replace")
 
-    def wait_line(self, what: str, timeout_s: float = 60.0) -> dict[str, Any]:
+    def wait_line(self, what: str, timeout_s: float = 180.0) -> dict[str, Any]:
         """The first line. Fails with its log when it ends before."""
 
         def there() -> dict[str, Any] | None:
@@ -96,7 +96,7 @@ class ReplicaProcess(LineProcess):
         """The last one; an empty one before the first."""
         return decode(pb.ReplicaReport, json.dumps(self.lines[-1]).encode()) if self.lines else pb.ReplicaReport()
 
-    def wait_state(self, state: str, *, registered: bool = False, timeout_s: float = 60.0) -> pb.ReplicaReport:
+    def wait_state(self, state: str, *, registered: bool = False, timeout_s: float = 180.0) -> pb.ReplicaReport:
         def there() -> bool:
             report = self.report
             if report.state == "failed" and state != "failed":
@@ -175,7 +175,7 @@ def config_of(name: str, deployment: str, etcd: EtcdConfig | None, **fields: Any
         cluster="east",
         generation=1,
         revision=1,
-        lease_ttl_s=5,
+        lease_ttl_s=30,
         log_level="info",
         drain_timeout_s=20,
         **fields,

@@ -82,9 +82,9 @@ async def raw_replica(
         state=state,
         content=content,
     )
-    registrar = Registrar(etcd, record)
+    registrar = Registrar(etcd, record, ttl_s=60)
     await registrar.start()
-    await registrar.wait_registered(10)
+    await registrar.wait_registered(60)
     try:
         yield replica
     finally:
