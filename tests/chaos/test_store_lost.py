@@ -39,7 +39,7 @@ def etcd_down(mesh: RunningMesh) -> Iterator[Path]:
     os.kill(supervisor.pid, signal.SIGSTOP)  # else it would start etcd again at once
     try:
         os.kill(etcd.identity.pid, signal.SIGKILL)
-        eventually(lambda: not etcd.identity.alive(), timeout_s=10, what="the end of etcd")
+        eventually(lambda: not etcd.identity.alive(), timeout_s=60, what="the end of etcd")
         yield mesh.mesh_dir / "etcd" / "data"
     finally:
         os.kill(supervisor.pid, signal.SIGCONT)

@@ -46,7 +46,7 @@ class LoneBroker:
 
     @property
     def address(self) -> str:
-        eventually(lambda: self.port, timeout_s=60.0, what="the broker's port")
+        eventually(lambda: self.port, timeout_s=180.0, what="the broker's port")
         return f"127.0.0.1:{self.port}"
 
     def serves(self, *journals: str) -> bool:
@@ -74,7 +74,7 @@ class LoneBroker:
     def _end(self, number: signal.Signals) -> None:
         if self._process.poll() is None:
             self._process.send_signal(number)
-        self._process.wait(30)
+        self._process.wait(120)
         self._reader.join()
 
     def _read(self) -> None:

@@ -11,7 +11,7 @@ import grpc.aio
 from serving._proto import broker_pb2 as bpb
 from serving._proto.broker_pb2_grpc import BrokerStub
 
-_LIMIT_S = 30.0
+_LIMIT_S = 120.0
 
 
 class HandReplica:

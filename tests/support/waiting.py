@@ -27,7 +27,7 @@ def eventually(look: Callable[[], T], *, timeout_s: float, what: str) -> T:
         time.sleep(0.05)
 
 
-async def aeventually(look: Callable[[], Awaitable[T]], *, timeout_s: float = 60.0, what: str) -> T:
+async def aeventually(look: Callable[[], Awaitable[T]], *, timeout_s: float = 180.0, what: str) -> T:
     """As `eventually`, of what must be awaited."""
     deadline = time.monotonic() + timeout_s
     last: object = None
@@ -45,7 +45,7 @@ async def aeventually(look: Callable[[], Awaitable[T]], *, timeout_s: float = 60
         await asyncio.sleep(0.05)
 
 
-async def eventually_async(look: Callable[[], T], *, timeout_s: float = 60.0, what: str) -> T:
+async def eventually_async(look: Callable[[], T], *, timeout_s: float = 180.0, what: str) -> T:
     """As `eventually`, for what happens on the same event loop."""
 
     async def looked() -> T:

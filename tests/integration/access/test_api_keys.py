@@ -92,7 +92,7 @@ def replicas(etcd: EtcdCluster) -> Iterator[dict[str, RawReplica]]:
         loop.close()
 
 
-async def _until(look: Callable[[], Any], timeout_s: float = 20.0) -> None:
+async def _until(look: Callable[[], Any], timeout_s: float = 120.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not await look():
         assert time.monotonic() < deadline, f"not within {timeout_s} s"

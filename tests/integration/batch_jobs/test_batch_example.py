@@ -14,7 +14,7 @@ from tests.support.batch_example import run_example, start_chat
 pytestmark = pytest.mark.ray
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_killed_job_gives_each_row_its_answer(cluster: RayCluster, tmp_path: Path) -> None:
     with ExitStack() as stack:
         env = {**cluster.client_env, "RAY_ADDRESS": cluster.address, "MESH_DIR": str(start_chat(tmp_path, stack))}

@@ -19,7 +19,7 @@ from tests.integration.batch_jobs.world import ENDS_WITHIN_S, World
 from tests.support.batch_parts import write_jsonl
 from tests.support.waiting import eventually
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 
 def test_a_csv_becomes_parquet(cluster: RayCluster, tmp_path: Path) -> None:

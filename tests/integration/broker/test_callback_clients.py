@@ -18,7 +18,7 @@ from tests.support.broker_world import World, mesh, mesh_json
 from tests.support.receiver import Receiver
 from tests.support.waiting import aeventually
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 SECRET = "whsec_" + base64.b64encode(b"s" * 32).decode()
 
 

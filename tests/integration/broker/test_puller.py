@@ -73,7 +73,7 @@ Make = Callable[..., ScriptedBroker]
 
 
 async def until(look: Callable[[], object], what: str) -> None:
-    await eventually_async(look, timeout_s=30, what=what)
+    await eventually_async(look, timeout_s=120, what=what)
 
 
 async def connected(broker: ScriptedBroker, puller: Puller, *others: ScriptedBroker) -> ScriptedBroker:

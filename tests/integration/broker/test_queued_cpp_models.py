@@ -24,7 +24,7 @@ from tests.support.broker_serving import WORKER, BrokerProcess, broker_config
 from tests.support.certificates import Authority
 from tests.support.waiting import aeventually, eventually_async
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 RESULT_S = 120.0
 PARTS = 4
 

@@ -19,7 +19,7 @@ from tests.support.certificates import Authority
 from tests.support.llm_serving import MODEL, EmbeddingProcess, LlmProcess, ReplicaProcess, embedding_config, llm_config
 from tests.support.waiting import aeventually
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 APP = "models"
 RESULT_S = 120.0
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "What is the capital of Japan?"}], "temperature": 0}

@@ -26,7 +26,7 @@ from tests.support.broker_serving import WORKER, go
 from tests.support.broker_world import World, mesh, mesh_json
 from tests.support.waiting import aeventually, eventually_async
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 RESULT_S = 120.0
 
 

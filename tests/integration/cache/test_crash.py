@@ -35,7 +35,7 @@ while True:
 ROUNDS = 12
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_nothing_acknowledged_is_lost_or_torn(tmp_path: Path) -> None:
     chance = random.Random(11)
     put: set[int] = set()

@@ -24,7 +24,7 @@ from serving.local.ray_cluster import (
     start_ray_cluster,
 )
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 DRIVER = """
 import json, sys

@@ -20,7 +20,7 @@ from tests.integration.replica.replica_harness import APP
 from tests.support.broker_serving import BrokerProcess, broker_config
 from tests.support.waiting import aeventually, eventually_async
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 RESULT_S = 120.0
 
 

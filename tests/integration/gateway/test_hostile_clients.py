@@ -223,7 +223,7 @@ async def test_ten_thousand_idle_streams(
     try:
         async with served(gateway, etcd, good=GOOD):
             await asyncio.to_thread(replica.wait_line, "the idle replica")
-            await asyncio.to_thread(eventually, lambda: "idle" in _models(gateway), timeout_s=20, what="its model")
+            await asyncio.to_thread(eventually, lambda: "idle" in _models(gateway), timeout_s=60, what="its model")
             before = memory(gateway)
             held: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 

@@ -106,7 +106,7 @@ def test_a_models_own_full_queue(tmp_path: Path, backends: Path) -> None:
     with Ingress(tmp_path / "models", backends, tmp_path / "log") as running:
         calls = [running.stub.ModelInfer.future(request, timeout=30) for _ in range(12)]
         # Nothing ends: two wait, one runs, and one has left the queue and waits for the instance.
-        eventually(lambda: sum(call.done() for call in calls) >= 8, timeout_s=20, what="eight refusals")
+        eventually(lambda: sum(call.done() for call in calls) >= 8, timeout_s=60, what="eight refusals")
         opened.touch()
         failures = [call.exception() for call in calls]
         codes = Counter("OK" if failure is None else failure.code().name for failure in failures)

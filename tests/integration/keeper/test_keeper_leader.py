@@ -34,10 +34,10 @@ async def follow_decisions(bench: Bench, seen: list[tuple[str, str, int]]) -> No
 
 async def test_pending_with_reasons_and_placed_when_something_changes(bench: Bench) -> None:
     stub = (await bench.keeper()).stub
-    await stub.Deploy(api.DeployRequest(spec=spec(cpus=4)), timeout=20)
+    await stub.Deploy(api.DeployRequest(spec=spec(cpus=4)), timeout=60)
 
     async def pending(text: str) -> bool:
-        view = await stub.GetApplication(name_of(), timeout=20)
+        view = await stub.GetApplication(name_of(), timeout=60)
         assert view.phase == pb.PENDING, view
         assert view.message == text, view.message
         return True
@@ -57,16 +57,16 @@ async def test_pending_with_reasons_and_placed_when_something_changes(bench: Ben
 async def test_room_that_a_deleted_application_leaves_goes_to_one_that_waits(bench: Bench) -> None:
     stub = (await bench.keeper()).stub
     await bench.cluster("east", cpus=4)
-    await stub.Deploy(api.DeployRequest(spec=spec("first", cpus=3)), timeout=20)
+    await stub.Deploy(api.DeployRequest(spec=spec("first", cpus=3)), timeout=60)
     await bench.placed("east", generation=1, key=AppKey("default", "first"))
-    await stub.Deploy(api.DeployRequest(spec=spec(cpus=3)), timeout=20)
+    await stub.Deploy(api.DeployRequest(spec=spec(cpus=3)), timeout=60)
 
     async def waits() -> bool:
         found = await bench.decision()
         return found is not None and bool(found.reasons)
 
     await eventually(waits)
-    await stub.DeleteApplication(name_of(AppKey("default", "first")), timeout=20)
+    await stub.DeleteApplication(name_of(AppKey("default", "first")), timeout=60)
     await bench.placed("east", generation=1)
 
 
@@ -98,7 +98,7 @@ async def test_a_dead_cluster_s_applications_move(bench: Bench) -> None:
     await bench.keeper()
     stub = (await bench.leader()).stub
     east, _ = await bench.cluster("east"), await bench.cluster("west", cpus=6)
-    await stub.Deploy(api.DeployRequest(spec=spec()), timeout=20)
+    await stub.Deploy(api.DeployRequest(spec=spec()), timeout=60)
     await bench.placed("east", generation=1)
     await east.die()
     moved = await bench.placed("west", generation=2)
@@ -107,7 +107,7 @@ async def test_a_dead_cluster_s_applications_move(bench: Bench) -> None:
     assert found is not None
     assert found.why == "cluster east is gone"
     await east.live()
-    await stub.Deploy(api.DeployRequest(spec=spec("next")), timeout=20)
+    await stub.Deploy(api.DeployRequest(spec=spec("next")), timeout=60)
     await bench.placed("east", generation=1, key=AppKey("default", "next"))
     await bench.placed("west", generation=2)
 
@@ -116,7 +116,7 @@ async def test_a_move_takes_seconds(bench: Bench) -> None:
     stub = (await bench.keeper()).stub
     names = ["east", "west"]
     clusters = {"east": await bench.cluster("east"), "west": await bench.cluster("west", cpus=6)}
-    await stub.Deploy(api.DeployRequest(spec=spec()), timeout=20)
+    await stub.Deploy(api.DeployRequest(spec=spec()), timeout=60)
     await bench.placed("east", generation=1)
     took_s: list[float] = []
     while len(took_s) < TRIES and min(took_s, default=MOVED_WITHIN_S) >= MOVED_WITHIN_S:
@@ -132,12 +132,12 @@ async def test_a_move_takes_seconds(bench: Bench) -> None:
 async def test_a_dead_cluster_and_no_other_that_fits(bench: Bench) -> None:
     stub = (await bench.keeper()).stub
     east, _ = await bench.cluster("east"), await bench.cluster("west", cpus=1)
-    await stub.Deploy(api.DeployRequest(spec=spec(cpus=4)), timeout=20)
+    await stub.Deploy(api.DeployRequest(spec=spec(cpus=4)), timeout=60)
     await bench.placed("east", generation=1)
     await east.die()
 
     async def says_why() -> bool:
-        view = await stub.GetApplication(name_of(), timeout=20)
+        view = await stub.GetApplication(name_of(), timeout=60)
         assert view.phase == pb.PENDING, view
         return "cluster east is gone, and no other cluster fits: " in view.message
 
@@ -156,9 +156,9 @@ async def test_a_revision_that_may_only_run_elsewhere_moves_without_a_gap(bench:
     stub = (await bench.keeper()).stub
     await bench.cluster("east")
     await bench.cluster("west")
-    first = await stub.Deploy(api.DeployRequest(spec=spec(clusters=("east",))), timeout=20)
+    first = await stub.Deploy(api.DeployRequest(spec=spec(clusters=("east",))), timeout=60)
     await bench.placed("east", generation=1)
-    await stub.Deploy(api.DeployRequest(spec=spec(clusters=("west",))), timeout=20)
+    await stub.Deploy(api.DeployRequest(spec=spec(clusters=("west",))), timeout=60)
 
     async def both() -> bool:
         return set(await bench.placements()) == {"east", "west"}
@@ -181,7 +181,7 @@ async def test_another_keeper_takes_over_and_nothing_is_decided_twice(bench: Ben
     leader = await bench.leader()
     other = next(keeper for keeper in bench.keepers if keeper is not leader)
     for number in range(3):
-        await other.stub.Deploy(api.DeployRequest(spec=spec(f"before-{number}")), timeout=20)
+        await other.stub.Deploy(api.DeployRequest(spec=spec(f"before-{number}")), timeout=60)
     deploys = [other.stub.Deploy(api.DeployRequest(spec=spec(f"while-{number}")), timeout=60) for number in range(6)]
     await asyncio.to_thread(leader.process.kill if how == "kill" else leader.process.stop)
     await asyncio.gather(*deploys)
@@ -228,7 +228,7 @@ async def test_a_paused_leader_that_wakes_up_decides_nothing(bench: Bench) -> No
 
         await eventually(took_over)
         await bench.cluster("east")
-        await other.stub.Deploy(api.DeployRequest(spec=spec()), timeout=20)
+        await other.stub.Deploy(api.DeployRequest(spec=spec()), timeout=60)
         await bench.placed("east", generation=1)
     finally:
         leader.process.resume()
@@ -244,13 +244,13 @@ async def test_a_paused_leader_that_wakes_up_decides_nothing(bench: Bench) -> No
 async def test_a_restarted_keeper_changes_nothing(bench: Bench) -> None:
     keeper = await bench.keeper()
     await bench.cluster("east")
-    await keeper.stub.Deploy(api.DeployRequest(spec=spec()), timeout=20)
+    await keeper.stub.Deploy(api.DeployRequest(spec=spec()), timeout=60)
     await bench.placed("east", generation=1)
     before = (await bench.client.get_prefix(keys.APPS)).kvs
     await asyncio.to_thread(keeper.process.kill)
     again = await bench.keeper("k0b")
     assert await bench.leader() is again
-    await again.stub.Deploy(api.DeployRequest(spec=spec("next")), timeout=20)
+    await again.stub.Deploy(api.DeployRequest(spec=spec("next")), timeout=60)
     await bench.placed("east", generation=1, key=AppKey("default", "next"))
     after = (await bench.client.get_prefix(keys.app(SHOP))).kvs
     assert after == before

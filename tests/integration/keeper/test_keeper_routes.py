@@ -91,7 +91,7 @@ async def test_what_the_keeper_itself_refuses(bench: Bench) -> None:
         try:
             request = api.SetRouteRequest(route=pb.RouteRecord(name="a/b"))
             with pytest.raises(InvalidArgument, match="2 problems"):
-                await keepers.call("mesh.v1.Routes/SetRoute", request, timeout_s=20)
+                await keepers.call("mesh.v1.Routes/SetRoute", request, timeout_s=60)
         finally:
             await keepers.close()
 

@@ -25,12 +25,12 @@ async def deployed(bench: Bench, stub: Any, revisions: int = 3) -> str:
     """`shop` on east in its `revisions`-th revision, which the keeper has in its memory too; returns its uid."""
     uid = ""
     for number in range(revisions):
-        answer = await stub.Deploy(api.DeployRequest(spec=spec(cpus=1 + number)), timeout=20)
+        answer = await stub.Deploy(api.DeployRequest(spec=spec(cpus=1 + number)), timeout=60)
         uid = answer.uid
     await bench.placed("east", generation=1, revision=revisions)
 
     async def remembered() -> bool:
-        view = await stub.GetApplication(name_of(), timeout=20)
+        view = await stub.GetApplication(name_of(), timeout=60)
         return (view.stored.revision, view.decision.cluster) == (revisions, "east")
 
     await eventually(remembered)
@@ -63,17 +63,17 @@ async def test_etcd_away_reads_from_memory_and_writes_say_so(bench: Bench, etcd:
     listed = await keeper.stub.ListApplications(api.ListApplicationsRequest(), timeout=30)
     assert [item.stored.revision for item in listed.applications] == [3]
     with pytest.raises(grpc.aio.AioRpcError) as error:
-        await keeper.stub.Deploy(api.DeployRequest(spec=spec(cpus=9)), timeout=25)
+        await keeper.stub.Deploy(api.DeployRequest(spec=spec(cpus=9)), timeout=60)
     assert error.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
     await asyncio.to_thread(etcd.start)
     assert keeper.process.running()
 
     async def writes() -> bool:
-        return (await keeper.stub.Deploy(api.DeployRequest(spec=spec(cpus=7)), timeout=20)).revision >= 4
+        return (await keeper.stub.Deploy(api.DeployRequest(spec=spec(cpus=7)), timeout=60)).revision >= 4
 
     await eventually(writes)
     await bench.leader()
-    view = await keeper.stub.GetApplication(name_of(), timeout=20)
+    view = await keeper.stub.GetApplication(name_of(), timeout=60)
     await bench.placed("east", generation=1, revision=view.stored.revision)
 
 
@@ -81,7 +81,7 @@ async def test_a_keeper_started_without_etcd_waits_for_it(bench: Bench, etcd: Et
     await asyncio.to_thread(etcd.kill)
     keeper = await bench.keeper()
     with pytest.raises(grpc.aio.AioRpcError) as error:
-        await keeper.stub.ListClusters(api.ListClustersRequest(), timeout=25)
+        await keeper.stub.ListClusters(api.ListClustersRequest(), timeout=60)
     assert error.value.code() is grpc.StatusCode.UNAVAILABLE
     assert "has not read the store yet" in (error.value.details() or "")
     await asyncio.to_thread(etcd.start)
@@ -94,7 +94,7 @@ async def test_a_wiped_store_gets_everything_back_from_memory(bench: Bench, etcd
     stub = (await bench.leader()).stub
     east = await bench.cluster("east")
     await deployed(bench, stub)
-    await stub.Deploy(api.DeployRequest(spec=spec("other", cpus=99)), timeout=20)
+    await stub.Deploy(api.DeployRequest(spec=spec("other", cpus=99)), timeout=60)
 
     async def pending() -> bool:
         return await bench.decision(OTHER) is not None
@@ -119,12 +119,12 @@ async def test_a_wiped_store_gets_everything_back_from_memory(bench: Bench, etcd
     leader = await bench.leader()
 
     async def says_so() -> bool:
-        view = await leader.stub.GetApplication(name_of(), timeout=20)
+        view = await leader.stub.GetApplication(name_of(), timeout=60)
         kinds = {event["kind"] for keeper in bench.keepers for event in await keeper.events()}
         return "restored from the memory" in view.message and {"store-replaced", "restored-spec"} <= kinds
 
     await eventually(says_so)
-    await leader.stub.Deploy(api.DeployRequest(spec=spec(cpus=2.5)), timeout=20)
+    await leader.stub.Deploy(api.DeployRequest(spec=spec(cpus=2.5)), timeout=60)
     await bench.placed("east", generation=1, revision=4)
 
 
@@ -142,7 +142,7 @@ async def test_nothing_moves_while_clusters_register_again(bench: Bench, etcd: E
     await west.live()
     await east.live()
     leader = await bench.leader()
-    await leader.stub.Deploy(api.DeployRequest(spec=spec("other")), timeout=20)
+    await leader.stub.Deploy(api.DeployRequest(spec=spec("other")), timeout=60)
     await bench.placed("west", generation=1, key=OTHER)
     await bench.placed("east", generation=1, revision=3)
 
@@ -160,11 +160,11 @@ async def test_an_older_store_is_brought_up_to_date(bench: Bench, etcd: EtcdClus
     await bench.leader()
 
     async def newer() -> bool:
-        return (await stub.Deploy(api.DeployRequest(spec=spec(cpus=4)), timeout=20)).revision >= 3
+        return (await stub.Deploy(api.DeployRequest(spec=spec(cpus=4)), timeout=60)).revision >= 3
 
     await eventually(newer)
-    await stub.Deploy(api.DeployRequest(spec=spec(cpus=5)), timeout=20)
-    await stub.Deploy(api.DeployRequest(spec=spec("other")), timeout=20)
+    await stub.Deploy(api.DeployRequest(spec=spec(cpus=5)), timeout=60)
+    await stub.Deploy(api.DeployRequest(spec=spec("other")), timeout=60)
     await bench.placed("east", generation=1, revision=4)
     await bench.placed("east", generation=1, key=OTHER)
     before = await stored(bench)
@@ -202,7 +202,7 @@ async def test_empty_memory_and_empty_store_are_filled_from_work_orders(bench: B
     await bench.client.put(keys.placement("east", SHOP), encode(order))
 
     async def restored() -> bool:
-        view = await again.stub.GetApplication(name_of(), timeout=20)
+        view = await again.stub.GetApplication(name_of(), timeout=60)
         assert (view.stored.uid, view.stored.revision) == (uid, 3)
         assert (view.decision.cluster, view.decision.generation) == ("east", 1)
         return "restored from the work order of cluster east" in view.message
@@ -218,7 +218,7 @@ async def test_a_spec_without_decision_waits_for_the_master_that_runs(bench: Ben
     await bench.cluster("west", masters=("default/shop",))
 
     async def known() -> bool:
-        return len((await keeper.stub.ListClusters(api.ListClustersRequest(), timeout=20)).clusters) == 2
+        return len((await keeper.stub.ListClusters(api.ListClustersRequest(), timeout=60)).clusters) == 2
 
     await eventually(known)
     of = pb.StoredSpec(spec=spec(), revision=2, uid="u")
@@ -235,14 +235,14 @@ async def test_a_deletion_is_remembered_by_its_tombstone(bench: Bench, etcd: Etc
     await bench.cluster("east")
     await deployed(bench, keeper.stub)
     order = (await bench.placements())["east"]
-    await keeper.stub.DeleteApplication(name_of(), timeout=20)
+    await keeper.stub.DeleteApplication(name_of(), timeout=60)
 
     async def gone() -> bool:
         return not await stored(bench) and not await bench.placements()
 
     async def forgotten() -> bool:
         try:
-            await keeper.stub.GetApplication(name_of(), timeout=20)
+            await keeper.stub.GetApplication(name_of(), timeout=60)
         except grpc.aio.AioRpcError as error:
             return error.code() is grpc.StatusCode.NOT_FOUND
         return False

@@ -52,7 +52,7 @@ def certificates(folder: Path) -> None:
 async def lists(keeper: KeeperProcess, credentials: grpc.ChannelCredentials) -> bool:
     async with grpc.aio.secure_channel(keeper.address, credentials) as channel:
         stub = rpc.KeeperStub(channel)  # type: ignore[no-untyped-call]
-        await stub.ListClusters(api.ListClustersRequest(), timeout=20)
+        await stub.ListClusters(api.ListClustersRequest(), timeout=60)
         return True
 
 

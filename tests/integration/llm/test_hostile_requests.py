@@ -65,14 +65,14 @@ def test_a_client_that_goes_away_stops_its_generations(
         if stream:
             assert connection.recv(100)
         else:
-            eventually(lambda: len(engine.generations) == choices, timeout_s=20, what="the generations began")
+            eventually(lambda: len(engine.generations) == choices, timeout_s=60, what="the generations began")
             time.sleep(0.05)  # it is in the middle of them
         gone = time.monotonic()
         connection.close()
         running = engine.generations
-        eventually(lambda: all(item.cancelled_at for item in running), timeout_s=20, what="they were cancelled")  # noqa: B023
+        eventually(lambda: all(item.cancelled_at for item in running), timeout_s=60, what="they were cancelled")  # noqa: B023
         took.append(max(item.cancelled_at or 0 for item in engine.generations) - gone)
-        eventually(lambda: server.admission.requests == 0, timeout_s=20, what="the place was given back")
+        eventually(lambda: server.admission.requests == 0, timeout_s=60, what="the place was given back")
     assert min(took) < CANCELLED_WITHIN_S, took  # of several: a busy machine may look away for longer
     assert server.admission.waiting_tokens == 0
     engine.step_s = 0.0
@@ -96,9 +96,9 @@ def test_a_reader_that_stops_is_given_up_and_holds_nothing() -> None:
         slow.connect(("127.0.0.1", server.port))
         fields = {"model": "tiny", "messages": HI, "stream": True, "logprobs": True, "top_logprobs": 5, "n": 8}
         slow.sendall(written(fields))
-        eventually(lambda: server.admission.requests == 8, timeout_s=20, what="it was let in")
+        eventually(lambda: server.admission.requests == 8, timeout_s=60, what="it was let in")
         others = [works(server) for _ in range(3)]
-        eventually(lambda: server.admission.requests == 0, timeout_s=20, what="its place was given back")
+        eventually(lambda: server.admission.requests == 0, timeout_s=60, what="its place was given back")
         assert others == [True] * 3
         assert any(item.cancelled_at for item in engine.generations)
         slow.close()

@@ -340,4 +340,4 @@ def test_headers_and_numbers(client: openai.OpenAI, server: LlmServer) -> None:
         metrics = client.get(f"{server.root}/metrics", cast_to=str)
         return all(line in metrics for line in wanted)
 
-    eventually(told, timeout_s=10, what="numbers, which are counted when an answer has been sent")
+    eventually(told, timeout_s=60, what="numbers, which are counted when an answer has been sent")

@@ -339,7 +339,7 @@ def test_a_deadline_ends_what_is_paused(server: LlmServer, client: httpx.Client)
         answer = client.post("/completions", json=body("Late", 50), headers=deadline)
         assert answer.status_code == 504
         assert server.engine.load().running == 1
-    eventually(lambda: server.engine.load().waiting == 0, timeout_s=20, what="it is forgotten")
+    eventually(lambda: server.engine.load().waiting == 0, timeout_s=60, what="it is forgotten")
 
 
 def test_a_replica_that_drains_finishes_what_is_paused(server: LlmServer, client: httpx.Client, gate: StepGate) -> None:
@@ -368,7 +368,7 @@ def test_times_are_those_of_requests_that_do_not_give_way(server: LlmServer, cli
     assert [counted(name) for name in names] == before
     assert client.post("/completions", json=body("Two", 5)).status_code == 200
     assert [counted(name) for name in names] == [one + 1 for one in before]
-    eventually(lambda: called() == calls + 2, timeout_s=20, what="both are counted")
+    eventually(lambda: called() == calls + 2, timeout_s=60, what="both are counted")
     text = client.get(f"{server.root}/metrics").text
     assert f"mesh_llm_pauses_total {float(server.engine.load().pauses)}" in text
     assert "mesh_llm_engine_paused 0.0" in text

@@ -16,7 +16,7 @@ from serving.store import keys
 from serving.store.records import decode
 from tests.integration.master.small_mesh import Keeper, SmallMesh, classify, spec, until
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 IMAGES = load_digits().data.astype(np.float32)[:32]
 

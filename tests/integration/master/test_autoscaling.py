@@ -18,7 +18,7 @@ from serving.types import ROLE_PROXY
 from tests.integration.master.small_mesh import Keeper, SmallMesh, proxies, spec, until
 from tests.support.processes import master_pids
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 SLOW_MODEL = """
 import time

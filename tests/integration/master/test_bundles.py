@@ -21,7 +21,7 @@ from tests.integration.master.small_mesh import CLUSTER, Keeper, SmallMesh, unti
 from tests.integration.master.test_python_deployments import address_of, application, python, scaled
 from tests.support.processes import master_pids
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 TEAM = """
 import asyncio

@@ -21,7 +21,7 @@ from tests.integration.master.asking import application, clients, packed_code, s
 from tests.integration.master.small_mesh import CLUSTER, Keeper, SmallMesh, until
 from tests.support.processes import master_pids
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

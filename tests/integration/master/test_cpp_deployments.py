@@ -24,7 +24,7 @@ from tests.integration.cpp_deployment.harness import build_libraries
 from tests.integration.master.small_mesh import ROOT, Keeper, SmallMesh, proxies, until
 from tests.integration.master.test_proxies import proxy_address
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

@@ -19,7 +19,7 @@ from serving.store.records import decode, encode
 from tests.integration.master.small_mesh import CLUSTER, Keeper, SmallMesh, classify, spec, until
 from tests.support.processes import master_pids, replica_pids
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 IMAGES = load_digits().data.astype("float32")[:4]
 

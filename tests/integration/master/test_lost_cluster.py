@@ -14,7 +14,7 @@ from serving.store import keys
 from serving.store.keys import AppKey
 from tests.integration.master.small_mesh import CLUSTER, Keeper, SmallMesh, spec, until
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 
 @pytest.fixture

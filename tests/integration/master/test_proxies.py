@@ -22,7 +22,7 @@ from serving.types import ROLE_PROXY
 from tests.integration.master.small_mesh import Keeper, SmallMesh, classify, proxies, spec, until
 from tests.support.processes import replica_pids
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 IMAGES = load_digits().data.astype(np.float32)[:32]
 

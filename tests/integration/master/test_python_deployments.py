@@ -25,7 +25,7 @@ from tests.integration.master.small_mesh import ROOT, Keeper, SmallMesh, proxies
 from tests.integration.master.test_proxies import Traffic, proxy_address, row_of
 from tests.support.processes import replica_pids
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 CODE = """
 import asyncio

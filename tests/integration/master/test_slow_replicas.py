@@ -9,7 +9,7 @@ from serving.sdk.tensors import encode_request
 from tests.integration.master.asking import application, clients, packed_code, says
 from tests.integration.master.small_mesh import Keeper, SmallMesh, until
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 
 async def test_the_slow_one_is_replaced_under_traffic(mesh: SmallMesh, keeper: Keeper) -> None:

@@ -16,7 +16,7 @@ from serving.store.client import EtcdClient
 from serving.store.records import decode
 from tests.integration.master.small_mesh import CLUSTER, Keeper, SmallMesh, health_answers, spec, until
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 
 async def masters_of(client: EtcdClient) -> list[str] | None:

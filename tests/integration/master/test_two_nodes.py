@@ -21,7 +21,7 @@ from serving.store.records import decode
 from tests.integration.master.asking import application, clients, packed_code, says
 from tests.integration.master.small_mesh import CLUSTER, ROOT, Keeper, SmallMesh, classify, spec, until
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 SECOND = "127.0.0.2"
 TRIES = 3  # Ray gives a node 30 s, whatever the machine does
 

@@ -33,7 +33,7 @@ async def ask(client: triton.InferenceServerClient, do: str = "", model: str = "
     return await client.infer(model, more.pop("inputs", []), parameters=parameters, **more)
 
 
-async def until(look: Callable[[], bool | Awaitable[bool]], *, timeout_s: float = 20.0) -> None:
+async def until(look: Callable[[], bool | Awaitable[bool]], *, timeout_s: float = 120.0) -> None:
     """Returns when it is true; an `AssertionError` when it does not become so."""
     deadline = time.monotonic() + timeout_s
     while True:

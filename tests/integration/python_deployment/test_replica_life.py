@@ -153,7 +153,7 @@ def test_a_restarted_process_begins_with_the_newest_config(serve: Serve, tmp_pat
     gate.touch()
     served.wait_state("ready")
     assert decode(pb.ReplicaReport, served.replica.report("no").encode()).refused == "no"
-    eventually(lambda: served.report.revision == 2, timeout_s=20, what="the new revision")
+    eventually(lambda: served.report.revision == 2, timeout_s=60, what="the new revision")
 
 
 async def test_with_tls_only_clients_with_a_certificate_are_served(serve: Serve, tmp_path: Path) -> None:

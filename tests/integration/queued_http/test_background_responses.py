@@ -14,7 +14,7 @@ from tests.integration.queued_http.conftest import NOBODY, World
 from tests.support.llm_serving import MODEL
 from tests.support.waiting import aeventually
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 ASKED: dict[str, Any] = {"model": MODEL, "input": "What is the capital of Japan?", "temperature": 0}
 DYING = "dying-chat"  # what replicas of another application call the model
 LONG: dict[str, Any] = {

@@ -20,7 +20,7 @@ from tests.integration.queued_http.conftest import PULLED_MODEL, World
 from tests.support.broker_serving import WORKER, go, told
 from tests.support.waiting import aeventually, eventually_async
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 URL = f"/v2/models/{APP}/{WORKER}/infer"
 CHAT = {"model": PULLED_MODEL, "messages": [{"role": "user", "content": "What is the capital of Japan?"}]}
 

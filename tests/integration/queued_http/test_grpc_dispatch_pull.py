@@ -21,7 +21,7 @@ from tests.integration.queued_http.conftest import World
 from tests.support.broker_serving import WORKER, go, told
 from tests.support.waiting import eventually
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 def request(number: int, do: str = "") -> service_pb2.ModelInferRequest:

@@ -18,7 +18,7 @@ from tests.support.broker_serving import WORKER, told
 from tests.support.llm_serving import MODEL, EmbeddingProcess, embedding_config
 from tests.support.waiting import aeventually
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "What is the capital of Japan?"}], "temperature": 0}
 INFER = f"/v1/async/v2/models/{APP}/{WORKER}/infer"
 

@@ -23,7 +23,7 @@ from tests.support.llm_serving import MODEL, GatewayProcess, HttpProxyProcess, h
 from tests.support.receiver import Receiver
 from tests.support.waiting import aeventually, eventually
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 40}
 PATH = "/v1/async/chat/completions"
 FULL = "full"

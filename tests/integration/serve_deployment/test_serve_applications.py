@@ -27,7 +27,7 @@ from tests.integration.serve_deployment.asking import (
     processes,
 )
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 
 async def test_it_answers_over_http_and_grpc(mesh: SmallMesh, keeper: Keeper) -> None:

@@ -12,7 +12,7 @@ from tests.integration.master.small_mesh import Keeper, SmallMesh
 from tests.integration.serve_deployment.apps import application, served
 from tests.integration.serve_deployment.asking import applications, entry_point, over_http
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(900)]
 
 
 async def reason(keeper: Keeper, wanted: pb.DeploymentSpec) -> str:

@@ -59,7 +59,7 @@ async def knows(edge: Edge) -> bool:
     return (await edge.http.delete("/v1/cache", params={"model": edge.model})).status_code == 200
 
 
-async def until(look: Callable[[], Any], *, what: str, timeout_s: float = 30) -> None:
+async def until(look: Callable[[], Any], *, what: str, timeout_s: float = 120) -> None:
     end = asyncio.get_running_loop().time() + timeout_s
     while not await look():
         assert asyncio.get_running_loop().time() < end, f"not within {timeout_s} s: {what}"

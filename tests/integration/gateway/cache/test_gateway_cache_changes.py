@@ -204,4 +204,4 @@ async def test_a_killed_cache_fails_no_request_and_keeps_its_answers(
     finally:
         over.set()
         again.end()
-        eventually(lambda: again.process.poll() is not None, timeout_s=10, what="the cache ends")
+        eventually(lambda: again.process.poll() is not None, timeout_s=60, what="the cache ends")
