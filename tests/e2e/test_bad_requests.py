@@ -51,7 +51,7 @@ def good_request() -> kserve.ModelInferRequest:
 
 def ask(address: str, payload: bytes) -> bytes:
     with grpc.insecure_channel(address) as channel:
-        answer: bytes = channel.unary_unary(INFER)(payload, timeout=20)
+        answer: bytes = channel.unary_unary(INFER)(payload, timeout=60)
     return answer
 
 
@@ -135,7 +135,7 @@ def test_rubbish(address: str) -> None:
         call = channel.unary_unary(INFER)
         for payload in payloads:
             with pytest.raises(grpc.RpcError) as raised:
-                call(payload, timeout=20)
+                call(payload, timeout=60)
             code, details = raised.value.code(), raised.value.details()
             try:
                 kserve.ModelInferRequest.FromString(payload)
@@ -204,7 +204,7 @@ def test_bytes_that_are_not_http2(address: str) -> None:
     host, port = address.rsplit(":", 1)
     random.seed(7)
     for _ in range(50):
-        with socket.create_connection((host, int(port)), timeout=20) as connection:
+        with socket.create_connection((host, int(port)), timeout=60) as connection:
             connection.sendall(random.randbytes(2000))
             try:
                 while connection.recv(4096):

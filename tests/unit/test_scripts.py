@@ -73,5 +73,5 @@ def test_pieces_that_run_are_interrupted_once(tmp_path: Path) -> None:
         logs = [tmp_path / "logs" / f"{name}.log" for name in "ab"]
         eventually(lambda: all(log.exists() and log.read_text() for log in logs), timeout_s=30, what="two that run")
         running.send_signal(signal.SIGINT)
-        assert running.wait(30) == 130
+        assert running.wait(120) == 130
     assert not (tmp_path / "logs" / "c.log").exists()

@@ -21,21 +21,23 @@ from serving.sdk import AsyncMeshClient, CreatedKey, KeyLimits
 from serving.timeouts import cancel_and_wait
 from tests.integration.gateway.raw_replica import RawReplica, raw_replica
 from tests.support.llm_serving import GatewayProcess
+from tests.support.waiting import eventually_async
 
 MODEL, OTHER = "m1", "m2"
 CHAT = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 10}
 USAGE = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
 EARLY_S = 45.0
+GO = threading.Event()  # what is held may be answered
 UNKNOWN = "mesh_" + "0" * 16 + "_" + "0" * 64
 Ask = Callable[..., Any]
 
 
 async def answer(replica: RawReplica, body: bytes, writer: asyncio.StreamWriter) -> None:
-    """As the request's `user` says: `slow`, `stream`, or at once; says what it cost as our replicas do, if asked."""
+    """When it may where the request's `user` is `held`; says what it cost as our replicas do, if asked."""
     asked = json.loads(body)
     told = b"x-mesh-usage: report" in replica.requests[-1].lower()
-    if asked.get("user") == "slow":
-        await asyncio.sleep(1.0)
+    if asked.get("user") == "held":
+        await asyncio.to_thread(GO.wait, 300)
     if asked.get("stream"):
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n")
         for text in ("a", "b"):
@@ -84,11 +86,11 @@ def replicas(etcd: EtcdCluster) -> Iterator[dict[str, RawReplica]]:
         await cancel_and_wait(*(asyncio.all_tasks() - {asyncio.current_task()}))  # of connections
 
     try:
-        yield asyncio.run_coroutine_threadsafe(start(), loop).result(30)
+        yield asyncio.run_coroutine_threadsafe(start(), loop).result(120)
     finally:
-        asyncio.run_coroutine_threadsafe(stop(), loop).result(30)
+        asyncio.run_coroutine_threadsafe(stop(), loop).result(120)
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
+        thread.join(60)
         loop.close()
 
 
@@ -207,21 +209,33 @@ async def test_models_of_a_key(gateways: list[GatewayProcess], mesh: AsyncMeshCl
     assert {model.id async for model in everything.models.list()} == {MODEL, OTHER}
 
 
-async def test_a_key_that_is_taken_away_while_it_is_used(gateways: list[GatewayProcess], mesh: AsyncMeshClient) -> None:
+@pytest.fixture
+def held() -> Iterator[None]:
+    """Requests of the user `held` are."""
+    GO.clear()
+    yield
+    GO.set()
+
+
+@pytest.mark.usefixtures("held")
+async def test_a_key_that_is_taken_away_while_it_is_used(
+    gateways: list[GatewayProcess], mesh: AsyncMeshClient, replicas: dict[str, RawReplica]
+) -> None:
     disabled, deleted = await made(mesh, gateways), await made(mesh, gateways)
     for created, take in (
         (disabled, mesh.keys.set_disabled(disabled.key.id, True)),
         (deleted, mesh.keys.delete(deleted.key.id)),
     ):
         clients = [client_of(gateway, created.text) for gateway in gateways]
-        running = asyncio.create_task(ask(clients[0], user="slow"))
-        await asyncio.sleep(0.2)
+        seen = len(replicas[MODEL].requests)
+        running = asyncio.create_task(ask(clients[0], user="held"))
+        await eventually_async(lambda seen=seen: len(replicas[MODEL].requests) > seen, what="it runs")
         await take
-        taken = time.monotonic()
         for client in clients:
-            await _until(lambda client=client: _refused(client))
-        assert time.monotonic() - taken < 5  # some milliseconds, but on a machine that is busy otherwise
+            await _until(lambda client=client: _refused(client), timeout_s=30)  # some milliseconds where nothing waits
+        GO.set()
         assert (await running).model == MODEL  # what runs ends normally
+        GO.clear()
     await mesh.keys.set_disabled(disabled.key.id, False)
     await _until(lambda: _works(client_of(gateways[0], disabled.text)))
 
@@ -239,10 +253,16 @@ async def _works(client: openai.AsyncOpenAI) -> bool:
 
 
 async def test_a_key_expires(gateways: list[GatewayProcess], mesh: AsyncMeshClient) -> None:
-    ends = datetime.now(timezone.utc) + timedelta(seconds=2)
-    created = await mesh.keys.create("team", expires_at=ends)
-    client = client_of(gateways[0], created.text)
-    await _until(lambda: _works(client))
+    works = False
+    for life_s in (2, 10, 40):  # the first ends early on a machine that stands still
+        ends = datetime.now(timezone.utc) + timedelta(seconds=life_s)
+        created = await mesh.keys.create("team", expires_at=ends)
+        client = client_of(gateways[0], created.text)
+        while not works and datetime.now(timezone.utc) < ends:
+            works = await _works(client)
+        if works:
+            break
+    assert works
     await asyncio.sleep(max(0.0, (ends - datetime.now(timezone.utc)).total_seconds()))
     with pytest.raises(openai.AuthenticationError, match="expired"):
         await ask(client)
@@ -280,12 +300,16 @@ async def test_requests_a_minute_over_three_gateways(
     assert all(1 <= int(error.response.headers["retry-after"]) <= 60 for error in refused)
 
 
+@pytest.mark.usefixtures("held")
 async def test_concurrent_requests_and_openais_own_retries(
     gateways: list[GatewayProcess], mesh: AsyncMeshClient, replicas: dict[str, RawReplica]
 ) -> None:
     created = await made(mesh, gateways, concurrent_requests=2)
     clients = [client_of(gateway, created.text) for gateway in gateways]
-    results = await asyncio.gather(*(ask(clients[n % 3], user="slow") for n in range(8)), return_exceptions=True)
+    asking = [asyncio.create_task(ask(clients[n % 3], user="held")) for n in range(8)]
+    await eventually_async(lambda: sum(one.done() for one in asking) == 6, what="the others are refused")
+    GO.set()
+    results = await asyncio.gather(*asking, return_exceptions=True)
     refused = [one for one in results if isinstance(one, openai.RateLimitError)]
     assert len(refused) == 6, results
     assert all(error.response.headers["retry-after"] == "1" for error in refused)

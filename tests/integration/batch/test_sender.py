@@ -326,7 +326,7 @@ async def test_closing_answers_rows_that_have_just_been_begun() -> None:
         sending = [asyncio.create_task(sender.send(row(f"p{number}"))) for number in range(10)]
         await asyncio.sleep(0)  # they are in the sender, and no task of it has run yet
         await sender.close()
-        found = await asyncio.wait_for(asyncio.gather(*sending), 20)
+        found = await asyncio.wait_for(asyncio.gather(*sending), 120)
         assert [one.fault and one.fault.code for one in found] == ["cancelled"] * 10
 
 

@@ -74,7 +74,7 @@ def test_user_code_sees_what_came_with_the_request(scale: ReplicaProcess) -> Non
         request_id="r-7",
         headers={"x-user": "ada"},
         parameters={"color": "blue", "mesh_call": 1},
-        client_timeout=20,
+        client_timeout=60.0,
     )
     request_id, left_ms, user, color, names, args, trace = (text.decode() for text in answer.as_numpy("told"))
 

@@ -88,7 +88,7 @@ def test_a_drained_replica_leaves_with_both_and_fails_nobody(start: StartReplica
 
     assert asyncio.run(ask_while_it_drains()) == 60
     process.wait_state("drained")
-    assert process.process.wait(30) == 0
+    assert process.process.wait(120) == 0
     assert endpoints(etcd, "own") == []
 
 

@@ -204,4 +204,4 @@ def test_it_finishes_what_runs_before_it_ends(start_replica: StartReplica, start
     gateway.terminate()
     rest = list(chunks)
     assert rest[-1].choices[0].finish_reason == "length"
-    assert gateway.process.wait(20) == 0
+    assert gateway.process.wait(120) == 0

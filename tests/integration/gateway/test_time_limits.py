@@ -116,7 +116,7 @@ async def test_what_the_drain_timeout_cuts_off_is_told(start_gateway: StartGatew
     assert json.loads(events[-2]) == {"n": 1}
     error = json.loads(events[-1])["error"]
     assert (error["code"], "drain timeout" in error["message"]) == ("unavailable", True)
-    assert gateway.process.wait(20) == 0
+    assert gateway.process.wait(120) == 0
 
 
 def _running(gateway: GatewayProcess) -> float:

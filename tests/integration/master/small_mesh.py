@@ -219,7 +219,7 @@ async def classify(address: str, images: NDArray[np.float32]) -> NDArray[np.int6
     async with triton.InferenceServerClient(address) as client:
         tensor = triton.InferInput("image", list(images.shape), "FP32")
         tensor.set_data_from_numpy(images)
-        answer = await client.infer("digits", [tensor], client_timeout=20.0)
+        answer = await client.infer("digits", [tensor], client_timeout=60.0)
         probabilities = answer.as_numpy("probabilities")
         assert probabilities is not None
         return probabilities.argmax(axis=1)
@@ -229,7 +229,7 @@ async def health_answers(address: str) -> bool:
     async with grpc.aio.insecure_channel(address) as channel:
         check = channel.unary_unary("/grpc.health.v1.Health/Check", request_serializer=None, response_deserializer=None)
         try:
-            await check(b"", timeout=20.0)
+            await check(b"", timeout=60)
         except grpc.aio.AioRpcError as error:
             return error.code() is not grpc.StatusCode.UNAVAILABLE
         return True

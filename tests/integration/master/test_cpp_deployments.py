@@ -64,7 +64,7 @@ async def ask(address: str, model: str, *inputs: tuple[str, str, NDArray[Any]]) 
         tensor.set_data_from_numpy(values)
         tensors.append(tensor)
     async with triton.InferenceServerClient(address) as client:
-        return await client.infer(model, tensors, client_timeout=20.0)
+        return await client.infer(model, tensors, client_timeout=60.0)
 
 
 async def scaled(address: str, *values: float, what: str = "") -> list[float]:

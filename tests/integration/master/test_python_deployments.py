@@ -149,7 +149,7 @@ async def scaled(address: str, *values: float, model: str = "scale") -> list[flo
     async with triton.InferenceServerClient(address) as client:
         tensor = triton.InferInput("x", [len(values)], "FP32")
         tensor.set_data_from_numpy(np.array(values, dtype=np.float32))
-        answer = (await client.infer(model, [tensor], client_timeout=20.0)).as_numpy("y")
+        answer = (await client.infer(model, [tensor], client_timeout=60.0)).as_numpy("y")
         assert answer is not None
         found: list[float] = answer.tolist()
         return found
@@ -193,7 +193,7 @@ async def wrong_shape(address: str) -> None:
     async with triton.InferenceServerClient(address) as client:
         tensor = triton.InferInput("x", [1, 1], "FP32")
         tensor.set_data_from_numpy(np.ones((1, 1), dtype=np.float32))
-        await client.infer("scale", [tensor], client_timeout=20.0)
+        await client.infer("scale", [tensor], client_timeout=60.0)
 
 
 def wheel(folder: Path) -> Path:
@@ -286,7 +286,7 @@ async def test_handles_carry_deadline_and_trace(mesh: SmallMesh, keeper: Keeper)
     trace_id = "ab" * 16
     async with triton.InferenceServerClient(await address_of(keeper, "front-r1-0")) as client:
         headers = {"traceparent": f"00-{trace_id}-{'cd' * 8}-01"}
-        answer = await client.infer("front", [], client_timeout=15.0, headers=headers)
+        answer = await client.infer("front", [], client_timeout=60.0, headers=headers)
         assert 0 < answer.as_numpy("left")[0] < 15.5
         assert answer.as_numpy("trace")[0].decode().split("-")[1] == trace_id
         without = await client.infer("front", [])
@@ -306,7 +306,7 @@ async def test_streams_and_cancellation_pass_a_proxy(mesh: SmallMesh, keeper: Ke
         found = [result.as_numpy("i").tolist() async for result, _ in client.stream_infer(requests())]
         assert found == [[0], [1], [2]]
         with pytest.raises(InferenceServerException) as caught:
-            await client.infer("waits", [], client_timeout=3)  # long enough for it to begin
+            await client.infer("waits", [], client_timeout=10)  # long enough for it to begin
         assert caught.value.status() == "StatusCode.DEADLINE_EXCEEDED"
 
         async def cancelled() -> bool:
@@ -353,6 +353,6 @@ async def test_the_example_reads_digits(mesh: SmallMesh, keeper: Keeper) -> None
     images = [image.astype(np.uint8).tobytes() for image in digits.data[:20]]
     tensor.set_data_from_numpy(np.array(images, dtype=object))
     async with triton.InferenceServerClient(await address_of(keeper, "reader-r1-0")) as client:
-        answer = await client.infer("reader", [tensor], client_timeout=20.0)
+        answer = await client.infer("reader", [tensor], client_timeout=60.0)
     right = answer.as_numpy("digit") == digits.target[:20]
     assert right.mean() >= 0.9

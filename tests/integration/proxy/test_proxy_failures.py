@@ -197,6 +197,6 @@ def test_one_that_was_refused_does_not_hold_up_others(replicas: Replicas, start_
 
 def _answered_by(call: Any, name: str) -> bool:
     try:
-        return who(call.result(timeout=20)) == name
+        return who(call.result(timeout=120)) == name
     except grpc.FutureTimeoutError:
         return False

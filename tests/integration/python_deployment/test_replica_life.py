@@ -125,7 +125,7 @@ async def test_a_drain_waits_for_a_client_that_reads_slowly(serve: Serve) -> Non
         assert served.report.state == "draining"
         for _ in range(3):
             assert len(await call.read()) > 16 << 20
-        assert await asyncio.wait_for(call.code(), 20) is grpc.StatusCode.UNAVAILABLE
+        assert await asyncio.wait_for(call.code(), 120) is grpc.StatusCode.UNAVAILABLE
     await asyncio.to_thread(served.wait_state, "drained")
 
 

@@ -160,6 +160,6 @@ async def test_a_drain_lets_a_stream_finish_and_then_ends_it(serve: Serve) -> No
         served.replica.drain(20)
         answer = service_pb2.ModelStreamInferResponse.FromString(await call.read())
         assert (answer.error_message, len(answer.infer_response.outputs)) == ("", 1)
-        assert await asyncio.wait_for(call.code(), 20) is grpc.StatusCode.UNAVAILABLE
+        assert await asyncio.wait_for(call.code(), 120) is grpc.StatusCode.UNAVAILABLE
         assert "this replica is draining" in await call.details()
     await asyncio.to_thread(served.wait_state, "drained")

@@ -174,7 +174,7 @@ async def test_blocking_code_hears_of_it(serve: Serve, client: Open) -> None:
     served = serve("Anything", threads=2)
     asked = client(served)
     with pytest.raises(InferenceServerException):
-        await ask(asked, "wait", client_timeout=2)
+        await ask(asked, "wait", client_timeout=5)
 
     async def seen() -> bool:
         return bool((await ask(asked, "seen")).as_numpy("seen").tolist() == [b"cancelled"])
@@ -204,10 +204,10 @@ async def test_a_blocked_loop_stops_neither_health_nor_metadata(serve: Serve, cl
     blocking = asyncio.ensure_future(ask(asked, "stand still"))
     try:
         await until(Waits.stands.is_set)
-        assert await asked.is_server_live(client_timeout=20)
+        assert await asked.is_server_live(client_timeout=60.0)
         async with grpc.aio.insecure_channel(served.address) as channel:
             check = channel.unary_unary("/grpc.health.v1.Health/Check", None, None)
-            assert await check(b"", timeout=20) == b"\x08\x01"
+            assert await check(b"", timeout=60) == b"\x08\x01"
         assert not blocking.done()
     finally:
         Waits.goes_on.set()

@@ -24,7 +24,7 @@ class Noted:
     def launch(self, name: str) -> None:
         self.launched.append(name)
 
-    def is_back(self, name: str) -> bool:
+    def is_back(self, _name: str) -> bool:
         return self.back
 
 
