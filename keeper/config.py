@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from keeper.own_apps import OwnBatches, check
+from keeper.own_apps import OwnBatches, check_template
 from keeper.quota import Quotas
 from serving.config import EtcdConfig, TlsConfig
 from serving.settings import build_settings, read_settings
@@ -48,5 +48,5 @@ def load(path: Path) -> KeeperConfig:
 def from_mapping(values: Any, source: str) -> KeeperConfig:
     """The configuration from plain values, as a file or flags give them. Raises `InvalidArgument`."""
     config = build_settings(KeeperConfig, values, source)
-    check(config.batch_own)
+    check_template(config.batch_own)
     return config

@@ -24,6 +24,7 @@ from serving.batch.runner.schedule import Candidate, in_turn
 from serving.errors import FailedPrecondition, InvalidArgument
 from serving.stamps import stamp
 from serving.store.keys import AppKey
+from serving.validation import validate_spec
 
 DEPLOYMENT: Final = "runner"
 AUTHOR: Final = "keeper"
@@ -265,10 +266,8 @@ def _noted(batch: Batch, change: Change, name: str, message: str, now_s: float, 
     return change
 
 
-def check(settings: OwnBatches) -> None:
+def check_template(settings: OwnBatches) -> None:
     """Raises `InvalidArgument` for values that no application could be made with."""
-    from serving.validation import validate_spec
-
     spec = spec_of(("default", "batch_"), settings)
     spec.deployments[0].batch.batch_id = ""
     try:

@@ -250,6 +250,20 @@ def test_a_wrong_batch_is_named(client: openai.OpenAI, changes: dict[str, Any], 
     assert client.files.delete(wish["input_file_id"]) if "input_file_id" not in changes else True
 
 
+def test_a_batch_of_its_own_application_says_so(client: openai.OpenAI) -> None:
+    wish: Any = {"input_file_id": uploaded(client), "endpoint": ENDPOINT, "completion_window": "24h"}
+    key = {"idempotency-key": "own-1"}
+    own = client.batches.create(**wish, extra_body={"mode": "own"}, extra_headers=key)
+    assert own.model_dump()["mode"] == "own"
+    assert client.batches.create(**wish, extra_body={"mode": "own"}, extra_headers=key).id == own.id
+    with pytest.raises(openai.ConflictError, match="mode"):
+        client.batches.create(**wish, extra_body={"mode": "shared"}, extra_headers=key)
+    shared = client.batches.create(**wish, extra_body={"mode": "shared"})
+    assert (shared.model_dump()["mode"], shared.model_dump()["message"]) == ("shared", None)
+    for one in (own, shared):
+        client.batches.cancel(one.id)
+
+
 def test_an_output_is_no_input(client: openai.OpenAI, etcd: EtcdCluster, folder: Path) -> None:
     batch = client.batches.create(input_file_id=uploaded(client), endpoint=ENDPOINT, completion_window="24h")
     answer(etcd, folder, batch.id)

@@ -63,6 +63,16 @@ def spec(name: str = "shop", *, cpus: float = 1.0, replicas: int = 1, clusters: 
     )
 
 
+async def page_of(address: str, path: str) -> str:
+    """The body of what a keeper's page answers."""
+    host, _, port = address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(f"GET {path} HTTP/1.1\r\n\r\n".encode())
+    answer = (await reader.read()).decode()
+    writer.close()
+    return answer.partition("\r\n\r\n")[2]
+
+
 class KeeperProcess:
     """One `python -m keeper`."""
 
@@ -108,12 +118,7 @@ class KeeperProcess:
         return rpc.KeeperStub(self.channel)  # type: ignore[no-untyped-call]
 
     async def page(self, path: str) -> str:
-        host, _, port = self.metrics.rpartition(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write(f"GET {path} HTTP/1.1\r\n\r\n".encode())
-        answer = (await reader.read()).decode()
-        writer.close()
-        return answer.partition("\r\n\r\n")[2]
+        return await page_of(self.metrics, path)
 
     async def events(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = json.loads(await self.page("/events"))

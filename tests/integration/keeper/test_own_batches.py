@@ -7,18 +7,20 @@ import contextlib
 import random
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
 import pytest
-from keeper_harness import Bench, KeeperProcess, eventually, name_of, spec
+from keeper_harness import Bench, KeeperProcess, eventually, name_of, page_of, spec
 
 from keeper.config import KeeperConfig
-from keeper.own_apps import app_key
+from keeper.own_apps import OwnBatches, app_key
 from keeper.own_orders import OwnOrders
 from keeper.process import Keeper
+from keeper.quota import Limit, Quotas
 from serving._proto import batch_pb2, keeper_pb2, records_pb2
+from serving._proto import keeper_pb2_grpc as rpc
 from serving.batch.orders.batch import APPLICATION, ORDER, STATUS, Batch
 from serving.batch.orders.book import OrderBook
 from serving.batch.orders.claims import Claimed, claim, read_batch
@@ -27,6 +29,7 @@ from serving.local.etcd import EtcdCluster
 from serving.store import Changes, EtcdClient, Lease, Resync, keys
 from serving.store.keys import AppKey
 from serving.store.records import decode, encode
+from serving.timeouts import cancel_and_wait
 from tests.support.batches import order_of
 from tests.support.moments import Moment, at_each, cut, moments
 
@@ -88,8 +91,38 @@ async def end(claimed: Claimed) -> None:
     await claimed.write(status)
 
 
-async def test_an_application_from_the_order_to_the_end_of_the_batch(bench: Bench) -> None:
-    keeper = await bench.keeper()
+class Inside:
+    """A keeper in this process: it starts at once."""
+
+    def __init__(self, keeper: Keeper) -> None:
+        self.keeper = keeper
+        self.channel = grpc.aio.insecure_channel(keeper.address)
+        self.stub: Any = rpc.KeeperStub(self.channel)  # type: ignore[no-untyped-call]
+
+
+@contextlib.asynccontextmanager
+async def inside(bench: Bench, **settings: Any) -> AsyncIterator[Inside]:
+    config = KeeperConfig(bench.etcd, metrics_listen="127.0.0.1:0", stop_grace_s=0.05, election_ttl_s=3, **settings)
+    keeper = Keeper(config)
+    await keeper.start()
+    running = asyncio.create_task(keeper.run())
+    made = Inside(keeper)
+    try:
+        yield made
+        assert not running.done()
+    finally:
+        await cancel_and_wait(running)
+        await made.channel.close()
+        await keeper.stop()
+
+
+@pytest.fixture
+async def alone(bench: Bench) -> AsyncIterator[Inside]:
+    async with inside(bench) as made:
+        yield made
+
+
+async def test_an_application_from_the_order_to_the_end_of_the_batch(bench: Bench, alone: Inside) -> None:
     await bench.cluster("east")
     batch, shared = await ordered(bench.client), await ordered(bench.client, mode="")
     key = app_key(batch.name)
@@ -109,19 +142,17 @@ async def test_an_application_from_the_order_to_the_end_of_the_batch(bench: Benc
         return view(await read_batch(bench.client, *batch.name), time.time())["message"] is None
 
     await eventually(silent, what="a batch with a runner waits for nothing")
-    assert 'mesh_keeper_own_batches{state="placed"} 1.0' in await keeper.page("/metrics")
+    assert 'mesh_keeper_own_batches{state="placed"} 1.0' in await page_of(alone.keeper.metrics_address, "/metrics")
     await end(claimed)
     await gone(bench.client, batch)
     await lease.revoke()
     assert await stored(bench.client, shared) is None
-    assert [one["kind"] for one in await keeper.events() if one["kind"].startswith("batch-app")] == [
-        "batch-app-made",
-        "batch-app-deleted",
-    ]
+    kinds = [one.kind for one in alone.keeper.events.all()]
+    assert [kind for kind in kinds if kind.startswith("batch-app")] == ["batch-app-made", "batch-app-deleted"]
 
 
+@pytest.mark.usefixtures("alone")
 async def test_one_that_is_cancelled_or_over_before_it_began_leaves_nothing(bench: Bench) -> None:
-    await bench.keeper()
     cancelled, short = await ordered(bench.client), await ordered(bench.client, window_s=1)
     for batch in (cancelled, short):
         await made(bench.client, batch)
@@ -130,8 +161,8 @@ async def test_one_that_is_cancelled_or_over_before_it_began_leaves_nothing(benc
         await gone(bench.client, batch)
 
 
-async def test_one_deleted_by_hand_is_made_again(bench: Bench) -> None:
-    stub = (await bench.keeper()).stub
+async def test_one_deleted_by_hand_is_made_again(bench: Bench, alone: Inside) -> None:
+    stub = alone.stub
     batch = await ordered(bench.client)
     first = await made(bench.client, batch)
     await stub.DeleteApplication(name_of(app_key(batch.name)), timeout=20)
@@ -139,8 +170,8 @@ async def test_one_deleted_by_hand_is_made_again(bench: Bench) -> None:
     assert second.spec == first.spec
 
 
-async def test_users_applications_and_names_are_kept_apart(bench: Bench) -> None:
-    stub = (await bench.keeper()).stub
+async def test_users_applications_and_names_are_kept_apart(bench: Bench, alone: Inside) -> None:
+    stub = alone.stub
     batch_id = f"batch_{secrets.token_hex(16)}"
     key = app_key(("default", batch_id))
 
@@ -168,8 +199,12 @@ async def test_users_applications_and_names_are_kept_apart(bench: Bench) -> None
 
 
 async def test_what_a_quota_or_the_bound_refuses_waits_and_says_why(bench: Bench) -> None:
-    await bench.keeper(quotas={"default": {"applications": 3}}, batch_own={"most_per_namespace": 2, "cpus": 0.25})
-    stub = bench.keepers[0].stub
+    quotas = Quotas(default=Limit(applications=3))
+    async with inside(bench, quotas=quotas, batch_own=OwnBatches(most_per_namespace=2, cpus=0.25)) as keeper:
+        await refused_by_quota_then_by_bound(bench, keeper.stub)
+
+
+async def refused_by_quota_then_by_bound(bench: Bench, stub: Any) -> None:
     for name in ("shop", "other"):
         await stub.Deploy(keeper_pb2.DeployRequest(spec=spec(name)), timeout=20)
     batches = [await ordered(bench.client)]
@@ -190,9 +225,9 @@ async def test_what_a_quota_or_the_bound_refuses_waits_and_says_why(bench: Bench
     await says(bench.client, waits, "2 batches of default have one, the most at once")
 
 
+@pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize("away_s", [0.5, 4.0])
 async def test_etcd_away_takes_nothing_and_is_made_up_for(bench: Bench, etcd: EtcdCluster, away_s: float) -> None:
-    keeper = await bench.keeper()
     ends, stays = await ordered(bench.client), await ordered(bench.client)
     for batch in (ends, stays):
         await made(bench.client, batch)
@@ -206,7 +241,6 @@ async def test_etcd_away_takes_nothing_and_is_made_up_for(bench: Bench, etcd: Et
     await made(bench.client, later)
     await gone(bench.client, ends)
     assert await stored(bench.client, stays) == before
-    assert keeper.process.running()
 
 
 class Watching:
@@ -245,9 +279,7 @@ async def test_two_keepers_that_are_killed_at_any_moment_make_each_application_o
             await made(bench.client, batch)
     for batch in ended:
         await gone(bench.client, batch)
-    following.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await following
+    await cancel_and_wait(following)
     assert {name: len(uids) for name, uids in watching.uids.items() if len(uids) > 1} == {}
 
 
@@ -284,9 +316,7 @@ async def test_a_keeper_that_ends_at_any_moment_leaves_spec_and_note_together(et
     running = asyncio.create_task(keeper.run())
     await made(client, batch)
     assert await consistent(batch)
-    running.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await running
+    await cancel_and_wait(running)
     await keeper.stop()
     await client.close()
 
