@@ -147,13 +147,19 @@ def wishes(sight: Sight, settings: OwnBatches) -> list[Change]:
 
 def census(sight: Sight) -> dict[str, int]:
     """How many unfinished batches have an application, and how many have none yet."""
-    candidates = _in_turn(sight)
+    candidates = _candidates(sight)
     waiting = sum(one.running_since is None for one in candidates)
     return {"waiting": waiting, "placed": len(candidates) - waiting}
 
 
 def _in_turn(sight: Sight) -> list[Candidate]:
     """Those with an application, then the others: tenants with the fewest first, in each the nearest deadline."""
+    candidates = _candidates(sight)
+    return [*(one for one in candidates if one.running_since is not None), *in_turn(candidates, {})]
+
+
+def _candidates(sight: Sight) -> list[Candidate]:
+    """The unfinished ones; those with an application count as running."""
     candidates = []
     for name, batch in sight.batches.items():
         if is_over(batch, sight.world.now_s):
@@ -168,8 +174,7 @@ def _in_turn(sight: Sight) -> list[Candidate]:
                 running_since=0.0 if app is not None and batch_of(app) == name else None,
             )
         )
-    running = [one for one in candidates if one.running_since is not None]
-    return [*running, *in_turn(candidates, {})]
+    return candidates
 
 
 class _Crowd:
