@@ -48,7 +48,8 @@ async def mesh(world: World, *words: str) -> tuple[int, str]:
     config = world.folder / "mesh.yaml"
     endpoints = json.dumps(list(world.etcd.endpoints))
     clusters = "[{name: east, ray_address: '127.0.0.1:1'}]"
-    config.write_text(f"etcd: {{endpoints: {endpoints}}}\nartifacts: {world.folder}\nclusters: {clusters}\n")
+    if not config.exists():  # another command may be reading it
+        config.write_text(f"etcd: {{endpoints: {endpoints}}}\nartifacts: {world.folder}\nclusters: {clusters}\n")
     command = [sys.executable, "-m", "serving.cli", "queue", *words, "--config", str(config)]
     process = await asyncio.create_subprocess_exec(
         *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
