@@ -76,7 +76,7 @@ class Exchange:
         for first in (reading, leaving):
             first.add_done_callback(lambda _: self._wake.set())
         try:
-            await self._write(lambda: (reading.done() or leaving.done()) and not self._tasks)
+            await self._write(lambda: _failed(reading) or ((reading.done() or leaving.done()) and not self._tasks))
             if not reading.done():
                 raise Unavailable(_LEAVES)
             reading.result()
@@ -94,6 +94,8 @@ class Exchange:
             if not isinstance(data, bytes):  # the end
                 return
             first = parse(data, pb.ExchangeRequest)
+            if len(first.more) >= MOST_ASKED:
+                raise InvalidArgument(f"more: {len(first.more)} are too many, with the first one at most {MOST_ASKED}")
             self._hear((first, *first.more))
 
     def _hear(self, said: Sequence[pb.ExchangeRequest]) -> None:
@@ -190,3 +192,7 @@ class Exchange:
             if is_over():
                 return
             await self._wake.wait()
+
+
+def _failed(task: asyncio.Task[None]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is not None

@@ -88,7 +88,7 @@ class Exchange:
                     if answer is not None and not answer.done():
                         answer.set_result(reply)
             failure = _ended()
-        except grpc.aio.AioRpcError as error:
+        except Exception as error:  # noqa: BLE001 - it goes to who asked
             failure = error
         finally:
             self._running = None

@@ -113,15 +113,18 @@ async def test_what_is_withdrawn_is_not_waited_for(served: Served) -> None:
     [
         ([asks(1), asks(1)], "id: 1 stands for what is not answered yet"),
         ([bpb.ExchangeRequest(id=7)], "message 7 of an Exchange is none of"),
+        ([asks(number) for number in range(stream.MOST_ASKED + 1)], "more: 4096 are too many"),
     ],
 )
 async def test_what_cannot_be_understood_ends_the_stream(
     served: Served, said: list[bpb.ExchangeRequest], text: str
 ) -> None:
     hand = Hand(served)
+    await hand.say(wants(1000, await served.submit(), 60))
     await hand.say(*said)
     code, details = await hand.ended()
     assert (code, text in details) == (CODE.INVALID_ARGUMENT, True), details
+    await eventually_async(lambda: waited_for(served) == 0, timeout_s=30, what="what it had asked is not waited for")
 
 
 async def test_no_more_is_read_than_is_answered(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
