@@ -15,6 +15,7 @@ from serving.timeouts import cancel_and_wait, wait_for
 _MOST_ASKED: Final = 1000  # a broker takes 4,096 that are not answered; what is above has a call of its own
 _LARGE_BYTES: Final = 64 << 10  # the same: it would hold up the others
 _TOGETHER: Final = 256 << 10  # bytes of one message
+_BROKEN: Final = "Internal error from Core"  # grpc.aio's words for a write to a connection that has just gone
 _KINDS: Final = {"Submit": "submit", "Get": "get"}
 
 
@@ -88,6 +89,8 @@ class Exchange:
                     if answer is not None and not answer.done():
                         answer.set_result(reply)
             failure = _ended()
+        except grpc.aio.AioRpcError as error:
+            failure = _ended() if error.details() == _BROKEN else error
         except Exception as error:  # noqa: BLE001 - it goes to who asked
             failure = error
         finally:
