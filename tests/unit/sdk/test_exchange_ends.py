@@ -45,7 +45,7 @@ def rpc_error(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:
     ("error", "code"),
     [
         (rpc_error(grpc.StatusCode.UNAVAILABLE, "Socket closed"), grpc.StatusCode.UNAVAILABLE),
-        # What grpc.aio says where a message was being written as the connection went: it may be done, as after the above.
+        # What grpc.aio says where a message was being written as the connection went: it may be done, as above.
         (rpc_error(grpc.StatusCode.INTERNAL, "Internal error from Core"), grpc.StatusCode.UNAVAILABLE),
         (rpc_error(grpc.StatusCode.INTERNAL, "internal error, logged as 1"), grpc.StatusCode.INTERNAL),
     ],
