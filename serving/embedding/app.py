@@ -38,7 +38,7 @@ async def embeddings(service: EmbeddingService, wire: Wire, body: dict[str, Any]
     for name, value in named_ignored(ignored_fields(request, body, {})).items():
         wire.add_header(name, value)
     batch = is_batch(wire.header(CLASS_HEADER.encode()))
-    with service.inference.admit(share=_BATCH_PLACES if batch else 1.0):
+    with service.inference.admit(share=_BATCH_PLACES if batch else 1.0, batch=batch):
         embedded = await _embedded(service, request, batch=batch)
         as_base64 = request.encoding_format == "base64"
         if len(embedded.vectors) <= _WRITTEN_HERE:

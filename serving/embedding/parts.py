@@ -59,7 +59,7 @@ class EmbeddingParts:
 
     def describe(self, report: pb.ReplicaReport) -> None:
         """From any thread."""
-        report.in_flight = self._instruments.in_flight
+        report.in_flight = self._instruments.ongoing
         report.load.CopyFrom(self._instruments.statistics.load())
         self._registration.describe(report)
 

@@ -87,9 +87,9 @@ class EmbeddingService:
         return self.inference.draining.is_set()
 
     def count(self, method: str, code: Code, seconds: float, *, batch: bool = False) -> None:
-        del batch  # never paused: its times are as those of others
-        self.inference.instruments.count(method, code, seconds)
-        self.inference.instruments.statistics.note(code, seconds)
+        self.inference.instruments.count(method, code, seconds, batch=batch)
+        if not batch:
+            self.inference.instruments.statistics.note(code, seconds)
 
 
 def make_service(

@@ -67,16 +67,16 @@ class Inference:
         self._idle = asyncio.Event()
         self._running: set[Work[Any]] = set()
 
-    def admit(self, *, share: float = 1.0) -> Place:
-        """`share` of all places may be taken with it.
+    def admit(self, *, share: float = 1.0, batch: bool = False) -> Place:
+        """`share` of all places may be taken with it. What is of the class `batch` is no load.
 
         Raises `Unavailable` while it drains and `ResourceExhausted` when it is full.
         """
         if self.draining.is_set():
             raise Unavailable(DRAINING)
-        self.instruments.admit(share)
+        self.instruments.admit(share, batch=batch)
         self._idle.clear()
-        return Place(self)
+        return Place(self, batch=batch)
 
     def check_model(self, name: str, version: str) -> None:
         """Raises `NotFound` for any model but the one there is."""
@@ -147,10 +147,10 @@ class Inference:
     def begun(self, work: Work[Any]) -> None:
         self._running.add(work)
 
-    def ended(self, work: Work[Any] | None) -> None:
+    def ended(self, work: Work[Any] | None, *, batch: bool) -> None:
         if work is not None:
             self._running.discard(work)
-        self.instruments.leave()
+        self.instruments.leave(batch=batch)
         if not self.instruments.in_flight:
             self._idle.set()
 
@@ -167,8 +167,9 @@ class Inference:
 class Place:
     """A request's place in the count of those in flight, given back once: at the end of its work, or of the block."""
 
-    def __init__(self, inference: Inference) -> None:
+    def __init__(self, inference: Inference, *, batch: bool) -> None:
         self._inference = inference
+        self._batch = batch
         self._held_by_work = False
 
     def __enter__(self) -> Place:
@@ -176,13 +177,13 @@ class Place:
 
     def __exit__(self, *_: object) -> None:
         if not self._held_by_work:
-            self._inference.ended(None)
+            self._inference.ended(None, batch=self._batch)
 
     def keep_until_ended(self, work: Work[Any]) -> None:
         """The work counts as in flight for as long as it runs, also when nobody waits for it any more."""
         self._held_by_work = True
         self._inference.begun(work)
-        work.here().add_done_callback(lambda _: self._inference.ended(work))
+        work.here().add_done_callback(lambda _: self._inference.ended(work, batch=self._batch))
 
 
 async def _awaited(sending: Awaitable[None]) -> None:

@@ -62,6 +62,7 @@ class Instruments:
 
     def __init__(self, registry: CollectorRegistry, *, max_requests: int = 0) -> None:
         self.in_flight = 0
+        self._of_batch = 0  # of these
         self.statistics = Statistics()
         self._max_requests = max_requests or DEFAULT_REQUESTS
         self._calls = Counter(
@@ -90,7 +91,12 @@ class Instruments:
         )
         gauge.set_function(lambda: self.in_flight)
 
-    def admit(self, share: float = 1.0) -> None:
+    @property
+    def ongoing(self) -> int:
+        """Of those in flight, what asks for replicas: the class batch takes what others leave. From any thread."""
+        return max(0, self.in_flight - self._of_batch)
+
+    def admit(self, share: float = 1.0, *, batch: bool = False) -> None:
         """Takes a request in; `leave` gives its place back. Raises `ResourceExhausted` when there is none."""
         limit = max(1, int(self._max_requests * share))
         if self.in_flight >= limit:
@@ -99,10 +105,14 @@ class Instruments:
                 "another replica, or later"
             )
         self.in_flight += 1
+        self._of_batch += batch
 
-    def leave(self) -> None:
+    def leave(self, *, batch: bool = False) -> None:
         self.in_flight -= 1
+        self._of_batch -= batch
 
-    def count(self, method: str, code: Code, seconds: float) -> None:
+    def count(self, method: str, code: Code, seconds: float, *, batch: bool = False) -> None:
+        """The times of a batch, which waits for others, say nothing of how the replica does: only others' count."""
         self._calls.labels(method, code.name).inc()
-        self._seconds.labels(method).observe(seconds)
+        if not batch:
+            self._seconds.labels(method).observe(seconds)

@@ -28,8 +28,10 @@ def pool() -> Iterator[ThreadPoolExecutor]:
         yield made
 
 
-def ask(server: EmbeddingServer, given: Any) -> httpx.Response:
-    return httpx.post(f"{server.base_url}/embeddings", json={"model": "held", "input": given}, timeout=60)
+def ask(server: EmbeddingServer, given: Any, *, batch: bool = False) -> httpx.Response:
+    headers = {"x-mesh-class": "batch"} if batch else {}
+    body = {"model": "held", "input": given}
+    return httpx.post(f"{server.base_url}/embeddings", json=body, headers=headers, timeout=60)
 
 
 @contextmanager
@@ -97,6 +99,24 @@ def test_too_many_tokens_are_refused(pool: ThreadPoolExecutor) -> None:
             small = pool.submit(ask, server, "ab")
             eventually(lambda: server.waiting_tokens == 10, timeout_s=30, what="what fits is let in")
         assert [other.result().status_code, small.result().status_code] == [200, 200]
+
+
+def test_what_is_of_a_batch_is_no_load(pool: ThreadPoolExecutor) -> None:
+    """It takes what others leave, and asks for no further replica."""
+    with EmbeddingServer(HeldEmbedder()) as server:
+        instruments = server.service.inference.instruments
+        with running(server, pool):
+            batch = pool.submit(ask, server, "batch", batch=True)
+            eventually(lambda: server.in_flight == 2, timeout_s=30, what="both are there")
+            assert instruments.ongoing == 1
+        assert batch.result().status_code == 200
+        eventually(lambda: server.in_flight == 0, timeout_s=30, what="both are answered")
+        assert instruments.ongoing == 0
+        assert instruments.statistics.load().requests == 1
+        calls = server.registry.get_sample_value("mesh_ingress_calls_total", {"method": "embeddings", "code": "OK"})
+        assert calls == 2
+        timed = server.registry.get_sample_value("mesh_ingress_call_seconds_count", {"method": "embeddings"})
+        assert timed == 1
 
 
 def test_an_embedder_that_keeps_failing_is_told() -> None:
