@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from serving._proto import batch_pb2 as pb
@@ -19,6 +20,7 @@ from serving.store.types import Compare, Op
 
 _LOG: Final = get_logger(__name__)
 _ATTEMPTS: Final = 32
+_BYTES_PER_TOKEN: Final = 4
 _OF_CLIENT: Final = (
     "endpoint",
     "input_file",
@@ -30,7 +32,15 @@ _OF_CLIENT: Final = (
 )
 
 
-CheckInput: TypeAlias = Callable[[], Awaitable[Compare]]
+@dataclass(frozen=True, slots=True)
+class Input:
+    """The input of an order. What `there` compares holds when the order is written."""
+
+    bytes: int
+    there: Compare
+
+
+CheckInput: TypeAlias = Callable[[], Awaitable[Input]]
 
 
 class EndedBatch(Conflict):
@@ -40,17 +50,18 @@ class EndedBatch(Conflict):
 class OrderBook:
     """Belongs to one event loop; `store` is its owner's to close. Times are unix seconds."""
 
-    def __init__(self, store: EtcdClient, *, max_unfinished: int) -> None:
-        """`max_unfinished`: batches of a namespace that have not ended."""
+    def __init__(self, store: EtcdClient, *, max_unfinished: int, max_enqueued_tokens: int = 0) -> None:
+        """Of batches of a namespace that have not ended: how many, and the tokens of their inputs; 0: any number."""
         self._store = store
         self.known = KnownBatches(store)
         self._max_unfinished = max_unfinished
+        self._max_enqueued_tokens = max_enqueued_tokens
 
     async def create(self, order: pb.BatchOrder, now: float, check: CheckInput | None = None) -> tuple[Batch, bool]:
         """Writes it, once; True where it was there already: a client that asks again gets what it asked for first.
 
-        `check` is asked of one that is new, and what it compares holds when the order is written. Raises what that
-        raises, `ResourceExhausted` at the limit, `AlreadyExists` for its id with another wish.
+        `check` is asked of one that is new. Raises what that raises, `ResourceExhausted` at a limit, `AlreadyExists`
+        for its id with another wish.
         """
         key = keys.batch(order.namespace, order.id, ORDER)
         for _ in range(_ATTEMPTS):
@@ -58,18 +69,30 @@ class OrderBook:
             there = found.batches.get(order.id)
             if there is not None:
                 return _same(there, order), True
-            unfinished = sum(ends_at(one, now) is None for one in found.batches.values())
-            if unfinished >= self._max_unfinished:
+            unfinished = [one.order for one in found.batches.values() if ends_at(one, now) is None]
+            if len(unfinished) >= self._max_unfinished:
                 raise ResourceExhausted(
-                    f"{unfinished} batches have not ended, as many as there may be; wait for one, or cancel one"
+                    f"{len(unfinished)} batches have not ended, as many as there may be; wait for one, or cancel one"
                 )
             conditions = [Compare.absent(key), nothing_new(order.namespace, found.revision)]
             if check is not None:
-                conditions.append(await check())
+                given = await check()
+                order.input_bytes = given.bytes
+                conditions.append(given.there)
+            self._check_enqueued(unfinished, order)
             if (await self._store.txn(conditions, [Op.put(key, encode(order))])).succeeded:
                 _LOG.info("batch ordered", batch=order.id, namespace=order.namespace, endpoint=order.endpoint)
                 return Batch(order), False
         raise Conflict("too many batches are created or claimed at the same time; create it again")
+
+    def _check_enqueued(self, unfinished: Iterable[pb.BatchOrder], order: pb.BatchOrder) -> None:
+        limit, wanted = self._max_enqueued_tokens, _tokens(order)
+        enqueued = sum(map(_tokens, unfinished))
+        if limit and enqueued + wanted > limit:
+            raise ResourceExhausted(
+                f"about {enqueued} tokens wait in batches that have not ended, with {wanted} more above {limit}"
+                " (max_enqueued_tokens); wait for a batch, or cancel one"
+            )
 
     async def get(self, namespace: str, batch_id: str) -> Batch:
         """Raises `NotFound`."""
@@ -91,6 +114,11 @@ class OrderBook:
         if (await self._store.txn(conditions, [Op.put(batch.key(CANCEL), encode(asked))])).succeeded:
             _LOG.info("batch cancelled", batch=batch.id, namespace=batch.namespace)
         return await self.get(namespace, batch_id)
+
+
+def _tokens(order: pb.BatchOrder) -> int:
+    """Of its input, about: as gateways reserve them for a request that is not read yet."""
+    return int(order.input_bytes) // _BYTES_PER_TOKEN
 
 
 def nothing_new(namespace: str, revision: int) -> Compare:

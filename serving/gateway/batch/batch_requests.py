@@ -9,6 +9,7 @@ from typing import Final
 
 from serving._proto import batch_pb2 as pb
 from serving.batch.orders.batch import MODE_OWN, Batch
+from serving.batch.orders.book import Input
 from serving.batch.orders.view import view
 from serving.batch.store.files import INPUT
 from serving.errors import NotFound
@@ -46,7 +47,7 @@ class BatchRequests:
             self._parts.instruments.batches.labels(order.endpoint).inc()
         await asker.wire.answer(200, view(batch, now))
 
-    async def _input_there(self, order: pb.BatchOrder, now: float) -> Compare:
+    async def _input_there(self, order: pb.BatchOrder, now: float) -> Input:
         """Raises `InvalidRequest`: of what a client sends, it is a field that is wrong."""
         if not FILE_ID.fullmatch(order.input_file):  # and no key in etcd is made of it
             raise _wrong_input(f"there is no file {order.input_file[:80]}", "file_not_found")
@@ -59,7 +60,7 @@ class BatchRequests:
         if record.bytes > self._parts.limits.max_input_bytes:
             limit = self._parts.limits.max_input_bytes
             raise _wrong_input(f"{record.id} has {record.bytes} bytes, more than {limit}", "invalid_value")
-        return Compare.exists(keys.file(order.namespace, order.input_file))
+        return Input(record.bytes, Compare.exists(keys.file(order.namespace, order.input_file)))
 
     async def list(self, asker: Asker) -> None:
         query = fields(asker.scope, ("after", "limit"))

@@ -38,7 +38,9 @@ class BatchParts:
         self.limits = limits
         self.content = ContentStore(url)
         self.files = FileBook(store, self.content, FileLimits(limits.max_files, limits.max_stored_bytes))
-        self.orders = OrderBook(store, max_unfinished=limits.max_unfinished)
+        self.orders = OrderBook(
+            store, max_unfinished=limits.max_unfinished, max_enqueued_tokens=limits.max_enqueued_tokens
+        )
         self.instruments = BatchInstruments(registry)
         self._sweeper = Sweeper(store, self.content, keep_ended_s=limits.keep_ended_s, max_ended=limits.max_ended)
         self._uploading: Counts[str] = Counts()

@@ -75,6 +75,27 @@ async def test_tenants_see_their_own_only(
         await one.close()
 
 
+async def test_what_a_tenant_has_enqueued_is_bounded(
+    mesh: AsyncMeshClient, start_gateway: StartGateway, keeper: Process, tmp_path: Path
+) -> None:
+    assert keeper.running()
+    gateway = start_gateway(batch_store=str(tmp_path / "store"), batch_limits={"max_enqueued_tokens": 250})
+    keys = [await mesh.keys.create(tenant=tenant) for tenant in ("ann-e", "bob-e")]
+    ann, bob = (openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key=one.text, max_retries=0) for one in keys)
+    async with ann, bob:
+        wishes = []
+        for one in (ann, bob):
+            await _known(one)
+            file = await one.files.create(file=("a", b"x" * 400), purpose="batch")
+            wishes.append({"input_file_id": file.id, "endpoint": "/v1/completions", "completion_window": "24h"})
+        made = [await ann.batches.create(**wishes[0]) for _ in range(2)]
+        with pytest.raises(openai.RateLimitError, match=r"about 200 tokens wait .* with 100 more above 250"):
+            await ann.batches.create(**wishes[0])
+        await bob.batches.create(**wishes[1])
+        await ann.batches.cancel(made[0].id)  # nobody has begun it: it has ended
+        await ann.batches.create(**wishes[0])
+
+
 async def _known(client: openai.AsyncOpenAI) -> None:
     """Returns when the gateway knows its key."""
     for _ in range(300):

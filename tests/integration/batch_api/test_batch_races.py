@@ -12,7 +12,7 @@ import pytest
 
 from serving._proto import batch_pb2 as pb
 from serving.batch.orders.batch import CLAIM, STATUS
-from serving.batch.orders.book import OrderBook
+from serving.batch.orders.book import Input, OrderBook
 from serving.batch.store.content import ContentStore
 from serving.batch.store.files import INPUT, FileBook, FileInUse, FileLimits, file_record, new_file_id
 from serving.batch.store.sweeping import Sweeper
@@ -131,8 +131,8 @@ async def test_an_input_that_is_ordered_meanwhile_stays(
     record, _ = await files_of(store, content).create(kept(content, namespace, created), created)
     order = order_of(namespace=namespace, created=created, input_file=record.id, window_s=24 * 3600)
 
-    async def there() -> Compare:
-        return Compare.exists(keys.file(namespace, record.id))
+    async def there() -> Input:
+        return Input(record.bytes, Compare.exists(keys.file(namespace, record.id)))
 
     async def take() -> None:
         await OrderBook(store, max_unfinished=9).create(order, created, there)
