@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from serving.errors import InvalidArgument
-from serving.sdk.spec import Application
 from serving.store.keys import AppKey
 from serving.types import DEFAULT_NAMESPACE, NAME_RULE, is_name
 
-AppName: TypeAlias = str | AppKey | Application
+if TYPE_CHECKING:
+    from serving.sdk.spec import Application  # a gateway names applications, and reads no specs
+
+AppName: TypeAlias = "str | AppKey | Application"
 """An application: `"digits"` (of the namespace `default`), `"team/digits"`, its `AppKey`, or the `Application`."""
 
 
@@ -17,7 +19,7 @@ def app_key(app: AppName) -> AppKey:
     """`"digits"`, `"team/digits"`, an `AppKey` or an `Application` → the key. Raises `InvalidArgument`."""
     if isinstance(app, AppKey):
         return app
-    if isinstance(app, Application):
+    if not isinstance(app, str):
         return AppKey(app.namespace, app.name)
     namespace, _, name = app.rpartition("/")
     key = AppKey(namespace or DEFAULT_NAMESPACE, name)

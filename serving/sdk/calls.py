@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from serving._proto import broker_pb2 as bpb
 from serving._proto import records_pb2 as pb
-from serving.sdk.spec import Application
 from serving.store.keys import AppKey
+
+if TYPE_CHECKING:
+    from serving.sdk.spec import Application  # gateways have tickets, and no specs
 
 
 @dataclass(frozen=True, slots=True)
