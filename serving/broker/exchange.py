@@ -77,9 +77,10 @@ class Exchange:
             first.add_done_callback(lambda _: self._wake.set())
         try:
             await self._write(lambda: _failed(reading) or ((reading.done() or leaving.done()) and not self._tasks))
-            if not reading.done():
+            if reading.done():
+                reading.result()
+            if leaving.done():
                 raise Unavailable(_LEAVES)
-            reading.result()
         finally:
             await cancel_and_wait(reading, leaving, *self._tasks)
 
