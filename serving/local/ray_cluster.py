@@ -32,7 +32,7 @@ from serving.types import NAME_RULE, is_name
 STATE_FILE: Final = "ray.json"
 TOKEN_FILE: Final = "ray.token"
 MAX_TEMP_DIR_BYTES: Final = 107 - len("/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store")
-_ATTEMPTS: Final = 3
+_ATTEMPTS: Final = 5
 _STARTED: Final = "Ray runtime started."
 _TOO_SLOW: Final = "timed out during startup"  # Ray gives its parts 30 s, and then does not end
 _TRY_AGAIN: Final = ("address already in use", "Failed to bind", "already occupied", "already in use", _TOO_SLOW)
