@@ -188,7 +188,7 @@ def test_a_client_that_goes_away_ends_its_generation(start_replica: StartReplica
         next(lines)
         eventually(lambda: number("mesh_llm_engine_running") > 0, timeout_s=60, what="the generation's beginning")
     eventually(
-        lambda: number("mesh_llm_requests_cancelled_total") == 1 and not number("mesh_llm_engine_running"),
+        lambda: number("mesh_llm_requests_cancelled_total") > 0 and not number("mesh_llm_engine_running"),
         timeout_s=60,
         what="the generation's end before its last token",
     )

@@ -27,7 +27,8 @@ def call(timeout_s: float) -> OutgoingCall:
     return OutgoingCall(deployment="other", model="other", inputs={}, timeout_s=timeout_s)
 
 
-async def test_opening_is_shared_bounded_and_of_no_request() -> None:
+async def test_opening_is_shared_bounded_and_of_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serving.python_deployment.composition._FIRST_VIEW_S", 600.0)  # it opens all the time
     before = asyncio.all_tasks()
     etcd = EtcdConfig(endpoints=("127.0.0.1:1",))
     composition = Composition(AppKey("default", "app"), etcd, None)
