@@ -4,65 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from serving._proto import broker_pb2 as bpb
 from serving.broker import pulls as pulls_module
-from serving.broker.items import State
 from serving.broker.messages import joined
-from serving.broker.pulls import Puller, Pulls
-from serving.control.clock import ManualClock
-from tests.support.shards import HeldShard
-
-BODY = bpb.Request(infer=b"ask").SerializeToString()
-
-
-class Handed:
-    """A shard whose listener is the `Pulls` under test."""
-
-    def __init__(self, held: HeldShard, pulls: Pulls) -> None:
-        self.held = held
-        self.pulls = pulls
-
-    def replica(self, name: str, more: int, generation: int = 1) -> Puller:
-        puller = Puller(name, "p", "it", generation)
-        self.pulls.open(puller)
-        self.pulls.add_credits(puller, more)
-        return puller
-
-    async def hand_out(self, items: int) -> None:
-        for _ in range(items):
-            await self.held.submit(BODY)
-        self.pulls.waiting()
-        await asyncio.sleep(0)
-        await self.held.settle()
-
-    async def end(self, puller: Puller, item: str, attempt: int, *, back: bool = False) -> None:
-        """The replica says its result, or (`back`) gives it back untouched."""
-        number, shard = int(item.rpartition(".")[2]), self.held.shard
-        if back:
-            shard.again(number, attempt, "it waited", lambda _: None, untouched=True)
-        else:
-            shard.done(number, attempt, State.SUCCEEDED, b"", lambda _: None)
-        puller.let_go((item, attempt))
-        await self.held.settle()
-
-
-@pytest.fixture
-async def handed(tmp_path: Path) -> AsyncIterator[Handed]:
-    held = await HeldShard(tmp_path / "j1.sqlite", ManualClock()).open()
-    pulls = Pulls({"j1": held.shard})
-    held.shard.listener = pulls
-    yield Handed(held, pulls)
-    await held.close()
-
-
-def sent(puller: Puller) -> list[str]:
-    kinds = [bpb.PullReply.FromString(data) for data in puller.outbox]
-    return [reply.work.item if reply.HasField("work") else str(reply.WhichOneof("message")) for reply in kinds]
+from serving.broker.pulls import Puller
+from tests.support.handed import BODY, Handed, sent
 
 
 async def test_an_item_goes_where_most_room_is_free(handed: Handed) -> None:
@@ -334,93 +283,3 @@ async def test_no_place_stays_free_and_none_is_filled_twice(handed: Handed, know
             assert one.long <= one.held
             assert not (one.takes and len(queue))
         assert queue.running == sum(len(one.held) for one in handed.pulls.pullers)
-
-
-# ---------------------------------------------------------------------------------------------------- at once
-
-
-async def commits(handed: Handed) -> int:
-    await handed.held.settle()
-    return handed.held.shard.journal.commits.groups
-
-
-async def test_what_a_replica_has_room_for_starts_with_the_commit_of_its_submit(handed: Handed) -> None:
-    puller = handed.replica("r", 2)
-    await asyncio.sleep(0)
-    before = await commits(handed)
-    number = await handed.held.submit(BODY)
-    assert sent(puller) == [f"j1.{number}"]
-    assert await commits(handed) == before + 1
-    item, _ = await handed.held.clients.get(number)
-    assert (item.state, item.attempt, item.attempts, item.replica, item.process) == (State.RUNNING, 1, 1, "r", "p")
-    assert (puller.credits, puller.starting, puller.held) == (1, 0, {(f"j1.{number}", 1)})
-    assert await handed.held.done(number, 1)
-
-
-async def test_what_came_before_starts_before(handed: Handed) -> None:
-    """Nothing passes what waits, nor what is on its way to the disk and will wait."""
-    first = await handed.held.submit(BODY)
-    second = asyncio.create_task(handed.held.submit(BODY))
-    await asyncio.sleep(0)
-    handed.held.shard.take("it", 1, "elsewhere", "p")  # nothing waits in the queue now, but the second one will
-    puller = handed.replica("r", 2)  # one more may run beside that
-    numbers = [await second, await handed.held.submit(BODY)]
-    await asyncio.sleep(0)
-    await handed.held._written()
-    assert sent(puller) == [f"j1.{numbers[0]}"]
-    assert [first, *numbers] == [1, 2, 3]
-    handed.held.shard._put_back(handed.held.shard.running[first])
-    await handed.held.settle()
-
-
-async def test_each_of_one_write_has_a_place_or_waits(handed: Handed) -> None:
-    one, other = handed.replica("one", 1), handed.replica("other", 2)
-    wanted = [(handed.held.item(size_bytes=len(BODY)), BODY) for _ in range(5)]
-    await handed.held.clients.submit(wanted)
-    await handed.held.settle()
-    assert (len(sent(one)), len(sent(other))) == (1, 2)
-    queue = handed.held.shard.queues.by_deployment["it"]
-    assert (len(queue), queue.running) == (2, 3)
-    assert handed.held.shard.queues.counters("it").submitted == 5
-
-
-async def test_what_is_not_kept_is_not_started(handed: Handed) -> None:
-    puller = handed.replica("r", 3)
-    first = await handed.held.submit(BODY, key="k", new_key=True)
-    assert (await handed.held.submit(BODY, key="k", new_key=True), sent(puller)) == (first, [f"j1.{first}"])
-    await handed.held.settle()
-    shard = handed.held.shard
-    assert (puller.credits, puller.starting, shard.queues.by_deployment["it"].running) == (2, 0, 1)
-    assert (list(shard.running), shard.limits.items) == ([first], 1)
-    last = await handed.held.submit(BODY)
-    assert sent(puller) == [f"j1.{first}", f"j1.{last}"]
-
-
-async def test_a_replica_that_goes_meanwhile_leaves_it_to_another(handed: Handed) -> None:
-    gone = handed.replica("gone", 1)
-    submitting = asyncio.create_task(handed.held.submit(BODY))
-    await asyncio.sleep(0)
-    assert gone.starting == 1
-    handed.pulls.close(gone)
-    number = await submitting
-    await handed.held.settle()
-    assert sent(gone) == []
-    other = handed.replica("other", 1)
-    await handed.hand_out(0)
-    assert sent(other) == [f"j1.{number}"]
-    item, _ = await handed.held.clients.get(number)
-    assert (item.attempt, item.attempts) == (2, 1)
-
-
-async def test_what_is_cancelled_or_late_does_not_start(handed: Handed) -> None:
-    puller = handed.replica("r", 2)
-    submitting = asyncio.create_task(handed.held.submit(BODY))
-    await asyncio.sleep(0)
-    (number,) = handed.held.shard.running
-    handed.held.shard.cancel(number, lambda: None)
-    assert await submitting == number
-    await handed.held.settle()
-    assert (await handed.held.clients.get(number))[0].state is State.CANCELLED
-    late = await handed.held.submit(BODY, deadline=handed.held.clock.now())
-    assert late not in handed.held.shard.running
-    assert (sent(puller), puller.credits, puller.starting) == (["stop"], 2, 0)
