@@ -35,7 +35,8 @@ MAX_TEMP_DIR_BYTES: Final = 107 - len("/session_2026-01-01_00-00-00_000000_41943
 _ATTEMPTS: Final = 5
 _STARTED: Final = "Ray runtime started."
 _TOO_SLOW: Final = "timed out during startup"  # Ray gives its parts 30 s, and then does not end
-_TRY_AGAIN: Final = ("address already in use", "Failed to bind", "already occupied", "already in use", _TOO_SLOW)
+_TAKEN: Final = ("address already in use", "Failed to bind", "already occupied", "already in use", "used by other")
+_TRY_AGAIN: Final = (*_TAKEN, _TOO_SLOW)
 _GONE_TIMEOUT_S: Final = 20.0
 _ALONE: Final = threading.Lock()  # clusters that start together slow each other down: the next attempt is one's own
 
@@ -169,7 +170,7 @@ def _start_once(name: str, directory: Path, options: RayClusterOptions, stop: th
     temp_dir, link = _temp_dir(directory / "ray")
     log_file = directory / "ray.log"
     log_file.unlink(missing_ok=True)
-    ports = free_ports(8)
+    ports = free_ports(9)
     try:
         process = Process.start(
             f"ray cluster {name}",
@@ -206,13 +207,13 @@ def _command(temp_dir: Path, ports: list[int], options: RayClusterOptions) -> li
     ray = Path(sys.executable).parent / "ray"
     if not ray.exists():
         raise FailedPrecondition(f"{ray} is missing; install it: {sys.executable} -m pip install 'ray[default,cpp]'")
-    gcs, node_manager, object_manager, agent_http, agent_grpc, runtime_env, metrics, _ = ports
+    gcs, node_manager, object_manager, agent_http, agent_grpc, runtime_env, metrics, dashboard, _ = ports
     command = [str(ray), "start", "--head", "--block", "--disable-usage-stats", "--no-monitor"]
     command += ["--include-dashboard=false", "--include-log-monitor=false", "--node-ip-address=127.0.0.1"]
     command += [f"--temp-dir={temp_dir}", f"--port={gcs}", f"--node-manager-port={node_manager}"]
     command += [f"--object-manager-port={object_manager}", f"--dashboard-agent-listen-port={agent_http}"]
     command += [f"--dashboard-agent-grpc-port={agent_grpc}", f"--runtime-env-agent-port={runtime_env}"]
-    command += [f"--metrics-export-port={metrics}", f"--dashboard-port={free_ports(1)[0]}"]
+    command += [f"--metrics-export-port={metrics}", f"--dashboard-port={dashboard}"]
     # 0: each worker takes any port of the kernel's own range, which none of the ports above is in, so that clusters of
     # one machine cannot meet.
     command += ["--min-worker-port=0", "--max-worker-port=0"]

@@ -57,11 +57,12 @@ def start(order: Order) -> None:
     _check_functions(order.grpc_functions)
     _check_files(order.tls_key, order.tls_cert, order.tls_ca)
     for attempt in range(1, _START_ATTEMPTS + 1):
-        http: dict[str, Any] = {"host": order.http_host, "port": free_ports(1)[0]}
+        http_port, grpc_port = free_ports(2)
+        http: dict[str, Any] = {"host": order.http_host, "port": http_port}
         if order.tls_cert:
             http |= {"ssl_keyfile": order.tls_key, "ssl_certfile": order.tls_cert}
             http |= {"ssl_ca_certs": order.tls_ca} if order.tls_ca else {}
-        grpc = {"port": free_ports(1)[0], "grpc_servicer_functions": list(order.grpc_functions)}
+        grpc = {"port": grpc_port, "grpc_servicer_functions": list(order.grpc_functions)}
         if order.grpc_functions:
             _LOG.info("Ray Serve's gRPC proxies listen on every address", extra={"port": grpc["port"]})
         try:

@@ -230,10 +230,10 @@ async def test_a_full_replica_keeps_what_it_has(world: World, submit: Submit) ->
 
 async def test_what_a_full_queue_of_a_model_refuses_is_no_attempt(world: World, submit: Submit) -> None:
     extra = "dynamic_batching { default_queue_policy { max_queue_size: 1 } }\n"
-    write_model(world.repository, "narrow", delay_ms=100, extra=extra)
+    write_model(world.repository, "narrow", delay_ms=300, extra=extra)
     world.broker(per_replica=12, max_attempts=1)
     replica = world.replica()
-    tickets = [await submit(number, "narrow") for number in range(12)]
+    tickets = await asyncio.gather(*(submit(number, "narrow") for number in range(12)))
     assert await asyncio.gather(*(echoed(ticket) for ticket in tickets)) == list(range(12))
     assert {(await ticket.info()).attempts for ticket in tickets} == {1}
     assert metric(replica, "mesh_pull_items_total") > 12, "some were given back"

@@ -41,3 +41,24 @@ def test_what_cannot_work_is_not_tried_again(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(FailedPrecondition, match="no room"):
         module.start_ray_cluster("east", tmp_path / "east")
     assert tried == ["east"]
+
+
+def test_no_two_parts_of_a_cluster_get_the_same_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray refuses to start then. Ports that are asked for apart are the same ones now and then."""
+    asked: list[int] = []
+
+    def ports(count: int) -> list[int]:
+        asked.append(count)
+        return list(range(20_000, 20_000 + count))
+
+    def start(_: str, command: list[str], *, env: dict[str, str], **_more: object) -> None:
+        given = [word.rpartition("=")[2] for word in command if "port=" in word and not word.endswith("=0")]
+        given.append(env["DASHBOARD_METRIC_PORT"])
+        assert sorted(given) == [str(port) for port in range(20_000, 20_000 + asked[0])]
+        raise FailedPrecondition("seen")
+
+    monkeypatch.setattr(module, "free_ports", ports)
+    monkeypatch.setattr(module.Process, "start", start)
+    with pytest.raises(FailedPrecondition, match="seen"):
+        module.start_ray_cluster("east", tmp_path / "east")
+    assert len(asked) == 1
