@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -213,21 +213,25 @@ class Pulls:
         begun: dict[int, Running] = {}
         if shard is None or self.refusing:
             return begun
-        rooms: dict[str, _Room] = {}
+        groups: dict[str, list[Item]] = {}
         for item in items:
-            name = item.deployment
-            if any(one.queues.waits(name) for one in self._shards.values()):  # those before it
-                continue
-            room = rooms[name] if name in rooms else rooms.setdefault(name, self._room(name))
-            if not room.able:
-                continue
-            puller = room.next()
-            running = begin_new(shard, item, room.places, puller.replica, puller.process, room.ahead)
-            if running is not None:
-                room.give(puller, running)
-                running.then = partial(self._started, shard, {running: puller})
-                begun[item.number] = running
+            groups.setdefault(item.deployment, []).append(item)
+        for deployment, group in groups.items():
+            room = self._room(deployment)
+            waits = any(one.queues.waits(deployment) for one in self._shards.values())  # what came before them
+            if room.able and not waits:
+                begun.update(begin_new(shard, group, partial(self._take_new, shard, deployment, room)))
         return begun
+
+    def _take_new(self, shard: Shard, deployment: str, room: _Room) -> Running | None:
+        if not room.able:
+            return None
+        puller = room.next()
+        running = shard.take(deployment, room.places, puller.replica, puller.process, room.ahead)
+        if running is not None:
+            room.give(puller, running)
+            running.then = partial(self._started, shard, {running: puller})
+        return running
 
     def stop(self, replica: str, item: str, attempt: int, reason: str) -> None:
         puller = self._pullers.get(replica)
@@ -312,15 +316,21 @@ class Pulls:
             puller.send(work_bytes(item, item_id, shard.clock.now(), request))
 
 
-def begin_new(shard: Shard, item: Item, places: int, replica: str, process: str, ahead: int = 0) -> Running | None:
-    """Claims an item that has not waited, where nothing waits. None: it may not start, and is to wait."""
-    shard.queues.add(item)
-    running = shard.take(item.deployment, places, replica, process, ahead)
-    if running is None:
-        shard.queues.remove(item.number)
-    else:
-        running.item = item
-    return running
+def begin_new(shard: Shard, items: Sequence[Item], take: Callable[[], Running | None]) -> dict[int, Running]:
+    """Claims of items that have not waited, where nothing waits, those whose turn it is until `take` has no place for
+    another. By number; the others are to wait."""
+    new = {item.number: item for item in items}
+    begun: dict[int, Running] = {}
+    try:
+        for item in items:
+            shard.queues.add(item, trial=True)
+        while len(begun) < len(new) and (running := take()) is not None:
+            number = running.item.number
+            running.item, begun[number] = new[number], running
+    finally:  # nothing may hand out what is not in the journal
+        for number in new.keys() - begun.keys():
+            shard.queues.remove(number)
+    return begun
 
 
 def _order(puller: Puller) -> tuple[bool, float]:

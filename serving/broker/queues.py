@@ -72,8 +72,9 @@ class Queues:
     def counters(self, deployment: str) -> Counters:
         return self._counters.setdefault(deployment, Counters())
 
-    def add(self, item: Item) -> None:
-        self._queue(item.deployment).add(self._waiting(item), self._now())
+    def add(self, item: Item, *, trial: bool = False) -> None:
+        """`trial`: see `WaitingQueue.add`."""
+        self._queue(item.deployment).add(self._waiting(item), self._now(), trial=trial)
 
     def recovered(
         self, deployment: str, number: int, tenant: str, priority: int, submitted: float, deadline: float | None,

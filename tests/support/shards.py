@@ -7,6 +7,7 @@ import contextlib
 import shutil
 import sqlite3
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,14 +96,11 @@ class HeldShard:
     def begin(self, journal: str, items: Sequence[Item]) -> dict[int, Running]:
         """Those that `takes` has room for."""
         assert journal == self.shard.name
-        begun: dict[int, Running] = {}
-        for item in items:
-            if self.takes is None or self.shard.queues.waits(item.deployment):
-                continue
-            running = begin_new(self.shard, item, 1000, *self.takes)
-            if running is not None:
-                self._expect(running)
-                begun[item.number] = running
+        if self.takes is None or self.shard.queues.waits("it"):
+            return {}
+        begun = begin_new(self.shard, items, partial(self.shard.take, "it", 1000, *self.takes))
+        for running in begun.values():
+            self._expect(running)
         return begun
 
     def stop(self, replica: str, item: str, attempt: int, reason: str) -> None:

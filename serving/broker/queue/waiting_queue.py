@@ -32,6 +32,7 @@ class WaitingQueue:
         self._long = Lane(settings, self._queued)
         self._long_numbers: set[int] = set()  # of those that wait
         self._taken: dict[int, Lane] = {}
+        self._trials: set[int] = set()  # of those that wait
         self._expired: dict[int, Waiting] = {}  # out of their lanes, until `expire` hands them out
         self._expected = Quantiles()
         self._submitted = _Lowest()
@@ -62,15 +63,21 @@ class WaitingQueue:
         """How many items of each tenant wait; a view, tenants without any are not in it."""
         return MappingProxyType(self._tenants)
 
-    def add(self, item: Waiting, now: float) -> None:
+    def add(self, item: Waiting, now: float, *, trial: bool = False) -> None:
         """Also for one that goes back to the queue: it keeps its `submitted`. Raises `InvalidArgument`, and
-        `AlreadyExists` for an item that waits, or was taken and not released."""
+        `AlreadyExists` for an item that waits, or was taken and not released.
+
+        `trial`: unless it is taken, it is removed at once and added later; the median knows it from then on.
+        """
         item.check()
         if item.number in self._queued or item.number in self._expired or item.number in self._taken:
             raise AlreadyExists(f"item {item.number} is in the queue, or was taken from it and not released")
         self._go_on(now)
         long = self._is_long(item)
-        self._expected.add(item.expected_s)
+        if trial:
+            self._trials.add(item.number)
+        else:
+            self._expected.add(item.expected_s)
         if long:
             self._long_numbers.add(item.number)
         else:
@@ -106,6 +113,8 @@ class WaitingQueue:
         if lane is None:
             return None
         item = lane.take(self._now)
+        if item.number in self._trials:
+            self._expected.add(item.expected_s)
         self._forget(item)
         lane.running += 1
         self._long_last = lane is self._long
@@ -153,6 +162,7 @@ class WaitingQueue:
     def _forget(self, item: Waiting) -> None:
         """Of the counts of those that wait."""
         self._long_numbers.discard(item.number)
+        self._trials.discard(item.number)
         self._bytes -= item.size_bytes
         if self._submitted.remove(item.submitted):
             waiting = chain(self._queued.values(), self._expired.values())

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
+
+import pytest
 
 from serving.broker.items import State
+from serving.broker.queue import DEFAULT, HIGH, LOW
+from serving.broker.sketch import Quantiles
 from tests.support.handed import BODY, Handed, sent
 
 
@@ -51,6 +56,66 @@ async def test_each_of_one_write_has_a_place_or_waits(handed: Handed) -> None:
     queue = handed.held.shard.queues.by_deployment["it"]
     assert (len(queue), queue.running) == (2, 3)
     assert handed.held.shard.queues.counters("it").submitted == 5
+
+
+async def started_of_one_write(handed: Handed, *wanted: dict[str, Any]) -> list[int]:
+    """Which of them a replica gets at once, in order of their numbers: 1 is the first."""
+    (puller,) = handed.pulls.pullers
+    await handed.held.clients.submit([(handed.held.item(size_bytes=len(BODY), **one), BODY) for one in wanted])
+    await handed.held.settle()
+    return sorted(int(name.rpartition(".")[2]) for name in sent(puller))
+
+
+async def test_of_one_write_the_highest_class_has_the_place(handed: Handed) -> None:
+    handed.replica("r", 1)
+    assert await started_of_one_write(handed, {"priority": LOW}, {"priority": DEFAULT}, {"priority": HIGH}) == [3]
+    queue = handed.held.shard.queues.by_deployment["it"]
+    assert (len(queue), queue.running) == (2, 1)
+
+
+async def test_of_one_write_the_earliest_deadline_has_the_place(handed: Handed) -> None:
+    handed.replica("r", 1)
+    now = handed.held.clock.now()
+    assert await started_of_one_write(handed, {"deadline": now + 90}, {"deadline": now + 60}, {}) == [2]
+
+
+async def test_tenants_share_the_places_for_one_write(handed: Handed) -> None:
+    handed.replica("r", 4)
+    wanted = [{"tenant": "a"}] * 8 + [{"tenant": "b"}] * 2
+    assert await started_of_one_write(handed, *wanted) == [1, 2, 9, 10]
+
+
+async def test_the_rest_of_one_write_goes_in_its_order(handed: Handed) -> None:
+    puller = handed.replica("r", 1)
+    assert await started_of_one_write(handed, {"priority": LOW}, {"priority": HIGH}, {"priority": DEFAULT}) == [2]
+    for number in (3, 1):
+        handed.pulls.add_credits(puller, 1)
+        await handed.hand_out(0)
+        assert sent(puller)[-1] == f"j1.{number}"
+
+
+async def test_each_item_counts_once_in_the_median_of_predictions(
+    handed: Handed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is long is judged by it, whether items start at once, wait, or find no place at the first try."""
+    counted: list[float] = []
+    add = Quantiles.add
+    queue = handed.held.shard.queues._queue("it")
+
+    def heard(quantiles: Quantiles, seconds: float) -> None:
+        if quantiles is queue._expected:
+            counted.append(seconds)
+        add(quantiles, seconds)
+
+    monkeypatch.setattr(Quantiles, "add", heard)
+    handed.replica("r", 3)
+    handed.held.shard._paused_until = handed.held.clock.monotonic() + 1  # the disk did not take a start
+    assert await started_of_one_write(handed, {"expected_s": 6.0}) == []
+    assert counted == [6]
+    handed.held.clock.advance(2)
+    await handed.hand_out(0)
+    assert await started_of_one_write(handed, *({"expected_s": float(number)} for number in range(1, 6))) == [1, 2, 3]
+    assert sorted(counted) == [1, 2, 3, 4, 5, 6]
 
 
 async def test_what_is_not_kept_is_not_started(handed: Handed) -> None:
