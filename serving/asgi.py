@@ -49,7 +49,7 @@ class HttpServer:
             access_log=False,
             server_header=False,
             proxy_headers=False,  # nobody asks who the client is
-            timeout_keep_alive=int(self._keep_alive_s),
+            timeout_keep_alive=self._keep_alive_s,  # type: ignore[arg-type] # handed on to a timer
             http=_Protocol,
             ws="none",  # whoever asks for WebSockets is answered over HTTP
             **options,
@@ -247,6 +247,7 @@ class _Protocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._idle_since = None
         self.scope["extensions"] = {CONNECTION: {"connection": self._connection}}
         if not self._in_head:  # not the first one of its connection
             self._in_head, self._head_bytes = True, 0
@@ -273,12 +274,14 @@ class _Protocol(HttpToolsProtocol):
         if self.pipeline:
             self._start_asgi_task(*self.pipeline.pop())
             return
+        if self._in_head:  # of the next one, which has a timer of its own
+            return
         self._idle_since = self.loop.time()
         if self._idle_timer is None:
             self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._end_idle)
 
     def _unset_keepalive_if_required(self) -> None:
-        self._idle_since = None
+        """Not for any byte: only where a head begins is there another timer."""
 
     def _end_idle(self) -> None:
         self._idle_timer = None
