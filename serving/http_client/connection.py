@@ -52,6 +52,7 @@ class Connection(asyncio.Protocol):
         self._heard = 0.0
         self._silence_s = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self._looks_at = 0.0  # when the timer ends: one of uvloop's that is due does not know
 
     # ------------------------------------------------------------------------------------------------ asking
 
@@ -93,9 +94,10 @@ class Connection(asyncio.Protocol):
     def _look_at(self, when: float) -> None:
         """Then, or sooner: the timer of an earlier request stays, as one for each would cost more than all the rest."""
         if self._timer is not None:
-            if self._timer.when() <= when:
+            if self._looks_at <= when:
                 return
             self._timer.cancel()
+        self._looks_at = when
         self._timer = self._loop.call_at(when, self._look)
 
     def _look(self) -> None:
