@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from functools import cache
+from functools import cache, partial
 from typing import Any, Final
 from urllib.parse import parse_qsl
 
@@ -127,7 +127,7 @@ class GatewayApp:
         """Ends what runs: streams with an error event, other answers with an error, or broken off."""
         if len(self._cuts):
             _LOG.warning("requests are cut off, as the drain timeout is over", running=len(self._cuts))
-        self._cuts.all(f"this {self._called} ends, its drain timeout is over; send the request again", Unavailable)
+        self._cuts.all(f"this {self._called} ends, its drain timeout is over; send the request again")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -192,7 +192,7 @@ class GatewayApp:
         if self._gate is not None and not path.startswith(KSERVE_HEALTH):
             call.key = self._gate.holder(scope["headers"])
         refuse = self._refusal(wire, leaving=self.refusing)
-        admitted = lambda request: self._admitted(call, wire, request)  # noqa: E731
+        admitted = partial(self._admitted, call, wire)
         return Terms(refuse, self.draining, cut, self._allowed(call), admitted, call.ask)
 
     async def _answer_later(self, call: Call, wire: Wire, scope: Scope) -> None:
@@ -267,7 +267,7 @@ class GatewayApp:
 
     async def _run(self, found: Asked, request: Request, asking: Asking, session: str, wire: Wire) -> None:
         """A semantic cache is asked as the first model's."""
-        generate = lambda: self._generated(found, request, session, wire)  # noqa: E731
+        generate = partial(self._generated, found, request, session, wire)
         with self._cuts.one() as cut:
             await wire.unless_gone(self._caching.answer(request, asking, wire, generate), cut)
 

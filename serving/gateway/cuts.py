@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from types import TracebackType
 
-from serving.errors import MeshError
+from serving.errors import MeshError, Unavailable
 
 
 class Cuts:
@@ -21,10 +21,11 @@ class Cuts:
         """A context manager around a request; gives what is set when it is cut off."""
         return _Cut(self._running)
 
-    def all(self, why: str, error: type[MeshError]) -> None:
+    def all(self, why: str) -> None:
+        """Each is told that this is unavailable."""
         for cut in self._running:
             if not cut.done():
-                cut.set_result(error(why))
+                cut.set_result(Unavailable(why))
 
 
 class _Cut:
