@@ -12,7 +12,7 @@ from typing import Any
 
 from keeper.config import KeeperConfig, from_mapping, load
 from keeper.process import Keeper
-from serving.errors import InvalidArgument, MeshError
+from serving.errors import Internal, InvalidArgument, MeshError
 from serving.observe.logging import configure_logging
 
 EXIT_OK = 0
@@ -51,12 +51,15 @@ async def _run(config: KeeperConfig) -> None:
     try:
         await asyncio.wait([running, asked], return_when=asyncio.FIRST_COMPLETED)
     finally:
+        was_asked = asked.done()
         for task in (running, asked):
             task.cancel()
         results = await asyncio.gather(running, asked, return_exceptions=True)
         await keeper.stop()
     if isinstance(results[0], Exception):
         raise results[0]
+    if not was_asked:
+        raise Internal(f"keeper {keeper.id} ended though nobody asked it to: start it again")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -145,8 +145,10 @@ class Keeper:
             await asyncio.wait(parts, return_when=asyncio.FIRST_EXCEPTION)
         finally:
             await cancel_and_wait(*parts)
-        for part in parts:
-            part.result()
+        failed = [part.exception() for part in parts if part.done() and not part.cancelled()]
+        for error in failed:  # a cancelled part only followed the one that failed
+            if error is not None:
+                raise error
 
     async def _resign(self) -> None:
         """Gives the key in the election back; where the store is away, the lease's end does it."""
