@@ -12,7 +12,8 @@ from keeper.config import KeeperConfig
 from keeper.constraints import Neighbour
 from keeper.events import Events
 from keeper.mirror import Mirror
-from keeper.picture import AppState, Touched, Versioned
+from keeper.own_apps import is_kept_name
+from keeper.picture import AppState, Picture, Touched, Versioned
 from keeper.plan import plan
 from keeper.world import World, neighbours, specs
 from serving._proto import records_pb2 as pb
@@ -23,6 +24,7 @@ from serving.store.keys import AppKey
 
 _log = logging.getLogger("keeper.reconciler")
 MAX_TOMBSTONES = 500
+MAX_OWN_TOMBSTONES = 100  # of applications of single batches, which come and go, and whose names never come again
 STALE_RETRY_S = 0.2
 
 
@@ -119,17 +121,28 @@ class Reconciler:
                 self._controller.wake(key)
 
     async def _prune_tombstones(self) -> None:
-        buried: list[tuple[int, str, Versioned[pb.Placement]]] = []
-        for app in self._mirror.picture.apps.values():
-            for uid, tombstone in app.tombstones.items():
-                if app.spec is None or app.spec.value.uid != uid:
-                    buried.append((tombstone.mod_revision, keys.deleted(app.key, uid), tombstone))
-        for _, key, tombstone in sorted(buried, key=lambda item: item[:2])[: max(0, len(buried) - MAX_TOMBSTONES)]:
+        for key, tombstone in surplus_tombstones(self._mirror.picture):
             change = Change()
             change.delete(key, tombstone)
             revision = await commit(self._client, change, fence=self._fence)
             if revision is not None:
                 self._mirror.committed(change, revision)
+
+
+def surplus_tombstones(picture: Picture) -> list[tuple[str, Versioned[pb.Placement]]]:
+    """The oldest ones beyond what is kept, with their keys. Pure. Those of batches do not push out those of users."""
+    users: list[tuple[int, str, Versioned[pb.Placement]]] = []
+    own: list[tuple[int, str, Versioned[pb.Placement]]] = []
+    for app in picture.apps.values():
+        for uid, tombstone in app.tombstones.items():
+            if app.spec is None or app.spec.value.uid != uid:
+                of = own if is_kept_name(app.key.name) else users
+                of.append((tombstone.mod_revision, keys.deleted(app.key, uid), tombstone))
+    return [
+        (key, tombstone)
+        for buried, most in ((users, MAX_TOMBSTONES), (own, MAX_OWN_TOMBSTONES))
+        for _, key, tombstone in sorted(buried, key=lambda item: item[:2])[: max(0, len(buried) - most)]
+    ]
 
 
 def not_yet(mirror: Mirror, config: KeeperConfig, clock: Clock) -> Outcome | None:
