@@ -54,7 +54,8 @@ class OwnBatches:
 class Sight:
     """What a plan reads: the batches of mode `own` that no runner has ended, and every application.
 
-    `unreadable`: batches with a damaged record; what runs of them stays. `salt` makes the uids of new applications, and
+    `doubtful`: batches that are not among them and may yet be, because a record is damaged or the store lacks what it
+    held; what runs of them stays. `salt` makes the uids of new applications, and
     is another one each time.
     """
 
@@ -63,7 +64,7 @@ class Sight:
     world: World
     salt: str
     remembered: Mapping[AppKey, AppState] = field(default_factory=dict)
-    unreadable: frozenset[Name] = frozenset()
+    doubtful: frozenset[Name] = frozenset()
 
 
 def is_kept_name(name: str) -> bool:
@@ -122,7 +123,7 @@ def removals(sight: Sight) -> list[Change]:
     changes = []
     for app in sight.apps.values():
         name = batch_of(app)
-        if name is None or name in sight.unreadable:
+        if name is None or name in sight.doubtful:
             continue
         batch = sight.batches.get(name)
         if batch is not None and not is_over(batch, sight.world.now_s):
@@ -185,19 +186,31 @@ class _Crowd:
         self.specs = list(sight.world.specs)
         self._total = 0
         self._by_namespace: dict[str, int] = {}
+        self._refused: dict[str, str] = {}  # namespaces that get no more in this plan: it only adds
         for app in sight.apps.values():
             if batch_of(app) is not None:
                 self._count(app.key.namespace)
 
-    def refusal(self, spec: records_pb2.ApplicationSpec, world: World) -> str:
-        """Why no application of this spec is made now; "" if one may be."""
+    def refusal(self, batch: Name, world: World) -> str:
+        """Why the batch gets no application now; "" if it may have one. All batches ask for the same, so that one
+        refusal is good for all of the namespace that still wait."""
+        namespace = batch[0]
+        if namespace not in self._refused:
+            reason = self._refusal(spec_of(batch, self.settings), world)
+            if not reason:
+                return ""
+            self._refused[namespace] = f"waits for an application of its own: {reason}"
+        return self._refused[namespace]
+
+    def _refusal(self, spec: records_pb2.ApplicationSpec, world: World) -> str:
         most, here = self.settings.most, self.settings.most_per_namespace
+        if most == 0 or here == 0:
+            return "this mesh makes none (`batch_own` of its keepers); cancel this batch and order it with mode shared"
         if self._by_namespace.get(spec.namespace, 0) >= here:
-            return f"waits for an application of its own: {here} batches of {spec.namespace} have one, the most at once"
+            return f"{here} batches of {spec.namespace} have one, the most at once"
         if self._total >= most:
-            return f"waits for an application of its own: {most} batches have one, the most at once"
-        reason = exceeded(spec, self.specs, world.quotas)
-        return f"waits for an application of its own: {reason}" if reason else ""
+            return f"{most} batches have one, the most at once"
+        return exceeded(spec, self.specs, world.quotas)
 
     def add(self, spec: records_pb2.ApplicationSpec) -> None:
         self._count(spec.namespace)
@@ -218,11 +231,10 @@ def _wish(batch: Batch, sight: Sight, crowd: _Crowd) -> Change:
     if app.spec is not None:
         text = f"{key} is an application of somebody's, and has the name that this batch needs: delete it"
         return _noted(batch, Change(), "", text, sight.world.now_s)
-    spec = spec_of(batch.name, crowd.settings)
-    refusal = crowd.refusal(spec, sight.world)
+    refusal = crowd.refusal(batch.name, sight.world)
     if refusal:
         return _noted(batch, Change(), "", refusal, sight.world.now_s)
-    return _made(batch, app, spec, sight, crowd)
+    return _made(batch, app, spec_of(batch.name, crowd.settings), sight, crowd)
 
 
 def _made(batch: Batch, app: AppState, spec: records_pb2.ApplicationSpec, sight: Sight, crowd: _Crowd) -> Change:
@@ -254,7 +266,7 @@ def _state(batch: Batch, app: AppState, world: World) -> str:
     decision = app.decision.value if app.decision else None
     status = app.status.value if app.status else None
     phase, message = derive(app.spec.value, decision, status, world.liveness_by_name())
-    return "" if phase == records_pb2.READY else message
+    return "its runner is ready and has not taken it yet" if phase == records_pb2.READY else message
 
 
 def _noted(batch: Batch, change: Change, name: str, message: str, now_s: float, *, at_once: bool = False) -> Change:

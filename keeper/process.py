@@ -89,6 +89,7 @@ class Keeper:
                 ("clock", self.mirror.run_clock()),
                 ("verifier", self.mirror.run_verifier()),
                 ("restorer", self._restorer.run()),
+                ("own-batches", self._own.run()),
                 ("routes", self._routes.run()),
                 ("election", self._stand()),
                 ("keys", self._keys.run()),

@@ -18,6 +18,7 @@ from serving._proto import keeper_pb2 as api
 from serving._proto import keeper_pb2_grpc as rpc
 from serving._proto import records_pb2 as pb
 from serving.config import EtcdConfig
+from serving.local.etcd import EtcdCluster
 from serving.local.process import Process
 from serving.store import EtcdClient, Lease, keys
 from serving.store.keys import AppKey
@@ -230,3 +231,12 @@ class Bench:
 
 def name_of(key: AppKey = SHOP) -> api.ApplicationName:
     return api.ApplicationName(namespace=key.namespace, name=key.name)
+
+
+async def wipe(etcd: EtcdCluster) -> None:
+    def work() -> None:
+        etcd.kill()
+        etcd.wipe()
+        etcd.start()
+
+    await asyncio.to_thread(work)

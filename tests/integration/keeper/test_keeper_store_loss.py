@@ -9,7 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
-from keeper_harness import SHOP, Bench, eventually, name_of, spec
+from keeper_harness import SHOP, Bench, eventually, name_of, spec, wipe
 
 from serving._proto import keeper_pb2 as api
 from serving._proto import records_pb2 as pb
@@ -35,15 +35,6 @@ async def deployed(bench: Bench, stub: Any, revisions: int = 3) -> str:
 
     await eventually(remembered)
     return uid
-
-
-async def wipe(etcd: EtcdCluster) -> None:
-    def work() -> None:
-        etcd.kill()
-        etcd.wipe()
-        etcd.start()
-
-    await asyncio.to_thread(work)
 
 
 async def stored(bench: Bench, key: AppKey = SHOP) -> dict[str, bytes]:

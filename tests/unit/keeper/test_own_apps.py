@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +26,7 @@ from keeper.own_apps import (
     wishes,
 )
 from keeper.picture import AppState, Versioned
-from keeper.quota import Limit, Quotas
+from keeper.quota import Limit, Quotas, exceeded
 from keeper.revisions import mark_deleting
 from keeper.world import World
 from serving._proto import batch_pb2, records_pb2
@@ -54,13 +55,13 @@ class Store:
         self.revision = 100
         self.uids: list[str] = []
         self.settings = OwnBatches()
-        self.unreadable: frozenset[Name] = frozenset()
+        self.doubtful: frozenset[Name] = frozenset()
         self._world = world
 
     def sight(self) -> Sight:
         specs = [app.spec.value.spec for app in self.apps.values() if app.spec and not app.spec.value.deleting]
         world = World(self.now_s, (simple("east", 8),), (), tuple(specs), **self._world)
-        return Sight(self.batches, self.apps, world, f"salt-{self.revision}", unreadable=self.unreadable)
+        return Sight(self.batches, self.apps, world, f"salt-{self.revision}", doubtful=self.doubtful)
 
     def look(self, *, cut: int = 1 << 30) -> list[Change]:
         """One look, of which the first `cut` transactions are made: what a keeper does before it is killed."""
@@ -171,12 +172,14 @@ def test_an_application_goes_when_its_batch_has_ended(state: batch_pb2.BatchStat
     assert store.look() == []
 
 
-def test_of_a_damaged_batch_nothing_is_taken_away() -> None:
+def test_a_batch_that_may_come_back_keeps_its_application() -> None:
     batch = own()
     store = Store(batch)
     store.look()
-    store.batches, store.unreadable = {}, frozenset({batch.name})
+    store.batches, store.doubtful = {}, frozenset({batch.name})
     assert store.look() == []
+    store.doubtful = frozenset()
+    assert len(store.look()) == 1
 
 
 @pytest.mark.parametrize(
@@ -256,6 +259,51 @@ def test_a_quota_holds_for_it_as_for_every_application() -> None:
     store.look()
     assert set(store.apps) == {app_key(first.name)}
     assert "quota of namespace default" in store.message(second)
+
+
+def test_a_mesh_that_makes_none_says_so() -> None:
+    batch = own()
+    store = Store(batch)
+    store.settings = OwnBatches(most=0)
+    store.look()
+    assert "this mesh makes none" in store.message(batch)
+    assert store.apps == {}
+
+
+def test_a_quota_is_counted_once_for_all_that_wait_in_a_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = [own(n, namespace=space, created=T0 + n) for n in range(50) for space in ("a", "b")]
+    store = Store(*batches, quotas=Quotas(default=Limit(cpus=1.0)))
+    counted: list[str] = []
+
+    def counting(spec: records_pb2.ApplicationSpec, *others: Any) -> str:
+        counted.append(spec.namespace)
+        return exceeded(spec, *others)
+
+    monkeypatch.setattr("keeper.own_apps.exceeded", counting)
+    store.look()
+    assert len(store.apps) == 4
+    assert Counter(counted) == {"a": 3, "b": 3}  # two that were made and one refusal, of each
+    assert all("quota of namespace" in store.message(one) for one in batches[4:])
+
+
+def test_a_ready_runner_that_does_not_take_its_batch_is_told() -> None:
+    batch = own()
+    store = Store(batch)
+    store.look()
+    app = store.apps[app_key(batch.name)]
+    assert app.spec is not None
+    app.decision = Versioned(decision("east", app.spec.value), 1)
+    spec_is = app.spec.value
+    ready = records_pb2.ApplicationStatus(uid=spec_is.uid, cluster="east", generation=1, phase=records_pb2.READY)
+    ready.revision = ready.serving_revision = spec_is.revision
+    app.status = Versioned(ready, 1)
+    store.now_s += NOTE_PERIOD_S
+    store.look()
+    assert "ready and has not taken it" in store.message(batch)
+    store.change(batch.name, claim=CLAIM)
+    store.now_s += NOTE_PERIOD_S
+    store.look()
+    assert store.message(batch) == ""
 
 
 def test_notes_are_not_written_as_often_as_reasons_change() -> None:
