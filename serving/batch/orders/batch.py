@@ -1,4 +1,4 @@
-"""A batch as its four records say it: order, cancel, claim, status; and what may happen to it next. Pure."""
+"""A batch as its five records say it: order, cancel, claim, status, application; and what may happen next. Pure."""
 
 from __future__ import annotations
 

@@ -79,8 +79,9 @@ class BatchUsage(TypedDict):
 class BatchObject(TypedDict):
     """A batch. Times are unix seconds, None where that has not happened.
 
-    The last five are extensions: `application` is its own one, in mode `own`, and `message` what it waits for;
-    `attempts` at its lines broke one after the other without progress, the last one by `last_failure`.
+    The last five are extensions: `application` is its own one, in mode `own` (still named when the batch has ended and
+    it is gone), and `message` what it waits for; `attempts` at its lines broke one after the other without progress,
+    the last one by `last_failure`.
     """
 
     id: str
