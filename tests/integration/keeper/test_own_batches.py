@@ -348,6 +348,21 @@ async def test_a_wiped_store_takes_no_application_of_a_batch(bench: Bench, etcd:
         assert (after.uid, after.deleting) == (before.uid, False)
 
 
+async def test_an_application_without_an_order_waits_for_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with inside(bench):
+        batch = await ordered(bench.client)
+        await made(bench.client, batch)
+    await bench.client.delete_prefix(keys.batch(*batch.name, ""))
+    async with inside(bench):  # which has never seen the order
+        later = await ordered(bench.client)
+        await made(bench.client, later)
+        after = await stored(bench.client, batch)
+        assert after is not None
+        assert not after.deleting
+        monkeypatch.setattr("keeper.own_reconciler.LOST_ORDER_GRACE_S", 0.0)
+        await gone(bench.client, batch)
+
+
 async def test_many_orders_are_looked_through_in_slices(bench: Bench) -> None:
     now, own = time.time(), set()
     puts = []
