@@ -76,6 +76,25 @@ class EtcdClient:
         """As `get_prefix`, without the values."""
         return (await self._listed(prefix, keys_only=True))[0]
 
+    async def get_newest(self, prefix: str, *, until: int, as_of: int) -> KeyValue | None:
+        """Of the keys whose last write, as of revision `as_of`, was at `until` or before: the newest.
+
+        None: there is none. Raises `RevisionGone` where revision `as_of` is compacted.
+        """
+        start, end = wire.range_of_prefix(prefix)
+        request = pb.RangeRequest(
+            key=start,
+            range_end=end,
+            limit=1,
+            revision=as_of,
+            max_mod_revision=until,
+            sort_order=pb.RangeRequest.DESCEND,
+            sort_target=pb.RangeRequest.MOD,
+        )
+        page = await self._calls.call(wire.RANGE, request, what=f"newest of {prefix}", repeat=True)
+        self._note(page.header)
+        return wire.key_value(page.kvs[0]) if page.kvs else None
+
     async def _listed(self, prefix: str, *, min_mod_revision: int = 0, keys_only: bool = False) -> tuple[Snapshot, int]:
         wanted = pb.RangeRequest(min_mod_revision=min_mod_revision, keys_only=keys_only)
         for attempt in range(_RELIST_ATTEMPTS):

@@ -10,7 +10,7 @@ from serving._proto import batch_pb2 as pb
 from serving.batch.orders.batch import CANCEL, ORDER, Batch, ends_at
 from serving.batch.orders.claims import read_batch
 from serving.batch.orders.known import KnownBatches
-from serving.errors import AlreadyExists, Conflict, ResourceExhausted
+from serving.errors import AlreadyExists, Conflict, NotFound, ResourceExhausted
 from serving.observe import get_logger
 from serving.stamps import stamp
 from serving.store import keys
@@ -66,9 +66,12 @@ class OrderBook:
         key = keys.batch(order.namespace, order.id, ORDER)
         for _ in range(_ATTEMPTS):
             found = await self.known.read(order.namespace)
-            there = found.batches.get(order.id)
-            if there is not None:
-                return _same(there, order), True
+            if order.id in found.batches:
+                try:
+                    return _same(await self.get(order.namespace, order.id), order), True
+                except NotFound:  # removed since, or a picture of another past
+                    self.known.forget(order.namespace)
+                    continue
             unfinished = [one.order for one in found.batches.values() if ends_at(one, now) is None]
             if len(unfinished) >= self._max_unfinished:
                 raise ResourceExhausted(

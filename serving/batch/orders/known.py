@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_left, insort
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from heapq import heapify, heappop, heappush
 from typing import Final
 
 from serving.batch.orders.batch import Batch, read_batches
 from serving.batch.store.reading import read_apart
 from serving.store import keys
 from serving.store.client import EtcdClient
+from serving.store.faults import RevisionGone
 from serving.store.types import KeyValue, Snapshot
 
 _MOST: Final = 20_000  # batches that are kept in memory, of some kilobytes each
+_SPARE: Final = 64  # entries of what is no more that a heap may have beside twice what is
 _LOOKS: Final = 3  # at keys that are removed all the time
 
 
@@ -43,10 +46,14 @@ class KnownBatches:
         self._followed.move_to_end(namespace)
         async with followed.lock:
             picture = await followed.look()
-        self._forget()
+        self._make_room()
         return picture
 
-    def _forget(self) -> None:
+    def forget(self, namespace: str) -> None:
+        """What is known of it is not so: the next call reads all anew."""
+        self._followed.pop(namespace, None)
+
+    def _make_room(self) -> None:
         held = sum(len(one.picture.batches) for one in self._followed.values())
         while held > self._most or len(self._followed) > self._most:
             held -= len(self._followed.popitem(last=False)[1].picture.batches)
@@ -68,6 +75,7 @@ class _Followed:
         self._revision = 0
         self._kvs: dict[str, dict[str, KeyValue]] = {}  # by batch and key
         self._count = 0
+        self._newest: list[tuple[int, str]] = []  # heap of (-revision, key), also of what was written or removed since
         self._changed: set[str] = set()  # batches that are to be decoded
         self._batches: dict[str, Batch] = {}
         self._oldest_first: list[tuple[int, str]] = []
@@ -75,6 +83,7 @@ class _Followed:
     async def look(self) -> Picture:
         """May be cancelled anywhere: the next one goes on."""
         if not self._revision or not await self._catch_up():
+            self._revision = 0
             found = await self._store.get_prefix(self._prefix)
             self._begin(found.cluster_id)
             self._put(found.kvs)
@@ -92,11 +101,18 @@ class _Followed:
             found, count = await self._store.get_written(self._prefix, after=self._revision)
             if not self._goes_on(found):
                 return False
+            try:
+                newest = await self._store.get_newest(self._prefix, until=self._revision, as_of=found.revision)
+            except RevisionGone:
+                return False
+            agrees = self._agrees_on(newest, {kv.key for kv in found.kvs})
             self._put(found.kvs)
-            self._revision = found.revision
             if count == self._count:
-                return True
+                self._revision = found.revision
+                return agrees
+            self._revision = 0  # a look that ends here has not found out: the next one reads all anew
             there = await self._store.get_versions(self._prefix)  # keys are gone: which ones, the others tell
+            self._revision = found.revision
             versions = {kv.key: kv.mod_revision for kv in there.kvs}
             if not self._goes_on(there) or not self._agrees(versions):
                 return False
@@ -111,14 +127,39 @@ class _Followed:
         known = {key: kv.mod_revision for parts in self._kvs.values() for key, kv in parts.items()}
         return all(known.get(key) == at for key, at in versions.items() if at <= self._revision)
 
+    def _newest_beside(self, written: Collection[str]) -> int:
+        """The revision at which the newest of the known keys was written, but for those; 0: there is no other."""
+        while self._newest:
+            revision, key = self._newest[0]
+            if key not in written and (known := self._known(key)) is not None and known.mod_revision == -revision:
+                return -revision
+            heappop(self._newest)
+        return 0
+
+    def _known(self, key: str) -> KeyValue | None:
+        return self._kvs.get(_batch_of(key), {}).get(key)
+
+    def _agrees_on(self, newest: KeyValue | None, written: Collection[str]) -> bool:
+        """As `_agrees`, by the newest of what was not written since, where no key is gone.
+
+        A store that was set back may have as many keys: some were lost, others made while it came back to our revision.
+        """
+        revision = self._newest_beside(written)
+        if newest is None:
+            return not revision
+        return newest.mod_revision == revision and newest == self._known(newest.key)
+
     def _put(self, kvs: Iterable[KeyValue]) -> None:
         for kv in kvs:
-            parsed = keys.parse_batch(kv.key)
-            name = parsed[1] if parsed is not None else ""  # what is no part of a batch counts, and is none
+            name = _batch_of(kv.key)
             parts = self._kvs.setdefault(name, {})
             self._count += kv.key not in parts
             parts[kv.key] = kv
+            heappush(self._newest, (-kv.mod_revision, kv.key))
             self._changed.add(name)
+        if len(self._newest) > 2 * self._count + _SPARE:
+            self._newest = [(-kv.mod_revision, key) for parts in self._kvs.values() for key, kv in parts.items()]
+            heapify(self._newest)
 
     def _drop(self, versions: Mapping[str, int]) -> None:
         """What is not there any more."""
@@ -144,6 +185,12 @@ class _Followed:
                 self._batches[name] = now
                 insort(self._oldest_first, _place(now))
         self._changed.clear()
+
+
+def _batch_of(key: str) -> str:
+    """What is no part of a batch counts among the keys, and is none: empty."""
+    parsed = keys.parse_batch(key)
+    return parsed[1] if parsed is not None else ""
 
 
 def _place(batch: Batch) -> tuple[int, str]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
+import shutil
 import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from serving.batch.orders import known
 from serving.batch.orders.batch import CANCEL, CLAIM, STATUS, Batch, read_batches
 from serving.batch.orders.book import OrderBook
 from serving.batch.orders.known import KnownBatches, Picture
+from serving.local.etcd import EtcdCluster
 from serving.stamps import stamp
 from serving.store import EtcdClient, keys
 from serving.store.records import encode
@@ -156,6 +159,106 @@ async def test_a_store_that_comes_back_empty_is_read_anew(own_etcd: StartEtcd, n
         assert ids((await batches.read(namespace)).newest_first) == ["batch_0100"]
     finally:
         await client.close()
+
+
+async def set_back(server: EtcdCluster, saved: Path) -> None:
+    """To what was saved, with the same cluster id."""
+    data = server.members[0].data_dir
+    server.stop()
+    shutil.rmtree(data)
+    shutil.copytree(saved, data)
+    server.start()
+
+
+async def save(server: EtcdCluster, saved: Path) -> None:
+    server.stop()
+    shutil.copytree(server.members[0].data_dir, saved)
+    server.start()
+
+
+async def revision_of(client: EtcdClient) -> int:
+    return (await client.status()).revision
+
+
+async def test_a_store_that_was_set_back_and_has_come_to_the_same_revision(
+    own_etcd: StartEtcd, namespace: str, tmp_path: Path
+) -> None:
+    server = own_etcd()
+    client = EtcdClient(server.config())
+    try:
+        other, now = "elsewhere", time.time()
+        gateway, beside = (OrderBook(client, max_unfinished=9) for _ in range(2))
+        old = order_of("batch_old", namespace=namespace, created=now)
+        await gateway.create(old, now)
+        await save(server, tmp_path / "saved")
+        lost = order_of("batch_lost", namespace=namespace, created=now)
+        await gateway.create(lost, now)
+        seen = (await gateway.known.read(namespace)).revision
+        await set_back(server, tmp_path / "saved")
+        assert await revision_of(client) < seen
+        anew = order_of("batch_anew", namespace=namespace, created=now)
+        assert (await beside.create(anew, now))[1] is False
+        while await revision_of(client) <= seen:
+            await put_status(client, other, "batch_1", 1)
+        assert {one.id for one in await gateway.of_namespace(namespace)} == {"batch_old", "batch_anew"}
+        assert (await gateway.create(lost, now))[1] is False, "it was lost, and is stored now"
+        await is_what_etcd_has_of(gateway, client, namespace)
+    finally:
+        await client.close()
+
+
+async def is_what_etcd_has_of(book: OrderBook, store: EtcdClient, namespace: str) -> None:
+    there = read_batches((await store.get_prefix(keys.batches(namespace))).kvs)
+    assert set((await book.known.read(namespace)).batches) == {name for _, name in there}
+
+
+async def test_whatever_happens_in_another_past_is_seen(own_etcd: StartEtcd, namespace: str, tmp_path: Path) -> None:
+    """As many keys, of the same names, written at other revisions."""
+    server = own_etcd()
+    client = EtcdClient(server.config())
+    try:
+        batches = KnownBatches(client)
+        names = [await put_order(client, namespace, number) for number in range(3)]
+        await put_status(client, namespace, names[0], 1)
+        await put_status(client, namespace, names[1], 1)
+        await save(server, tmp_path / "saved")
+        await put_status(client, namespace, names[0], 2)
+        await put_status(client, namespace, names[1], 2)
+        seen = (await batches.read(namespace)).revision
+        await set_back(server, tmp_path / "saved")
+        await put_status(client, namespace, names[0], 7)
+        while await revision_of(client) <= seen:
+            await put_status(client, "elsewhere", "batch_1", 1)
+        await put_status(client, namespace, names[1], 9)
+        await is_what_etcd_has(await batches.read(namespace), client, namespace)
+    finally:
+        await client.close()
+
+
+async def test_a_repeat_of_an_order_that_is_gone_orders_it_anew(store: EtcdClient, namespace: str) -> None:
+    """Whatever a gateway remembers: the order's key is read before a repeat is answered."""
+    book, now = OrderBook(store, max_unfinished=9), time.time()
+    order = order_of("batch_1", namespace=namespace, created=now)
+    await book.create(order, now)
+    stale = await book.known.read(namespace)
+    await remove(store, keys.batch(namespace, order.id, ""))
+
+    class Stale(KnownBatches):
+        """Shows the old picture until it is told that it is wrong."""
+
+        async def read(self, namespace: str) -> Picture:
+            return stale if not self.told else await super().read(namespace)
+
+        told = False
+
+        def forget(self, namespace: str) -> None:
+            self.told = True
+            super().forget(namespace)
+
+    book.known = Stale(store)
+    assert (await book.create(order, now))[1] is False
+    assert (await book.create(order, now))[1] is True
+    assert (await book.get(namespace, order.id)).order == order
 
 
 async def test_a_book_shows_each_order_at_once(store: EtcdClient, namespace: str) -> None:
