@@ -50,6 +50,9 @@ class Script:
     published: list[tuple[str, Halt | None]] = field(default_factory=list)
     unpublished: list[str] = field(default_factory=list)
 
+    def runs(self, batch_id: str) -> None:
+        """Called in the thread of each job that runs: what else is to happen then."""
+
 
 class ScriptedJob:
     def __init__(self, order: pb.BatchOrder, script: Script) -> None:
@@ -69,6 +72,7 @@ class ScriptedJob:
             tell(Counts(10, self._script.done, 0, 40, 20, 0))
             raise Unavailable(self._script.stumble)
         tell(Counts(10, self._script.done, 0, 40, 20, 0))
+        self._script.runs(self._id)
         while not self._script.go.wait(0.02):
             if stop.is_set() and not self._script.deaf:
                 self._script.stopped.append(self._id)

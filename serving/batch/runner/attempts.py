@@ -17,6 +17,7 @@ from serving.errors import MeshError, ResourceExhausted, StoreUnavailable, Unava
 _REST: Final = Backoff(first_s=2.0, limit_s=600.0, jitter=0.0)  # claims are compared: several may come at once
 _HERE: Final = Backoff(first_s=2.0, limit_s=120.0, jitter=0.3)
 _RUNNER_DIED: Final = "the runner ended in the middle of it"
+_DIED: Final = 2  # runners under a batch, until it is tried alone
 Name = tuple[str, str]  # namespace, id
 
 
@@ -58,6 +59,17 @@ def rests_until(batch: Batch) -> float:
     if batch.cancel is not None:
         ends = min(ends, seconds(batch.cancel.asked_at))
     return min(until, ends) if at < ends else until
+
+
+def goes_alone(status: pb.BatchStatus | None, max_attempts: int, *, under_way: bool = False) -> bool:
+    """Whether its last attempts ended with their runners: it is tried with nothing beside it that it could take along.
+
+    It may as well be a batch that ran beside the one at fault: alone it gets further, and is among others again. The
+    first such end may have any reason. `under_way`: the last attempt that is counted is the one that runs.
+    """
+    if status is None or status.last_failure:
+        return False
+    return status.attempts - under_way >= max(1, min(_DIED, max_attempts - 1))
 
 
 class Rests:

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from serving.batch.orders.claims import claim
-from serving.batch.runner.attempts import Rests, reason_of
+from serving.batch.runner.attempts import Rests, goes_alone, reason_of
 from serving.batch.runner.board import Board, Name
 from serving.batch.runner.instruments import DONE, FAILED, RunnerInstruments
 from serving.batch.runner.job import Halt, MakeJob
 from serving.batch.runner.options import DEFAULT_MAX_ATTEMPTS
-from serving.batch.runner.schedule import PRESSES_S, Candidate, displaced, in_turn
+from serving.batch.runner.schedule import PRESSES_S, SLICE_S, Candidate, displaced, in_turn
 from serving.batch.runner.work import FindModels, Work
 from serving.control import Backoff
 from serving.errors import Conflict, FailedPrecondition, MeshError
@@ -175,17 +175,34 @@ class Runner:
         self._waiting_since = {name: self._waiting_since.get(name, now) for name in waiting}
         if self._refuses or not self._holds() or not self._board.fresh:
             return
-        if len(self._works) < self._identity.concurrency:
+        if self._has_room():
             await self._fill(candidates, used, now)
         elif all(work.stop.why is None for work in self._works.values()):  # else there will be room
             self._make_room(candidates, used, now)
 
+    def _has_room(self) -> bool:
+        most = self._identity.max_attempts
+        alone = any(goes_alone(work.claimed.status, most, under_way=True) for work in self._works.values())
+        return len(self._works) < self._identity.concurrency and not alone
+
     async def _fill(self, candidates: list[Candidate], used: dict[str, float], now: float) -> None:
         for one in in_turn(candidates, used):
-            if len(self._works) >= self._identity.concurrency:
+            if not self._has_room():
                 return
-            if one.key not in self._works and not self._rests.rests(one.key, self._board.get(one.key), now):
+            batch = self._board.get(one.key)
+            if batch is None or one.key in self._works or self._rests.rests(one.key, batch, now):
+                continue
+            if not self._works or not goes_alone(batch.status, self._identity.max_attempts):
                 await self._begin(one.key, now)
+            elif self._presses(one.key, now):  # another runner may be empty; this one is to be, before others come
+                self._make_empty(now)
+                return
+
+    def _make_empty(self, now: float) -> None:
+        for name, work in self._works.items():
+            if not work.finalizes and work.stop.why is None and now - work.begun_at >= SLICE_S:
+                _LOG.info("batch makes room for one that runs alone", batch=name[1], tenant=name[0])
+                self._ask(name, Halt.PUT_BACK)
 
     def _make_room(self, candidates: list[Candidate], used: dict[str, float], now: float) -> None:
         pressing = [one for one in candidates if one.running_since is not None or self._presses(one.key, now)]

@@ -7,7 +7,7 @@ import pytest
 from serving._proto import batch_pb2 as pb
 from serving.batch.checkpoint import DiskFull
 from serving.batch.orders.batch import Batch
-from serving.batch.runner.attempts import ModelAway, Rests, is_broken, rests_until, told
+from serving.batch.runner.attempts import ModelAway, Rests, goes_alone, is_broken, rests_until, told
 from serving.batch.store.content import StorageFull
 from serving.errors import DataLoss, StoreUnavailable, Unavailable
 from serving.stamps import stamp
@@ -52,6 +52,26 @@ def test_where_it_broke_it_is_left_to_others_for_longer() -> None:
     assert not rests.rests(NAME, broken(3, cancelled_at=T0 + 1), T0 + 1), "a cancel is heard at once"
     rests.keep(lambda _: False)
     assert not rests.rests(NAME, batch, everywhere)
+
+
+@pytest.mark.parametrize(
+    ("attempts", "most", "under_way", "alone"),
+    [
+        (0, 16, False, False),
+        (1, 16, False, False),  # a runner ends for many reasons
+        (2, 16, False, True),
+        (2, 16, True, False),  # the second attempt runs
+        (3, 16, True, True),
+        (1, 2, False, True),  # the last one that is run
+        (0, 1, False, False),
+        (1, 1, True, False),
+    ],
+)
+def test_whose_runners_died_goes_alone(attempts: int, most: int, under_way: bool, alone: bool) -> None:
+    assert goes_alone(pb.BatchStatus(attempts=attempts), most, under_way=under_way) is alone
+    told_of = pb.BatchStatus(attempts=attempts, last_failure="the disk of the file store is full")
+    assert not goes_alone(told_of, most, under_way=under_way), "its runner lived to tell"
+    assert not goes_alone(None, most)
 
 
 def test_what_it_waits_for_makes_it_rest_here_only() -> None:
