@@ -25,6 +25,14 @@ _FORGOTTEN_S: Final = 8 * HALF_LIFE_S
 Name = tuple[str, str]  # namespace, id
 
 
+def _prefix(namespaces: Collection[str], batch_id: str) -> str:
+    """Of the keys that can matter: each status of a running batch, every second, goes to all that follow it."""
+    if len(namespaces) != 1:
+        return keys.BATCHES
+    (namespace,) = namespaces
+    return keys.batch(namespace, batch_id, "") if batch_id else keys.batches(namespace)
+
+
 class Board:
     """From `start` to `close`, the last picture while etcd is away. Belongs to one event loop."""
 
@@ -42,7 +50,7 @@ class Board:
         `on_change` hears of each batch that has changed, and must be quick.
         """
         self._runner = runner
-        self._cache = PrefixCache(client, keys.BATCHES)
+        self._cache = PrefixCache(client, _prefix(namespaces, batch_id))
         self._namespaces = namespaces
         self._batch_id = batch_id
         self._on_change = on_change
