@@ -44,8 +44,7 @@ class KnownBatches:
         """Raises `StoreUnavailable`."""
         followed = self._followed.setdefault(namespace, _Followed(self._store, namespace))
         self._followed.move_to_end(namespace)
-        async with followed.lock:
-            picture = await followed.look()
+        picture = await followed.join()
         self._make_room()
         return picture
 
@@ -63,7 +62,8 @@ class _Followed:
     """One namespace."""
 
     def __init__(self, store: EtcdClient, namespace: str) -> None:
-        self.lock = asyncio.Lock()
+        self._looking: asyncio.Task[Picture] | None = None
+        self._next: asyncio.Task[Picture] | None = None  # which whoever comes now may share
         self.picture = Picture({}, (), 0)
         self._store = store
         self._namespace = namespace
@@ -80,8 +80,21 @@ class _Followed:
         self._batches: dict[str, Batch] = {}
         self._oldest_first: list[tuple[int, str]] = []
 
-    async def look(self) -> Picture:
-        """May be cancelled anywhere: the next one goes on."""
+    async def join(self) -> Picture:
+        """What the first look finds, or raises, that begins after this call; all that wait for it share that."""
+        if self._next is None:
+            self._next = asyncio.create_task(self._look_after(self._looking), name="look at batches")
+            self._next.add_done_callback(_heard)
+        return await asyncio.shield(self._next)
+
+    async def _look_after(self, before: asyncio.Task[Picture] | None) -> Picture:
+        if before is not None:
+            await asyncio.wait({before})
+        self._looking, self._next = self._next, None
+        return await self._look()
+
+    async def _look(self) -> Picture:
+        """May be cut off anywhere: the next one goes on."""
         if not self._revision or not await self._catch_up():
             self._revision = 0
             found = await self._store.get_prefix(self._prefix)
@@ -185,6 +198,12 @@ class _Followed:
                 self._batches[name] = now
                 insort(self._oldest_first, _place(now))
         self._changed.clear()
+
+
+def _heard(look: asyncio.Task[Picture]) -> None:
+    """Where nobody waits for its outcome any more."""
+    if not look.cancelled():
+        look.exception()
 
 
 def _batch_of(key: str) -> str:

@@ -18,13 +18,16 @@ from serving.batch.orders import known
 from serving.batch.orders.batch import CANCEL, CLAIM, STATUS, Batch, read_batches
 from serving.batch.orders.book import OrderBook
 from serving.batch.orders.known import KnownBatches, Picture
+from serving.config import EtcdConfig
+from serving.errors import StoreUnavailable
 from serving.local.etcd import EtcdCluster
 from serving.stamps import stamp
 from serving.store import EtcdClient, keys
 from serving.store.records import encode
-from serving.store.types import KeyValue, Op
+from serving.store.types import KeyValue, Op, Snapshot
 from tests.support.batches import T0, order_of
 from tests.support.etcd_server import StartEtcd
+from tests.support.waiting import eventually_async
 
 
 class Reads:
@@ -126,6 +129,57 @@ async def test_one_that_looks_beside_others_and_is_cut_off(store: EtcdClient, na
         done = await asyncio.gather(*looks, return_exceptions=True)
         assert [isinstance(one, Picture) for one in done[1:]] == [True] * 3
         await is_what_etcd_has(await batches.read(namespace), store, namespace)
+
+
+class Held(EtcdClient):
+    """Each listing waits until it is let go, and may then fail."""
+
+    def __init__(self, config: EtcdConfig) -> None:
+        super().__init__(config)
+        self.began = 0
+        self.go = asyncio.Event()
+        self.fails = False
+
+    async def get_prefix(self, prefix: str) -> Snapshot:
+        self.began += 1
+        await self.go.wait()
+        if self.fails:
+            raise StoreUnavailable(f"list {prefix}: nobody answers")
+        return await super().get_prefix(prefix)
+
+
+async def test_who_waits_shares_the_next_look_and_its_failure(etcd: EtcdCluster, namespace: str) -> None:
+    """While etcd is away nobody waits for the looks of others to fail one after the other."""
+    client = Held(etcd.config())
+    try:
+        client.fails = True
+        batches = KnownBatches(client)
+        first = asyncio.create_task(batches.read(namespace))
+        await eventually_async(lambda: client.began == 1, what="the first look began")
+        others = [asyncio.create_task(batches.read(namespace)) for _ in range(20)]
+        await asyncio.sleep(0)
+        others[0].cancel()
+        client.go.set()
+        done = await asyncio.gather(first, *others, return_exceptions=True)
+        assert [type(one) for one in done] == [StoreUnavailable, asyncio.CancelledError, *[StoreUnavailable] * 19]
+        assert client.began == 2
+    finally:
+        await client.close()
+
+
+async def test_no_look_is_older_than_who_asked(etcd: EtcdCluster, namespace: str) -> None:
+    client = Held(etcd.config())
+    try:
+        batches = KnownBatches(client)
+        first = asyncio.create_task(batches.read(namespace))
+        await eventually_async(lambda: client.began == 1, what="the first look began")
+        name = await put_order(client, namespace, 1)
+        second = asyncio.create_task(batches.read(namespace))
+        client.go.set()
+        assert name in (await second).batches
+        await first
+    finally:
+        await client.close()
 
 
 async def test_of_many_tenants_the_last_ones_are_kept(store: EtcdClient, reads: Reads) -> None:
