@@ -266,7 +266,10 @@ def _state(batch: Batch, app: AppState, world: World) -> str:
     decision = app.decision.value if app.decision else None
     status = app.status.value if app.status else None
     phase, message = derive(app.spec.value, decision, status, world.liveness_by_name())
-    return "its runner is ready and has not taken it yet" if phase == records_pb2.READY else message
+    if phase != records_pb2.READY:
+        return message
+    failure = batch.status.last_failure if batch.status is not None else ""
+    return f"its runner is ready and has not taken it: {failure or 'its log says why'}"
 
 
 def _noted(batch: Batch, change: Change, name: str, message: str, now_s: float, *, at_once: bool = False) -> Change:

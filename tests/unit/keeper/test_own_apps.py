@@ -328,6 +328,30 @@ def test_notes_are_not_written_as_often_as_reasons_change() -> None:
     assert store.message(batch) == ""
 
 
+def test_a_runner_that_is_ready_and_does_not_take_its_batch_is_told() -> None:
+    batch = own()
+    store = Store(batch)
+    store.look()
+    app = store.apps[app_key(batch.name)]
+    assert app.spec is not None
+    stored = app.spec.value
+    ready = records_pb2.ApplicationStatus(
+        uid=stored.uid, cluster="east", generation=1, revision=stored.revision, phase=records_pb2.READY
+    )
+    app.decision, app.status = Versioned(decision("east", stored), 1), Versioned(ready, 2)
+    store.now_s += NOTE_PERIOD_S
+    store.look()
+    assert store.message(batch) == "its runner is ready and has not taken it: its log says why"
+    store.change(batch.name, status=batch_pb2.BatchStatus(epoch=1, attempts=1, last_failure="internal error"))
+    store.now_s += NOTE_PERIOD_S
+    store.look()
+    assert store.message(batch) == "its runner is ready and has not taken it: internal error"
+    store.change(batch.name, claim=CLAIM)
+    store.now_s += NOTE_PERIOD_S
+    store.look()
+    assert store.message(batch) == ""
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_whenever_a_keeper_dies_the_next_one_ends_the_same(seed: int) -> None:
     """Orders, ends, deletions by hand; each look is cut anywhere. In the end: one application for each unfinished."""
