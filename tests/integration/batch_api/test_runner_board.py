@@ -15,8 +15,7 @@ from serving.store.records import encode
 from tests.support.batches import order_of
 from tests.support.waiting import aeventually
 
-HERE = f"n{secrets.token_hex(4)}"
-BESIDE = f"{HERE}b"  # its keys begin like those of the other one
+HERE, BESIDE = "", "b"  # behind the test's own name: the keys of the one begin like those of the other
 IDS = ("batch_1", "batch_12")
 
 
@@ -36,6 +35,8 @@ async def test_a_runner_follows_what_it_may_take(
     batch_id: str,
     followed: set[tuple[str, str]],
 ) -> None:
+    own = f"n{secrets.token_hex(4)}"
+    namespaces, followed = [own + one for one in namespaces], {(own + one, name) for one, name in followed}
     sent: set[tuple[str, str]] = set()
 
     class Watched(PrefixCache):
@@ -45,14 +46,14 @@ async def test_a_runner_follows_what_it_may_take(
 
     def note(update: CacheUpdate) -> None:
         names = (keys.parse_batch(key) for key in update.keys)
-        sent.update(one[:2] for one in names if one is not None and one[0] in (HERE, BESIDE))
+        sent.update(one[:2] for one in names if one is not None and one[0].startswith(own))
 
     monkeypatch.setattr("serving.batch.runner.board.PrefixCache", Watched)
     board = Board(store, "r1", namespaces, lambda _: None, batch_id=batch_id)
     await board.start()
     try:
         await aeventually(lambda: asyncio.sleep(0, board.fresh), what="it is followed")
-        for namespace in (BESIDE, HERE):
+        for namespace in (own + BESIDE, own + HERE):
             for one in reversed(IDS):  # what is awaited last is what everybody follows
                 order = order_of(one, namespace=namespace, mode="own" if batch_id else "")
                 await store.put(keys.batch(namespace, one, "order"), encode(order))
