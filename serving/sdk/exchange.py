@@ -15,6 +15,7 @@ from serving.timeouts import cancel_and_wait, wait_for
 _MOST_ASKED: Final = 1000  # a broker takes 4,096 that are not answered; what is above has a call of its own
 _LARGE_BYTES: Final = 64 << 10  # the same: it would hold up the others
 _TOGETHER: Final = 256 << 10  # bytes of one message
+_ANSWER_S: Final = 0.1  # of the time for a Get, for its answer's way: it is not waited for so long
 _BROKEN: Final = "Internal error from Core"  # grpc.aio's words for a write to a connection that has just gone
 _KINDS: Final = {"Submit": "submit", "Get": "get"}
 
@@ -38,12 +39,17 @@ class Exchange:
     async def call(self, method: str, request: Any, timeout_s: float) -> Any:
         """The answer of Submit or Get by the stream, of whatever else by a call.
 
-        Raises `grpc.aio.AioRpcError` as calls do, `Refused` and `DeadlineExceeded`.
+        A Get waits no longer than it can be answered in time. Raises `grpc.aio.AioRpcError` as calls do, `Refused` and
+        `DeadlineExceeded`.
         """
         kind = _KINDS.get(method)
         if kind is not None and self._known and len(self._asked) < _MOST_ASKED and request.ByteSize() <= _LARGE_BYTES:
             try:
-                reply = await self._ask(method, bpb.ExchangeRequest(**{kind: request}), timeout_s)
+                message = bpb.ExchangeRequest(**{kind: request})  # a copy
+                if kind == "get":
+                    # A broker knows the deadline of a call, of a question over the stream it does not.
+                    message.get.wait_s = min(request.wait_s, max(0.0, timeout_s - _ANSWER_S))
+                reply = await self._ask(method, message, timeout_s)
             except grpc.aio.AioRpcError as error:
                 if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
                     raise

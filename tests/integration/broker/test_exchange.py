@@ -187,12 +187,25 @@ async def test_large_results_and_requests_come_by_calls(served: Served) -> None:
     await made.close()
 
 
-async def test_refusals_late_answers_and_callers_that_leave(served: Served) -> None:
+async def test_a_get_waits_no_longer_than_its_caller(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is answered as it is then, as a call's is: whoever asks must not take a healthy broker for one that hangs."""
+    monkeypatch.setattr(sdk, "_ANSWER_S", 59.5)  # for machines that stand still
+    made = Exchange(served.stub)
+    question = bpb.GetRequest(ticket=await served.submit(), wait_s=60)
+    assert (await made.call("Get", question, 60)).state == bpb.QUEUED
+    assert question.wait_s == 60, "whoever asked asks another broker with it"
+    with pytest.raises(Refused, match="wait_s"):
+        await made.call("Get", bpb.GetRequest(ticket=question.ticket, wait_s=-1), 60)
+    await made.close()
+
+
+async def test_refusals_late_answers_and_callers_that_leave(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     made = Exchange(served.stub)
     with pytest.raises(Refused, match="none") as refused:
         await made.call("Submit", submit(deployment="none"), 60)
     assert refused.value.refusal.code == CODE.NOT_FOUND.value[0]
     question = bpb.GetRequest(ticket=await served.submit(), wait_s=60)
+    monkeypatch.setattr(sdk, "_ANSWER_S", -60.0)  # as of a broker that does not answer when it should
     with pytest.raises(DeadlineExceeded, match=r"Get was not answered within 0\.2 s"):
         await made.call("Get", question, 0.2)
     await eventually_async(lambda: waited_for(served) == 0, timeout_s=30, what="the late one is withdrawn")
