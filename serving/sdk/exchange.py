@@ -14,6 +14,7 @@ from serving.timeouts import cancel_and_wait, wait_for
 
 _MOST_ASKED: Final = 1000  # a broker takes 4,096 that are not answered; what is above has a call of its own
 _LARGE_BYTES: Final = 64 << 10  # the same: it would hold up the others
+_MOST_SAID: Final = 4 << 20  # bytes that the broker has not read yet; more is asked by calls, which end in time
 _TOGETHER: Final = 256 << 10  # bytes of one message
 _ANSWER_S: Final = 0.1  # of the time for a Get, for its answer's way: it is not waited for so long
 _BROKEN: Final = "Internal error from Core"  # grpc.aio's words for a write to a connection that has just gone
@@ -32,7 +33,8 @@ class Exchange:
         self._known = True
         self._next = 1
         self._asked: dict[int, asyncio.Future[bpb.ExchangeReply]] = {}
-        self._said: list[bpb.ExchangeRequest] = []
+        self._said: dict[int, bpb.ExchangeRequest] = {}  # by id, what is still to be written
+        self._said_bytes = 0
         self._wake = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
 
@@ -43,7 +45,7 @@ class Exchange:
         `DeadlineExceeded`.
         """
         kind = _KINDS.get(method)
-        if kind is not None and self._known and len(self._asked) < _MOST_ASKED and request.ByteSize() <= _LARGE_BYTES:
+        if kind is not None and self._known and self._has_room(request.ByteSize()):
             try:
                 message = bpb.ExchangeRequest(**{kind: request})  # a copy
                 if kind == "get":
@@ -79,7 +81,11 @@ class Exchange:
             raise DeadlineExceeded(f"{method} was not answered within {timeout_s:.3g} s") from None
         finally:
             if self._asked.pop(message.id, None) is not None and (answer.cancelled() or not answer.done()):
-                self._say(bpb.ExchangeRequest(id=message.id, withdraw=bpb.Withdraw()))
+                self._leave(message.id)
+
+    def _has_room(self, size: int) -> bool:
+        """For a question of so many bytes."""
+        return len(self._asked) < _MOST_ASKED and size <= _LARGE_BYTES and self._said_bytes + size <= _MOST_SAID
 
     # ------------------------------------------------------------------------------------------------ the stream
 
@@ -101,7 +107,7 @@ class Exchange:
             failure = error
         finally:
             self._running = None
-            asked, self._asked, self._said = list(self._asked.values()), {}, []
+            asked, self._asked, self._said, self._said_bytes = list(self._asked.values()), {}, {}, 0
             for answer in asked:
                 if not answer.done():
                     answer.set_exception(failure) if failure is not None else answer.cancel()
@@ -109,8 +115,17 @@ class Exchange:
             await cancel_and_wait(writing)
 
     def _say(self, message: bpb.ExchangeRequest) -> None:
-        self._said.append(message)
+        self._said[message.id] = message
+        self._said_bytes += message.ByteSize()
         self._wake.set()
+
+    def _leave(self, number: int) -> None:
+        """Its answer is not wanted any more: it is not said at all, or withdrawn."""
+        unsaid = self._said.pop(number, None)
+        if unsaid is None:
+            self._say(bpb.ExchangeRequest(id=number, withdraw=bpb.Withdraw()))
+        else:
+            self._said_bytes -= unsaid.ByteSize()
 
     async def _write(self, call: Any) -> None:
         while True:
@@ -121,14 +136,18 @@ class Exchange:
 
     def _together(self) -> bpb.ExchangeRequest:
         """Of what is to be said, as much as goes into one message; at least one."""
-        size = count = 0
-        for message in self._said:
-            size += message.ByteSize()
-            if count and size > _TOGETHER:
+        together: list[bpb.ExchangeRequest] = []
+        bytes_together = 0
+        for message in self._said.values():
+            size = message.ByteSize()
+            if together and bytes_together + size > _TOGETHER:
                 break
-            count += 1
-        first, *others = self._said[:count]
-        del self._said[:count]
+            together.append(message)
+            bytes_together += size
+        for message in together:
+            del self._said[message.id]
+        self._said_bytes -= bytes_together
+        first, *others = together
         first.more.extend(others)
         return first
 
