@@ -22,12 +22,7 @@ from serving.control import Backoff
 from serving.discovery.client_peer import CHANNEL_OPTIONS
 from serving.discovery.client_tls import channel_credentials
 from serving.discovery.resolver import START_WAIT_S, Resolver
-from serving.errors import (
-    DeadlineExceeded,
-    FailedPrecondition,
-    NotFound,
-    Unavailable,
-)
+from serving.errors import DeadlineExceeded, FailedPrecondition, NotFound, Unavailable
 from serving.routing.rendezvous import RendezvousMember, rendezvous_order
 from serving.sdk.broker_choice import Choice, check_any_takes, uncertain
 from serving.sdk.broker_errors import Away, NoHome, broker_error, refusal
@@ -306,6 +301,8 @@ class Brokers:
         self, opened: _Application, endpoint: pb.Endpoint, method: str, request: Any, until: float, *, wait_s: float = 0
     ) -> Any:
         """Raises `Away` where another broker, or a later call, may help."""
+        if self._closed:  # nobody would close what is opened now
+            raise FailedPrecondition("the mesh client was closed meanwhile")
         left_s = min(until - time.monotonic(), wait_s + _STEP_S)
         if left_s <= 0:
             raise DeadlineExceeded(f"{method} was not answered in time")

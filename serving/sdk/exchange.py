@@ -9,7 +9,7 @@ import grpc
 import grpc.aio
 
 from serving._proto import broker_pb2 as bpb
-from serving.errors import DeadlineExceeded
+from serving.errors import DeadlineExceeded, FailedPrecondition
 from serving.timeouts import cancel_and_wait, wait_for
 
 _MOST_ASKED: Final = 1000  # a broker takes 4,096 that are not answered; what is above has a call of its own
@@ -37,6 +37,7 @@ class Exchange:
         self._said_bytes = 0
         self._wake = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
+        self._closed = False
 
     async def call(self, method: str, request: Any, timeout_s: float) -> Any:
         """The answer of Submit or Get by the stream, of whatever else by a call.
@@ -64,11 +65,15 @@ class Exchange:
         return await getattr(self._stub, method)(request, timeout=timeout_s)
 
     async def close(self) -> None:
-        """May be repeated."""
+        """Who still waits is cancelled. May be repeated."""
+        self._closed = True
         if self._running is not None:
             await cancel_and_wait(self._running)
+        self._settle(None)  # a task that is cancelled before its first step does nothing
 
     async def _ask(self, method: str, message: bpb.ExchangeRequest, timeout_s: float) -> bpb.ExchangeReply:
+        if self._closed:
+            raise FailedPrecondition("the connection to this broker is closed")
         if self._running is None:
             self._running = asyncio.create_task(self._run(), name="exchange")
         message.id, self._next = self._next, self._next + 1
@@ -91,10 +96,12 @@ class Exchange:
 
     async def _run(self) -> None:
         """Until it ends; then nobody knows what became of what is not answered."""
-        call = self._stub.Exchange()
-        writing = asyncio.create_task(self._write(call))
+        call: Any = None
+        writing: asyncio.Task[None] | None = None
         failure: Exception | None = None
         try:
+            call = self._stub.Exchange()
+            writing = asyncio.create_task(self._write(call))
             while isinstance(first := await call.read(), bpb.ExchangeReply):
                 for reply in (first, *first.more):
                     answer = self._asked.get(reply.id)
@@ -106,13 +113,19 @@ class Exchange:
         except Exception as error:  # noqa: BLE001 - it goes to who asked
             failure = error
         finally:
-            self._running = None
-            asked, self._asked, self._said, self._said_bytes = list(self._asked.values()), {}, {}, 0
-            for answer in asked:
-                if not answer.done():
-                    answer.set_exception(failure) if failure is not None else answer.cancel()
-            call.cancel()
-            await cancel_and_wait(writing)
+            self._settle(failure)
+            if call is not None:
+                call.cancel()
+            if writing is not None:
+                await cancel_and_wait(writing)
+
+    def _settle(self, failure: Exception | None) -> None:
+        """Nothing that was asked is answered any more; the next question opens another stream. None: cancelled."""
+        self._running = None
+        asked, self._asked, self._said, self._said_bytes = list(self._asked.values()), {}, {}, 0
+        for answer in asked:
+            if not answer.done():
+                answer.set_exception(failure) if failure is not None else answer.cancel()
 
     def _say(self, message: bpb.ExchangeRequest) -> None:
         self._said[message.id] = message

@@ -13,7 +13,7 @@ import pytest
 from serving._proto import broker_pb2 as bpb
 from serving._proto.broker_pb2_grpc import BrokerStub
 from serving.broker import exchange as stream
-from serving.errors import DeadlineExceeded
+from serving.errors import DeadlineExceeded, FailedPrecondition
 from serving.sdk import exchange as sdk
 from serving.sdk.exchange import Exchange, Refused
 from tests.integration.broker.scripted_broker import ScriptedBroker
@@ -234,10 +234,9 @@ async def test_a_stream_that_ends_is_opened_again(served: Served) -> None:
     await aeventually(refused, what="the old stream has ended")
     served.broker._service.refusing.clear()
     assert (await made.call("Get", bpb.GetRequest(ticket=question.ticket), 30)).state == bpb.QUEUED
-    waiting = [asyncio.create_task(made.call("Submit", submit(), 30))]
     await made.close()
-    await asyncio.wait(waiting)
-    assert waiting[0].cancelled()
+    with pytest.raises(FailedPrecondition, match="is closed"):
+        await made.call("Submit", submit(), 30)
 
 
 async def test_a_broker_without_streams_is_asked_by_calls(broker: Callable[..., ScriptedBroker]) -> None:

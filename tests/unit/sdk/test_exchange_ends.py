@@ -9,6 +9,7 @@ import grpc.aio
 import pytest
 
 from serving._proto import broker_pb2 as bpb
+from serving.errors import FailedPrecondition
 from serving.sdk.exchange import Exchange
 from tests.support.waiting import eventually_async
 
@@ -130,3 +131,29 @@ async def test_what_is_said_and_not_read_is_bounded() -> None:
     assert {(await one).ticket for one in asked if one.done()} == {"by a call"}
     await made.close()
     await asyncio.wait(asked)
+
+
+class ClosedStub:
+    """Of a channel that was closed: grpc.aio refuses to open a call."""
+
+    def Exchange(self) -> StandingCall:  # noqa: N802
+        raise RuntimeError("Channel is closed.")
+
+
+async def test_a_stream_that_cannot_be_opened_is_told_each_time() -> None:
+    made = Exchange(ClosedStub())
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="closed"):
+            await asyncio.wait_for(made.call("Get", bpb.GetRequest(ticket="j.1.s"), 60), 30)
+
+
+async def test_a_close_before_the_streams_first_step() -> None:
+    made = Exchange(StandingStub())
+    asking = asyncio.create_task(made.call("Get", bpb.GetRequest(ticket="j.1.s"), 60))
+    await asyncio.sleep(0)
+    assert made._running is not None, "it is made in this turn, and begins in the next"
+    await made.close()
+    await asyncio.wait([asking], timeout=30)
+    assert asking.cancelled()
+    with pytest.raises(FailedPrecondition, match="is closed"):
+        await made.call("Get", bpb.GetRequest(ticket="j.1.s"), 60)
