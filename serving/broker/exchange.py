@@ -100,7 +100,7 @@ class Exchange:
             self._hear((first, *first.more))
 
     def _hear(self, said: Sequence[pb.ExchangeRequest]) -> None:
-        """Submits that were said together are written together."""
+        """Submits that were said together are written together, but for those that are looked for first."""
         submits: dict[int, pb.SubmitRequest] = {}
         for message in said:
             kind, number = message.WhichOneof("message"), message.id
@@ -113,10 +113,12 @@ class Exchange:
             if number in self._asked:
                 raise InvalidArgument(f"id: {number} stands for what is not answered yet")
             self._asked.add(number)
-            if kind == "submit":
-                submits[number] = message.submit
-            else:
+            if kind == "get":
                 self._gets[number] = self._begin(self._get(number, message.get), (number,))
+            elif message.submit.idempotency_key and not message.submit.new_key:  # a look-up may take long, or fail
+                self._begin(self._submit({number: message.submit}), (number,))
+            else:
+                submits[number] = message.submit
         if submits:
             self._begin(self._submit(submits), tuple(submits))
 

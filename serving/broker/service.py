@@ -193,8 +193,8 @@ class BrokerService:
         for index, request in enumerate(requests):
             try:
                 good[index] = self._read(request, now, trace)
-            except MeshError as error:
-                answers[index] = error
+            except Exception as error:  # noqa: BLE001 - an edge: it is the refusal of this one alone
+                answers[index] = at_edge(error, "Submit", _LOG)
         answers.update(zip(good, await self._keep(list(good.values())), strict=True))
         return [answers[index] for index in range(len(requests))]
 
