@@ -286,26 +286,6 @@ def test_a_quota_is_counted_once_for_all_that_wait_in_a_namespace(monkeypatch: p
     assert all("quota of namespace" in store.message(one) for one in batches[4:])
 
 
-def test_a_ready_runner_that_does_not_take_its_batch_is_told() -> None:
-    batch = own()
-    store = Store(batch)
-    store.look()
-    app = store.apps[app_key(batch.name)]
-    assert app.spec is not None
-    app.decision = Versioned(decision("east", app.spec.value), 1)
-    spec_is = app.spec.value
-    ready = records_pb2.ApplicationStatus(uid=spec_is.uid, cluster="east", generation=1, phase=records_pb2.READY)
-    ready.revision = ready.serving_revision = spec_is.revision
-    app.status = Versioned(ready, 1)
-    store.now_s += NOTE_PERIOD_S
-    store.look()
-    assert "ready and has not taken it" in store.message(batch)
-    store.change(batch.name, claim=CLAIM)
-    store.now_s += NOTE_PERIOD_S
-    store.look()
-    assert store.message(batch) == ""
-
-
 def test_notes_are_not_written_as_often_as_reasons_change() -> None:
     batch = own()
     store = Store(batch)
