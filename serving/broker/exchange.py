@@ -18,16 +18,16 @@ import grpc.aio
 
 from serving._proto import broker_pb2 as pb
 from serving.broker import messages
+from serving.broker.stream_writing import write
 from serving.errors import Code, InvalidArgument, MeshError, Unavailable
 from serving.python_deployment.codec import parse
 from serving.python_deployment.failure import at_edge
-from serving.timeouts import cancel_and_wait, wait_for
+from serving.timeouts import cancel_and_wait
 
 _LOG: Final = logging.getLogger(__name__)
 MOST_ASKED: Final = 4096  # that are not answered; no more is read while there are
 LARGE_BYTES: Final = 64 << 10  # a result above is not sent here: it would hold up the others
 _MOST_UNSENT: Final = 16 << 20  # bytes of answers that the client has not read; no more is read meanwhile
-_WRITE_S: Final = 60.0
 _LEAVES: Final = "this broker leaves: what it was asked for may be done, ask whoever serves its journals next"
 
 
@@ -186,10 +186,7 @@ class Exchange:
             self._wake.clear()
             while self._outbox:
                 together = messages.together(self._outbox)
-                try:
-                    await wait_for(self._context.write(messages.joined(together)), _WRITE_S)
-                except asyncio.TimeoutError as error:
-                    raise Unavailable(f"the client has read nothing for {_WRITE_S:g} s") from error
+                await write(self._context, together, "the client")
                 self._unsent -= sum(map(len, together))
                 self._room.set()
             if is_over():

@@ -13,13 +13,13 @@ from serving.broker import messages, tickets
 from serving.broker.home import Home
 from serving.broker.pulls import MOST_CREDITS, Puller, stop_bytes
 from serving.broker.settings import BrokerSettings
+from serving.broker.stream_writing import write
 from serving.errors import Conflict, InvalidArgument, MeshError, Unavailable
 from serving.problems import shown
 from serving.python_deployment.codec import parse
 from serving.timeouts import cancel_and_wait, wait_for
 
 _HELLO_S: Final = 30.0
-_WRITE_S: Final = 60.0
 _NOT_YOURS: Final = "its lease has ended"
 _MAX_NAME: Final = 256
 _MAX_HELD: Final = 100_000
@@ -98,10 +98,7 @@ class PullStream:
             puller.wake.clear()
             while puller.outbox and not puller.closed:
                 together = puller.next_messages()
-                try:
-                    await wait_for(self._context.write(messages.joined(together)), _WRITE_S)
-                except asyncio.TimeoutError as error:
-                    raise Unavailable(f"replica {puller.replica} has read nothing for {_WRITE_S:g} s") from error
+                await write(self._context, together, f"replica {puller.replica}")
                 puller.sent(together)
             if not puller.closed:
                 if puller.credits > 0:
